@@ -1,0 +1,45 @@
+# aclam: every target makes .venv first where it is missing or out of date; the stamp makes a second call start at once.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHON
+
+.PHONY: help demo test book bench export lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the whole story on two CPU cores: render, train, compare; ends in runs/demo/report.html"
+	@echo "make test    notebooks clean, in sync, tested; pytest with coverage; lint"
+	@echo "make book    the notebooks as a web site that needs no network: _docs/site/index.html"
+	@echo "make bench   what things cost on this machine, as a table"
+	@echo "make export  notebooks to modules and README.md, after editing a notebook"
+	@echo "make lock    requirements.in to requirements.lock, after editing the former"
+	@echo "make clean   remove what the other targets made, except .venv and runs/"
+
+$(STAMP): requirements.lock setup.py settings.ini pyproject.toml tools/make_venv.sh
+	@tools/make_venv.sh $(VENV)
+
+demo: $(STAMP)
+	@$(BIN)/aclam-demo
+
+test: $(STAMP)
+	@$(BIN)/python tools/check.py
+
+book: $(STAMP)
+	@$(BIN)/python site/build.py
+
+bench: $(STAMP)
+	@$(BIN)/python bench/run.py
+
+export: $(STAMP)
+	@$(BIN)/nbdev-export
+	@$(BIN)/nbdev-clean
+	@$(BIN)/python site/readme.py
+
+lock: $(STAMP)
+	@$(BIN)/python tools/lock.py
+
+clean:
+	rm -rf _docs _proc build dist *.egg-info .coverage .coverage.* .pytest_cache .ruff_cache
+	rm -f nbs/_quarto.yml nbs/nbdev.yml nbs/sidebar.yml
+	find aclam nbs tests tools bench site -name __pycache__ -type d -prune -exec rm -rf {} +

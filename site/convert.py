@@ -1,0 +1,87 @@
+"""Notebooks to Markdown: the one converter behind README.md and the web site."""
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT / "nbs"
+
+SaveImage = Callable[[str, bytes], str]  # (file name, content) -> the address to write into the page
+
+
+def chapters(nbs: Path = NBS) -> list[tuple[dict, list[Path]]]:
+    """Rooms in reading order, each with its notebooks that exist; those not named in chapters.yml come last."""
+    rooms = []
+    for room in yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8")):
+        named = [nbs / room["folder"] / f"{n}.ipynb" for n in room["notebooks"]]
+        there = sorted(p for p in (nbs / room["folder"]).glob("*.ipynb") if p != nbs / "index.ipynb")
+        ordered = [p for p in named if p in there] + [p for p in there if p not in named]
+        if ordered:
+            rooms.append((room, ordered))
+    return rooms
+
+
+def title_and_subtitle(notebook: Path) -> tuple[str, str]:
+    """The first heading and the line below it."""
+    source = "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
+    match = re.match(r"# (.+)\n+(?:> (.+))?", source)
+    return (match.group(1), match.group(2) or "") if match else (notebook.stem, "")
+
+
+def directives(source: str) -> dict[str, str]:
+    """`{'export': '', 'eval': 'false'}` from the lines that begin with `#|`."""
+    found = re.findall(r"^#\|\s*([\w-]+):?\s*(.*)$", source, re.M)
+    return {name: value.strip() for name, value in found}
+
+
+def to_markdown(notebook: dict, name: str, save_image: SaveImage, link: Callable[[str], str] = str) -> str:
+    """One page: texts as they are, code without its directives, outputs below it.
+
+    `notebook` is the parsed file, `name` the prefix of its image files. `link` may rewrite a text cell.
+    """
+    parts = []
+    for i, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        said = directives(source) if cell["cell_type"] == "code" else {}
+        if "hide" in said or cell["cell_type"] == "raw":
+            continue
+        if cell["cell_type"] == "markdown":
+            parts.append(link(source))
+            continue
+        parts.append(_code(source, said))
+        parts += [_output(o, f"{name}-{i}-{j}", save_image) for j, o in enumerate(cell["outputs"])]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _code(source: str, said: dict[str, str]) -> str:
+    body = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
+    if not body or said.get("echo") == "false":
+        return ""
+    return f"```python\n{body}\n```"
+
+
+def _output(output: dict, name: str, save_image: SaveImage) -> str:
+    """One output: Markdown and HTML as they are, a picture as a file, text in a fence."""
+    if output["output_type"] == "stream":
+        return _fence("".join(output["text"])) if output["name"] == "stdout" else ""
+    data = output.get("data", {})
+    for kind, suffix in (("image/png", "png"), ("image/jpeg", "jpg"), ("image/svg+xml", "svg")):
+        if kind in data:
+            content = "".join(data[kind])
+            raw = content.encode() if suffix == "svg" else base64.b64decode(content)
+            return f"![output]({save_image(f'{name}.{suffix}', raw)})"
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"]).strip()
+    if "text/html" in data:
+        return "".join(data["text/html"]).strip()
+    return _fence("".join(data.get("text/plain", "")))
+
+
+def _fence(text: str) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
+    return f"```text\n{text}\n```" if text else ""

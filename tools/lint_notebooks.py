@@ -1,0 +1,310 @@
+"""Lint the notebooks: what would break the book, the package or a reader's trust, and what the tests cannot see.
+
+    python tools/lint_notebooks.py [NOTEBOOK ...]
+
+Each rule is one small function that takes a notebook and yields `(cell number, message)`. Cell numbers start at 1.
+"""
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOB = "https://colab.research.google.com/github/aclam-project/aclam/blob/main/"
+
+MAX_LINE = 120
+MAX_CELL_LINES = 25  # of a code cell; a reader should see the whole of it
+MAX_CLASS_LINES = 45  # of an exported cell that defines a class, which cannot be split
+MAX_BYTES = 400_000  # of a notebook with its figures
+HEAD = 4  # the first cells, which carry title, module, badge and time
+
+Found = Iterator[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    number: int  # from 1
+    kind: str  # 'code', 'markdown' or 'raw'
+    source: str
+    outputs: str  # the text of all outputs
+
+    @property
+    def directives(self) -> set[str]:
+        """`{'export'}` for a cell that begins with `#| export`."""
+        return {m.split()[0].rstrip(":") for m in re.findall(r"^#\|\s*(\S.*)$", self.source, re.M)}
+
+    @property
+    def exported(self) -> bool:
+        return bool(self.directives & {"export", "exports", "exporti"})
+
+    @property
+    def runs(self) -> bool:
+        return self.kind == "code" and not re.search(r"^#\|\s*eval:\s*false", self.source, re.M)
+
+    @property
+    def tree(self) -> ast.Module:
+        """The parsed code; lines for IPython (`%pip ...`) are blanked."""
+        return ast.parse(re.sub(r"^\s*[%!].*$", "", self.source, flags=re.M))
+
+
+@dataclass(frozen=True)
+class Notebook:
+    path: str  # from the repository's root, with forward slashes
+    cells: list[Cell]
+    size: int  # bytes
+
+    @property
+    def code(self) -> list[Cell]:
+        return [c for c in self.cells if c.kind == "code"]
+
+    @property
+    def module(self) -> str | None:
+        """What `#| default_exp` names."""
+        found = [re.search(r"^#\|\s*default_exp\s+(\S+)", c.source, re.M) for c in self.code]
+        return next((m.group(1) for m in found if m), None)
+
+
+def _output_text(output: dict) -> str:
+    parts = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
+    return "\n".join("".join(p) for p in parts)
+
+
+def read(path: Path, root: Path = ROOT) -> Notebook:
+    """Read a notebook; `root` is the folder that its path is told from."""
+    raw = path.read_bytes()
+    cells = [
+        Cell(i, c["cell_type"], "".join(c["source"]), "\n".join(map(_output_text, c.get("outputs", []))))
+        for i, c in enumerate(json.loads(raw)["cells"], 1)
+    ]
+    return Notebook(path.relative_to(root).as_posix(), cells, len(raw))
+
+
+# --- the head of a notebook -----------------------------------------------------------------------------------------
+
+
+def title(nb: Notebook) -> Found:
+    """The subtitle becomes the module's docstring, where a backslash would be an escape."""
+    match = re.match(r"# \S.*\n\n> (.+)", nb.cells[0].source) if nb.cells else None
+    if not match:
+        yield 1, "the first cell must be '# Title', an empty line, '> one-line subtitle'"
+    elif re.search(r"[\\$]", match.group(1)):
+        yield 1, "no LaTeX or backslash in the subtitle: it becomes the module's docstring"
+
+
+def badge(nb: Notebook) -> Found:
+    head = "\n".join(c.source for c in nb.cells[:HEAD])
+    if "colab-badge.svg" not in head or f"({BLOB}{nb.path})" not in head:
+        yield 1, f"no Colab badge for this notebook in the first {HEAD} cells; it must link to {BLOB}{nb.path}"
+    if "Runs in about" not in head:
+        yield 1, f"the first {HEAD} cells must say how long it takes: 'Runs in about N seconds on two CPU cores.'"
+
+
+def install_cell(nb: Notebook) -> Found:
+    for c in nb.code[: HEAD + 2]:
+        if "%pip install" in c.source:
+            if c.runs:
+                yield c.number, "the install cell needs '#| eval: false'"
+            if not re.search(r"aclam[^\n]*(@v\d|==\d)", c.source):
+                yield c.number, "the install cell must pin a version of aclam"
+            return
+    yield 1, "no install cell for Colab"
+
+
+# --- what would break the export or the book ------------------------------------------------------------------------
+
+
+def _only_imports(node: ast.stmt) -> bool:
+    """An import, or a `try` or `if` around imports."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return True
+    if isinstance(node, ast.Try):
+        return all(map(_only_imports, node.body))
+    return isinstance(node, ast.If) and all(map(_only_imports, node.body + node.orelse))
+
+
+def imports_alone(nb: Notebook) -> Found:
+    """nbdev's page builder runs every cell that contains an import, even a slow one, and skips its neighbours."""
+    for c in nb.code:
+        if not c.runs:
+            continue
+        body = c.tree.body
+        imports = [_only_imports(node) for node in body]
+        if any(imports) and not all(imports):
+            yield c.number, "imports need a cell of their own"
+        nested = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(c.tree)) and not any(imports)
+        if nested and not c.exported:
+            yield c.number, "an import inside a function: nbdev's page builder would run this cell by itself"
+
+
+def no_export_call(nb: Notebook) -> Found:
+    for c in nb.code:
+        if "nbdev_export(" in c.source.replace(" ", ""):
+            yield c.number, "no nbdev_export() in a notebook: `make export` does it"
+
+
+def exports_are_tested(nb: Notebook) -> Found:
+    exports = [c for c in nb.code if c.exported]
+    if exports and not nb.module:
+        yield exports[0].number, "exports code but has no '#| default_exp'"
+    shown = [c.source for c in nb.code if c.runs and not c.exported]
+    if exports and not any(re.search(r"^\s*(assert\b|test_\w+\(|check_\w+\()", source, re.M) for source in shown):
+        yield exports[0].number, "exports code but asserts nothing"
+
+
+def display_maths(nb: Notebook) -> Found:
+    for c in nb.cells:
+        lines = _without_code(c.source) if c.kind == "markdown" else []
+        if any("$$" in line.strip().removeprefix("$$").removesuffix("$$") for line in lines):
+            yield c.number, "display maths: $$ only at the start or the end of a line"
+
+
+def _without_code(markdown: str) -> list[str]:
+    """The lines of a text outside fenced blocks, without inline code."""
+    fenced = re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "", fenced).splitlines()
+
+
+# --- what makes code hard to read or trust --------------------------------------------------------------------------
+
+
+def cell_length(nb: Notebook) -> Found:
+    for c in nb.code:
+        n = sum(bool(line.strip()) and not line.startswith("#|") for line in c.source.splitlines())
+        has_class = c.exported and any(isinstance(node, ast.ClassDef) for node in c.tree.body)
+        limit = MAX_CLASS_LINES if has_class else MAX_CELL_LINES
+        if n > limit:
+            yield c.number, f"{n} lines of code in one cell (at most {limit})"
+        for line in c.source.splitlines():
+            if len(line) > MAX_LINE:
+                yield c.number, f"a line of {len(line)} characters (at most {MAX_LINE}): {line.strip()[:40]}..."
+
+
+def machine_paths(nb: Notebook) -> Found:
+    for c in nb.cells:
+        found = re.search(r"(?<![\w.~/-])/(work|root|home|tmp|Users)\b/?[\w.]*", c.source + "\n" + c.outputs)
+        if found:
+            yield c.number, f"a path of one machine: {found.group(0)}"
+
+
+PICKLES = {"pickle", "cPickle", "dill", "joblib"}
+PICKLING = {"load", "loads", "dump", "dumps", "Pickler", "Unpickler"}
+
+
+def _name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _bad_call(call: ast.Call) -> str | None:
+    given = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "cuda":
+        return ".cuda(): use .to(device)"
+    if given.get("strict") is False and _name(call) not in ("zip", "map"):
+        return "strict=False: a checkpoint fits or it does not"
+    if given.get("weights_only") is False or given.get("allow_pickle") is True:
+        return "loading pickled objects runs code from the file"
+    return None
+
+
+def forbidden(nb: Notebook) -> Found:
+    for c in nb.code:
+        for node in ast.walk(c.tree):
+            if isinstance(node, ast.Call) and (why := _bad_call(node)):
+                yield c.number, why
+            if isinstance(node, ast.ExceptHandler) and node.type is None:
+                yield c.number, "a bare except: name the error"
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in PICKLES and node.attr in PICKLING:
+                yield c.number, f"{node.value.id}.{node.attr}: use safetensors, JSON or Arrow"
+            if isinstance(node, ast.ImportFrom) and node.module in PICKLES and PICKLING & {a.name for a in node.names}:
+                yield c.number, f"{node.module}: use safetensors, JSON or Arrow"
+
+
+def size(nb: Notebook) -> Found:
+    if nb.size > MAX_BYTES:
+        yield 1, f"{nb.size // 1000} kB (at most {MAX_BYTES // 1000}): smaller figures, please"
+
+
+# --- results in prose -----------------------------------------------------------------------------------------------
+
+NUMBER = r"\d+\.\d+|\d+(\.\d+)?\s?%"
+VERBS = "reach(es|ed)?|gives|gave|drops? to|dropped|falls? to|fell|rises? to|rose|scores?|took"
+RESULT = rf"\b({VERBS}|we (measured?|get|got|find|found))\b"
+CITED = r"\bpaper|\b(Table|Tab\.|Eq\.|Eqs\.|Figure|Fig\.|Section|Sec\.|Appendix|Proposition|et al)"
+
+
+def results_in_prose(nb: Notebook) -> Found:
+    """A number that prose calls a result must be computed: by a cell that prints or asserts, at most two cells away.
+
+    Heuristic: a sentence with a decimal number or a percentage and a word such as 'reaches', 'gives' or 'we measured'
+    (a percentage needs no such word). Sentences that cite (the paper, a table, an equation) pass, and so does a cell
+    with the comment `<!-- computed: name -->`, where name is a variable or file that a cell of this notebook sets.
+    """
+    for i, c in enumerate(nb.cells):
+        if c.kind != "markdown" or _computed(c, nb):
+            continue
+        near = [n for n in nb.cells[max(i - 2, 0) : i + 3] if n.runs]
+        shown = any(re.search(r"^\s*(assert\b|print\()|\bprint\(", n.source, re.M) for n in near)
+        for sentence in _sentences(c.source):
+            if _is_result(sentence) and not shown:
+                yield c.number, f"a result in prose that no cell nearby prints or asserts: {sentence[:60]!r}"
+
+
+def _sentences(markdown: str) -> list[str]:
+    text = " ".join(line for line in _without_code(markdown) if not line.startswith("#"))
+    text = re.sub(r"\$[^$]*\$|\]\([^)]*\)|<!--.*?-->", " ", text)  # formulas, link targets, comments
+    return re.split(r"(?<=[.!?:;])\s+(?=[A-Z*>\-])", text)
+
+
+def _is_result(sentence: str) -> bool:
+    if re.search(CITED, sentence) or not re.search(NUMBER, sentence):
+        return False
+    return bool(re.search(RESULT, sentence) or re.search(r"\d\s?%", sentence))
+
+
+def _computed(cell: Cell, nb: Notebook) -> bool:
+    names = re.findall(r"<!--\s*computed:\s*(.+?)\s*-->", cell.source)
+    return bool(names) and all(any(name in c.source for c in nb.code) for name in names)
+
+
+RULES = [
+    title, badge, install_cell, imports_alone, no_export_call, exports_are_tested, display_maths, cell_length,
+    machine_paths, forbidden, size, results_in_prose,
+]  # fmt: skip
+
+
+def lint(notebooks: list[Notebook]) -> list[str]:
+    """All findings, one line each."""
+    found = []
+    for nb in notebooks:
+        try:
+            found += [f"{nb.path} cell {n}: {message}" for rule in RULES for n, message in rule(nb)]
+        except SyntaxError as e:
+            found.append(f"{nb.path}: a cell does not parse: {e}")
+    return found + shared_modules(notebooks)
+
+
+def shared_modules(notebooks: list[Notebook]) -> list[str]:
+    """One notebook, one module: two notebooks that write to one module overwrite each other."""
+    owner: dict[str, str] = {}
+    found = []
+    for nb in notebooks:
+        if nb.module in owner:
+            found.append(f"{nb.path}: exports to {nb.module}, as {owner[nb.module]} does: one notebook, one module")
+        elif nb.module:
+            owner[nb.module] = nb.path
+    return found
+
+
+def main() -> int:
+    paths = [Path(p).resolve() for p in sys.argv[1:]] or sorted((ROOT / "nbs").rglob("*.ipynb"))
+    paths = [p for p in paths if ".ipynb_checkpoints" not in p.parts]
+    found = lint([read(p) for p in paths])
+    print("\n".join([*found, f"{len(paths)} notebooks, {len(found)} findings"]))
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
