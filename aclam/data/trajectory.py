@@ -179,14 +179,14 @@ def smooth_path(
     hz, phase = rng.uniform(*frequency, waves), rng.uniform(0, 2 * np.pi, waves)
     return (share * np.sin(2 * np.pi * hz * t[:, None] + phase)).sum(1)
 
-# %% ../../nbs/3_data/trajectory.ipynb #1f96efdf
+# %% ../../nbs/3_data/trajectory.ipynb #ff266578
 TABLE = 0.5  # metres: the width of the table that fills the picture
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:  # (H, W, 3) in 0..255
     coarse = rng.uniform(40, 170, (8, 8, 3))
     smooth = zoom(coarse, (size / 8, size / 8, 1), order=1)
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255)
+    return np.clip(smooth + rng.normal(0, 4, (size, size, 1)), 0, 255)  # grey grain
 
 
 def _square(state: np.ndarray, size: int, side: float, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
