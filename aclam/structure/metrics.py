@@ -8,7 +8,8 @@ Docs: https://aclam-project.github.io/aclam/5_structure/metrics.html.md"""
 __all__ = ['LATENTS', 'latents_for_structure', 'additivity', 'norm_correlation', 'identity', 'inverse', 'four_numbers',
            'latent_family', 'check_motion', 'check_offset', 'check_noise', 'check_goal_leak', 'check_mixture',
            'quantile_displacement', 'uniform_by_magnitude', 'bootstrap_intervals', 'split_groups', 'linear_probe',
-           'perplexity', 'code_usage', 'measure_batch', 'collect_latents', 'structure_metrics']
+           'perplexity', 'code_usage', 'measure_batch', 'collect_latents', 'structure_metrics', 'scalars',
+           'structure_probe']
 
 # %% ../../nbs/5_structure/metrics.ipynb #dc4633c2
 import math
@@ -403,3 +404,17 @@ def _probe(latents: dict, known: np.ndarray, seed: int) -> dict:
     if len(np.unique(groups)) < 2:
         return {}
     return {"probe_r2": linear_probe(latents["z_ij"][known], latents["delta"][known], groups, seed=seed)}
+
+# %% ../../nbs/5_structure/metrics.ipynb #8bfcdaf7
+def scalars(row: dict) -> dict:
+    "The entries of `row` that are single numbers, as floats: what a log or a curve can hold."
+    return {k: float(v) for k, v in row.items() if isinstance(v, (int, float, np.number)) and not isinstance(v, bool)}
+
+
+def structure_probe(dataset, n: int = 256, batch_size: int = 64, device="cpu", codebook_size: int | None = None):
+    "A function `probe(model, step)` that measures the model on the first `n` triples of `dataset`: {metric: float}."
+
+    def probe(model, step: int) -> dict:
+        return scalars(structure_metrics(collect_latents(model, dataset, n, batch_size, device), codebook_size))
+
+    return probe

@@ -54,11 +54,11 @@ def dot_path(rng: np.random.Generator, config: DotConfig) -> np.ndarray:
     middle = (config.size - 1) / 2
     return (middle + (middle - 3 * config.radius) * wave).T  # (T, 2)
 
-# %% ../../nbs/5_structure/toy.ipynb #91c6d564
+# %% ../../nbs/5_structure/toy.ipynb #6657afd4
 def dot_scene(rng: np.random.Generator, size: int) -> np.ndarray:
     "A still background (2, size, size), the green and blue channels of one scene, in [0, 1]: two soft waves."
     y, x = np.mgrid[:size, :size] / size
-    a, b, c = rng.uniform(-6, 6, 2), rng.uniform(-6, 6, 2), rng.uniform(0.1, 0.45, 2)
+    a, b, c = rng.uniform(-6, 6, 2), rng.uniform(-6, 6, 2), rng.uniform(0.08, 0.22, 2)
     return np.stack([c[i] * (1.2 + np.sin(a[i] * x + b[i] * y + 3 * i)) for i in range(2)])
 
 
