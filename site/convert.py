@@ -39,10 +39,13 @@ def directives(source: str) -> dict[str, str]:
     return {name: value.strip() for name, value in found}
 
 
-def to_markdown(notebook: dict, name: str, save_image: SaveImage, link: Callable[[str], str] = str) -> str:
+def to_markdown(
+    notebook: dict, name: str, save_image: SaveImage, text: Callable[[str], str] = str, module: str = ""
+) -> str:
     """One page: texts as they are, code without its directives, outputs below it.
 
-    `notebook` is the parsed file, `name` the prefix of its image files. `link` may rewrite a text cell.
+    `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text cell. With `module`,
+    the cells that are exported carry its name as a title, as MkDocs Material understands it.
     """
     parts = []
     for i, cell in enumerate(notebook["cells"]):
@@ -51,18 +54,19 @@ def to_markdown(notebook: dict, name: str, save_image: SaveImage, link: Callable
         if "hide" in said or cell["cell_type"] == "raw":
             continue
         if cell["cell_type"] == "markdown":
-            parts.append(link(source))
+            parts.append(text(source))
             continue
-        parts.append(_code(source, said))
+        parts.append(_code(source, said, module))
         parts += [_output(o, f"{name}-{i}-{j}", save_image) for j, o in enumerate(cell["outputs"])]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _code(source: str, said: dict[str, str]) -> str:
+def _code(source: str, said: dict[str, str], module: str) -> str:
     body = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
     if not body or said.get("echo") == "false":
         return ""
-    return f"```python\n{body}\n```"
+    title = f' title="{module}"' if module and said.keys() & {"export", "exports", "exporti"} else ""
+    return f"```python{title}\n{body}\n```"
 
 
 def _output(output: dict, name: str, save_image: SaveImage) -> str:

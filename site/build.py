@@ -1,0 +1,205 @@
+"""The book as a web site that needs no network: notebooks to Markdown, MkDocs Material, KaTeX.
+
+    python site/build.py        writes _docs/site/index.html
+
+KaTeX and a small polyfill come from npm at build time; nothing third-party is in the repository.
+"""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import yaml
+from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
+from readme import run
+
+WORK = ROOT / "_docs"
+DOCS = WORK / "pages"
+VENDOR = WORK / "vendor"
+REPOSITORY = "https://github.com/aclam-project/aclam/blob/main/"
+FETCHED = r'<(?:script|img|iframe|source)[^>]*\ssrc="https?:[^>]*|<link[^>]*stylesheet[^>]*"https?:[^>]*'
+PACKAGES = {"katex": "0.19.1", "iframe-worker": "1.0.4"}  # npm packages, exact
+
+
+# --- what comes from npm ----------------------------------------------------------------------------------------------
+
+
+def vendor() -> None:
+    """Unpack the npm packages into _docs/vendor/<name>, once."""
+    for name, version in PACKAGES.items():
+        folder = VENDOR / f"{name}-{version}"
+        if folder.exists():
+            continue
+        if not shutil.which("npm"):
+            raise SystemExit("the book needs npm (Node.js) to fetch KaTeX: install it, or read the notebooks")
+        VENDOR.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", f"{name}@{version}"]
+        done = subprocess.run(command, cwd=VENDOR, text=True, capture_output=True)
+        if done.returncode:
+            raise SystemExit(f"npm could not fetch {name} {version}: {done.stderr.strip().splitlines()[-1:]}")
+        archive = VENDOR / done.stdout.split()[-1]
+        with tarfile.open(archive) as tar:
+            tar.extractall(VENDOR / "unpacked", filter="data")
+        (VENDOR / "unpacked" / "package").rename(folder)
+        archive.unlink()
+
+
+def copy_assets() -> None:
+    """KaTeX (script, style, woff2 fonts) and our own few lines."""
+    katex, target = VENDOR / f"katex-{PACKAGES['katex']}" / "dist", DOCS / "vendor" / "katex"
+    (target / "fonts").mkdir(parents=True)
+    for name in ("katex.min.js", "katex.min.css", "contrib/auto-render.min.js"):
+        shutil.copy(katex / name, target)
+    for font in (katex / "fonts").glob("*.woff2"):
+        shutil.copy(font, target / "fonts")
+    for name in ("book.js", "book.css"):
+        shutil.copy(ROOT / "site" / name, DOCS / "vendor")
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def symbols() -> dict[str, dict[str, str]]:
+    """`{'suggest': {'aclam.core': 'aclam.core.suggest'}}`: the public names, from nbdev's index."""
+    tree = ast.parse((ROOT / "aclam" / "_modidx.py").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {}
+    for module, names in ast.literal_eval(tree.body[-1].value)["syms"].items():
+        for full in names:
+            short = full.removeprefix(module + ".")
+            if "." not in short and not short.startswith("_"):
+                found.setdefault(short, {})[module] = full
+    return found
+
+
+def link_symbols(text: str, module: str, up: str, known: dict[str, dict[str, str]]) -> str:
+    """Turn `name` in prose into a link to its page in the reference; fences, headings and links are left alone."""
+
+    def link(match: re.Match) -> str:
+        homes = known.get(match.group(1).removesuffix("()").split(".")[-1], {})
+        home = module if module in homes else next(iter(homes)) if len(homes) == 1 else None
+        return f"[{match.group(0)}]({up}api/{home}.md#{homes[home]})" if home else match.group(0)
+
+    parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.M | re.S)
+    return "".join(p if i % 2 else re.sub(r"(?<!`)`([\w.]+(?:\(\))?)`(?!`)", link, p) for i, p in enumerate(parts))
+
+
+def address(notebook: Path) -> Path:
+    """Where a notebook's page is, from the site's root: as nbdev names it in docstrings, without the file's number."""
+    return notebook.relative_to(NBS).with_name(re.sub(r"^\d+[a-z]?_", "", notebook.stem) + ".md")
+
+
+def rewrite_links(text: str, folder: Path) -> str:
+    """Notebooks become pages; files outside nbs/ become links to the repository; the Colab badge becomes words."""
+    text = re.sub(r"\[!\[Open in Colab\]\([^)]*\)\]", "[Open in Colab]", text)
+
+    def link(match: re.Match) -> str:
+        path, _, anchor = match.group(1).partition("#")
+        full = (folder / path).resolve()
+        if full.suffix == ".ipynb" and full.is_relative_to(NBS):
+            path = Path(os.path.relpath(address(full), folder.relative_to(NBS))).as_posix()
+        if full.is_relative_to(NBS):
+            return f"]({path}{'#' + anchor if anchor else ''})"
+        return f"]({REPOSITORY}{full.relative_to(ROOT).as_posix()})"
+
+    return re.sub(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)", link, text)
+
+
+def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
+    """Write the page of one notebook; its address within the site."""
+    inside = address(notebook)
+    target = DOCS / inside
+    target.parent.mkdir(parents=True, exist_ok=True)
+    raw = notebook.read_text(encoding="utf-8")
+    named = re.search(r'"#\| *default_exp ([\w.]+)', raw)
+    module = f"aclam.{named.group(1)}" if named else ""
+
+    def save_image(name: str, content: bytes) -> str:
+        folder = target.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+        return f"{folder.name}/{name}"
+
+    def text(markdown: str) -> str:
+        up = "../" * (len(inside.parts) - 1)
+        return link_symbols(rewrite_links(markdown, notebook.parent), module, up, known)
+
+    nb = run(notebook) if notebook.name == "index.ipynb" else json.loads(raw)
+    body = to_markdown(nb, notebook.stem, save_image, text, module)
+    if notebook.name == "index.ipynb":  # its tables are outputs, and have links too
+        body = rewrite_links(body, notebook.parent)
+    target.write_text(body, encoding="utf-8")
+    return inside.as_posix()
+
+
+def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    """One page for each module, filled by mkdocstrings from the exported code."""
+    (DOCS / "api").mkdir()
+    modules = sorted({module for homes in known.values() for module in homes})
+    for module in modules:
+        (DOCS / "api" / f"{module}.md").write_text(f"# {module}\n\n::: {module}\n", encoding="utf-8")
+    return [{module: f"api/{module}.md"} for module in modules]
+
+
+# --- the site ---------------------------------------------------------------------------------------------------------
+
+
+def configure(nav: list) -> Path:
+    """mkdocs.yml with the navigation and the paths of this checkout."""
+    config = yaml.safe_load((ROOT / "site" / "mkdocs.yml").read_text(encoding="utf-8"))
+    options = {
+        "docstring_style": None, "show_root_heading": False, "show_root_toc_entry": False, "heading_level": 2,
+        "members_order": "source", "filters": ["!^_"], "show_source": True, "show_signature_annotations": True,
+        "separate_signature": True,
+    }  # fmt: skip
+    python = {"paths": [str(ROOT)], "options": options}
+    config["plugins"] = ["search", "offline", {"mkdocstrings": {"handlers": {"python": python}}}]
+    config |= {"nav": nav, "docs_dir": str(DOCS), "site_dir": str(WORK / "site")}
+    target = WORK / "mkdocs.yml"
+    target.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return target
+
+
+def make_offline(site: Path) -> None:
+    """Replace the one script that the theme would fetch, then look for any other."""
+    shim = VENDOR / f"iframe-worker-{PACKAGES['iframe-worker']}" / "shim" / "index.js"
+    shutil.copy(shim, site / "vendor" / "iframe-worker.js")
+    for html in site.rglob("*.html"):
+        text = html.read_text(encoding="utf-8")
+        up = "../" * (len(html.relative_to(site).parts) - 1)
+        text = text.replace("https://unpkg.com/iframe-worker/shim", f"{up}vendor/iframe-worker.js")
+        html.write_text(text, encoding="utf-8")
+        outside = re.search(FETCHED, text)
+        if outside:
+            raise SystemExit(f"{html.relative_to(site)} needs the network: {outside.group(0)}")
+
+
+def main() -> None:
+    vendor()
+    shutil.rmtree(DOCS, ignore_errors=True)
+    DOCS.mkdir(parents=True)
+    copy_assets()
+    for images in NBS.rglob("images"):
+        shutil.copytree(images, DOCS / images.relative_to(NBS))
+    known = symbols()
+    nav: list = [{"aclam": page(NBS / "index.ipynb", known)}]
+    for room, notebooks in chapters():
+        nav.append({room["room"]: [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]})
+    nav.append({"Reference": reference(known)})
+    command = [Path(sys.executable).with_name("mkdocs"), "build", "--quiet", "--config-file", configure(nav)]
+    status = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode
+    if status:
+        raise SystemExit(status)
+    make_offline(WORK / "site")
+    for markdown in DOCS.rglob("*.md"):  # module docstrings point to the text of a page at <page>.html.md
+        shutil.copy(markdown, WORK / "site" / markdown.relative_to(DOCS).with_suffix(".html.md"))
+    print(f"the book: {(WORK / 'site' / 'index.html').relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
