@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/store.html.md"""
 # %% auto #0
 __all__ = ['FRAME_SCHEMA', 'EPISODE_SCHEMA', 'ROW_GROUP', 'FORMAT', 'FORMAT_VERSION', 'PARQUET', 'CARD', 'encode', 'decode',
            'decode_pillow', 'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store', 'Recent',
-           'ImageReader', 'StoredFrames', 'Store', 'read_store', 'resize_frames', 'CachedFrames', 'cache_frames']
+           'ImageReader', 'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock', 'CachedFrames',
+           'cache_frames']
 
 # %% ../../nbs/3_data/store.ipynb #977f546b
 import hashlib
@@ -76,11 +77,13 @@ EPISODE_SCHEMA = _schema(
     layout="string", info="string", success="bool", length="int64", height="int64", width="int64",
     part="int64", row_group="int64", **{"from": "int64", "to": "int64"})
 
-# %% ../../nbs/3_data/store.ipynb #0af6ca38
+# %% ../../nbs/3_data/store.ipynb #52f67262
 ROW_GROUP = 32  # frames; 32 JPEGs of 128 px are about 0.3 MB, read in well under a millisecond from a warm disk
 FORMAT, FORMAT_VERSION = "aclam-store", 1
-PARQUET = {"compression": {c: "NONE" if c == "image" else "ZSTD" for c in FRAME_SCHEMA.names}, "use_dictionary": False,
-           "write_statistics": ["episode_index", "frame_index"]}
+PARQUET = {  # compression is set for the leaves of the schema; images are left as they are
+    "compression": {"image.bytes": "NONE", "proprio.list.element": "ZSTD", "action.list.element": "ZSTD",
+                    "episode_index": "ZSTD", "frame_index": "ZSTD", "timestamp": "ZSTD"},
+    "use_dictionary": False, "write_statistics": ["episode_index", "frame_index"]}
 
 
 def _part(folder: Path, table: str, index: int) -> Path:
@@ -486,11 +489,11 @@ def _small(folder: Path, part: int) -> pa.Table:
         raise UserError(f"{path} has no column {sorted(missing)[0]}")
     return table
 
-# %% ../../nbs/3_data/store.ipynb #cb7288ca
+# %% ../../nbs/3_data/store.ipynb #e0f6d98c
 def resize_frames(
     frames: np.ndarray,  # uint8 (N, H, W, 3)
     size: int,  # pixels; other aspect ratios are squeezed into a square
-) -> "torch.Tensor":  # uint8 (N, 3, size, size)
+) -> Any:  # torch tensor, uint8 (N, 3, size, size)
     "Frames as a model wants them: channels first, square, antialiased."
     import torch
     from torchvision.transforms.v2.functional import resize
@@ -498,21 +501,35 @@ def resize_frames(
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (N, 3, H, W)
     return x.contiguous() if x.shape[-2:] == (size, size) else resize(x, [size, size], antialias=True).contiguous()
 
-# %% ../../nbs/3_data/store.ipynb #faa1d956
-class CachedFrames:
-    "The frames of one episode inside a shared array of small frames."
+# %% ../../nbs/3_data/store.ipynb #caf8a410
+class FrameBlock:
+    "All small frames in one array, uint8 (N, 3, S, S). One that lies in a file travels to a worker process as a path."
 
-    def __init__(self, array: np.ndarray, start: int, stop: int):
-        self.array, self.start, self.stop = array, start, stop  # array: uint8 (all frames, 3, S, S)
+    def __init__(self, array: np.ndarray | None = None, file: Path | None = None):
+        self.file = file
+        self.array = np.load(file, mmap_mode="r", allow_pickle=False) if array is None else array
+
+    def __getstate__(self) -> dict:
+        return {"file": self.file, "array": None if self.file else self.array}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+
+class CachedFrames:
+    "The frames of one episode inside a block."
+
+    def __init__(self, block: FrameBlock, start: int, stop: int):
+        self.block, self.start, self.stop = block, start, stop
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:  # (N, S, S, 3)
         rows = [self.start + range(len(self))[int(n)] for n in indices]
-        return np.ascontiguousarray(self.array[rows].transpose(0, 2, 3, 1))
+        return np.ascontiguousarray(self.block.array[rows].transpose(0, 2, 3, 1))
 
-
+# %% ../../nbs/3_data/store.ipynb #77916849
 def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> None:
     at = 0
     for t in trajectories:
@@ -521,7 +538,7 @@ def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> N
             array[at:at + len(small)] = small
             at += len(small)
 
-# %% ../../nbs/3_data/store.ipynb #8d3a131c
+# %% ../../nbs/3_data/store.ipynb #5401a9b2
 def cache_frames(
     source: Store | Sequence[Trajectory],  # an opened store, or any trajectories
     image_size: int,  # pixels
@@ -535,7 +552,7 @@ def cache_frames(
     if in_memory or not (stored or folder):
         array = np.empty(shape, np.uint8)
         _fill(array, trajectories, image_size)
-        return _with_frames(trajectories, array)
+        return _with_frames(trajectories, FrameBlock(array))
     folder = Path(folder) if folder else source.folder / "cache"
     file = folder / f"frames_{image_size}_{_fingerprint(source)}.npy"
     if not file.exists():
@@ -543,15 +560,15 @@ def cache_frames(
             array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
             _fill(array, trajectories, image_size)
             array.flush()
-    array = np.load(file, mmap_mode="r", allow_pickle=False)
-    if array.shape != shape:
-        raise UserError(f"{file} has shape {array.shape}, expected {shape}: remove it")
-    return _with_frames(trajectories, array)
+    block = FrameBlock(file=file)
+    if block.array.shape != shape:
+        raise UserError(f"{file} has shape {block.array.shape}, expected {shape}: remove it")
+    return _with_frames(trajectories, block)
 
 
-def _with_frames(trajectories: Sequence[Trajectory], array: np.ndarray) -> list[Trajectory]:
+def _with_frames(trajectories: Sequence[Trajectory], block: FrameBlock) -> list[Trajectory]:
     ends = np.cumsum([len(t) for t in trajectories]).tolist()
-    return [replace(t, frames=CachedFrames(array, e - len(t), e)) for t, e in zip(trajectories, ends, strict=True)]
+    return [replace(t, frames=CachedFrames(block, e - len(t), e)) for t, e in zip(trajectories, ends, strict=True)]
 
 
 def _fingerprint(source: Store | Sequence[Trajectory]) -> str:
