@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/emoji_tabletop.html.md"""
 # %% auto #0
 __all__ = ['BACKENDS', 'PROBE', 'TRAIN_EMOJI', 'VAL_EMOJI', 'SPLITS', 'EMOJI', 'CARD_PX', 'HALF', 'LINKS', 'PLINTH', 'HAND',
            'MESHES', 'LOOK', 'FINGER_RANGE', 'PAD', 'STIFFNESS', 'DAMPING', 'CUBE_HALF', 'CUBE_XY', 'CARD_HALF',
-           'CARD_THICK', 'CARDS_XY', 'CAMERA_EYE', 'CAMERA_TARGET', 'START', 'CONTROL_HZ', 'PHYSICS_DT',
+           'CARD_THICK', 'CARDS_XY', 'CAMERA_EYE', 'CAMERA_TARGET', 'START', 'CONTROL_HZ', 'PHYSICS_DT', 'COARSE',
            'PROPRIO_LAYOUT', 'SHADOW_SLOPE', 'SHADOWS', 'REACH', 'STILL', 'renderer_works', 'choose_backend',
            'load_mujoco', 'emoji_table', 'package_folder', 'twemoji_file', 'star', 'shape_picture', 'emoji_character',
            'card_picture', 'Link', 'hand_pose', 'vec', 'element', 'mesh_files', 'choose_arm', 'mesh_look',
@@ -375,11 +375,14 @@ def cube_and_cards() -> str:
                                                   material=f"card{i}", contype="0", conaffinity="0"),
                                   name=f"card{i}", mocap="true", pos=(*xy, CARD_THICK)) for i, xy in enumerate(CARDS_XY))
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #be060dd1
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #f51409c7
+COARSE = dict(numslices="20", numstacks="2", numquads="1")  # round shapes are only shadows where the arm has meshes
+
+
 def build_mjcf(meshes: bool, pixels: int, fov: float) -> str:
     "The whole world as MJCF. `pixels`: side of the drawn image; `fov`: vertical field of view in radians."
     visual = element("visual", element("headlight", ambient=(.42, .42, .43), diffuse=(.25, .25, .25), specular=(.1, .1, .1)),
-                     element("quality", offsamples="0"), element("global", offwidth=pixels, offheight=pixels),
+                     element("quality", offsamples="0", **(COARSE if meshes else {})), element("global", offwidth=pixels, offheight=pixels),
                      element("map", znear=.01, zfar=20))
     camera = element("camera", name="bridge", pos=CAMERA_EYE, xyaxes=look_at(CAMERA_EYE, CAMERA_TARGET), fovy=np.degrees(fov))
     world = element("worldbody", furniture(), camera, arm_body(meshes), cube_and_cards())

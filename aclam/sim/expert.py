@@ -43,7 +43,7 @@ def check_damped_step(n: int = 50, seed: int = 0) -> float:
             return float("inf")
     return worst
 
-# %% ../../nbs/7_sim/expert.ipynb #3729a3b4
+# %% ../../nbs/7_sim/expert.ipynb #fefef37b
 class InverseKinematics:
     "Joint angles for a pose of the hand, by damped least squares from a given start."
 
@@ -57,7 +57,7 @@ class InverseKinematics:
         b, d = self.body, self.scratch
         d.qpos[b.qpos] = q
         b.mj.mj_kinematics(b.model, d)
-        return np.r_[x - d.site_xpos[b.hand], missing_turn(d.site_xmat[b.hand].reshape(3, 3), R)]
+        return np.concatenate([x - d.site_xpos[b.hand], missing_turn(d.site_xmat[b.hand].reshape(3, 3), R)])
 
     def jacobian(self) -> np.ndarray:
         "(6, 6) at the angles of the last call of `error`."
@@ -72,7 +72,8 @@ class InverseKinematics:
             e = self.error(q, x, R)
             if e @ e < self.tolerance ** 2:
                 break
-            q = np.clip(q + np.clip(damped_step(self.jacobian(), e, self.damping), -0.2, 0.2), self.low, self.high)
+            step = damped_step(self.jacobian(), e, self.damping).clip(-0.2, 0.2)
+            q = (q + step).clip(self.low, self.high)
         return q
 
 # %% ../../nbs/7_sim/expert.ipynb #1e3ce13c
