@@ -33,7 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     keywords=settings["keywords"].split(),
     author=settings["author"],
-    license=settings["license"],
+    license_expression=settings["license"],
     python_requires=f">={settings['min_python']}",
     classifiers=[
         f"Development Status :: {STATUS[settings['status']]}",

@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/core.html.md"""
 __all__ = ['UserError', 'suggest', 'atomic_file', 'atomic_folder', 'plain', 'write_json', 'read_json', 'say', 'print_json',
            'option_names', 'parse', 'run_cli', 'cli', 'from_dict']
 
-# %% ../nbs/0_core.ipynb #3ed4705a
+# %% ../nbs/0_core.ipynb #e6e4b952
 import difflib
 import errno
 import io
@@ -21,9 +21,10 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # %% ../nbs/0_core.ipynb #37e95cec
 class UserError(Exception):
@@ -202,10 +203,9 @@ def _reason(box: str) -> str:
     rules = [i for i, line in enumerate(lines) if not set(line) - set("─-")]
     return " ".join(lines[: rules[0]] if rules else lines).rstrip(".")  # below the rule: general advice
 
-# %% ../nbs/0_core.ipynb #2557dd1c
+# %% ../nbs/0_core.ipynb #2ded3623
 def _one_line(
     box: str,  # what tyro wrote to standard error
-    argv: Sequence[str],
     options: Sequence[str],  # what the command accepts
 ) -> str:
     "One line for a command line that tyro refused."
@@ -219,7 +219,7 @@ def _one_line(
     wrong = wrong.split("=")[0]
     return f"unknown option {wrong}.{suggest(wrong.replace('_', '-'), options) or ' See --help for all options.'}"
 
-# %% ../nbs/0_core.ipynb #ebe28233
+# %% ../nbs/0_core.ipynb #3d83f69a
 def parse(
     config_type: type,  # a dataclass
     argv: Sequence[str],
@@ -232,11 +232,13 @@ def parse(
     box, given = io.StringIO(), {} if default is None else {"default": default}
     try:
         with redirect_stderr(box):
-            return tyro.cli(config_type, args=list(argv), prog=prog, **given)
+            config = tyro.cli(config_type, args=list(argv), prog=prog, **given)
     except SystemExit as e:
         if not e.code:
             raise
-        raise UserError(_one_line(box.getvalue(), argv, option_names(config_type))) from None
+        raise UserError(_one_line(box.getvalue(), option_names(config_type))) from None
+    sys.stderr.write(box.getvalue())  # warnings, should there be any
+    return config
 
 # %% ../nbs/0_core.ipynb #c1245eea
 def run_cli(
@@ -288,29 +290,55 @@ def cli(
 
     run_cli(main, prog)
 
-# %% ../nbs/0_core.ipynb #4490108d
-def from_dict(
-    config_type: type,  # a dataclass
-    values: dict,  # field name -> value; nested dataclasses as nested dicts; lists become tuples where a tuple is meant
-    where: str = "",  # a file name, for the error line
-) -> Any:  # an instance of `config_type`
-    "Build a dataclass from a dictionary. A field that does not exist is a `UserError` with the nearest name."
-    if not isinstance(values, dict):
-        raise UserError(f"{where or config_type.__name__}: fields and values expected, found {values!r}")
-    hints = get_type_hints(config_type)
-    for name in values:
-        if name not in {f.name for f in fields(config_type)}:
-            place = f" in {where}" if where else ""
-            raise UserError(f"unknown field {name} of {config_type.__name__}{place}.{suggest(name, hints)}")
-    try:
-        return config_type(**{k: _value(hints[k], v, where) for k, v in values.items()})
-    except TypeError as e:
-        raise UserError(f"{where or config_type.__name__}: {e}") from e
+# %% ../nbs/0_core.ipynb #6ef7bb78
+def _number(hint: type, value: Any) -> Any:
+    "`value` as `hint` (bool, int, float or str); ValueError where that would guess."
+    if type(value) is hint:
+        return value
+    if hint is float and type(value) in (int, str):  # 1 and, in YAML, 1e-3
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():  # 1e3
+        return int(value)
+    raise ValueError(f"{hint.__name__} expected, found {value!r}")
 
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    "One value of `from_dict`: JSON knows neither dataclasses nor tuples."
+# %% ../nbs/0_core.ipynb #5aadef98
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    "One value of `from_dict`, as its field wants it: JSON knows neither dataclasses nor tuples."
+    kind, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint) and not is_dataclass(value):
         return from_dict(hint, value, where)
-    is_tuple = hint is tuple or "tuple" in str(hint).lower()
-    return tuple(value) if is_tuple and isinstance(value, list) else value
+    if kind is Literal and value not in inner:
+        raise ValueError(f"{value!r} is not one of {', '.join(map(str, inner))}.{suggest(str(value), inner)}")
+    if kind in (Union, UnionType) and NoneType in inner:
+        rest = [h for h in inner if h is not NoneType]
+        return _typed(rest[0], value, where) if value is not None and len(rest) == 1 else value
+    if kind is tuple or hint is tuple:
+        return tuple(value) if isinstance(value, list) else value
+    return _number(hint, value) if hint in (bool, int, float, str) else value
+
+# %% ../nbs/0_core.ipynb #f028fd02
+def from_dict(
+    config_type: type,  # a dataclass
+    values: dict,  # field name -> value; nested dataclasses as nested dicts; lists where a tuple is meant
+    where: str = "",  # a file name, for the error line
+) -> Any:  # an instance of `config_type`
+    "Build a dataclass from a dictionary. A field that does not exist, or a value of another type, is a `UserError`."
+    place = f" in {where}" if where else ""
+    if not isinstance(values, dict):
+        raise UserError(f"{config_type.__name__}{place}: fields and values expected, found {values!r}")
+    hints, given = get_type_hints(config_type), {}
+    names = [f.name for f in fields(config_type)]
+    for name, value in values.items():
+        if name not in names:
+            raise UserError(f"unknown field {name} of {config_type.__name__}{place}.{suggest(str(name), names)}")
+        try:
+            given[name] = _typed(hints[name], value, where)
+        except ValueError as e:
+            raise UserError(f"field {name} of {config_type.__name__}{place}: {e}") from e
+    if missing := [f.name for f in fields(config_type) if f.name not in given and _required(f)]:
+        raise UserError(f"{config_type.__name__}{place} needs {', '.join(missing)}")
+    return config_type(**given)
+
+
+def _required(f: Field) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING

@@ -1,0 +1,162 @@
+"""The package as its users get it: two configurations that agree, a wheel that stands alone, commands that answer."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import aclam
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+_parser = ConfigParser(delimiters=["="], interpolation=None)
+_parser.read(ROOT / "settings.ini")
+SETTINGS = _parser["DEFAULT"]
+
+
+def lines(key: str) -> list[str]:
+    return [line for line in SETTINGS[key].split("\n") if line]
+
+
+SCRIPTS = dict(line.split("=") for line in lines("console_scripts"))
+LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#")
+EXTRAS = [key for key in SETTINGS if key.endswith("requirements")]
+
+
+# --- two configurations ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["lib_path", "nbs_path", "doc_path"])
+def test_nbdev_and_setup_agree(key):
+    assert SETTINGS[key] == PYPROJECT["tool"]["nbdev"][key]
+
+
+def test_name_version_python_and_addresses_agree():
+    project = PYPROJECT["project"]
+    assert SETTINGS["lib_name"] == project["name"]
+    assert SETTINGS["version"] == aclam.__version__
+    assert f">={SETTINGS['min_python']}" == project["requires-python"]
+    assert "py" + SETTINGS["min_python"].replace(".", "") == PYPROJECT["tool"]["ruff"]["target-version"]
+    assert SETTINGS["git_url"] == project["urls"]["Repository"]
+    assert SETTINGS["doc_url"] == project["urls"]["Documentation"]
+
+
+def test_citation_has_the_version_and_licence():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {aclam.__version__}\n" in citation
+    assert f"license: {SETTINGS['license']}\n" in citation
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_lock_is_exact_and_holds_no_address():
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][\w.]*", f"{n}=={v}") for n, v in LOCK.items())
+    assert len(LOCK) > 100
+
+
+@pytest.mark.parametrize("extra", [e for e in EXTRAS if e != "policy_requirements"])  # policy: not locked yet
+def test_what_is_locked_is_what_users_may_have(extra):
+    for line in lines(extra):
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
+
+
+# --- the wheel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from a copy, so that no earlier build can leak into it."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT / "aclam", source / "aclam", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", out]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=250)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_and_its_data(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for pattern in ("*.py", "configs/*.yaml"):
+        there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "aclam").rglob(pattern)}
+        assert there <= held, there - held
+    assert not [name for name in held if not re.match(r"aclam(-[\d.]+\.dist-info)?/", name)]
+
+
+def test_the_wheel_says_what_it_needs(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        name = next(n for n in z.namelist() if n.endswith("/METADATA"))
+        metadata = z.read(name).decode()
+        scripts = z.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert f"\nVersion: {aclam.__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert "\nRequires-Python: >=3.11\n" in metadata
+    assert all(f"\nRequires-Dist: {Requirement(line).name}" in metadata for line in lines("requirements"))
+    assert all(f"\nProvides-Extra: {e}\n" in metadata for e in ("sim", "dev", "policy", "docs"))
+    assert all(f"{command} = {target}" in scripts for command, target in SCRIPTS.items())
+    needed = [m for m in re.findall(r"\nRequires-Dist: (.*)", metadata) if "extra ==" not in m]
+    assert not [m for m in needed if re.match("nbdev|fastai|mujoco|pytest", m)]
+
+
+def test_the_wheel_alone_imports_quickly_and_lightly(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import sys, time; start = time.perf_counter(); import aclam, aclam.core; "
+        "took = time.perf_counter() - start; "
+        "heavy = [m for m in ('torch', 'mujoco', 'nbdev', 'fastcore', 'fastai') if m in sys.modules]; "
+        "print(aclam.__file__, took < 2, heavy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(tmp_path / "aclam" / "__init__.py"), "True", "[]"], done.stderr
+
+
+def test_the_package_does_not_need_the_notebook_tools():
+    """What is exported may import neither nbdev nor what comes with it: users do not have them."""
+    for path in (ROOT / "aclam").rglob("*.py"):
+        found = re.findall(r"^\s*(?:from|import) (nbdev|fastcore|execnb|IPython)\b", path.read_text(), re.M)
+        assert not found, f"{path.relative_to(ROOT)} imports {found[0]}"
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_command_exists_and_answers_help(command):
+    module, function = SCRIPTS[command].split(":")
+    assert find_spec(module), f"{command}: there is no module {module}"
+    code = f"import sys; from {module} import {function}; sys.argv = [{command!r}, '--help']; {function}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and f"usage: {command}" in done.stdout, done.stderr[-2000:]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_command_answers_a_wrong_option_in_one_line(command):
+    module, function = SCRIPTS[command].split(":")
+    code = f"import sys; from {module} import {function}; sys.argv = [{command!r}, '--no-such-option']; {function}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(command) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_puts_commands_on_the_path(wheel, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
+    done = subprocess.run(
+        [python, "-c", "import aclam; print(aclam.__version__, aclam.__file__)"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(aclam.__version__) and str(tmp_path) in done.stdout
+    assert all((tmp_path / "venv" / "bin" / command).exists() for command in SCRIPTS)
