@@ -188,7 +188,7 @@ def _zoom(chunks: Callable, rank: np.ndarray, low: np.ndarray, high: np.ndarray,
     pick = lambda index: np.take_along_axis(edges, index[None], 0)[0]  # noqa: E731
     return pick(np.maximum(top - 1, 0)), pick(top)
 
-# %% ../../nbs/3_data/store.ipynb #bd552037
+# %% ../../nbs/3_data/store.ipynb #ccae7c91
 def _episode_rows(folder: Path) -> list[dict]:
     "All rows of the episode table, in order, checked for gaps."
     files = sorted((folder / "episodes").glob("part-*.parquet"))
@@ -204,7 +204,7 @@ def _episode_rows(folder: Path) -> list[dict]:
                             f"in part {row['part']}: episodes must be numbered without gaps over all parts")
     return rows
 
-
+# %% ../../nbs/3_data/store.ipynb #9209c128
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     "A Parquet file as a table; a broken or missing one is a `UserError`."
     try:
@@ -280,7 +280,22 @@ def _describe(path: Path, folder: Path) -> dict:
         return {"file": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size,
                 "sha256": hashlib.file_digest(f, "sha256").hexdigest()}
 
-# %% ../../nbs/3_data/store.ipynb #bcf47b48
+# %% ../../nbs/3_data/store.ipynb #f1786862
+def _shared(folder: Path, rows: list[dict]) -> dict:
+    "What belongs to the whole store, from its parts."
+    sizes = sorted({(r["height"], r["width"]) for r in rows})
+    if len(sizes) > 1:
+        raise UserError(f"{folder}: frames of different sizes {sizes}, a store has one")
+    layouts = [json.loads(r["layout"]) for r in rows]
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "versions": _versions(),
+        "episodes": len(rows), "frames": sum(r["length"] for r in rows), "image_size": list(sizes[0]),
+        "embodiment": sorted({r["embodiment"] for r in rows}), "layout": next((x for x in layouts if x), None),
+        "quantiles": _quantiles(folder, rows),
+        "parts": [_describe(p, folder) for p in sorted(folder.glob("*/part-*.parquet"))],
+    }
+
+
 def finish_store(
     folder: str | os.PathLike,  # where all parts are written
     meta: dict | None = None,  # what else to keep: camera, seed, source, ...; JSON types
@@ -288,21 +303,10 @@ def finish_store(
     "Check that no part is missing, compute what belongs to the whole, write `meta.json`: now the store can be read."
     folder = Path(folder)
     rows = _episode_rows(folder)
-    sizes = sorted({(r["height"], r["width"]) for r in rows})
-    if len(sizes) > 1:
-        raise UserError(f"{folder}: frames of different sizes {sizes}, a store has one")
-    last = _part(folder, "frames", rows[0]["part"])
-    times = _read(last, ["timestamp"]).column(0).to_numpy()[: rows[0]["length"]]
-    layouts = [json.loads(r["layout"]) for r in rows]
+    times = _read(_part(folder, "frames", 0), ["timestamp"]).column(0).to_numpy()[: rows[0]["length"]]
     recipe = {"recipe": read_json(folder / "recipe.json")} if (folder / "recipe.json").exists() else {}
-    whole = {
-        "camera": "image", "fps": round(float(1 / np.median(np.diff(times))), 6), **recipe, **(meta or {}),
-        "format": FORMAT, "format_version": FORMAT_VERSION, "versions": _versions(),
-        "episodes": len(rows), "frames": sum(r["length"] for r in rows), "image_size": list(sizes[0]),
-        "embodiment": sorted({r["embodiment"] for r in rows}), "layout": next((x for x in layouts if x), None),
-        "quantiles": _quantiles(folder, rows),
-        "parts": [_describe(p, folder) for p in sorted(folder.glob("*/part-*.parquet"))],
-    }
+    given = {"camera": "image", "fps": round(float(1 / np.median(np.diff(times))), 6), **recipe, **(meta or {})}
+    whole = given | _shared(folder, rows)
     with atomic_file(folder / "README.md") as path:
         path.write_text(CARD, encoding="utf-8")
     write_json(folder / "meta.json", whole)
@@ -345,7 +349,7 @@ class Recent:
         self.items[key] = make()
         return self.items[key]
 
-# %% ../../nbs/3_data/store.ipynb #4ceff15e
+# %% ../../nbs/3_data/store.ipynb #08cbc534
 class ImageReader:
     "JPEG bytes of a store, by part and row group, with bounded memory and descriptors."
 
@@ -368,15 +372,16 @@ class ImageReader:
         path = _part(self.folder, "frames", part)
         return self.files.get(part, lambda: pq.ParquetFile(path, memory_map=True))
 
+    def _group(self, part: int, row_group: int) -> pa.Array:
+        table = self._file(part).read_row_group(row_group, columns=["image.bytes"], use_threads=False)
+        return table.column("image").combine_chunks().field("bytes")
+
     def group(self, part: int, row_group: int) -> pa.Array:
         "The JPEG bytes of one row group, a binary array."
         if self.owner != os.getpid():  # for workers that are forked: do not share file positions
             self._open()
-        def read() -> pa.Array:
-            table = self._file(part).read_row_group(row_group, columns=["image.bytes"], use_threads=False)
-            return table.column("image").combine_chunks().field("bytes")
         try:
-            return self.groups.get((part, row_group), read)
+            return self.groups.get((part, row_group), lambda: self._group(part, row_group))
         except FileNotFoundError as e:
             raise UserError(f"no such file: {_part(self.folder, 'frames', part)}") from e
         except (pa.ArrowException, OSError) as e:
@@ -421,7 +426,15 @@ def _short(error: Exception) -> str:
     "What a library said, without the place in its source."
     return str(error).splitlines()[0].split(".cpp:")[-1].split(", ", 1)[-1]
 
-# %% ../../nbs/3_data/store.ipynb #f109e184
+# %% ../../nbs/3_data/store.ipynb #c5f5c5b0
+def _check_file(path: Path, size: int) -> None:
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if path.stat().st_size != size:
+        raise UserError(f"{path} is not a whole Parquet file ({path.stat().st_size} bytes instead of {size}): "
+                        "write this part again")
+
+
 @dataclass
 class Store:
     "A store that was opened. Frames are read when they are asked for."
@@ -433,7 +446,7 @@ class Store:
     def __len__(self) -> int:
         return len(self.trajectories)
 
-
+# %% ../../nbs/3_data/store.ipynb #c9d2514b
 def _open_meta(folder: Path) -> dict:
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
@@ -445,12 +458,7 @@ def _open_meta(folder: Path) -> dict:
     if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{folder}: format version {meta.get('format_version')}, this package reads {FORMAT_VERSION}")
     for part in meta["parts"]:
-        path = folder / part["file"]
-        if not path.exists():
-            raise UserError(f"no such file: {path}")
-        if path.stat().st_size != part["bytes"]:
-            raise UserError(f"{path} is not a whole Parquet file ({path.stat().st_size} bytes instead of "
-                            f"{part['bytes']}): write this part again")
+        _check_file(folder / part["file"], part["bytes"])
     return meta
 
 # %% ../../nbs/3_data/store.ipynb #7157e274
@@ -538,7 +546,7 @@ def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> N
             array[at:at + len(small)] = small
             at += len(small)
 
-# %% ../../nbs/3_data/store.ipynb #5401a9b2
+# %% ../../nbs/3_data/store.ipynb #e7591991
 def cache_frames(
     source: Store | Sequence[Trajectory],  # an opened store, or any trajectories
     image_size: int,  # pixels
@@ -565,7 +573,7 @@ def cache_frames(
         raise UserError(f"{file} has shape {block.array.shape}, expected {shape}: remove it")
     return _with_frames(trajectories, block)
 
-
+# %% ../../nbs/3_data/store.ipynb #45f126d3
 def _with_frames(trajectories: Sequence[Trajectory], block: FrameBlock) -> list[Trajectory]:
     ends = np.cumsum([len(t) for t in trajectories]).tolist()
     return [replace(t, frames=CachedFrames(block, e - len(t), e)) for t, e in zip(trajectories, ends, strict=True)]

@@ -200,10 +200,25 @@ def _square(state: np.ndarray, size: int, side: float, colours: np.ndarray) -> t
     colour = half * colours[0] + (1 - half) * colours[1]
     return np.clip(inside, 0, 1)[..., None], colour + (255 - colour) * 0.5 * closed[..., None]
 
-# %% ../../nbs/3_data/trajectory.ipynb #9c2a0d1f
+# %% ../../nbs/3_data/trajectory.ipynb #d44fb208
 SYNTHETIC_LAYOUT = ProprioLayout(position=(0, 1, 2), rotation=(3, 4, 5), rotation_repr="rotvec", gripper=(6,))
 
 
+def _movement(seed: int, t: np.ndarray, max_angle: float) -> np.ndarray:  # (T, 4): x, y, angle, gripper
+    "Where the square is, how it is turned, and whether the gripper is closed (from some moment on)."
+    rng = np.random.default_rng(seed)
+    x, y = (TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE) for _ in range(2))
+    return np.stack([x, y, smooth_path(rng, t, max_angle), t > rng.uniform(0, t[-1])], 1)
+
+
+def _film(scene: int, movement: np.ndarray, size: int) -> np.ndarray:  # uint8 (T, H, W, 3)
+    "Draw the movement in one scene."
+    rng = np.random.default_rng([scene, 1])
+    background, colours = _background(rng, size), rng.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]])
+    alpha, colour = _square(movement, size, 0.22 * TABLE, colours[:2])
+    return (background * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+
+# %% ../../nbs/3_data/trajectory.ipynb #4d2d8461
 def synthetic_trajectory(
     seed: int,  # everything follows from it
     T: int = 27,  # frames
@@ -217,21 +232,13 @@ def synthetic_trajectory(
 
     proprio (T, 7) = x, y, 0 in metres, the rotation vector (0, 0, angle), the gripper (0 open, 1 closed);
     action (T, 7) = the change of the first six until the next frame, and the next gripper."""
-    rng = np.random.default_rng(seed)
-    scene = seed if scene_seed is None else scene_seed
-    t = np.arange(T) / fps
-    x, y = TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE), TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE)
-    angle, closed = smooth_path(rng, t, max_angle), (t > rng.uniform(0, t[-1])).astype(float)
-    world = np.random.default_rng([scene, 1])
-    background, colours = _background(world, size), world.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]])
-    alpha, colour = _square(np.stack([x, y, angle, closed], 1), size, 0.22 * TABLE, colours[:2])
-    frames = (background * (1 - alpha) + colour * alpha).round().astype(np.uint8)
-    zero = np.zeros(T)
-    state = np.stack([x, y, zero, zero, zero, angle, closed], 1)  # (T, 7)
+    t, scene = np.arange(T) / fps, seed if scene_seed is None else scene_seed
+    movement = _movement(seed, t, max_angle)
+    state = np.insert(movement, [2, 2, 2], 0, axis=1)  # (T, 7): x, y, 0, 0, 0, angle, gripper
     after = np.concatenate([state[1:], state[-1:]])
     action = np.concatenate([after[:, :6] - state[:, :6], after[:, 6:]], 1)
-    robot = kind == "robot"
+    known = (state, SYNTHETIC_LAYOUT, action) if kind == "robot" else (None, None, None)
     return Trajectory(
-        FrameArray(frames), t, state if robot else None, SYNTHETIC_LAYOUT if robot else None, action if robot else None,
-        scene=f"synthetic/{scene}", embodiment="square" if robot else "hand", task="move the square",
-        kind=kind, name=f"synthetic/{seed:06d}", success=True, info={"seed": seed})
+        FrameArray(_film(scene, movement, size)), t, *known, scene=f"synthetic/{scene}",
+        embodiment="square" if kind == "robot" else "hand", task="move the square", kind=kind,
+        name=f"synthetic/{seed:06d}", success=True, info={"seed": seed})

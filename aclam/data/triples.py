@@ -6,10 +6,10 @@ Docs: https://aclam-project.github.io/aclam/3_data/triples.html.md"""
 
 # %% auto #0
 __all__ = ['RULES', 'ORDERS', 'EPS', 'PERMUTATIONS', 'TripleConfig', 'Triple', 'draw_triple', 'check_draws', 'Draw', 'draw_kept',
-           'normalise', 'measured_quantiles', 'AugmentConfig', 'augment_triple', 'TripleDataset', 'collate',
-           'contact_sheet', 'global_indices']
+           'normalise', 'measured_quantiles', 'AugmentConfig', 'augment_triple', 'Draws', 'States', 'Pictures',
+           'EndlessTriples', 'TripleDataset', 'count_draws', 'collate', 'contact_sheet', 'global_indices']
 
-# %% ../../nbs/3_data/triples.ipynb #8e9edee2
+# %% ../../nbs/3_data/triples.ipynb #73ddfb46
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..core import UserError
 from .rotation import leg_angles, quaternions
-from .store import CachedFrames, cache_frames, resize_frames
+from .store import CachedFrames, resize_frames
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/triples.ipynb #a36d37c7
@@ -261,7 +261,7 @@ def measured_quantiles(trajectories: Sequence[Trajectory]) -> dict:
                 out.setdefault(name, {})[column] = {"q01": low.tolist(), "q99": high.tolist()}
     return out
 
-# %% ../../nbs/3_data/triples.ipynb #2f9a9688
+# %% ../../nbs/3_data/triples.ipynb #343245ac
 @dataclass(frozen=True)
 class AugmentConfig:
     "Colour jitter and a random crop, shared by the three frames of a triple."
@@ -273,7 +273,8 @@ class AugmentConfig:
     crop: float = 0.9  # side of the crop window is uniform in [this, 1] of the frame # assumed
 
     def __post_init__(self):
-        if not (0 < self.crop <= 1 and 0 <= self.hue <= 0.5 and min(self.brightness, self.contrast, self.saturation) >= 0):
+        strengths = self.brightness, self.contrast, self.saturation, self.hue
+        if not (0 < self.crop <= 1 and self.hue <= 0.5 and min(strengths) >= 0):
             raise UserError("augmentation: crop lies in (0, 1], hue in [0, 0.5], the other strengths are not negative")
 
 
@@ -290,19 +291,146 @@ def augment_triple(
     if config.crop < 1:
         place = round(top * (h - rows)), round(left * (w - columns))
         frames = F.resized_crop(frames, *place, rows, columns, [h, w], antialias=True)
-    for change, strength, x in ((F.adjust_brightness, config.brightness, u[0]), (F.adjust_contrast, config.contrast, u[1]),
+    for change, strength, x in ((F.adjust_brightness, config.brightness, u[0]),
+                                (F.adjust_contrast, config.contrast, u[1]),
                                 (F.adjust_saturation, config.saturation, u[2])):
         frames = change(frames, 1 + strength * x) if strength else frames
     return F.adjust_hue(frames, config.hue * u[3]) if config.hue else frames
 
-# %% ../../nbs/3_data/triples.ipynb #fb0bb3eb
-class TripleDataset(Dataset):
+# %% ../../nbs/3_data/triples.ipynb #2326268f
+def _rotation(t: Trajectory) -> list | None:
+    "The quaternion of each frame as a tuple, None where there is no rotation."
+    if t.proprio is None or t.layout is None or t.layout.rotation_repr is None:
+        return None
+    try:
+        return [tuple(q) for q in quaternions(t.proprio, t.layout).tolist()]
+    except UserError as e:
+        raise UserError(f"{t.name}: {e}") from e
+
+
+class Draws:
+    "What an item consists of, as a pure function of (seed, epoch, global index)."
+
+    def __init__(self, trajectories: Sequence[Trajectory], config: TripleConfig, weights: Sequence | None = None):
+        share = np.asarray([len(t) for t in trajectories] if weights is None else weights, np.float64)
+        if share.shape != (len(trajectories),) or not (share >= 0).all() or not share.sum() > 0:
+            raise UserError(f"weights: one number a trajectory ({len(trajectories)}), none negative, not all zero")
+        self.config, self.upto = config, (np.cumsum(share) / share.sum()).tolist()
+        self.times = [t.timestamp.tolist() for t in trajectories]
+        self.kinds, self.rotation = [t.kind for t in trajectories], [_rotation(t) for t in trajectories]
+
+    def __call__(self, epoch: int, n: int) -> Draw:
+        rng = np.random.default_rng([self.config.seed, epoch, n])  # a SeedSequence of the three
+        chosen = min(bisect_right(self.upto, rng.random()), len(self.upto) - 1)
+        triple, angle, dropped, kept = draw_kept(
+            self.times[chosen], self.kinds[chosen], self.config, rng, self.rotation[chosen])
+        return Draw(chosen, *triple, angle, dropped, kept)
+
+# %% ../../nbs/3_data/triples.ipynb #a451696b
+class States:
+    "Normalised proprio or actions of all trajectories: `values` (all frames, P) and `known` (one flag a trajectory)."
+
+    def __init__(self, trajectories: Sequence[Trajectory], column: str, quantiles: dict):
+        found = [getattr(t, column) for t in trajectories]
+        self.first = np.concatenate([[0], np.cumsum([len(t) for t in trajectories])])  # rows where they start
+        self.known = np.array([v is not None for v in found])
+        width = max((v.shape[1] for v in found if v is not None), default=0)
+        self.values = np.zeros((self.first[-1], width), np.float32)
+        for t, v, at in zip(trajectories, found, self.first, strict=False):
+            if v is not None:
+                limits = quantiles.get(t.embodiment, {}).get(column)
+                if limits is None or len(limits["q01"]) != v.shape[1]:
+                    raise UserError(f'{t.name}: no {column} percentiles for {v.shape[1]} columns of "{t.embodiment}"')
+                self.values[at:at + len(t), : v.shape[1]] = normalise(v, limits["q01"], limits["q99"])
+
+    def __call__(self, where: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        "where (B, 4): trajectory, i, j, k. Returns float32 (B, 3, P) and bool (B,)."
+        rows = self.first[where[:, 0], None] + where[:, 1:]  # (B, 3)
+        return torch.from_numpy(self.values[rows]), torch.from_numpy(self.known[where[:, 0]])
+
+# %% ../../nbs/3_data/triples.ipynb #11d9ae8e
+class Pictures:
+    "The frames of triples at one size."
+
+    def __init__(self, trajectories: Sequence[Trajectory], size: int):
+        self.frames, self.size, self.block = [t.frames for t in trajectories], size, None
+        first = self.frames[0]
+        if all(isinstance(f, CachedFrames) and f.block is first.block for f in self.frames):
+            if first.block.array.shape[-2:] == (size, size):
+                self.block, self.start = first.block, np.array([f.start for f in self.frames])
+
+    def __call__(self, where: np.ndarray) -> torch.Tensor:
+        "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
+        if self.block is None:
+            return torch.stack([resize_frames(self.frames[n][frames], self.size) for n, *frames in where.tolist()])
+        rows = (self.start[where[:, 0], None] + where[:, 1:]).ravel()  # (B * 3,)
+        pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
+        return pixels.reshape(len(where), 3, 3, self.size, self.size)
+
+# %% ../../nbs/3_data/triples.ipynb #15fa002b
+class EndlessTriples:
+    "Random access to triples without end: what item n is follows from (config.seed, epoch, n). See `TripleDataset`."
+
+    def __init__(self, trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
+                 augment: AugmentConfig | None, epoch: int, weights: Sequence[float] | None, quantiles: dict | None,
+                 embodiments: Sequence[str] | None):
+        if not trajectories:
+            raise UserError("no trajectories to draw triples from")
+        self.trajectories, self.config, self.image_size = list(trajectories), config, image_size
+        self.augment, self.epoch = augment, epoch
+        self.quantiles = measured_quantiles(trajectories) if quantiles is None else quantiles
+        self.embodiments = list(embodiments or sorted({t.embodiment for t in trajectories}))
+        self._body = np.array([_place(t, self.embodiments) for t in trajectories])
+        self._draws, self._pictures = Draws(trajectories, config, weights), Pictures(trajectories, image_size)
+        self._proprio, self._action = (States(trajectories, c, self.quantiles) for c in ("proprio", "action"))
+
+    def draw(self, global_index: int) -> Draw:
+        "What an item consists of. Reads no frame."
+        return self._draws(self.epoch, int(global_index))
+
+    def batch(self, indices: Sequence[int]) -> dict:
+        "The items of these global indices (any from 0 on), stacked. Equal to `collate` of the items, and faster."
+        draws = [self.draw(n) for n in indices]
+        where = np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)  # (B, 4): trajectory, i, j, k
+        frames = self._pictures(where)  # (B, 3, 3, S, S)
+        (proprio, has_proprio), (action, has_action) = self._proprio(where), self._action(where)
+        return {"frames": _augmented(frames, self, indices) if self.augment else frames,
+                "proprio": proprio, "has_proprio": has_proprio, "action": action, "has_action": has_action,
+                "index": torch.from_numpy(where), "embodiment": torch.from_numpy(self._body[where[:, 0]]),
+                **_report(draws, self._draws.times)}
+
+# %% ../../nbs/3_data/triples.ipynb #c29985a9
+def _place(t: Trajectory, embodiments: list[str]) -> int:
+    if t.embodiment not in embodiments:
+        raise UserError(f'{t.name}: embodiment "{t.embodiment}" is not among {embodiments}')
+    return embodiments.index(t.embodiment)
+
+
+def _augmented(frames: torch.Tensor, triples: EndlessTriples, indices: Sequence[int]) -> torch.Tensor:
+    "Each triple with a random stream of its own, apart from the one that draws."
+    streams = (np.random.default_rng([triples.config.seed, triples.epoch, int(n), 1]) for n in indices)
+    return torch.stack([augment_triple(f, triples.augment, rng) for f, rng in zip(frames, streams, strict=True)])
+
+
+def _report(draws: Sequence[Draw], times: Sequence[Sequence[float]]) -> dict:
+    "What is known about the draws, as tensors."
+    seconds = torch.tensor([[times[d.trajectory][n] for n in d[1:4]] for d in draws], dtype=torch.float64)
+    return {"times": seconds.reshape(-1, 3), "angle": torch.tensor([d.angle for d in draws], dtype=torch.float64),
+            "kept": torch.tensor([d.kept for d in draws], dtype=torch.bool),
+            "clamped": torch.tensor([d.clamped for d in draws], dtype=torch.bool),
+            "dropped": torch.tensor([d.dropped for d in draws], dtype=torch.int64)}
+
+# %% ../../nbs/3_data/triples.ipynb #4b8f0b85
+class TripleDataset(EndlessTriples, Dataset):
     """Triples of trajectories, map-style: item n is a pure function of (config.seed, epoch, n).
 
-    An item is a dict of tensors, `collate` stacks items, `batch` makes a stacked batch directly:
-    frames uint8 (3, 3, S, S), o_i, o_j, o_k; proprio float32 (3, P) in [-1, 1], zeros where there is none; has_proprio;
-    action float32 (3, A) in [-1, 1] likewise; has_action; times float64 (3,) seconds; index int64 (4,): trajectory, i, j, k;
-    embodiment int64; angle float64, angle_ij + angle_jk in radians (NaN without rotation); kept, clamped bool; dropped int64."""
+    An item is a dict of tensors; `collate` stacks items, `batch` makes a stacked batch directly.
+    - frames: uint8 (3, 3, S, S), that is o_i, o_j, o_k; times: float64 (3,), seconds
+    - proprio: float32 (3, P) in [-1, 1], zeros where there is none; has_proprio: bool
+    - action: float32 (3, A) in [-1, 1], likewise; has_action: bool
+    - index: int64 (4,), that is trajectory, i, j, k; embodiment: int64, its place in `embodiments`
+    - angle: float64, angle_ij + angle_jk in radians, NaN without rotation; kept: bool, False where no draw passed
+    - clamped: bool; dropped: int64, draws that the filter refused before this one"""
 
     def __init__(
         self,
@@ -317,15 +445,8 @@ class TripleDataset(Dataset):
         quantiles: dict | None = None,  # of a store: meta["quantiles"]; default: measured here
         embodiments: Sequence[str] | None = None,  # names, in the order of their numbers; default: sorted
     ):
-        if not trajectories:
-            raise UserError("no trajectories to draw triples from")
-        self.trajectories, self.config, self.image_size = list(trajectories), config, image_size
-        self.augment, self.epoch = augment, epoch
+        super().__init__(trajectories, config, image_size, augment, epoch, weights, quantiles, embodiments)
         self.length = sum(len(t) for t in trajectories) if length is None else length
-        self.embodiments = list(embodiments or sorted({t.embodiment for t in trajectories}))
-        self._prepare_draws(weights)
-        self._prepare_states(measured_quantiles(trajectories) if quantiles is None else quantiles)
-        self._prepare_frames()
 
     def __len__(self) -> int:
         return self.length
@@ -335,135 +456,29 @@ class TripleDataset(Dataset):
         self.epoch = epoch
 
     def __getitem__(self, global_index: int) -> dict:
-        "One item. IndexError beyond the length, so that a loop over the dataset ends."
         if not 0 <= global_index < self.length:
             raise IndexError(f"item {global_index} of {self.length}")
         return {name: value[0] for name, value in self.batch([global_index]).items()}
 
-# %% ../../nbs/3_data/triples.ipynb #80a9f924
-def _prepare_draws(self, weights: Sequence[float] | None) -> None:
-    share = np.asarray([len(t) for t in self.trajectories] if weights is None else weights, np.float64)
-    if share.shape != (len(self.trajectories),) or not (share >= 0).all() or not share.sum() > 0:
-        raise UserError(f"weights: {len(self.trajectories)} numbers that are not negative are needed, one a trajectory")
-    self._upto = (np.cumsum(share) / share.sum()).tolist()
-    self._times = [t.timestamp.tolist() for t in self.trajectories]
-    self._rotation = [_rotation(t) for t in self.trajectories]
+    def filter_counts(self, n: int, start: int = 0) -> dict:
+        "Counts over items start ... start + n - 1, see `count_draws`. Reads no frame."
+        return count_draws([self.draw(m) for m in range(start, start + n)])
 
-
-def _rotation(t: Trajectory) -> list | None:
-    "Quaternions as tuples, None where there is no rotation."
-    if t.proprio is None or t.layout is None or t.layout.rotation_repr is None:
-        return None
-    try:
-        return [tuple(q) for q in quaternions(t.proprio, t.layout).tolist()]
-    except UserError as e:
-        raise UserError(f"{t.name}: {e}") from e
-
-
-TripleDataset._prepare_draws = _prepare_draws
-
-# %% ../../nbs/3_data/triples.ipynb #73b512e9
-def _table(self, column: str, quantiles: dict) -> np.ndarray:  # (all frames, columns) float32
-    "Normalised proprio or actions of all frames, zeros where there are none, padded to the widest."
-    width = max((v.shape[1] for t in self.trajectories if (v := getattr(t, column)) is not None), default=0)
-    table = np.zeros((self._first[-1], width), np.float32)
-    for t, at in zip(self.trajectories, self._first, strict=False):
-        values, limits = getattr(t, column), quantiles.get(t.embodiment, {}).get(column)
-        if values is None:
-            continue
-        if limits is None or len(limits["q01"]) != values.shape[1]:
-            raise UserError(f'{t.name}: no {column} percentiles for {values.shape[1]} columns of "{t.embodiment}"')
-        table[at:at + len(t), : values.shape[1]] = normalise(values, limits["q01"], limits["q99"])
-    return table
-
-
-def _prepare_states(self, quantiles: dict) -> None:
-    self.quantiles = quantiles
-    self._first = np.concatenate([[0], np.cumsum([len(t) for t in self.trajectories])])
-    self._proprio, self._action = self._table("proprio", quantiles), self._table("action", quantiles)
-    self._has = np.array([[t.proprio is not None, t.action is not None] for t in self.trajectories])
-    if unknown := {t.embodiment for t in self.trajectories} - set(self.embodiments):
-        raise UserError(f'embodiment "{sorted(unknown)[0]}" is not among {self.embodiments}')
-    self._body = np.array([self.embodiments.index(t.embodiment) for t in self.trajectories])
-
-
-TripleDataset._table, TripleDataset._prepare_states = _table, _prepare_states
-
-# %% ../../nbs/3_data/triples.ipynb #ef33cd6c
-def _prepare_frames(self) -> None:
-    "If every trajectory lies in one cached block of the right size, remember the block and where they start."
-    self._block, frames = None, [t.frames for t in self.trajectories]
-    if all(isinstance(f, CachedFrames) and f.block is frames[0].block for f in frames):
-        if frames[0].block.array.shape[-2:] == (self.image_size, self.image_size):
-            self._block = frames[0].block
-            self._row = np.array([f.start for f in frames])
-
-
-TripleDataset._prepare_frames = _prepare_frames
-
-# %% ../../nbs/3_data/triples.ipynb #cd9d68c2
-def _draw(self, global_index: int) -> Draw:
-    "What item `global_index` consists of. Reads no frame."
-    rng = np.random.default_rng([self.config.seed, self.epoch, global_index])
-    chosen = min(bisect_right(self._upto, rng.random()), len(self._upto) - 1)
-    triple, angle, dropped, kept = draw_kept(
-        self._times[chosen], self.trajectories[chosen].kind, self.config, rng, self._rotation[chosen])
-    return Draw(chosen, *triple, angle, dropped, kept)
-
-
-def _filter_counts(self, n: int, start: int = 0) -> dict:
-    """Counts over items start ... start + n - 1, reading no frame: kept (passed the filter), dropped (draws refused),
-    exhausted (items above the limit after all tries), no_rotation (nothing to filter by), clamped."""
-    draws = [self.draw(m) for m in range(start, start + n)]
+# %% ../../nbs/3_data/triples.ipynb #a44bd590
+def count_draws(draws: Sequence[Draw]) -> dict:
+    """What the filter did. kept: items that passed, dropped: draws that it refused, exhausted: items above the limit
+    after all tries, no_rotation: items with nothing to filter by, clamped: items with an offset of one frame."""
     turns = [d for d in draws if d.angle == d.angle]
-    return {"items": n, "kept": sum(d.kept for d in turns), "dropped": sum(d.dropped for d in turns),
-            "exhausted": sum(not d.kept for d in turns), "no_rotation": n - len(turns),
+    return {"items": len(draws), "kept": sum(d.kept for d in turns), "dropped": sum(d.dropped for d in turns),
+            "exhausted": sum(not d.kept for d in turns), "no_rotation": len(draws) - len(turns),
             "clamped": sum(d.clamped for d in draws)}
-
-
-TripleDataset.draw, TripleDataset.filter_counts = _draw, _filter_counts
-
-# %% ../../nbs/3_data/triples.ipynb #a336fec8
-def _frames(self, where: np.ndarray) -> torch.Tensor:  # where (B, 4) -> uint8 (B, 3, 3, S, S)
-    size = (len(where), 3, 3, self.image_size, self.image_size)
-    if self._block is not None:
-        rows = (self._row[where[:, 0], None] + where[:, 1:]).ravel()  # (B * 3,)
-        return torch.from_numpy(self._block.array[rows].view(np.ndarray).reshape(size))
-    loaded = [resize_frames(self.trajectories[n].frames[frames], self.image_size) for n, *frames in where.tolist()]
-    return torch.stack(loaded)
-
-
-def _augmented(self, frames: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-    streams = (np.random.default_rng([self.config.seed, self.epoch, n, 1]) for n in indices)
-    return torch.stack([augment_triple(f, self.augment, rng) for f, rng in zip(frames, streams, strict=True)])
-
-
-def _batch(self, indices: Sequence[int]) -> dict:
-    "The items of these global indices, stacked. Equal to `collate` of the single items, and several times faster."
-    indices = [int(n) for n in indices]
-    draws = [self.draw(n) for n in indices]
-    where = np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)  # (B, 4): trajectory, i, j, k
-    rows, frames = self._first[where[:, 0], None] + where[:, 1:], self._frames(where)  # (B, 3)
-    out = {
-        "proprio": self._proprio[rows], "has_proprio": self._has[where[:, 0], 0],
-        "action": self._action[rows], "has_action": self._has[where[:, 0], 1],
-        "times": np.array([[self._times[d[0]][n] for n in d[1:4]] for d in draws]).reshape(-1, 3), "index": where,
-        "embodiment": self._body[where[:, 0]], "angle": np.array([d.angle for d in draws], np.float64),
-        "kept": np.array([d.kept for d in draws]), "clamped": np.array([d.clamped for d in draws]),
-        "dropped": np.array([d.dropped for d in draws]),
-    }
-    return {"frames": self._augmented(frames, indices) if self.augment else frames,
-            **{name: torch.from_numpy(value) for name, value in out.items()}}
-
-
-TripleDataset._frames, TripleDataset._augmented, TripleDataset.batch = _frames, _augmented, _batch
 
 # %% ../../nbs/3_data/triples.ipynb #88afc7ea
 def collate(items: Sequence[dict]) -> dict:
     "Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-# %% ../../nbs/3_data/triples.ipynb #d6b7a617
+# %% ../../nbs/3_data/triples.ipynb #7fd36254
 def contact_sheet(
     dataset: TripleDataset,
     indices: Sequence[int],  # global indices, one row each
@@ -473,7 +488,8 @@ def contact_sheet(
 
     batch = dataset.batch(indices)
     fig, axes = plt.subplots(len(indices), 3, figsize=(4.2, 1.45 * len(indices)), dpi=70, squeeze=False)
-    for row, frames, times, where, angle in zip(axes, *(batch[n] for n in ("frames", "times", "index", "angle")), strict=True):
+    columns = (batch[n] for n in ("frames", "times", "index", "angle"))
+    for row, frames, times, where, angle in zip(axes, *columns, strict=True):
         for ax, frame, t, name in zip(row, frames, times, "ijk", strict=True):
             ax.imshow(frame.permute(1, 2, 0))
             ax.set_title(f"{name}: {t:.1f} s", fontsize=8)
