@@ -54,7 +54,8 @@ def modules(root: Path) -> list[Path]:
 
 
 def hashes(files: list[Path], root: Path) -> dict[str, str]:
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    there = [p for p in files if p.exists()]
+    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in there}
 
 
 def copy_house(folder: Path) -> Path:

@@ -18,7 +18,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 
-echo "installing the packages of requirements.lock into $venv (once; about a minute, 6 GB)"
+echo "installing the packages of requirements.lock into $venv (once; one to two minutes, 7 GB)"
 if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version" &&
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-cache -r requirements.lock; then :; else
     echo "uv could not do it; trying pip, which takes some minutes" >&2

@@ -1,0 +1,115 @@
+"""The converter behind README.md and the web site."""
+
+import base64
+
+import build
+import convert
+import pytest
+
+PIXEL = base64.b64encode(b"a picture").decode()
+
+
+def code(source, *outputs):
+    return {"cell_type": "code", "source": source, "outputs": list(outputs)}
+
+
+def text(source):
+    return {"cell_type": "markdown", "source": source}
+
+
+@pytest.fixture
+def page():
+    """Convert cells; the images that were saved come second."""
+
+    def convert_cells(*cells, **options):
+        saved = {}
+
+        def save(name, content):
+            saved[name] = content
+            return f"pictures/{name}"
+
+        return convert.to_markdown({"cells": list(cells)}, "nb", save, **options), saved
+
+    return convert_cells
+
+
+def stream(words, name="stdout"):
+    return {"output_type": "stream", "name": name, "text": [words]}
+
+
+def shown(**data):
+    return {"output_type": "display_data", "data": {k.replace("_", "/"): v for k, v in data.items()}}
+
+
+def test_texts_stay_and_code_loses_its_directives(page):
+    got, _ = page(text("# T\n\n$x$"), code("#| export\ndef f():\n    return 1"), code("f()", stream("1\n")))
+    assert got == "# T\n\n$x$\n\n```python\ndef f():\n    return 1\n```\n\n```python\nf()\n```\n\n```text\n1\n```\n"
+
+
+def test_exported_code_carries_its_module(page):
+    got, _ = page(code("#| export\nx = 1"), code("x"), module="aclam.core")
+    assert got == '```python title="aclam.core"\nx = 1\n```\n\n```python\nx\n```\n'
+
+
+@pytest.mark.parametrize("cell", [code("#| hide\nx = 1", stream("no")), code("#| default_exp core"), code("")])
+def test_what_is_hidden_is_absent(page, cell):
+    assert page(cell) == ("\n", {})
+
+
+def test_echo_false_keeps_the_output_only(page):
+    assert page(code("#| echo: false\nx", stream("yes")))[0] == "```text\nyes\n```\n"
+
+
+def test_pictures_become_files_and_markdown_stays(page):
+    got, saved = page(code("x", shown(image_png=PIXEL, text_plain="<Figure>"), shown(text_markdown=["| a |"])))
+    assert got == "```python\nx\n```\n\n![output](pictures/nb-0-0.png)\n\n| a |\n"
+    assert saved == {"nb-0-0.png": b"a picture"}
+
+
+def test_progress_bars_and_colours_are_left_out(page):
+    got, _ = page(code("x", stream("50%|##", "stderr"), stream("\x1b[31mred\x1b[0m")))
+    assert got == "```python\nx\n```\n\n```text\nred\n```\n"
+
+
+def test_every_notebook_is_in_the_book_once():
+    listed = [p for _, notebooks in convert.chapters() for p in notebooks]
+    there = [p for p in convert.NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and p.name != "index.ipynb"]
+    assert sorted(listed) == sorted(there)
+
+
+KNOWN = {"suggest": {"aclam.core": "aclam.core.suggest"}, "f": {"aclam.a": "aclam.a.f", "aclam.b": "aclam.b.f"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ("see `suggest`", "see [`suggest`](../api/aclam.core.md#aclam.core.suggest)"),
+        ("see `aclam.core.suggest()`", "see [`aclam.core.suggest()`](../api/aclam.core.md#aclam.core.suggest)"),
+        ("`f` of this module", "[`f`](../api/aclam.a.md#aclam.a.f) of this module"),
+        ("`nothing`", "`nothing`"),
+        ("```\n`suggest`\n```", "```\n`suggest`\n```"),
+        ("# `suggest`", "# `suggest`"),
+        ("[`suggest`](x.md)", "[`suggest`](x.md)"),
+    ],
+)
+def test_names_in_prose_link_to_the_reference(given, want):
+    assert build.link_symbols(given, "aclam.a", "../", KNOWN) == want
+
+
+def test_a_name_of_two_other_modules_is_left_alone():
+    assert build.link_symbols("`f`", "aclam.c", "", KNOWN) == "`f`"
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ("[c](../0_core.ipynb#x)", "[c](../core.md#x)"),
+        ("[m](model.ipynb)", "[m](model.md)"),
+        ("![p](../images/p.png)", "![p](../images/p.png)"),
+        ("[l](../../LICENSE)", f"[l]({build.REPOSITORY}LICENSE)"),
+        ("[w](https://example.org/a.ipynb)", "[w](https://example.org/a.ipynb)"),
+        ("[![Open in Colab](https://x/badge.svg)](https://y)", "[Open in Colab](https://y)"),
+    ],
+)
+def test_links_follow_the_pages(given, want):
+    assert build.rewrite_links(given, convert.NBS / "1_linear") == want
