@@ -21,7 +21,7 @@ import numpy as np
 from ..core import UserError, atomic_file, cli, print_json, say
 from .metrics import LATENTS, _rows, four_numbers, structure_metrics
 
-# %% ../../nbs/5_structure/command.ipynb #5f6dad4c
+# %% ../../nbs/5_structure/command.ipynb #f7a5307b
 BROKEN = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -34,8 +34,8 @@ def _open(path: Path) -> np.lib.npyio.NpzFile:
         with open(path, "rb") as f:
             start = f.read(6)
         if not zipfile.is_zipfile(path):
-            kind = "is empty" if not start else "holds a single array" if start == b"\x93NUMPY" else "is not whole, or no .npz file"
-            raise UserError(f"{path} {kind}: {wanted}")
+            kinds = {b"": "is empty", b"\x93NUMPY": "holds a single array"}
+            raise UserError(f"{path} {kinds.get(start, 'is not whole, or no .npz file')}: {wanted}")
         return np.load(path, allow_pickle=False)
     except BROKEN as e:
         raise UserError(f"{path} cannot be read: {_first_line(e)}") from e
@@ -120,7 +120,7 @@ def check_by_hand(path, tol: float = 1e-12) -> dict:
     assert all(abs(got[name] - value) < tol for name, value in hand.items()), (got, hand)
     return {name: float(value) for name, value in hand.items()}
 
-# %% ../../nbs/5_structure/command.ipynb #b891bf0e
+# %% ../../nbs/5_structure/command.ipynb #17412971
 @dataclass(frozen=True)
 class StructureConfig:
     "How additive, calibrated and invertible latent actions are: Eqs. 7 to 10 of AC-LAM, from a file or from a model."
@@ -131,7 +131,7 @@ class StructureConfig:
     first: int | None = None  # first episode to measure on; default: the last tenth of the store
     last: int | None = None  # one past the last episode; default: the end
     n: int = 4096  # triples to draw; the paper draws 16k (Appendix C)
-    order: Literal["unordered", "ordered"] = "unordered"  # additivity is for all i, j, k; ordered is forward in time only
+    order: Literal["unordered", "ordered"] = "unordered"  # additivity is for all i, j, k; ordered: i < j < k
     seed: int = 0  # draws the triples and the bootstrap
     batch_size: int = 64  # triples at a time; five encodings and three decodings each
     device: str = "auto"  # cuda where there is one, else cpu
@@ -139,7 +139,7 @@ class StructureConfig:
     save: Path | None = None  # with --model: write the latents to this .npz, for a later --latents
     json: bool = False  # one JSON object on standard output, nothing else
 
-# %% ../../nbs/5_structure/command.ipynb #be76b75a
+# %% ../../nbs/5_structure/command.ipynb #7d46d733
 def held_out(count: int, first: int | None, last: int | None) -> range:
     "Episode numbers to measure on, of `count`: [first, last), by default the last tenth and at least one."
     if count == 0:
@@ -147,7 +147,7 @@ def held_out(count: int, first: int | None, last: int | None) -> range:
     start = count - max(1, count // 10) if first is None else first
     stop = count if last is None else last
     if not 0 <= start < stop <= count:
-        raise UserError(f"episodes {start} to {stop} asked for, but the store has {count}: 0 <= first < last <= {count}")
+        raise UserError(f"episodes {start} to {stop} of a store with {count}: 0 <= first < last <= {count} expected")
     return range(start, stop)
 
 
@@ -160,7 +160,7 @@ def save_latents(path, latents: dict) -> None:
     with atomic_file(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, **kept)
 
-# %% ../../nbs/5_structure/command.ipynb #a9b0e9e1
+# %% ../../nbs/5_structure/command.ipynb #cd63711b
 def measure_model(config: StructureConfig) -> dict:
     "Collect latents of `config.model` on the triples of `config.data` and measure all that `structure_metrics` can."
     import torch  # here, so that a file of latents is measured at once
@@ -174,18 +174,20 @@ def measure_model(config: StructureConfig) -> dict:
     lam, store = LatentActionModel.from_pretrained(config.model).to(device), read_store(config.data)
     episodes = held_out(len(store.trajectories), config.first, config.last)
     triples = TripleConfig(order=config.order, seed=config.seed)
-    dataset = TripleDataset([store.trajectories[e] for e in episodes], triples, lam.config.image_size, length=config.n)
+    chosen = [store.trajectories[e] for e in episodes]
+    dataset = TripleDataset(chosen, triples, lam.config.image_size, length=config.n, quantiles=store.meta["quantiles"])
     say(f"{len(dataset)} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1} on {device}")
     latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
     if config.save:
         save_latents(config.save, latents)
     return structure_metrics(latents, getattr(lam.config, "codebook_size", None), config.intervals, config.seed)
 
-# %% ../../nbs/5_structure/command.ipynb #06cb4f28
+# %% ../../nbs/5_structure/command.ipynb #e09a9f82
 LINES = {"additivity": "Eq. 7, 0 is additive", "norm_correlation": "Eq. 8, 1 is calibrated",
          "identity": "Eq. 9, 0 is right", "inverse": "Eq. 10, 0 is right",
          "norm_correlation_uniform": "Eq. 8, uniform by magnitude", "reconstruction": "error relative to copying o_i",
-         "sum_reconstruction": "F(o_i, z_ij + z_jk) for o_k, relative to copying", "probe_r2": "linear probe of the displacement",
+         "sum_reconstruction": "F(o_i, z_ij + z_jk) for o_k, relative to copying",
+         "probe_r2": "linear probe of the displacement",
          "codes_used": "different codes", "perplexity": "of the codes", "n": "triples"}  # fmt: skip
 
 

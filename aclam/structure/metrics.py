@@ -121,19 +121,16 @@ def latent_family(motion=1.0, offset=0.0, goal=0.0, noise=0.0, n: int = 20_000, 
     ds = np.linalg.norm(s["j"] - s["i"], axis=1)  # (n,)
     return {"z_" + pair: latent(*pair) for pair in ("ij", "jk", "ik", "ii", "ji")} | {"ds": ds}
 
-# %% ../../nbs/5_structure/metrics.ipynb #6483afce
+# %% ../../nbs/5_structure/metrics.ipynb #10b8271f
 def check_motion(tol: float = 1e-12) -> dict:
     "Check: z = M ds has additivity, identity and inverse 0 and correlation 1 when M's columns are orthogonal."
     got = four_numbers(latent_family(motion=1.0))
     assert max(got["additivity"], got["identity"], got["inverse"], abs(got["norm_correlation"] - 1)) < tol, got
     return got
 
-
-check_motion()
-
-# %% ../../nbs/5_structure/metrics.ipynb #4b3dce69
+# %% ../../nbs/5_structure/metrics.ipynb #e3500a97
 def check_offset(sizes=(0.25, 0.5, 1.0, 2.0), tol: float = 0.02) -> dict:
-    "Check: additivity is rho / (1 + rho), inverse twice identity; the pure offset has 1, 1 and 2. Returns {size: numbers}."
+    "Check: additivity rho / (1 + rho), inverse twice identity; the offset alone 1, 1, 2. Returns {size: numbers}."
     alone = four_numbers(latent_family(motion=0, offset=3.0))
     assert np.allclose([alone["additivity"], alone["identity"], alone["inverse"]], [1, 1, 2]), alone
     assert math.isnan(alone["norm_correlation"])
@@ -143,7 +140,7 @@ def check_offset(sizes=(0.25, 0.5, 1.0, 2.0), tol: float = 0.02) -> dict:
         assert abs(got["inverse"] - 2 * got["identity"]) < 1e-9, (size, got)
     return mixed
 
-# %% ../../nbs/5_structure/metrics.ipynb #5427a36a
+# %% ../../nbs/5_structure/metrics.ipynb #c40820fd
 def check_noise(tol: float = 0.03) -> dict:
     "Check: independent Gaussian latents have additivity 3, identity 1, inverse sqrt 2 and no correlation with motion."
     got = four_numbers(latent_family(motion=0, noise=1.0))
@@ -151,10 +148,7 @@ def check_noise(tol: float = 0.03) -> dict:
     assert all(abs(got[k] - want[k]) < tol for k in want), (got, want)
     return got
 
-
-print({k: round(v, 3) for k, v in check_noise().items()})
-
-# %% ../../nbs/5_structure/metrics.ipynb #09e70b45
+# %% ../../nbs/5_structure/metrics.ipynb #144b01c3
 def check_goal_leak(sizes=(0.5, 1.0, 2.0), tol: float = 0.03) -> dict:
     "Check: a pure leak has additivity 1, identity 1, inverse sqrt 2; beside motion its share g^2 / (1 + g^2)."
     alone = four_numbers(latent_family(motion=0, goal=1.0))
@@ -164,10 +158,7 @@ def check_goal_leak(sizes=(0.5, 1.0, 2.0), tol: float = 0.03) -> dict:
     assert all(abs(got["additivity"] - g**2 / (1 + g**2)) < tol for g, got in mixed.items()), mixed
     return {"alone": alone} | mixed
 
-
-print({k: round(v, 3) for k, v in check_goal_leak()["alone"].items()})
-
-# %% ../../nbs/5_structure/metrics.ipynb #454ccab7
+# %% ../../nbs/5_structure/metrics.ipynb #46879e25
 def check_mixture(tol: float = 0.03, seed: int = 0) -> dict:
     "Check the formula for all four ingredients at random sizes, and that scale and rotation do not matter."
     rng = np.random.default_rng(seed)
@@ -179,9 +170,6 @@ def check_mixture(tol: float = 0.03, seed: int = 0) -> dict:
     turned = four_numbers({k: v if k == "ds" else v @ turn for k, v in latents.items()})
     assert np.allclose(list(got.values()), list(turned.values())), (got, turned)
     return {"measured": got["additivity"], "derived": float(want)}
-
-
-print(check_mixture())
 
 # %% ../../nbs/5_structure/metrics.ipynb #fe145342
 def quantile_displacement(s_i, s_j, q01, q99) -> np.ndarray:
@@ -231,19 +219,19 @@ def _from_means(m: np.ndarray) -> dict:
         r = (ab - a * b) / np.sqrt((aa - a * a) * (bb - b * b))
         return {"additivity": residual / square, "norm_correlation": r, "identity": ii / size, "inverse": back / size}
 
-# %% ../../nbs/5_structure/metrics.ipynb #c3cc17c8
+# %% ../../nbs/5_structure/metrics.ipynb #95f9d1bf
 def bootstrap_intervals(latents: dict, groups=None, resamples=1000, level=0.95, known=None, seed: int = 0) -> dict:
     """Percentile bootstrap intervals {metric: (low, high)} of Eqs. 7 to 10.
 
-    `groups` (n,) names the episode of each row: whole episodes are drawn with replacement. None draws rows. `known` (n,)
-    marks the rows whose ds counts (default: all). A metric that is undefined has the interval (NaN, NaN).
+    `groups` (n,) names the episode of each row: whole episodes are drawn with replacement. None draws rows. `known`
+    (n,) marks the rows whose ds counts (default: all). A metric that is undefined has the interval (NaN, NaN).
     """
     terms = _terms(latents, np.ones(len(latents["ds"]), bool) if known is None else known)
     groups = np.arange(len(terms)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
     sums = np.zeros((groups.max() + 1, terms.shape[1]))  # (G, 11)
     np.add.at(sums, groups, terms)
     rng, fair = np.random.default_rng(seed), np.full(len(sums), 1 / len(sums))
-    drawn = np.stack([rng.multinomial(len(sums), fair) @ sums for _ in range(resamples)])  # (R, 11), sums serve as means
+    drawn = np.stack([rng.multinomial(len(sums), fair) @ sums for _ in range(resamples)])  # (R, 11) as good as means
     tails = [(1 - level) / 2, (1 + level) / 2]
     return {k: _quantiles(v, tails) for k, v in _from_means(drawn).items()}
 
@@ -323,7 +311,7 @@ def measure_batch(lam, frames) -> dict:
                "rec_ik": _per_row(hat_ik, o_k), "rec_sum": _per_row(hat_sum, o_k)}  # fmt: skip
     return row if latent.indices is None else row | {"indices": latent.indices[:n].flatten(1)}
 
-# %% ../../nbs/5_structure/metrics.ipynb #7582c923
+# %% ../../nbs/5_structure/metrics.ipynb #826d30f7
 def _motion(batch: dict) -> dict:
     "`ds` (B,) by Appendix C and the signed change `delta` (B, P) of normalised states; NaN where there is no state."
     s = np.clip(batch["proprio"].double().numpy(), -1, 1)  # (B, 3, P), q01 and q99 lie at -1 and 1
@@ -332,12 +320,13 @@ def _motion(batch: dict) -> dict:
     delta = np.where(has[:, None], delta, np.nan)
     return {"delta": delta, "ds": np.linalg.norm(delta, axis=1)}
 
-
+# %% ../../nbs/5_structure/metrics.ipynb #987d1aa9
 def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="cpu") -> dict:
     """Measure `lam` on the first `n` triples of `dataset` (`batch(indices)`, `len`): a dict of NumPy arrays.
 
-    z_ij z_jk z_ik z_ii z_ji (n, d); ds (n,), delta (n, P); rec, copy, rec_ik, copy_ik, rec_sum (n,) mean squared errors;
-    indices (n, N) of z_ij where the model quantises; trajectory (n,) where the dataset tells it. The paper draws 16k.
+    z_ij z_jk z_ik z_ii z_ji (n, d); ds (n,), delta (n, P); rec, copy, rec_ik, copy_ik, rec_sum (n,), mean squared
+    errors; indices (n, N) of z_ij where the model quantises; trajectory (n,) where the dataset tells it. The paper
+    draws 16k. UserError with fewer than two triples.
     """
     import torch
 
@@ -358,13 +347,13 @@ def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="c
 
 latents_for_structure = collect_latents  # the name under which training probes know it
 
-# %% ../../nbs/5_structure/metrics.ipynb #7650a36f
+# %% ../../nbs/5_structure/metrics.ipynb #f70afa69
 def structure_metrics(latents: dict, codebook_size: int | None = None, intervals: int = 0, seed: int = 0) -> dict:
     """Everything there is to say about collected latents, as a plain dict for JSON and tables.
 
-    Always Eqs. 7 to 10 and `n`. Where the arrays are there: `norm_correlation_uniform` (Appendix C), `reconstruction`,
-    `reconstruction_ik` and `sum_reconstruction` relative to copying the frame, `probe_r2` of the displacement, code usage.
-    `intervals` > 0 adds as many bootstrap resamples' 95 % `intervals`. Rows without a robot state count for no motion.
+    Always Eqs. 7 to 10, `norm_correlation_uniform` (Appendix C) and `n`. Where the arrays are there: `reconstruction`,
+    `reconstruction_ik` and `sum_reconstruction` relative to copying the frame, `probe_r2` of the displacement, code
+    usage. `intervals` > 0 adds 95 % `intervals` of as many resamples. Rows without a robot state count for no motion.
     """
     ds = np.asarray(latents["ds"], np.float64)
     known = np.isfinite(ds) if "delta" in latents else np.ones(len(ds), bool)  # without states at hand ds must be whole

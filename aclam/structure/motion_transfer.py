@@ -14,13 +14,13 @@ import numpy as np
 
 from ..core import UserError
 
-# %% ../../nbs/5_structure/motion_transfer.ipynb #8a6c3b87
+# %% ../../nbs/5_structure/motion_transfer.ipynb #54b777e5
 def motion_transfer(lam, source, target, device="cpu") -> dict:
     """Play the motion of `source` triples in the `target` frames: Figure 5 of AC-LAM.
 
-    source uint8 (R, 3, 3, H, W) holds o_i, o_j, o_k of R triples, target uint8 (R, 3, H, W) a frame of another scene for
-    each. Returns NumPy images in [0, 1] (not clipped): source, target, direct F(o', z_ik), summed F(o', z_ij + z_jk).
-    UserError where the shapes do not fit.
+    source uint8 (R, 3, 3, H, W) holds o_i, o_j, o_k of R triples, target uint8 (R, 3, H, W) a frame of another scene
+    for each. Returns NumPy images in [0, 1], not clipped: source, target, direct F(o', z_ik) and summed
+    F(o', z_ij + z_jk). UserError where the shapes do not fit.
     """
     import torch
 
@@ -95,12 +95,13 @@ def _show(ax, image: np.ndarray, title: str = "") -> None:
         ax.imshow(image.transpose(1, 2, 0).clip(0, 1), interpolation="nearest")
     ax.set_title(title, fontsize=7.5, color="#334155", pad=3)
 
-# %% ../../nbs/5_structure/motion_transfer.ipynb #29eb05aa
+# %% ../../nbs/5_structure/motion_transfer.ipynb #957b06b2
 def draw_motion_transfer(moved: Mapping[str, dict]):
     "Figure 5: {model: what `motion_transfer` returned, for the same sources and targets} -> a matplotlib figure."
     first = next(iter(moved.values()))
     fig, blocks = _grid(len(first["target"]), [3, 1, *[3] * len(moved)])
-    titles = {"source": ("$o_i$", "$o_j$", "$o_k$"), "model": ("$F(o', z_{ik})$", "$F(o', z_{ij}+z_{jk})$", "difference")}
+    titles = {"source": ("$o_i$", "$o_j$", "$o_k$"),
+              "model": ("$F(o', z_{ik})$", "$F(o', z_{ij}+z_{jk})$", "difference")}
     for r, target in enumerate(first["target"]):
         for c, image in enumerate(first["source"][r]):
             _show(blocks[0][r, c], image, titles["source"][c] if r == 0 else "")

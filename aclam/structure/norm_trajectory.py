@@ -47,12 +47,12 @@ class NormTrajectory:
             return float("nan")
         return float(np.abs(_relative(self.norm) - _relative(self.displacement)).mean())
 
-# %% ../../nbs/5_structure/norm_trajectory.ipynb #2a54fdb5
+# %% ../../nbs/5_structure/norm_trajectory.ipynb #42f897d7
 def norm_trajectory(lam, frames, states=None, time=None, name="", batch_size: int = 64, device="cpu") -> NormTrajectory:
     """||z(o_0, o_t)|| for frames uint8 (T, 3, H, W) at the model's size: Figures 1 and 3 of AC-LAM.
 
-    `states` (T, P) are normalised to [-1, 1] by the dataset's percentiles (clipped here, Appendix C); `time` (T,) seconds,
-    default the frame numbers. UserError where lengths differ or there are fewer than two frames.
+    `states` (T, P) are normalised to [-1, 1] by the dataset's percentiles (clipped here, Appendix C); `time` (T,) in
+    seconds, default the frame numbers. UserError where lengths differ or there are fewer than two frames.
     """
     import torch
 
@@ -115,9 +115,9 @@ def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
     ax.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=1, labelspacing=0.25, borderaxespad=0)
     tidy(ax)
 
-# %% ../../nbs/5_structure/norm_trajectory.ipynb #f4377ca3
+# %% ../../nbs/5_structure/norm_trajectory.ipynb #1df83fbb
 def draw_norm_trajectories(curves: Mapping[str, Sequence[NormTrajectory]], span_s: float | None = None):
-    """Figures 1 and 3: {model: its curves, one an episode, in the same order} -> a matplotlib figure, one panel an episode.
+    """Figures 1 and 3: {model: its curves, one an episode, in the same order} -> a figure, one panel an episode.
 
     `span_s` marks the longest span of the training triples: to the right of it the model extrapolates.
     """
@@ -135,21 +135,20 @@ def draw_norm_trajectories(curves: Mapping[str, Sequence[NormTrajectory]], span_
     axes[0, 0].set_ylabel("‖z(o₀, oₜ)‖ / largest", fontsize=9)
     return fig
 
-# %% ../../nbs/5_structure/norm_trajectory.ipynb #14e0f48e
-def episode_arrays(trajectory, image_size: int, q01=None, q99=None, seconds: float | None = None) -> dict:
+# %% ../../nbs/5_structure/norm_trajectory.ipynb #7474541b
+def episode_arrays(trajectory, image_size: int, quantiles: dict | None = None, seconds: float | None = None) -> dict:
     """Frames, states, times and name of an `aclam.data` trajectory as keyword arguments of `norm_trajectory`.
 
-    States are mapped to [-1, 1] by percentiles q01, q99 (P,) of the dataset, default those of this episode alone.
-    `seconds` keeps the beginning only.
+    `quantiles` are a store's, {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default: measured on this
+    episode alone. `seconds` keeps the beginning only. Without proprio there are no states.
     """
     from aclam.data.store import resize_frames
+    from aclam.data.triples import measured_quantiles, normalise
 
     time = np.asarray(trajectory.timestamp) - trajectory.timestamp[0]
     keep = np.arange(len(time)) if seconds is None else np.flatnonzero(time <= seconds)
     out = {"frames": resize_frames(trajectory.frames[keep.tolist()], image_size).numpy(), "time": time[keep]}
     if trajectory.proprio is not None:
-        s = np.asarray(trajectory.proprio, np.float64)
-        low, high = (np.percentile(s, p, axis=0) if q is None else np.asarray(q) for p, q in ((1, q01), (99, q99)))
-        span = np.where(high > low, high - low, np.inf)  # a dimension that never moves counts nothing
-        out["states"] = np.clip(2 * (s[keep] - low) / span - 1, -1, 1)
+        q = (quantiles or measured_quantiles([trajectory]))[trajectory.embodiment]["proprio"]
+        out["states"] = normalise(trajectory.proprio[keep], q["q01"], q["q99"])  # (T, P)
     return out | {"name": trajectory.name}
