@@ -219,7 +219,7 @@ def _broken(path: Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path} is not a whole Parquet file ({reason[:120]}): write this part again")
 
-# %% ../../nbs/3_data/store.ipynb #03f4da80
+# %% ../../nbs/3_data/store.ipynb #7ca9b0ae
 def _matrix(column: pa.ChunkedArray) -> np.ndarray | None:  # (n, D) float32, None where all are null
     "A column of equally long lists as an array."
     values = column.combine_chunks()
@@ -230,7 +230,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray | None:  # (n, D) float32, No
         raise ValueError("rows of different length")
     return flat.reshape(len(values), -1)
 
-
+# %% ../../nbs/3_data/store.ipynb #e8c34e2f
 def _embodiment_chunks(folder: Path, rows: list[dict], embodiment: str, column: str) -> Iterator[np.ndarray]:
     "The values of one embodiment, episode by episode, one part in memory at a time."
     for part in sorted({r["part"] for r in rows}):
@@ -280,7 +280,7 @@ def _describe(path: Path, folder: Path) -> dict:
         return {"file": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size,
                 "sha256": hashlib.file_digest(f, "sha256").hexdigest()}
 
-# %% ../../nbs/3_data/store.ipynb #f1786862
+# %% ../../nbs/3_data/store.ipynb #1bf3afbd
 def _shared(folder: Path, rows: list[dict]) -> dict:
     "What belongs to the whole store, from its parts."
     sizes = sorted({(r["height"], r["width"]) for r in rows})
@@ -295,7 +295,7 @@ def _shared(folder: Path, rows: list[dict]) -> dict:
         "parts": [_describe(p, folder) for p in sorted(folder.glob("*/part-*.parquet"))],
     }
 
-
+# %% ../../nbs/3_data/store.ipynb #9de8bd11
 def finish_store(
     folder: str | os.PathLike,  # where all parts are written
     meta: dict | None = None,  # what else to keep: camera, seed, source, ...; JSON types
@@ -349,12 +349,13 @@ class Recent:
         self.items[key] = make()
         return self.items[key]
 
-# %% ../../nbs/3_data/store.ipynb #08cbc534
+# %% ../../nbs/3_data/store.ipynb #2d3a9696
 class ImageReader:
     "JPEG bytes of a store, by part and row group, with bounded memory and descriptors."
 
-    def __init__(self, folder: Path, open_files: int = 16, row_groups: int = 64):
-        self.folder, self.limits = Path(folder), (open_files, row_groups)
+    def __init__(self, folder: Path, decoder: Callable[[bytes], np.ndarray] = decode, open_files: int = 16,
+                 row_groups: int = 64):
+        self.folder, self.decoder, self.limits = Path(folder), decoder, (open_files, row_groups)
         self._open()
 
     def _open(self) -> None:
@@ -362,7 +363,7 @@ class ImageReader:
         self.owner = os.getpid()
 
     def __getstate__(self) -> dict:  # for workers that are spawned
-        return {"folder": self.folder, "limits": self.limits}
+        return {"folder": self.folder, "decoder": self.decoder, "limits": self.limits}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -387,7 +388,7 @@ class ImageReader:
         except (pa.ArrowException, OSError) as e:
             raise _broken(_part(self.folder, "frames", part), e) from e
 
-# %% ../../nbs/3_data/store.ipynb #94056cde
+# %% ../../nbs/3_data/store.ipynb #83739622
 class StoredFrames:
     "The frames of one episode of a store, decoded when asked for."
 
@@ -413,8 +414,8 @@ class StoredFrames:
     def _decode(self, n: int) -> np.ndarray:  # (H, W, 3)
         data = self.jpeg(n)
         try:
-            frame = decode(data)
-        except (RuntimeError, ValueError) as e:
+            frame = self.reader.decoder(data)
+        except (RuntimeError, ValueError, OSError) as e:  # torchvision raises the first, Pillow the last
             raise UserError(f"{self.name}: the image of frame {n} cannot be read ({_short(e)})") from e
         if frame.shape != self.shape[1:]:
             raise UserError(f"{self.name}: the image of frame {n} is {frame.shape[1]} x {frame.shape[0]} pixels, "
@@ -424,7 +425,7 @@ class StoredFrames:
 
 def _short(error: Exception) -> str:
     "What a library said, without the place in its source."
-    return str(error).splitlines()[0].split(".cpp:")[-1].split(", ", 1)[-1]
+    return str(error).splitlines()[0].split(".cpp:")[-1].split(", ", 1)[-1].split(" <_io")[0]
 
 # %% ../../nbs/3_data/store.ipynb #c5f5c5b0
 def _check_file(path: Path, size: int) -> None:
@@ -461,7 +462,7 @@ def _open_meta(folder: Path) -> dict:
         _check_file(folder / part["file"], part["bytes"])
     return meta
 
-# %% ../../nbs/3_data/store.ipynb #7157e274
+# %% ../../nbs/3_data/store.ipynb #d41b1b2d
 def _trajectory(row: dict, table: pa.Table, reader: ImageReader) -> Trajectory:
     "One episode from its row of the episode table and the small columns of its part."
     own, layout = table.slice(row["from"], row["length"]), json.loads(row["layout"])
@@ -477,11 +478,14 @@ def _trajectory(row: dict, table: pa.Table, reader: ImageReader) -> Trajectory:
         ProprioLayout(**layout) if layout else None, columns["action"], row["scene"], row["embodiment"], row["task"],
         row["kind"], row["name"], row["success"], json.loads(row["info"]))
 
-
-def read_store(folder: str | os.PathLike) -> Store:
+# %% ../../nbs/3_data/store.ipynb #fea3223a
+def read_store(
+    folder: str | os.PathLike,
+    decoder: Callable[[bytes], np.ndarray] = decode,  # `decode_pillow` where a few frames are not worth importing torch
+) -> Store:
     "Open a store. Missing, truncated or contradictory files are a `UserError` of one line."
     folder = Path(folder)
-    meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder), [], {}
+    meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder, decoder), [], {}
     for row in _episode_rows(folder):
         if row["part"] not in tables:  # one part at a time: rows come in order
             tables = {row["part"]: _small(folder, row["part"])}
