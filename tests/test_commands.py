@@ -1,0 +1,169 @@
+"""What a person meets at the command line: answers that can be checked by hand, and one clear line for bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aclam.core import UserError
+from aclam.data.command import main as data
+from aclam.data.store import write_store
+from aclam.data.trajectory import Trajectory, synthetic_trajectory
+from aclam.structure.command import main as structure
+
+
+@pytest.fixture
+def outcome(capsys):
+    """Run a command in this process: exit status, standard output, standard error."""
+
+    def run(main, *argv):
+        status = 0
+        try:
+            main(list(map(str, argv)))
+        except SystemExit as e:
+            status = e.code or 0
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def refused(answer, *words):
+    """The answer to bad input: status 2, nothing on standard output, one line that has the words."""
+    status, out, err = answer
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "Traceback" not in err, err
+    assert all(str(word) in err for word in words), err
+
+
+# --- aclam-structure --latents ----------------------------------------------------------------------------------------
+
+HAND = {  # one-dimensional but for z_ij, so that every number can be had without a computer
+    "z_ij": [[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]],  # lengths 5, 5, 10
+    "z_jk": [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]],
+    "z_ik": [[4.0, 4.0], [0.0, 8.0], [6.0, 7.0]],  # off by 0, 2, 1
+    "z_ii": [[0.0, 1.0], [0.0, 0.0], [3.0, 0.0]],  # lengths 1, 0, 3
+    "z_ji": [[-3.0, -4.0], [0.0, -4.0], [-6.0, -5.0]],  # off by 0, 1, 3
+    "ds": [1.0, 1.0, 3.0],
+}
+
+
+@pytest.fixture
+def latents(tmp_path):
+    def save(**changes):
+        arrays = {k: np.array(v) for k, v in (HAND | changes).items() if v is not None}
+        np.savez(tmp_path / "latents.npz", **arrays)
+        return tmp_path / "latents.npz"
+
+    return save
+
+
+def test_structure_agrees_with_a_computation_by_hand(outcome, latents):
+    status, out, err = outcome(structure, "--latents", latents(), "--json")
+    got = json.loads(out)
+    assert status == 0 and out.count("\n") == 1 and got["n"] == 3
+    assert got["additivity"] == pytest.approx((0 + 4 + 1) / (25 + 25 + 100))  # Eq. 7
+    assert got["norm_correlation"] == pytest.approx(1)  # Eq. 8: lengths 5, 5, 10 against 1, 1, 3
+    assert got["identity"] == pytest.approx((1 + 0 + 3) / 20)  # Eq. 9
+    assert got["inverse"] == pytest.approx((0 + 1 + 3) / 20)  # Eq. 10
+
+
+def test_structure_of_vanished_latents_is_null_not_nan(outcome, latents):
+    zero = {k: np.zeros((3, 2)) for k in HAND if k != "ds"}
+    status, out, _ = outcome(structure, "--latents", latents(**zero), "--json")
+    assert status == 0 and json.loads(out)["additivity"] is None and "NaN" not in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"z_jk": None}, ["z_jk"]),
+        ({"z_jk": [[1.0, 0.0]]}, ["z_jk", "(1, 2)", "(3, 2)"]),
+        ({"z_ik": [1.0, 2.0, 3.0]}, ["z_ik", "(3,)"]),
+        ({"ds": [1.0, 2.0]}, ["ds", "(2,)"]),
+        ({"z_ii": [[np.nan, 0.0]] * 3}, ["z_ii", "NaN"]),
+        ({"z_ji": [["a", "b"]] * 3}, ["z_ji"]),
+        ({k: np.zeros((0, 2)) for k in HAND if k != "ds"} | {"ds": np.zeros(0)}, ["nothing to measure"]),
+    ],
+)
+def test_structure_refuses_bad_arrays(outcome, latents, changes, words):
+    refused(outcome(structure, "--latents", latents(**changes), "--json"), "aclam-structure: ", *words)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a whole archive", b"some text\n"])
+def test_structure_refuses_a_broken_file(outcome, tmp_path, content):
+    (tmp_path / "bad.npz").write_bytes(content)
+    refused(outcome(structure, "--latents", tmp_path / "bad.npz"), "aclam-structure: ", "bad.npz")
+
+
+def test_structure_refuses_pickled_objects(outcome, latents):
+    refused(outcome(structure, "--latents", latents(ds=np.array([{}, {}, {}], dtype=object))), "aclam-structure: ")
+
+
+def test_structure_refuses_a_missing_file_and_an_empty_command(outcome, tmp_path):
+    refused(outcome(structure, "--latents", tmp_path / "none.npz"), "none.npz")
+    refused(outcome(structure), "--latents")
+
+
+# --- aclam-data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Three short episodes on disk."""
+    write_store(tmp_path / "store", [synthetic_trajectory(seed=s) for s in range(3)], {})
+    return tmp_path / "store"
+
+
+def test_inspect_answers_with_one_object(outcome, store):
+    status, out, _ = outcome(data, "inspect", store, "--json")
+    got = json.loads(out)
+    assert status == 0 and got["episodes"] == 3 and out.count("\n") == 1
+    assert {"format", "frames", "fps", "cameras", "proprio", "embodiment", "lengths"} <= set(got)
+
+
+def test_a_truncated_table_is_named(outcome, store):
+    part = next((store / "frames").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    refused(outcome(data, "inspect", store, "--json"), "aclam-data", part.name)
+
+
+def test_an_image_that_cannot_be_read_is_named(outcome, store, tmp_path):
+    part = next((store / "frames").rglob("*.parquet"))
+    content = part.read_bytes()
+    start = content.index(b"\xff\xd8\xff")  # the first JPEG; its size stays, so the table is whole
+    part.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+    answer = outcome(data, "frame", store, "--episode", 0, "--index", 0, "--out", tmp_path / "x.png")
+    refused(answer, "aclam-data", "frame 0", "cannot be read")
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["inspect", "nowhere"], ["no such folder", "nowhere"]),
+        (["inspekt", "x"], ["inspect"]),
+        (["inspect", "x", "--jsn"], ["--json"]),
+        (["prepare", "emojy", "--out", "x"], ["emoji"]),
+        (["inspect"], ["path"]),
+    ],
+)
+def test_data_refuses_a_wrong_command_line(outcome, argv, words):
+    status, out, err = outcome(data, *argv)
+    refused((status, out, err.lower()), *words)
+
+
+FRAMES = np.zeros((3, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("frames", "times", "says"),
+    [
+        (FRAMES[:1], [0.0], "needs at least two frames"),
+        (FRAMES, [0.0, 0.2, 0.1], "time stamps must increase"),
+        (FRAMES, [0.0, 0.1, np.nan], "not finite"),
+        (FRAMES, [0.0, 0.1], "3 frames but 2 time stamps"),
+    ],
+)
+def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says):
+    options = {"scene": "s", "embodiment": "e", "task": "t", "kind": "robot", "name": "emoji/000012"}
+    with pytest.raises(UserError, match=f"emoji/000012.*{says}"):
+        Trajectory(frames, np.array(times), **options)

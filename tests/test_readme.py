@@ -1,0 +1,51 @@
+"""What README.md tells people to type is what the commands take."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from test_packaging import SCRIPTS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S))
+LINES = [line for line in BLOCKS.splitlines() if line.startswith("aclam-")]
+LAUNCHES = [line for line in BLOCKS.splitlines() if line.startswith("accelerate launch")]
+
+
+def help_of(command: str, words: list[str], capsys) -> str:
+    """What `command [subcommand] --help` prints."""
+    module, function = SCRIPTS[command].split(":")
+    subcommand = words[:1] if words and not words[0].startswith("-") else []
+    with pytest.raises(SystemExit) as e:
+        getattr(importlib.import_module(module), function)([*subcommand, "--help"])
+    assert not e.value.code
+    return capsys.readouterr().out
+
+
+def test_the_readme_shows_commands():
+    assert len(LINES) >= 4 and LAUNCHES
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_option_exists(line, capsys):
+    command, *words = shlex.split(line, comments=True)
+    text = help_of(command, words, capsys)
+    assert not [w for w in words if w.startswith("--") and not re.search(rf"{w}\b", text)]
+
+
+@pytest.mark.parametrize("line", LAUNCHES)
+def test_every_launch_is_for_a_module_and_a_file_that_exist(line, capsys):
+    words = shlex.split(line, comments=True)
+    module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+    command = next(name for name, target in SCRIPTS.items() if target == f"{module}:main")
+    text = help_of(command, [], capsys)
+    assert not [w for w in rest if w.startswith("--") and not re.search(rf"{w}\b", text)]
+    assert all((ROOT / w).is_file() for w in words if w.endswith(".yaml"))
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))))
+def test_every_link_leads_somewhere(target):
+    assert (ROOT / target).exists()
