@@ -6,7 +6,8 @@ Docs: https://aclam-project.github.io/aclam/5_structure/command.html.md"""
 
 # %% auto #0
 __all__ = ['BROKEN', 'UNDEFINED', 'LINES', 'load_latents', 'check_latents', 'measure_file', 'say_undefined', 'check_by_hand',
-           'StructureConfig', 'held_out', 'save_latents', 'measure_model', 'as_text', 'check_config', 'run', 'main']
+           'StructureConfig', 'held_out', 'save_latents', 'codebook_size', 'held_out_triples', 'measure_model',
+           'as_text', 'check_config', 'run', 'main']
 
 # %% ../../nbs/5_structure/command.ipynb #1677186a
 import math
@@ -108,10 +109,10 @@ def say_undefined(row: dict) -> None:
         if name in row and math.isnan(row[name]):
             say(f"{name} is undefined (null): {why}")
 
-# %% ../../nbs/5_structure/command.ipynb #7325f0e3
+# %% ../../nbs/5_structure/command.ipynb #047d2991
 def check_by_hand(path, tol: float = 1e-12) -> dict:
     "Compute Eqs. 7 to 10 of a file in five lines and check that `measure_file` agrees; returns the numbers by hand."
-    z, size = np.load(path), lambda x: np.sqrt((x**2).sum(1))
+    z, size = {k: v.astype(float) for k, v in np.load(path).items()}, lambda x: np.sqrt((x**2).sum(1))
     hand = {"additivity": (size(z["z_ik"] - z["z_ij"] - z["z_jk"]) ** 2).mean() / (size(z["z_ij"]) ** 2).mean(),
             "norm_correlation": np.corrcoef(size(z["z_ij"]), z["ds"])[0, 1],
             "identity": size(z["z_ii"]).mean() / size(z["z_ij"]).mean(),
@@ -160,27 +161,42 @@ def save_latents(path, latents: dict) -> None:
     with atomic_file(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, **kept)
 
-# %% ../../nbs/5_structure/command.ipynb #cd63711b
+# %% ../../nbs/5_structure/command.ipynb #f79b78b8
+def codebook_size(config) -> int | None:
+    "The number of codes that a model's configuration declares, under any of the names in use; None without one."
+    for name in ("codebook_size", "num_codes", "codes"):
+        for part in (config, getattr(config, "quantizer", None), getattr(config, "vq", None)):
+            if isinstance(getattr(part, name, None), int):
+                return getattr(part, name)
+    return None
+
+# %% ../../nbs/5_structure/command.ipynb #b97d75f0
+def held_out_triples(store, image_size: int, config: StructureConfig):
+    "The triples of `store` to measure on, at the model's image size, as a `TripleDataset` without augmentation."
+    from aclam.data.triples import TripleConfig, TripleDataset
+
+    episodes = held_out(len(store.trajectories), config.first, config.last)
+    chosen = [store.trajectories[e] for e in episodes]
+    say(f"{config.n} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1}")
+    triples = TripleConfig(order=config.order, seed=config.seed)
+    return TripleDataset(chosen, triples, image_size, length=config.n, quantiles=store.meta["quantiles"])
+
+
 def measure_model(config: StructureConfig) -> dict:
     "Collect latents of `config.model` on the triples of `config.data` and measure all that `structure_metrics` can."
     import torch  # here, so that a file of latents is measured at once
 
     from aclam.data.store import read_store
-    from aclam.data.triples import TripleConfig, TripleDataset
     from aclam.lam import LatentActionModel
     from aclam.structure.metrics import collect_latents
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     lam, store = LatentActionModel.from_pretrained(config.model).to(device), read_store(config.data)
-    episodes = held_out(len(store.trajectories), config.first, config.last)
-    triples = TripleConfig(order=config.order, seed=config.seed)
-    chosen = [store.trajectories[e] for e in episodes]
-    dataset = TripleDataset(chosen, triples, lam.config.image_size, length=config.n, quantiles=store.meta["quantiles"])
-    say(f"{len(dataset)} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1} on {device}")
+    dataset = held_out_triples(store, lam.config.image_size, config)
     latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
     if config.save:
         save_latents(config.save, latents)
-    return structure_metrics(latents, getattr(lam.config, "codebook_size", None), config.intervals, config.seed)
+    return structure_metrics(latents, codebook_size(lam.config), config.intervals, config.seed)
 
 # %% ../../nbs/5_structure/command.ipynb #e09a9f82
 LINES = {"additivity": "Eq. 7, 0 is additive", "norm_correlation": "Eq. 8, 1 is calibrated",

@@ -1,0 +1,410 @@
+"""Structure metrics, their command, norm trajectories, motion transfer and the report."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from aclam.core import UserError
+from aclam.data.store import read_store, write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.structure import metrics as m
+from aclam.structure import report as r
+from aclam.structure.command import StructureConfig, check_by_hand, held_out, held_out_triples, main, save_latents
+from aclam.structure.motion_transfer import (
+    check_transfer_error,
+    draw_motion_transfer,
+    motion_transfer,
+    transfer_gap,
+    transfer_pairs,
+)
+from aclam.structure.norm_trajectory import (
+    check_offset_flattens,
+    draw_norm_trajectories,
+    episode_arrays,
+    norm_trajectory,
+)
+from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruction_is_blind
+
+FOUR = ("additivity", "norm_correlation", "identity", "inverse")
+
+
+def random_latents(seed=0, n=200, d=5) -> dict:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal((n, d)) for name in m.LATENTS} | {"ds": rng.random(n)}
+
+
+@pytest.fixture(scope="module")
+def dots() -> DotTriples:
+    return DotTriples(DotConfig(span_s=1.4, episodes=8), length=128)
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    status = 0
+    try:
+        main([str(a) for a in argv])
+    except SystemExit as e:
+        status = e.code
+    out, err = capsys.readouterr()
+    return status, out, err.strip()
+
+
+# The metrics
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_four_numbers_agree_with_five_lines_by_hand(tmp_path, seed, dtype):
+    z = {k: (v * 100).astype(dtype) for k, v in random_latents(seed).items()}
+    np.savez(tmp_path / "z.npz", **z)
+    hand = check_by_hand(tmp_path / "z.npz", tol=1e-9)
+    x = {k: v.astype(float) for k, v in z.items()}
+    rows = [np.sum((a - b - c) ** 2) for a, b, c in zip(x["z_ik"], x["z_ij"], x["z_jk"], strict=True)]
+    assert m.four_numbers(z)["additivity"] == pytest.approx(np.mean(rows) / np.mean(np.sum(x["z_ij"] ** 2, 1)))
+    assert hand["identity"] == pytest.approx(m.four_numbers(z)["identity"])
+
+
+def test_derivations():
+    m.check_motion()
+    m.check_offset()
+    m.check_noise()
+    m.check_goal_leak()
+    for seed in range(3):
+        m.check_mixture(seed=seed)
+    assert max(check_reconstruction_is_blind().values()) < 1e-3
+
+
+def test_a_difference_of_any_function_is_additive():
+    rng = np.random.default_rng(0)
+    phi = {x: np.tanh(rng.standard_normal((50, 4))) for x in "ijk"}
+    z = {"z_" + a + b: phi[b] - phi[a] for a, b in ("ij", "jk", "ik", "ii", "ji")} | {"ds": rng.random(50)}
+    four = m.four_numbers(z)
+    assert max(four["additivity"], four["identity"], four["inverse"]) < 1e-12
+
+
+def test_undefined_is_nan():
+    z = random_latents()
+    zero = {k: 0 * v for k, v in z.items()}
+    assert all(math.isnan(v) for v in m.four_numbers(zero).values())
+    assert math.isnan(m.norm_correlation(z["z_ij"], np.full(200, 0.1)))
+    unit = (z["z_ij"] / np.linalg.norm(z["z_ij"], axis=1, keepdims=True)).astype(np.float32)
+    assert math.isnan(m.norm_correlation(unit, z["ds"]))  # constant up to rounding
+    assert not math.isnan(m.norm_correlation(1e-9 * z["z_ij"], z["ds"]))  # small is not constant
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"z_ik": np.ones((3, 5))}, "z_ik has shape (3, 5) but z_ij has (200, 5)"),
+        ({"z_ij": np.ones(200)}, "z_ij has shape (200,), (n, d) expected"),
+        ({"z_jk": np.full((200, 5), np.nan)}, "z_jk has NaN or infinite entries (1000 of 1000)"),
+        ({"ds": np.ones((200, 1))}, "ds has shape (200, 1)"),
+        ({"ds": np.full(200, np.inf)}, "ds has NaN or infinite entries"),
+        ({"z_ii": np.full((200, 5), 1j)}, "z_ii has dtype complex128"),
+        ({"z_ji": np.full((200, 5), True)}, "z_ji has dtype bool"),
+    ],
+)
+def test_arrays_that_do_not_fit(change, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        m.four_numbers(random_latents() | change)
+
+
+def test_quantile_displacement():
+    low, high = np.array([0.0, -1.0, 2.0]), np.array([1.0, 1.0, 2.0])
+    s_i, s_j = np.array([[0.0, 0.0, 0.0], [0.5, -9.0, 5.0]]), np.array([[1.0, 0.0, 9.0], [99.0, 1.0, 7.0]])
+    assert m.quantile_displacement(s_i, s_j, low, high) == pytest.approx([2.0, math.hypot(1.0, 2.0)])
+    with pytest.raises(UserError, match="swapped"):
+        m.quantile_displacement(s_i, s_j, high, low)
+
+
+def test_uniform_by_magnitude():
+    ds = np.random.default_rng(0).exponential(size=20_000)
+    drawn = m.uniform_by_magnitude(ds, 10_000, np.random.default_rng(1), bins=5)
+    share = np.histogram(ds[drawn], 5)[0] / 10_000
+    filled = np.histogram(ds, 5)[0] > 0
+    assert np.allclose(share[filled], 1 / filled.sum(), atol=0.02)
+    assert set(m.uniform_by_magnitude(np.ones(4), 100, np.random.default_rng(0))) == {0, 1, 2, 3}
+    with pytest.raises(UserError):
+        m.uniform_by_magnitude(np.ones((2, 2)), 3, np.random.default_rng(0))
+
+
+def test_bootstrap_is_deterministic_and_knows_groups():
+    z = m.latent_family(1.0, 0.5, 0.5, 0.5, n=100)
+    copies = {k: np.repeat(v, 10, axis=0) for k, v in z.items()}
+    one, two = m.bootstrap_intervals(copies, seed=3), m.bootstrap_intervals(copies, seed=3)
+    wide = m.bootstrap_intervals(copies, groups=np.repeat(np.arange(100), 10))
+    assert one == two
+    for name, value in m.four_numbers(copies).items():
+        assert one[name][0] < value < one[name][1]
+        assert np.diff(wide[name]) > 2 * np.diff(one[name])
+    still = m.bootstrap_intervals(z | {"ds": np.ones(100)}, resamples=50)
+    assert math.isnan(still["norm_correlation"][0]) and not math.isnan(still["inverse"][0])
+
+
+def test_probe_uses_held_out_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    place = rng.standard_normal((20, 8))[groups]  # which episode, and nothing else
+    target = rng.standard_normal((20, 2))[groups]
+    assert m.linear_probe(place, target, groups) < 0.2  # a split by rows would find 1 - 0
+    assert m.linear_probe(place, target) > m.linear_probe(place, target, groups)
+    assert m.linear_probe(place, place @ rng.standard_normal((8, 2)), groups) > 0.99
+    with pytest.raises(UserError, match="two episodes"):
+        m.linear_probe(place, target, np.zeros(200))
+
+
+def test_code_usage():
+    row = m.code_usage(np.array([[0, 5], [1, 5], [2, 5], [3, 5]]), codebook_size=10)
+    assert row["codes_used"] == 5 and row["codes_share"] == 0.5
+    assert row["codes_used_per_token"] == [4, 1] and row["perplexity_per_token"] == pytest.approx([4, 1])
+    with pytest.raises(UserError):
+        m.code_usage(np.zeros((0, 2), int))
+
+
+# From a model
+
+
+def test_collect_latents_pairs_the_right_frames(dots):
+    lam = DotLam(leak=0.4, offset=0.3).train()  # not symmetric: an exchanged pair would show
+    got = m.collect_latents(lam, dots, n=20, batch_size=7)
+    assert lam.training
+    o_i, o_j, o_k = (dots.batch(range(20))["frames"].float() / 255).unbind(1)
+    pairs = {"z_ij": (o_i, o_j), "z_jk": (o_j, o_k), "z_ik": (o_i, o_k), "z_ii": (o_i, o_i), "z_ji": (o_j, o_i)}
+    for name, (a, b) in pairs.items():
+        assert np.allclose(got[name], lam.encode(a, b).z.numpy(), atol=1e-6), name
+    z_sum = lam.encode(o_i, o_j).z + lam.encode(o_j, o_k).z
+    assert np.allclose(got["rec_sum"], ((lam.decode(o_i, z_sum) - o_k) ** 2).mean((1, 2, 3)), atol=1e-6)
+    assert np.allclose(got["copy_ik"], ((o_i - o_k) ** 2).mean((1, 2, 3)), atol=1e-6)
+    assert (got["trajectory"] == dots.batch(range(20))["index"][:, 0].numpy()).all()
+
+
+def test_rows_without_a_state_count_for_no_motion(dots):
+    class Half(DotTriples):
+        def batch(self, indices):
+            batch = super().batch(indices)
+            return batch | {"has_proprio": torch.tensor([i % 2 == 0 for i in indices])}
+
+    half = Half(dots.config, length=128)
+    got = m.collect_latents(DotLam(), half, n=64)
+    assert np.isnan(got["ds"][1::2]).all() and np.isfinite(got["ds"][::2]).all()
+    row = m.structure_metrics(got, intervals=50)
+    even = m.norm_correlation(got["z_ij"][::2], got["ds"][::2])
+    assert row["norm_correlation"] == pytest.approx(even) and row["n"] == 64
+    none = m.structure_metrics(got | {"ds": np.full(64, np.nan)}, intervals=20)
+    assert math.isnan(none["norm_correlation"]) and not math.isnan(none["additivity"]) and "probe_r2" not in none
+
+
+def test_probe_function_gives_floats(dots):
+    row = m.structure_probe(dots, n=16)(DotLam(codes=9), 0)
+    assert all(type(v) is float for v in row.values()) and {*FOUR, "sum_reconstruction", "codes_used"} <= set(row)
+
+
+def test_displacement_is_that_of_the_real_dataset():
+    trajectories = [synthetic_trajectory(seed, T=30, size=32) for seed in range(3)]
+    dataset = TripleDataset(trajectories, TripleConfig(), 32, length=40)
+    got = m.collect_latents(DotLam(), dataset, n=40)
+    q = dataset.quantiles["square"]["proprio"]
+    for row in range(40):
+        e, i, j, _ = dataset.draw(row)[:4]
+        s = trajectories[e].proprio
+        want = m.quantile_displacement(s[[i]], s[[j]], q["q01"], q["q99"])
+        assert got["ds"][row] == pytest.approx(want[0], abs=1e-5)
+
+
+# The command
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path):
+    np.savez(tmp_path / "z.npz", **random_latents())
+    code = "import sys; from aclam.structure.command import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "--latents", tmp_path / "z.npz", "--json"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    row = json.loads(done.stdout)
+    assert list(row) == [*FOUR, "n"] and row["n"] == 200
+    assert row == pytest.approx(m.four_numbers(random_latents()) | {"n": 200})
+
+
+@pytest.mark.parametrize("name", [*m.LATENTS, "ds"])
+def test_a_missing_array_is_named(tmp_path, capsys, name):
+    np.savez(tmp_path / "z.npz", **{k: v for k, v in random_latents().items() if k != name})
+    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    assert status == 2 and out == "" and "\n" not in err and f"no array {name} " in err
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "is empty"),
+        (b"hello", "no .npz file"),
+        (b"PK\x03\x04 torn", "no .npz file"),
+        (b"\x93NUMPY\x01\x00", "a single array"),
+    ],
+)
+def test_files_that_are_none(tmp_path, capsys, content, words):
+    (tmp_path / "z.npz").write_bytes(content)
+    status, out, err = run(capsys, "--latents", tmp_path / "z.npz")
+    assert status == 2 and out == "" and "\n" not in err and words in err
+
+
+def test_a_damaged_member(tmp_path, capsys):
+    np.savez_compressed(tmp_path / "z.npz", **random_latents())
+    data = bytearray((tmp_path / "z.npz").read_bytes())
+    data[300:1500] = bytes(1200)
+    (tmp_path / "z.npz").write_bytes(data)
+    status, out, err = run(capsys, "--latents", tmp_path / "z.npz")
+    assert status == 2 and out == "" and "\n" not in err and "cannot read" in err
+
+
+def test_no_pickle_is_loaded(tmp_path, capsys):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "trapped"), "w"))
+
+    np.savez(tmp_path / "z.npz", **random_latents() | {"z_ij": np.array([Trap()], dtype=object)})
+    (tmp_path / "trapped").unlink(missing_ok=True)
+    status, _, err = run(capsys, "--latents", tmp_path / "z.npz")
+    assert status == 2 and "z_ij" in err and not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_rows(tmp_path, capsys, n):
+    np.savez(tmp_path / "z.npz", **{k: v[:n] for k, v in random_latents().items()})
+    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    assert status == 2 and out == "" and "\n" not in err
+
+
+def test_a_constant_displacement_is_null(tmp_path, capsys):
+    np.savez(tmp_path / "z.npz", **random_latents() | {"ds": np.ones(200)})
+    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    assert status == 0 and json.loads(out)["norm_correlation"] is None and "norm_correlation is undefined" in err
+
+
+@pytest.mark.parametrize("words", ["", "--model m", "--data d", "--latents a --model m", "--latents a --save b",
+                                   "--latents a --n 1", "--latents a --batch-size 0", "--latentz a"])  # fmt: skip
+def test_command_lines_that_make_no_sense(capsys, words):
+    status, out, err = run(capsys, *words.split())
+    assert status == 2 and out == "" and "\n" not in err and err.startswith("aclam-structure: ")
+
+
+def test_held_out_episodes():
+    assert held_out(400, None, None) == range(360, 400) and held_out(1, None, None) == range(0, 1)
+    for wrong in ((5, 3, 3), (5, -1, 2), (5, 0, 6), (0, None, None)):
+        with pytest.raises(UserError):
+            held_out(*wrong)
+
+
+def test_saved_latents_are_read_back(tmp_path, capsys):
+    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3)))
+    config = StructureConfig(n=32, first=1)
+    dataset = held_out_triples(read_store(tmp_path / "store"), 32, config)
+    assert len(dataset.trajectories) == 2 and len(dataset) == 32
+    got = m.collect_latents(DotLam(), dataset, n=32)
+    save_latents(tmp_path / "z.npz", got)
+    capsys.readouterr()
+    status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json", "--intervals", 50)
+    row, want = json.loads(out), m.structure_metrics(got, intervals=50)
+    assert status == 0 and all(row[k] == pytest.approx(want[k], rel=1e-6) for k in FOUR)
+    assert row["intervals"]["additivity"] == pytest.approx(want["intervals"]["additivity"], rel=1e-6)
+
+
+# Pictures
+
+
+def test_norm_trajectory(dots):
+    frames, states = dots.episodes[0]
+    curve = norm_trajectory(DotLam(), frames, states, batch_size=7)
+    assert curve.correlation > 0.999 and curve.gap < 0.01
+    assert math.isnan(norm_trajectory(DotLam(), frames).correlation)
+    gaps = check_offset_flattens(lambda size: DotLam(offset=size), frames, states)
+    assert gaps[2.0] > 0.1
+    with pytest.raises(UserError, match="episode"):
+        norm_trajectory(DotLam(), frames, states[:-1])
+    with pytest.raises(UserError, match="same number"):
+        draw_norm_trajectories({"a": [curve], "b": []})
+
+
+def test_episode_arrays_use_the_percentiles_they_are_given():
+    episode = synthetic_trajectory(3, T=20, size=48)
+    wide = {"square": {"proprio": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}}
+    arrays = episode_arrays(episode, 32, wide, seconds=2.0)
+    assert arrays["frames"].shape == (11, 3, 32, 32)
+    assert np.allclose(arrays["states"], np.clip(episode.proprio[:11], -1, 1), atol=1e-6)
+    assert "states" not in episode_arrays(synthetic_trajectory(3, T=5, size=32, kind="human"), 32)
+
+
+def test_motion_transfer(dots):
+    source, target = transfer_pairs(dots.batch(range(128)), rows=5)
+    assert len({s.tobytes() for s in source}) == 5
+    honest = motion_transfer(DotLam(), source, target)
+    assert transfer_gap(honest) < 1e-3 < transfer_gap(motion_transfer(DotLam(leak=0.5), source, target))
+    assert check_transfer_error(DotLam(leak=0.5), source, target) > 5 * check_transfer_error(DotLam(), source, target)
+    still = {"direct": honest["target"], "summed": honest["target"], "target": honest["target"]}
+    assert math.isnan(transfer_gap(still))
+    assert len(draw_motion_transfer({"a": honest, "b": honest}).axes) > 5 * 10
+    with pytest.raises(UserError, match="expected"):
+        motion_transfer(DotLam(), source, target[:2])
+
+
+# The report
+
+
+def toy_results() -> dict:
+    good = {"additivity": 0.2, "norm_correlation": 0.8, "identity": 0.1, "inverse": 0.2, "reconstruction": 0.1,
+            "codes_used": 16, "codebook_size": 32, "codes_share": 0.5}  # fmt: skip
+    bad = good | {"additivity": 1.0, "norm_correlation": 0.1, "inverse": 1.7, "reconstruction": 0.12}
+    return {"title": "A & <B>", "models": {"AC-LAM": good, "twin": bad}, "commands": ["make demo"]}
+
+
+def test_goals_and_words_follow_the_numbers():
+    results = toy_results()
+    assert [g["met"] for g in r.goals(results)] == [True] * 5
+    swapped = {"models": dict(reversed(results["models"].items()))}
+    assert [g["met"] for g in r.goals(swapped)] == [False, False, False, False, True]
+    assert "5.0 times less" in r.findings(results)[0] and "5.0 times more" in r.findings(swapped)[0]
+    results["models"]["twin"]["codes_share"] = 0.1
+    assert r.goals(results)[-1]["met"] is False
+
+
+def test_table_shows_every_number():
+    text = r.format_table(toy_results())
+    line = next(x for x in text.splitlines() if x.startswith("Inverse"))
+    assert line.split()[-3:] == ["0.200", "1.700", "0.118"]
+    assert text.splitlines()[0] == "A & <B>" and len({len(x) for x in text.splitlines()[3:]}) == 1
+
+
+def test_report_is_one_page_that_fetches_nothing(tmp_path):
+    png = r.png_bytes(r.draw_film_strip([np.zeros((2, 3, 8, 8), np.uint8)], [0.0, 0.2]))
+    (tmp_path / "a.png").write_bytes(png)
+    results = toy_results() | {"notes": ["see https://example.org <script>alert(1)</script>"]}
+    path = r.write_report(tmp_path / "report.html", results, {"film_strip": png, "other": tmp_path / "a.png"})
+    page = path.read_text()
+    bare = re.sub(r'src="data:[^"]*"', "", page)
+    assert page.count("data:image/png;base64,") == 2 and not re.search(r"<script|<link|src=|href=|@import|url\(", bare)
+    assert "default-src 'none'" in page and "A &amp; &lt;B&gt;" in page and "make demo" in page
+    assert "0.200" in page and ">met<" in page
+    with pytest.raises(UserError, match="not a PNG"):
+        r.report_html(results, {"x": b"GIF89a"})
+    with pytest.raises(UserError, match="no model"):
+        r.report_html({"models": {}})
+
+
+def test_training_curves_find_prefixed_keys():
+    log = [{"step": 1, "loss": 2.0}, {"step": 2, "probe/additivity": 0.5}, {"step": 3, "loss": 1.0, "additivity": None}]
+    assert r.series(log, "loss")[0].tolist() == [1, 3] and r.series(log, "additivity")[1].tolist() == [0.5]
+    titles = [ax.get_title(loc="left") for ax in r.draw_training({"a": log}).axes]
+    assert titles == ["training loss", "additivity residual"]
+    with pytest.raises(UserError):
+        r.draw_training({"a": [{"step": 1}]})
+
+
+def test_save_figures(tmp_path, dots):
+    z = m.collect_latents(DotLam(codes=9), dots, n=32)
+    paths = r.save_figures(tmp_path, {"codes": r.draw_code_usage({"a": z["indices"]}, 9)})
+    assert paths == [tmp_path / "codes.png"] and paths[0].read_bytes().startswith(b"\x89PNG")
