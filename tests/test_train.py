@@ -108,7 +108,7 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, one):
-    """The same on two processes: accumulating 1 and 2 micro-batches, and resumed in the middle of the one-process run."""
+    """The same on two processes: accumulating 1 and 2 micro-batches, and resumed within the one-process run."""
     root = tmp_path_factory.mktemp("pair")
     shutil.copytree(one[0], root / "resumed")
     for name in ("model", "checkpoints/step_000020"):
