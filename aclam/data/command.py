@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/command.html.md"""
 __all__ = ['Path_', 'SUBCOMMANDS', 'Prepare', 'Inspect', 'Frame', 'Triples', 'prepare', 'describe', 'inspect', 'frame',
            'draw_row', 'draws_report', 'triples', 'main']
 
-# %% ../../nbs/3_data/command.ipynb #cd787b24
+# %% ../../nbs/3_data/command.ipynb #4367e5f1
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ import tyro
 from PIL import Image
 
 from ..core import UserError, atomic_file, cli, plain, print_json, say
-from .store import Store, decode_pillow, read_store
+from .store import Store, read_store
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/command.ipynb #bee3b852
+# %% ../../nbs/3_data/command.ipynb #dd82e015
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 
@@ -46,6 +46,7 @@ class Inspect:
     "Say what a dataset holds."
 
     path: Path_  # folder of the dataset
+    verify: bool = False  # read every byte and compare checksums
     json: bool = False  # one JSON object on standard output
 
 
@@ -91,7 +92,7 @@ def prepare(config: Prepare) -> None:
     else:
         say(f"{config.out}: {meta['episodes']} episodes, {meta['frames']} frames")
 
-# %% ../../nbs/3_data/command.ipynb #440c466d
+# %% ../../nbs/3_data/command.ipynb #43ae895c
 def describe(store: Store) -> dict:
     "What a dataset holds, as JSON types."
     t, meta = store.trajectories, store.meta
@@ -110,7 +111,7 @@ def describe(store: Store) -> dict:
 
 def inspect(config: Inspect) -> None:
     "`aclam-data inspect`."
-    report = describe(read_store(config.path))
+    report = describe(read_store(config.path, verify=config.verify))
     if config.json:
         return print_json(report)
     lengths = report.pop("lengths")
@@ -118,7 +119,7 @@ def inspect(config: Inspect) -> None:
         print(f"{name:12s}{value}")
     print(f"{'lengths':12s}{min(lengths)} to {max(lengths)} frames")
 
-# %% ../../nbs/3_data/command.ipynb #dd23325a
+# %% ../../nbs/3_data/command.ipynb #ceca9e8a
 def _within(what: str, value: int, count: int, where: str) -> int:
     if not 0 <= value < count:
         raise UserError(f"{where} has {what}s 0 to {count - 1}, there is no {what} {value}")
@@ -127,7 +128,7 @@ def _within(what: str, value: int, count: int, where: str) -> int:
 
 def frame(config: Frame) -> None:
     "`aclam-data frame`."
-    store = read_store(config.path, decode_pillow)
+    store = read_store(config.path)
     camera = store.meta["camera"]
     if config.camera not in (None, camera):
         raise UserError(f'{config.path} has no camera "{config.camera}", its only one is "{camera}"')

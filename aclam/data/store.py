@@ -6,9 +6,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FRAME_SCHEMA', 'EPISODE_SCHEMA', 'ROW_GROUP', 'FORMAT', 'FORMAT_VERSION', 'PARQUET', 'CARD', 'encode', 'decode',
-           'decode_pillow', 'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store', 'Recent',
-           'ImageReader', 'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock', 'CachedFrames',
-           'cache_frames']
+           'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store', 'Recent', 'ImageReader',
+           'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock', 'CachedFrames', 'cache_frames']
 
 # %% ../../nbs/3_data/store.ipynb #977f546b
 import hashlib
@@ -44,19 +43,13 @@ def encode(
     Image.fromarray(np.ascontiguousarray(frame)).save(out, "JPEG", quality=quality, subsampling=0 if full_colour else 2)
     return out.getvalue()
 
-# %% ../../nbs/3_data/store.ipynb #cca9bc90
-def decode(data: bytes) -> np.ndarray:  # uint8 (H, W, 3)
-    "The frame of JPEG bytes. Broken bytes raise `RuntimeError`, as torchvision does; readers add episode and frame."
-    import torch  # here: processes that only write a store start several seconds sooner without both
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    pixels = decode_jpeg(torch.from_numpy(np.frombuffer(data, np.uint8).copy()), mode=ImageReadMode.RGB)  # (3, H, W)
-    return pixels.permute(1, 2, 0).numpy()
-
-
-def decode_pillow(data: bytes) -> np.ndarray:  # uint8 (H, W, 3)
-    "The same with Pillow: the yardstick."
-    return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+# %% ../../nbs/3_data/store.ipynb #9bec1b3e
+def decode(
+    data: bytes,  # a JPEG, or anything with the buffer protocol
+) -> np.ndarray:  # uint8 (H, W, 3)
+    "The frame of JPEG bytes. Broken bytes raise what Pillow raises, mostly `OSError`; readers add episode and frame."
+    image = Image.open(BytesIO(data), formats=("JPEG",))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 # %% ../../nbs/3_data/store.ipynb #f3b3b5fb
 def _schema(**columns: str) -> pa.Schema:
@@ -388,7 +381,7 @@ class ImageReader:
         except (pa.ArrowException, OSError) as e:
             raise _broken(_part(self.folder, "frames", part), e) from e
 
-# %% ../../nbs/3_data/store.ipynb #83739622
+# %% ../../nbs/3_data/store.ipynb #ac668b54
 class StoredFrames:
     "The frames of one episode of a store, decoded when asked for."
 
@@ -415,7 +408,7 @@ class StoredFrames:
         data = self.jpeg(n)
         try:
             frame = self.reader.decoder(data)
-        except (RuntimeError, ValueError, OSError) as e:  # torchvision raises the first, Pillow the last
+        except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
             raise UserError(f"{self.name}: the image of frame {n} cannot be read ({_short(e)})") from e
         if frame.shape != self.shape[1:]:
             raise UserError(f"{self.name}: the image of frame {n} is {frame.shape[1]} x {frame.shape[0]} pixels, "
@@ -478,19 +471,29 @@ def _trajectory(row: dict, table: pa.Table, reader: ImageReader) -> Trajectory:
         ProprioLayout(**layout) if layout else None, columns["action"], row["scene"], row["embodiment"], row["task"],
         row["kind"], row["name"], row["success"], json.loads(row["info"]))
 
-# %% ../../nbs/3_data/store.ipynb #fea3223a
+# %% ../../nbs/3_data/store.ipynb #d1d5e5d8
 def read_store(
     folder: str | os.PathLike,
-    decoder: Callable[[bytes], np.ndarray] = decode,  # `decode_pillow` where a few frames are not worth importing torch
+    decoder: Callable[[bytes], np.ndarray] = decode,  # JPEG bytes -> uint8 (H, W, 3)
+    verify: bool = False,  # read every byte and compare checksums
 ) -> Store:
     "Open a store. Missing, truncated or contradictory files are a `UserError` of one line."
     folder = Path(folder)
     meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder, decoder), [], {}
+    if verify:
+        _verify(folder, meta["parts"])
     for row in _episode_rows(folder):
         if row["part"] not in tables:  # one part at a time: rows come in order
             tables = {row["part"]: _small(folder, row["part"])}
         trajectories.append(_trajectory(row, tables[row["part"]], reader))
     return Store(folder, meta, trajectories)
+
+# %% ../../nbs/3_data/store.ipynb #27f5f6ab
+def _verify(folder: Path, parts: list[dict]) -> None:
+    "Compare the checksum of every part."
+    for part in parts:
+        if _describe(folder / part["file"], folder) != part:
+            raise UserError(f"{folder / part['file']} was changed after it was written: its checksum differs")
 
 
 def _small(folder: Path, part: int) -> pa.Table:

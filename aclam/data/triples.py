@@ -478,7 +478,7 @@ def collate(items: Sequence[dict]) -> dict:
     "Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-# %% ../../nbs/3_data/triples.ipynb #7fd36254
+# %% ../../nbs/3_data/triples.ipynb #414884b4
 def contact_sheet(
     dataset: TripleDataset,
     indices: Sequence[int],  # global indices, one row each
@@ -491,7 +491,7 @@ def contact_sheet(
     columns = (batch[n] for n in ("frames", "times", "index", "angle"))
     for row, frames, times, where, angle in zip(axes, *columns, strict=True):
         for ax, frame, t, name in zip(row, frames, times, "ijk", strict=True):
-            ax.imshow(frame.permute(1, 2, 0))
+            ax.imshow(frame.permute(1, 2, 0).numpy())
             ax.set_title(f"{name}: {t:.1f} s", fontsize=8)
             ax.axis("off")
         turn = "" if angle != angle else f", {np.degrees(float(angle)):.0f} degrees"
