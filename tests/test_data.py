@@ -439,7 +439,8 @@ def test_repeats_occur_as_often_as_asked():
 
 
 @pytest.mark.parametrize("wrong", [dict(rule="x"), dict(order="x"), dict(offset_s=(2, 1)), dict(p_repeat=2),
-                                   dict(max_tries=0), dict(span_s=0), dict(human_offset_s=(0, 1))])  # fmt: skip
+                                   dict(max_tries=0), dict(span_s=0), dict(human_offset_s=(0, 1)), dict(seed=-1),
+                                   dict(max_rotation_deg=-5)])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(UserError) as error:
         TripleConfig(**wrong)
@@ -623,6 +624,7 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
         (["frame", "STORE", "--episode", 0, "--index", 99, "--out", "x.png"], "there is no frame 99"),
         (["frame", "STORE", "--episode", 0, "--index", 0, "--camera", "wrist", "--out", "x.png"], 'no camera "wrist"'),
         (["triples", "STORE", "--n", -1], "--n is at least 1"),
+        (["triples", "STORE", "--seed", -1], "seed is not negative"),
         (["triples", "STORE", "--max-rotation", 3], "--max-rotation-deg"),
         (["prepare", "emoji", "--out", "x", "--quality", 0], "--quality"),
         (["prepare", "emojis", "--out", "x"], ""),

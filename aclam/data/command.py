@@ -155,13 +155,13 @@ def draws_report(dataset, n: int) -> dict:
     counts = dataset.filter_counts(n)
     return plain({"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows})
 
-# %% ../../nbs/3_data/command.ipynb #5a99107a
+# %% ../../nbs/3_data/command.ipynb #2f6e400a
 def _triples_of(config: Triples):
     "The dataset that `config` speaks of."
     from aclam.data.triples import TripleConfig, TripleDataset  # here: needs torch, which takes seconds to import
 
-    if config.n < 1 or config.seed < 0 or config.epoch < 0:
-        raise UserError("--n is at least 1, --seed and --epoch are not negative")
+    if config.n < 1 or config.epoch < 0:
+        raise UserError("--n is at least 1 and --epoch is not negative")
     store = read_store(config.path)
     settings = TripleConfig(rule=config.rule, order=config.order, max_rotation_deg=config.max_rotation_deg,
                             seed=config.seed)

@@ -25,7 +25,7 @@ from .rotation import leg_angles, quaternions
 from .store import CachedFrames, resize_frames
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/triples.ipynb #a36d37c7
+# %% ../../nbs/3_data/triples.ipynb #02c29c1a
 RULES, ORDERS = ("span", "offsets"), ("unordered", "ordered")
 
 
@@ -53,6 +53,8 @@ class TripleConfig:
                 raise UserError(f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})")
         if not 0 <= self.p_repeat <= 1 or self.max_tries < 1 or min(self.span_s, self.human_span_s) <= 0:
             raise UserError("triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive")
+        if self.seed < 0 or not (self.max_rotation_deg is None or self.max_rotation_deg > 0):
+            raise UserError("triples: seed is not negative, max_rotation_deg is positive or None")
 
     def bounds(self, kind: str) -> tuple[float, float, float]:
         "Lower and upper offset and the span, for robot or human video."
