@@ -10,6 +10,7 @@ from aclam.data.command import main as data
 from aclam.data.store import write_store
 from aclam.data.trajectory import Trajectory, synthetic_trajectory
 from aclam.structure.command import main as structure
+from aclam.train.lam import main as train_lam
 
 
 @pytest.fixture
@@ -167,3 +168,19 @@ def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says)
     options = {"scene": "s", "embodiment": "e", "task": "t", "kind": "robot", "name": "emoji/000012"}
     with pytest.raises(UserError, match=f"emoji/000012.*{says}"):
         Trajectory(frames, np.array(times), **options)
+
+
+# --- aclam-train-lam --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--preset", "ac_lam_cp"], ["ac_lam_cp", 'Did you mean "ac_lam_cpu"?']),
+        (["--train.stepz", "3"], ["--train.stepz", 'Did you mean "--train.steps"?']),
+        (["--data", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_training_refuses_bad_input(outcome, tmp_path, argv, words):
+    refused(outcome(train_lam, "--out", tmp_path / "run", *argv), "aclam-train-lam: ", *words)
+    assert not (tmp_path / "run").exists()
