@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/prepare.html.md"""
 # %% auto #0
 __all__ = ['MAX_ATTEMPTS', 'Job', 'record_episode', 'part_episodes', 'part_trajectories', 'record_part', 'worker_world',
            'record_part_in_worker', 'leave_with_parent', 'record_in_pool', 'record_here', 'recipe', 'count_attempts',
-           'make_job', 'usable_cores', 'prepare_emoji']
+           'sweep', 'make_job', 'usable_cores', 'prepare_emoji']
 
 # %% ../../nbs/7_sim/prepare.ipynb #c6c236b6
 import json
@@ -110,7 +110,7 @@ def record_here(job: Job, parts: list[int]) -> Iterator[int]:
         for part in parts:
             yield record_part(world, job, part)
 
-# %% ../../nbs/7_sim/prepare.ipynb #ebc29ac7
+# %% ../../nbs/7_sim/prepare.ipynb #54514c7a
 def recipe(job: Job) -> dict:
     "What decides the content of a store, as JSON types."
     settings = {k: v for k, v in asdict(job).items() if k != "folder"}
@@ -125,16 +125,23 @@ def count_attempts(folder: str | os.PathLike) -> int:
     return sum(json.loads(row)["attempt"] + 1 for row in rows)
 
 
+def sweep(folder: str | os.PathLike) -> None:
+    "Remove the temporary files that a killed run has left."
+    for file in Path(folder).glob("*/.part-*"):
+        file.unlink()
+
+
 def make_job(folder, episodes: int, seed: int, size: int, world: EmojiConfig, **more) -> Job:
     "The settings, checked and completed: 'auto' becomes the arm that is really there."
-    if episodes < 1 or seed < 0:
-        raise UserError(f"episodes is at least 1 and seed at least 0, not {episodes} and {seed}")
+    if episodes < 1 or seed < 0 or more.get("part_size", 1) < 1:
+        raise UserError(f"episodes and part_size are at least 1 and seed at least 0, not {episodes}, "
+                        f"{more.get('part_size')} and {seed}")
     if size < 16:
         raise UserError(f"size is the side of a frame in pixels, at least 16, not {size}")
     arm = "capsules" if choose_arm(world.arm) is None else "meshes"
     return Job(str(folder), episodes, seed, replace(world, size=size, arm=arm), **more)
 
-# %% ../../nbs/7_sim/prepare.ipynb #abc0330a
+# %% ../../nbs/7_sim/prepare.ipynb #0bd56c6c
 def usable_cores() -> int:
     "Processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -150,10 +157,12 @@ def prepare_emoji(
     expert: ExpertConfig = ExpertConfig(),
     successes_only: bool = True,
     quality: int = 95,
+    part_size: int = 16,                     # episodes in a part
     progress: bool = True,                   # a progress bar on standard error
 ) -> dict:                                   # the store's meta.json, with `attempts` and `success_rate` of the expert
     "Render expert demonstrations of Emoji Table-Top into a store. Raises `UserError` for settings that cannot be."
-    job = make_job(folder, episodes, seed, size, world, expert=expert, successes_only=successes_only, quality=quality)
+    job = make_job(folder, episodes, seed, size, world, expert=expert, successes_only=successes_only, quality=quality,
+                   part_size=part_size)
     there = start_store(folder, recipe(job))
     parts = [p for p in range(-(-episodes // job.part_size)) if p not in there]
     workers = min(workers or usable_cores(), max(len(parts), 1))
@@ -162,5 +171,6 @@ def prepare_emoji(
     with tqdm(total=episodes, initial=done, desc="emoji", unit="episode", disable=not progress) as bar:
         for n in counts:
             bar.update(n)
+    sweep(folder)
     attempts = count_attempts(folder)
     return finish_store(folder, {"seed": seed, "attempts": attempts, "success_rate": episodes / attempts})

