@@ -314,6 +314,22 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     assert row["intervals"]["additivity"] == pytest.approx(want["intervals"]["additivity"], rel=1e-6)
 
 
+def test_a_saved_model_on_a_store(tmp_path, capsys):
+    from aclam.lam import LatentActionModel
+
+    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3)))
+    torch.manual_seed(0)
+    LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(tmp_path / "model")
+    words = ["--model", tmp_path / "model", "--data", tmp_path / "store", "--first", "0", "--n", "24", "--save"]
+    status, out, _ = run(capsys, *words, tmp_path / "z.npz", "--json")
+    row = json.loads(out)
+    assert status == 0 and row["n"] == 24 and math.isfinite(row["additivity"]) and 0 < row["reconstruction"]
+    status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    assert json.loads(out)["inverse"] == pytest.approx(row["inverse"], rel=1e-6)
+    status, out, err = run(capsys, "--model", tmp_path / "nowhere", "--data", tmp_path / "store")
+    assert status == 2 and out == "" and "\n" not in err
+
+
 # Pictures
 
 

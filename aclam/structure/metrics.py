@@ -320,9 +320,9 @@ def _motion(batch: dict) -> dict:
     delta = np.where(has[:, None], delta, np.nan)
     return {"delta": delta, "ds": np.linalg.norm(delta, axis=1)}
 
-# %% ../../nbs/5_structure/metrics.ipynb #987d1aa9
+# %% ../../nbs/5_structure/metrics.ipynb #0e878e9f
 def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="cpu") -> dict:
-    """Measure `lam` on the first `n` triples of `dataset` (`batch(indices)`, `len`): a dict of NumPy arrays.
+    """Measure `lam` on triples 0 ... n - 1 of `dataset.batch(indices)`, which takes any index: a dict of NumPy arrays.
 
     z_ij z_jk z_ik z_ii z_ji (n, d); ds (n,), delta (n, P); rec, copy, rec_ik, copy_ik, rec_sum (n,), mean squared
     errors; indices (n, N) of z_ij where the model quantises; trajectory (n,) where the dataset tells it. The paper
@@ -330,7 +330,6 @@ def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="c
     """
     import torch
 
-    n = min(n, len(dataset))
     if n < 2:
         raise UserError(f"{n} triples to measure: at least two are needed")
     parts, training = [], getattr(lam, "training", False)
