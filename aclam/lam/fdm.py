@@ -7,11 +7,11 @@ Docs: https://aclam-project.github.io/aclam/4_lam/fdm.html.md"""
 # %% auto #0
 __all__ = ['FDM', 'check_sum_of_tokens', 'ProprioFDM', 'masked_mse']
 
-# %% ../../nbs/4_lam/fdm.ipynb #9eab92c0
+# %% ../../nbs/4_lam/fdm.ipynb #d69d08ef
 import torch
 from torch import Tensor, nn
 
-from .blocks import PatchTokens, patchify, transformer, unpatchify
+from .blocks import PatchTokens, transformer, unpatchify
 
 # %% ../../nbs/4_lam/fdm.ipynb #f3512b0e
 class FDM(nn.Module):

@@ -68,10 +68,10 @@ class LamConfig:
         groups = 1 if self.bottleneck.shared else self.tokens
         return groups * self.bottleneck.codes if self.bottleneck.kind == "vq" else None
 
-# %% ../../nbs/4_lam/model.ipynb #1446584d
+# %% ../../nbs/4_lam/model.ipynb #f982031c
 CPU = LamConfig(
     image_size=32, patch_size=8, idm_width=96, idm_depth=2, idm_heads=4, fdm_width=96, fdm_depth=2, fdm_heads=4,
-    tokens=8, code_dim=4,  # many tokens of few numbers: codes are fine enough for sums to add (see the quantizer notebook)
+    tokens=8, code_dim=4,  # many tokens of few numbers: codes fine enough for sums to add (quantizer notebook)
     bottleneck=BottleneckConfig(shared=False, continuous_steps=1600, noise=0.5), proprio_hidden=128,
 )  # fmt: skip
 
@@ -176,7 +176,7 @@ class LatentActionModel(Network):
         "The training objective of a batch of triples: see `aclam.lam.objective.objective`."
         return objective(self, batch)
 
-# %% ../../nbs/4_lam/model.ipynb #10db85d9
+# %% ../../nbs/4_lam/model.ipynb #869ca838
 def save(model: Network, folder: str | Path) -> None:
     "Write config.json and model.safetensors below `folder`, all or nothing."
     with atomic_folder(folder) as temporary:
@@ -188,7 +188,7 @@ def read_config(folder: Path) -> LamConfig:
     "The settings of a saved model."
     row = dict(read_json(folder / "config.json"))
     if row.pop("model", None) != "aclam":
-        raise UserError(f'{folder / "config.json"} is not a latent action model of this house ("model": "aclam" expected)')
+        raise UserError(f'{folder / "config.json"} is not a model of this house ("model": "aclam" expected)')
     return from_dict(LamConfig, row, where=str(folder / "config.json"))
 
 # %% ../../nbs/4_lam/model.ipynb #f75fe1c6
@@ -226,10 +226,11 @@ def check_saved(model: LatentActionModel, folder: str | Path, o_i: Tensor, o_j: 
         a, b = model.eval().encode(o_i, o_j), again.encode(o_i, o_j)
         assert torch.equal(a.z, b.z) and torch.equal(model.decode(o_i, a.z), again.decode(o_i, b.z))
 
-# %% ../../nbs/4_lam/model.ipynb #7707c5fb
+# %% ../../nbs/4_lam/model.ipynb #7c4c7f23
 def parameter_counts(model: nn.Module) -> dict[str, int]:
     "Learned numbers by part, and `total`. EMA codebooks count as `bottleneck`, though no gradient moves them."
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children() if part is not None}
+    parts = {name: part for name, part in model.named_children() if part is not None}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     book = getattr(model.bottleneck, "book", None)
     if book is not None and not isinstance(book.codes, nn.Parameter):
         counts["bottleneck"] += book.codes.numel()

@@ -108,12 +108,12 @@ def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> di
         losses["action"] = masked_mse(action, a_i, batch["has_action"].bool().repeat(3) & (t_j > t_i))
     return losses
 
-# %% ../../nbs/4_lam/objective.ipynb #c786342c
+# %% ../../nbs/4_lam/objective.ipynb #27abe94e
 def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
     """Eq. 6 for one batch of triples: the loss with its gradient, and every term as a float.
 
-    batch: frames (B, 3, 3, S, S) floats in [0, 1] or uint8; for the proprio FDM also proprio (B, 3, P), has_proprio (B,),
-    embodiment (B,), and for the action head action (B, 3, A), has_action (B,), times (B, 3) in seconds.
+    batch: frames (B, 3, 3, S, S), floats in [0, 1] or bytes; for the proprio FDM also proprio (B, 3, P),
+    has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,), times (B, 3), seconds.
     """
     config = model.config.objective
     start, end = pair_frames(model.pixels(batch["frames"]))  # (3B, 3, S, S)

@@ -9,8 +9,8 @@ __all__ = ['nearest', 'pick', 'straight_through', 'BottleneckConfig', 'across_ra
            'draw_samples', 'start_from_data', 'move_codes', 'restart_codes', 'Bottleneck', 'check_codes', 'usage',
            'rounding_floor']
 
-# %% ../../nbs/4_lam/quantizer.ipynb #b9a8b1d9
-from dataclasses import dataclass, replace
+# %% ../../nbs/4_lam/quantizer.ipynb #aaf37b9f
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,10 +36,10 @@ def straight_through(x: Tensor, e: Tensor) -> Tensor:
     "The value of e with the gradient of x."
     return x + (e - x).detach()
 
-# %% ../../nbs/4_lam/quantizer.ipynb #b3d575d2
+# %% ../../nbs/4_lam/quantizer.ipynb #48334ea3
 @dataclass(frozen=True)
 class BottleneckConfig:
-    "The channel between IDM and FDM. The paper says only: VQ-VAE codebook and commitment losses. All values are assumed."
+    "The channel between IDM and FDM. The paper names VQ-VAE codebook and commitment losses; all values are assumed."
 
     kind: Literal["vq", "none"] = "vq"  # none: the tokens pass as they are
     codes: int = 32  # K, code vectors a codebook (villa-X)  # assumed
