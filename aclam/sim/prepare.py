@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/prepare.html.md"""
 # %% auto #0
 __all__ = ['MAX_ATTEMPTS', 'Job', 'record_episode', 'part_episodes', 'part_trajectories', 'record_part', 'worker_world',
            'record_part_in_worker', 'leave_with_parent', 'record_in_pool', 'record_here', 'recipe', 'count_attempts',
-           'sweep', 'make_job', 'usable_cores', 'prepare_emoji']
+           'sweep', 'make_job', 'usable_cores', 'record_missing', 'prepare_emoji']
 
 # %% ../../nbs/7_sim/prepare.ipynb #c6c236b6
 import json
@@ -53,7 +53,7 @@ def record_episode(world: EmojiTableTop, job: Job, episode: int) -> tuple[Demons
             return demo, attempt
     raise UserError(f"episode {episode}: the expert failed {MAX_ATTEMPTS} times in a row with {job.expert}")
 
-# %% ../../nbs/7_sim/prepare.ipynb #0945fca9
+# %% ../../nbs/7_sim/prepare.ipynb #b1e2e205
 def part_episodes(job: Job, part: int) -> range:
     "The episode numbers of one part."
     return range(part * job.part_size, min((part + 1) * job.part_size, job.episodes))
@@ -69,7 +69,8 @@ def part_trajectories(world: EmojiTableTop, job: Job, part: int) -> Iterator[Tra
 
 def record_part(world: EmojiTableTop, job: Job, part: int) -> int:
     "Render one part into the store; the number of its episodes."
-    return write_shard(job.folder, part, part_trajectories(world, job, part), part_episodes(job, part).start, job.quality)
+    first = part_episodes(job, part).start
+    return write_shard(job.folder, part, part_trajectories(world, job, part), first, job.quality)
 
 # %% ../../nbs/7_sim/prepare.ipynb #699782a5
 @lru_cache(maxsize=1)
@@ -110,7 +111,7 @@ def record_here(job: Job, parts: list[int]) -> Iterator[int]:
         for part in parts:
             yield record_part(world, job, part)
 
-# %% ../../nbs/7_sim/prepare.ipynb #54514c7a
+# %% ../../nbs/7_sim/prepare.ipynb #6504fe55
 def recipe(job: Job) -> dict:
     "What decides the content of a store, as JSON types."
     settings = {k: v for k, v in asdict(job).items() if k != "folder"}
@@ -121,8 +122,8 @@ def recipe(job: Job) -> dict:
 def count_attempts(folder: str | os.PathLike) -> int:
     "How many episodes the expert tried for the finished parts of a store."
     files = sorted((Path(folder) / "episodes").glob("part-*.parquet"))
-    rows = (row for file in files for row in pq.read_table(file, columns=["info"], partitioning=None).column(0).to_pylist())
-    return sum(json.loads(row)["attempt"] + 1 for row in rows)
+    tables = (pq.read_table(file, columns=["info"], partitioning=None) for file in files)
+    return sum(json.loads(info)["attempt"] + 1 for table in tables for info in table.column(0).to_pylist())
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -141,12 +142,23 @@ def make_job(folder, episodes: int, seed: int, size: int, world: EmojiConfig, **
     arm = "capsules" if choose_arm(world.arm) is None else "meshes"
     return Job(str(folder), episodes, seed, replace(world, size=size, arm=arm), **more)
 
-# %% ../../nbs/7_sim/prepare.ipynb #0bd56c6c
+# %% ../../nbs/7_sim/prepare.ipynb #a9ff5ebb
 def usable_cores() -> int:
     "Processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def record_missing(job: Job, there: set[int], workers: int | None, progress: bool) -> None:
+    "Render the parts that are not there, with a progress bar on standard error that counts episodes."
+    parts = [p for p in range(-(-job.episodes // job.part_size)) if p not in there]
+    done = job.episodes - sum(len(part_episodes(job, p)) for p in parts)
+    workers = min(workers or usable_cores(), len(parts))
+    counts = record_in_pool(job, parts, workers) if workers > 1 else record_here(job, parts) if parts else ()
+    with tqdm(total=job.episodes, initial=done, desc="emoji", unit="episode", disable=not progress) as bar:
+        for n in counts:
+            bar.update(n)
+
+# %% ../../nbs/7_sim/prepare.ipynb #3807b7d4
 def prepare_emoji(
     folder: str | os.PathLike,               # the store; begun, continued or, if whole, left as it is
     episodes: int = 440,
@@ -156,21 +168,14 @@ def prepare_emoji(
     world: EmojiConfig = EmojiConfig(),      # its `size` is replaced by `size`
     expert: ExpertConfig = ExpertConfig(),
     successes_only: bool = True,
-    quality: int = 95,
+    quality: int = 95,                       # of the JPEGs
     part_size: int = 16,                     # episodes in a part
     progress: bool = True,                   # a progress bar on standard error
 ) -> dict:                                   # the store's meta.json, with `attempts` and `success_rate` of the expert
     "Render expert demonstrations of Emoji Table-Top into a store. Raises `UserError` for settings that cannot be."
     job = make_job(folder, episodes, seed, size, world, expert=expert, successes_only=successes_only, quality=quality,
                    part_size=part_size)
-    there = start_store(folder, recipe(job))
-    parts = [p for p in range(-(-episodes // job.part_size)) if p not in there]
-    workers = min(workers or usable_cores(), max(len(parts), 1))
-    counts = record_in_pool(job, parts, workers) if workers > 1 else record_here(job, parts) if parts else ()
-    done = episodes - sum(len(part_episodes(job, p)) for p in parts)
-    with tqdm(total=episodes, initial=done, desc="emoji", unit="episode", disable=not progress) as bar:
-        for n in counts:
-            bar.update(n)
+    record_missing(job, start_store(folder, recipe(job)), workers, progress)
     sweep(folder)
     attempts = count_attempts(folder)
     return finish_store(folder, {"seed": seed, "attempts": attempts, "success_rate": episodes / attempts})
