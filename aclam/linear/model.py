@@ -9,7 +9,7 @@ __all__ = ['LAM', 'encode', 'decode', 'sample_loss', 'init_lam', 'loss_terms', '
            'residual_factor', 'population_loss', 'gradients', 'check_gradients', 'descend', 'shift_family',
            'change_gauge', 'check_family', 'check_family_dimension']
 
-# %% ../../nbs/1_linear/model.ipynb #212a45d3
+# %% ../../nbs/1_linear/model.ipynb #053a31b0
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from ..core import UserError
 
-from .world import World, factors, make_world, sample
+from .world import factors, make_world, sample
 
 # %% ../../nbs/1_linear/model.ipynb #e7f340c2
 class LAM(NamedTuple):
@@ -43,16 +43,17 @@ def sample_loss(m: LAM, o, o_next):
     """The loss of Eq. 4, averaged over rows and summed over coordinates."""
     return ((decode(m, o, encode(m, o, o_next)) - o_next) ** 2).sum(1).mean()
 
-# %% ../../nbs/1_linear/model.ipynb #3ec76c13
+# %% ../../nbs/1_linear/model.ipynb #488d5302
 def init_lam(d_o: int, d_z: int, seed: int = 0) -> LAM:
-    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs). Never zero: see the saddle below."""
+    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs). Never zero: see the saddle
+    below."""
     if not 1 <= d_z <= d_o:
         raise UserError(f"d_z is {d_z}: the latent needs between 1 and d_o = {d_o} dimensions.")
     rng = np.random.default_rng([seed, d_z])
     draw = lambda rows, cols: rng.uniform(-1, 1, (rows, cols)) / np.sqrt(cols)  # noqa: E731
     return LAM(draw(d_o, d_o), draw(d_o, d_z), draw(d_z, d_o), draw(d_z, d_o))
 
-# %% ../../nbs/1_linear/model.ipynb #a2df6bec
+# %% ../../nbs/1_linear/model.ipynb #a1a147f4
 def loss_terms(m: LAM, o, delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three terms of Eq. 17 for each row: frame, change and cross term, each (n,)."""
     eye = np.eye(m.A.shape[0])
@@ -62,7 +63,8 @@ def loss_terms(m: LAM, o, delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_expansion(seed: int = 0) -> float:
-    """Eqs. 12 to 17 on random matrices: the largest relative error of 'sum of three terms = squared error', row by row."""
+    """Eqs. 12 to 17 on random matrices: the largest relative error of 'sum of three terms = squared error', row by
+    row."""
     w = make_world(d_o=11, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.8, chi=0.3, seed=seed)
     S, m = sample(w, 50, np.random.default_rng(seed)), init_lam(11, 4, seed)
     direct = ((decode(m, S["o"], encode(m, S["o"], S["o_next"])) - S["o_next"]) ** 2).sum(1)
@@ -119,9 +121,10 @@ def change_gauge(m: LAM, R: np.ndarray) -> LAM:
     """(A, B R^-1, R C, R D): rename the latent's coordinates by an invertible R (d_z, d_z)."""
     return LAM(m.A, m.B @ np.linalg.inv(R), R @ m.C, R @ m.D)
 
-# %% ../../nbs/1_linear/model.ipynb #16ab5253
+# %% ../../nbs/1_linear/model.ipynb #8e07a71f
 def check_family(seed: int = 0) -> dict[str, float]:
-    """Largest change of any prediction under a random shift and a random gauge, and how much the latent itself changes."""
+    """Largest change of any prediction under a random shift and a random gauge, and how much the latent itself
+    changes."""
     rng = np.random.default_rng(seed)
     w, m = make_world(d_o=10, d_a=3, d_b=2, sigma_agents=0.8, chi=0.3, seed=seed), init_lam(10, 4, seed)
     S = sample(w, 30, rng)
@@ -135,9 +138,10 @@ def check_family(seed: int = 0) -> dict[str, float]:
         "latent_moved": float(np.abs(moved).max()),
     }
 
-# %% ../../nbs/1_linear/model.ipynb #ce34667c
+# %% ../../nbs/1_linear/model.ipynb #c4370a37
 def check_family_dimension(d_o: int = 6, d_z: int = 2, seed: int = 0) -> tuple[int, int]:
-    """(directions of parameter space that leave every prediction unchanged, d_z d_o + d_z^2): equal for generic models."""
+    """(directions of parameter space that leave every prediction unchanged, d_z d_o + d_z^2): equal for generic
+    models."""
     m = init_lam(d_o, d_z, seed)
     flat = torch.cat([torch.tensor(x).flatten() for x in m])
     sizes, shapes = [x.size for x in m], [x.shape for x in m]

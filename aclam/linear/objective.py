@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/1_linear/objective.html.md"""
 
 # %% auto #0
 __all__ = ['LOSSES', 'Term', 'residual', 'objective', 'reconstruction', 'composition', 'long_gap', 'Optimum', 'optimum',
-           'innovation', 'minimise', 'check_optimum', 'controllable_eigenvalue']
+           'innovation', 'numeric_value', 'start_values', 'minimise', 'check_optimum', 'controllable_eigenvalue']
 
 # %% ../../nbs/1_linear/objective.ipynb #dfafbb21
 from dataclasses import dataclass
@@ -42,9 +42,10 @@ def objective(m: LAM, terms: list[Term]) -> float:
     """The weighted sum of terms, a population value in the paper's units (summed over coordinates)."""
     return sum(t.weight * (residual(m, t) ** 2).sum() for t in terms)
 
-# %% ../../nbs/1_linear/objective.ipynb #b655dc15
+# %% ../../nbs/1_linear/objective.ipynb #884d3ce3
 def reconstruction(F: dict[str, np.ndarray], augment_var: float = 0.0, weight: float = 1.0) -> Term:
-    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10): k1 for the IDM, k2 for FDM and target."""
+    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10): k1 for the IDM, k2 for
+    FDM and target."""
     k1, k2 = np.sqrt(augment_var) * F["k1"], np.sqrt(augment_var) * F["k2"]
     return Term("rec", weight, F["o"] + k2, F["o"] + k1, F["o_next"] + k1, F["delta"])
 
@@ -60,9 +61,10 @@ def long_gap(F: dict[str, np.ndarray], weight: float) -> list[Term]:
     later = Term("rec_jk", weight, F["o_next"], F["o_next"], F["o_k"], F["delta2"])
     return [later, Term("rec_ik", weight, F["o"], F["o"], F["o_k"], both)]
 
-# %% ../../nbs/1_linear/objective.ipynb #227774b8
+# %% ../../nbs/1_linear/objective.ipynb #482c6441
 class Optimum(NamedTuple):
-    """Closed-form optimum: the model with C = -D, the minimum, and Q's eigenvalues (d_o,) and eigenvectors (d_o, d_o)."""
+    """Closed-form optimum: the model with C = -D, the minimum, and Q's eigenvalues (d_o,) and eigenvectors (d_o,
+    d_o)."""
 
     lam: LAM
     loss: float
@@ -94,37 +96,46 @@ def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
     Q = sum(t.weight * t.y @ t.y.T for t in terms) - K @ Y.T
     return (Q + Q.T) / 2, K
 
-# %% ../../nbs/1_linear/objective.ipynb #5a15a855
-def minimise(terms: list[Term], d_z: int, seed: int = 0, iterations: int = 3000, label=None, lam0=None):
-    """Numerical minimum of the objective: (LAM, H or None, value). `label` is an optional (weight, F_a) for the term
-    weight * E||H (C p + D q) - a||^2 on the first term's inputs."""
-    tensors = [Term(t.name, t.weight, *(torch.tensor(x) for x in (t.u, t.p, t.q, t.y))) for t in terms]
-    start = list(lam0 or init_lam(len(terms[0].u), d_z, seed))
+# %% ../../nbs/1_linear/objective.ipynb #615dc30a
+def numeric_value(params: list[torch.Tensor], terms: list[Term], label) -> torch.Tensor:
+    """The objective as a torch scalar; `label`: (weight, F_a) for weight * E||H (C p + D q) - a||^2 on the first
+    term's inputs."""
+    m = LAM(*params[:4])
+    total = objective(m, terms)
+    if label is not None:
+        z = m.C @ terms[0].p + m.D @ terms[0].q
+        total = total + label[0] * ((params[4] @ z - label[1]) ** 2).sum()
+    return total
+
+
+def start_values(d_o: int, d_z: int, seed: int, label, lam0: LAM | None) -> list[torch.Tensor]:
+    """Trainable A, B, C, D (and H with a label): random, or the given model."""
+    start = list(lam0 or init_lam(d_o, d_z, seed))
     if label is not None:
         start.append(np.random.default_rng(seed).uniform(-0.3, 0.3, (len(label[1]), d_z)))
-    params = [torch.tensor(x, requires_grad=True) for x in start]
-    solver = torch.optim.LBFGS(params, max_iter=iterations, history_size=30, line_search_fn="strong_wolfe",
-                               tolerance_grad=1e-10, tolerance_change=1e-15)
+    return [torch.tensor(x, requires_grad=True) for x in start]
 
-    def value():
-        m = LAM(*params[:4])
-        total = objective(m, tensors)
-        if label is not None:
-            z = m.C @ tensors[0].p + m.D @ tensors[0].q
-            total = total + label[0] * ((params[4] @ z - torch.tensor(label[1])) ** 2).sum()
-        return total
+# %% ../../nbs/1_linear/objective.ipynb #ec351afd
+def minimise(terms: list[Term], d_z: int, seed: int = 0, iterations: int = 3000, label=None, lam0: LAM | None = None):
+    """Numerical minimum of the objective by L-BFGS: (LAM, H or None, value). See `numeric_value` for `label`."""
+    tensors = [Term(t.name, t.weight, *(torch.tensor(x) for x in (t.u, t.p, t.q, t.y))) for t in terms]
+    known = None if label is None else (label[0], torch.tensor(label[1]))
+    params = start_values(len(terms[0].u), d_z, seed, label, lam0)
+    stop = dict(tolerance_grad=1e-10, tolerance_change=1e-15, max_iter=iterations)
+    solver = torch.optim.LBFGS(params, history_size=30, line_search_fn="strong_wolfe", **stop)
 
     def closure():
         solver.zero_grad()
-        loss = value()
+        loss = numeric_value(params, tensors, known)
         loss.backward()
         return loss
 
     solver.step(closure)
+    value = float(numeric_value(params, tensors, known).detach())
     solved = [p.detach().numpy() for p in params]
-    return LAM(*solved[:4]), (solved[4] if label is not None else None), float(value().detach())
+    return LAM(*solved[:4]), (solved[4] if label is not None else None), value
 
-# %% ../../nbs/1_linear/objective.ipynb #5e9d7135
+# %% ../../nbs/1_linear/objective.ipynb #5959a5f0
 LOSSES = {
     "plain": lambda F: [reconstruction(F)],
     "augmented": lambda F: [reconstruction(F, 0.1)],
@@ -136,8 +147,9 @@ LOSSES = {
 
 
 def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> dict[str, float]:
-    """The theorem for one loss of `LOSSES` on a random world: 'attained' (objective at the closed form against its value),
-    'gap' (what L-BFGS finds, relative to the closed form: never below), 'span' (largest sine between the two spans of B)."""
+    """The theorem for one loss of `LOSSES` on a random world: 'attained' (objective at the closed form against its
+    value), 'gap' (what L-BFGS finds, relative to the closed form: never below), 'span' (largest sine between the
+    two spans of B)."""
     w = make_world(d_o=8, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.6, chi=chi, seed=seed)
     terms = LOSSES[loss](factors(w, steps=2))
     best = optimum(terms, d_z)
@@ -149,8 +161,10 @@ def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> d
         "span": float(np.linalg.norm(best.lam.B - basis @ (basis.T @ best.lam.B), 2)),
     }
 
-# %% ../../nbs/1_linear/objective.ipynb #a0f4de98
-def controllable_eigenvalue(chi: float, augment_var: float = 0.0, lambda_ac: float = 0.0, d_o: int = 32, seed: int = 0) -> float:
+# %% ../../nbs/1_linear/objective.ipynb #d4a813ab
+def controllable_eigenvalue(
+    chi: float, augment_var: float = 0.0, lambda_ac: float = 0.0, d_o: int = 32, seed: int = 0
+) -> float:
     """Mean eigenvalue of Q on span(X), relative to the total weight 1 + 2 lambda_ac, in a quiet world with gain 1."""
     w = make_world(d_o=d_o, d_a=2, d_b=0, chi=chi, seed=seed)
     F = factors(w, steps=2)

@@ -131,8 +131,10 @@ readings = {
     "effective action, X orthonormal": llo_iid_effective(128, 8, half),
 }
 
-# %% ../../nbs/1_linear/pca.ipynb #545e8f33
-def llo_agents_random(d_z: int, sigma: float, draws: int = 10, d_o: int = 128, d_a: int = 8, d_b: int = 8, gain=1.0) -> float:
+# %% ../../nbs/1_linear/pca.ipynb #5bb91346
+def llo_agents_random(
+    d_z: int, sigma: float, draws: int = 10, d_o: int = 128, d_a: int = 8, d_b: int = 8, gain=1.0
+) -> float:
     """Case 3 with random X and Y: the mean over draws of the exact optimum's LLO."""
     worlds = (make_world(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, seed=s) for s in range(draws))
     return float(np.mean([llo_pca(w, d_z) for w in worlds]))

@@ -6,14 +6,14 @@ Docs: https://aclam-project.github.io/aclam/1_linear/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['SHARED', 'DRAWN', 'Setting', 'check_setting', 'Expr', 'add', 'Streams', 'group_key', 'make_streams', 'generators',
-           'draw_batch', 'draw_labels', 'Group', 'column', 'make_group', 'GroupTerm', 'group_terms', 'row_of',
-           'column_of', 'Params', 'term_gradient', 'frame_gradient', 'label_gradient', 'batch_gradient', 'vectors',
-           'plain_loss', 'init_params', 'shapes', 'check_batch_gradient', 'Trained', 'train_group', 'unstack', 'train',
-           'setting_terms', 'label_lambda', 'spans_apart', 'theory', 'labelled_optimum', 'span_order', 'evaluate',
-           'Naive', 'naive_batch', 'train_naive']
+           'draw_batch', 'draw_labels', 'Group', 'column', 'make_group', 'pick', 'changes', 'GroupTerm', 'group_terms',
+           'row_of', 'column_of', 'Params', 'term_gradient', 'frame_gradient', 'label_gradient', 'batch_gradient',
+           'vectors', 'plain_loss', 'init_params', 'shapes', 'check_batch_gradient', 'Trained', 'train_group',
+           'unstack', 'train', 'setting_terms', 'label_lambda', 'spans_apart', 'theory', 'labelled_optimum',
+           'span_order', 'label_loss', 'evaluate', 'Naive', 'naive_batch', 'train_naive']
 
-# %% ../../nbs/1_linear/trainer.ipynb #96257ee3
-from dataclasses import dataclass, replace
+# %% ../../nbs/1_linear/trainer.ipynb #650cdecd
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,10 +24,10 @@ from ..core import UserError
 
 from .llo import llo, readout_factor
 from .model import LAM
-from .objective import composition, minimise, objective, optimum, reconstruction
+from .objective import Term, composition, minimise, objective, optimum, reconstruction
 from .world import WorldConfig, factors, make_world
 
-# %% ../../nbs/1_linear/trainer.ipynb #0f1b117f
+# %% ../../nbs/1_linear/trainer.ipynb #9239b918
 @dataclass(frozen=True)
 class Setting:
     """One linear latent action model to train: a world, a model and a recipe (Appendix B of arXiv 2506.15691)."""
@@ -57,8 +57,17 @@ class Setting:
     @property
     def world(self) -> WorldConfig:
         """The world of this setting."""
-        return WorldConfig(self.d_o, self.d_a, self.d_b, self.gain, self.sigma_iid, self.sigma_agents, self.chi,
-                           self.orthogonal_agents, self.seed)
+        return WorldConfig(
+            self.d_o,
+            self.d_a,
+            self.d_b,
+            self.gain,
+            self.sigma_iid,
+            self.sigma_agents,
+            self.chi,
+            self.orthogonal_agents,
+            self.seed,
+        )
 
 # %% ../../nbs/1_linear/trainer.ipynb #1a2341c0
 def check_setting(s: Setting) -> None:
@@ -118,15 +127,27 @@ class Streams:
         ends = np.cumsum(list(self.thin.values()))
         return {k: slice(int(e) - s, int(e)) for (k, s), e in zip(self.thin.items(), ends, strict=True)}
 
-# %% ../../nbs/1_linear/trainer.ipynb #c5645734
-SHARED = ("d_o", "d_a", "d_b", "orthogonal_agents", "augment_var", "label_ratio", "label_mean", "steps", "batch", "lr", "seed")
+# %% ../../nbs/1_linear/trainer.ipynb #6d9b4daf
+SHARED = (
+    "d_o",
+    "d_a",
+    "d_b",
+    "orthogonal_agents",
+    "augment_var",
+    "label_ratio",
+    "label_mean",
+    "steps",
+    "batch",
+    "lr",
+    "seed",
+)
 
 
 def group_key(s: Setting) -> tuple:
     """Settings with equal keys can be trained in one tensor program."""
     return (*(getattr(s, name) for name in SHARED), s.lambda_ac > 0)
 
-
+# %% ../../nbs/1_linear/trainer.ipynb #2046fb8b
 def make_streams(settings: list[Setting]) -> Streams:
     """The streams that the batches of a group need. u and v are the shifted frames of FDM and IDM."""
     s = settings[0]
@@ -140,15 +161,26 @@ def make_streams(settings: list[Setting]) -> Streams:
     thin |= {"xi2": s.d_a, "b2": d_b, "pi_n1": policy if noise else 0} if composed else {}
     return Streams(wide, thin, s.d_o)
 
-# %% ../../nbs/1_linear/trainer.ipynb #294720ae
-DRAWN = ("o", "k1", "k2", "n1", "n2", "xi1", "xi2", "b1", "b2", "labels")  # everything random in training, in a fixed order
+# %% ../../nbs/1_linear/trainer.ipynb #bae4d3f2
+DRAWN = (
+    "o",
+    "k1",
+    "k2",
+    "n1",
+    "n2",
+    "xi1",
+    "xi2",
+    "b1",
+    "b2",
+    "labels",
+)  # everything random in training, in a fixed order
 
 
 def generators(seed: int) -> dict[str, torch.Generator]:
     """One random generator for each stream."""
     return {name: torch.Generator().manual_seed(1000 * seed + i) for i, name in enumerate(DRAWN)}
 
-
+# %% ../../nbs/1_linear/trainer.ipynb #ae4bca12
 def draw_batch(s: Setting, streams: Streams, Pi: torch.Tensor, random: dict[str, torch.Generator]) -> torch.Tensor:
     """One batch of all streams, (batch, features), float32; columns as in `streams.at`."""
     at, thin_at, start = streams.at, streams.thin_at, streams.at["thin"].start
@@ -174,9 +206,10 @@ def draw_labels(s: Setting, random: dict[str, torch.Generator]) -> torch.Tensor 
         return None
     return (torch.rand(s.batch, generator=random["labels"]) < s.label_ratio).nonzero()[:, 0]
 
-# %% ../../nbs/1_linear/trainer.ipynb #35636b16
+# %% ../../nbs/1_linear/trainer.ipynb #407fe64d
 class Group(NamedTuple):
-    """K settings prepared for training: expressions of the vectors in the loss, and Z = [X / sqrt(gain), Y] (d_o, m)."""
+    """K settings prepared for training: expressions of the vectors in the loss, and Z = [X / sqrt(gain), Y] (d_o,
+    m)."""
 
     settings: list[Setting]
     streams: Streams
@@ -191,34 +224,43 @@ def column(settings: list[Setting], name: str) -> torch.Tensor:
     """One field of all settings, (K,)."""
     return torch.tensor([float(getattr(s, name)) for s in settings])
 
-# %% ../../nbs/1_linear/trainer.ipynb #8e6768df
+# %% ../../nbs/1_linear/trainer.ipynb #557465da
 def make_group(settings: list[Setting]) -> Group:
     """Prepare settings with equal `group_key` for training in one program."""
     s = settings[0]
     if any(group_key(x) != group_key(s) for x in settings):
-        raise UserError("these settings do not share sizes, seed, augmentation, labels and use of triples: train them in separate groups.")
+        raise UserError(
+            "these settings differ in sizes, seed, shifts, labels or use of triples: train them in separate groups."
+        )
     streams, world = make_streams(settings), make_world(s.world)
     X, Y, Pi = (torch.tensor(x, dtype=torch.float32) for x in (world.X / np.sqrt(s.gain), world.Y, world.Pi))
     Z = torch.cat([X, Y], 1) if streams.thin["b1"] else X
-    eye = torch.eye(streams.at["thin"].stop - streams.at["thin"].start)
+    return Group(settings, streams, Z, Pi, *changes(settings, streams, Pi @ Z))
+
+
+def pick(streams: Streams, name: str, policy_rows: int) -> torch.Tensor:
+    """Rows that select thin sources, (width, n_thin); a policy that never looks selects zeros (policy_rows, n_thin)."""
+    eye, at = torch.eye(streams.at["thin"].stop - streams.at["thin"].start), streams.thin_at[name]
+    return eye[at] if at.stop > at.start else torch.zeros(policy_rows if name.startswith("pi") else 0, len(eye))
+
+# %% ../../nbs/1_linear/trainer.ipynb #450deba6
+def changes(settings: list[Setting], streams: Streams, Pi_Z: torch.Tensor) -> tuple[Expr, Expr | None, torch.Tensor]:
+    """The changes of both steps and the action of the first as tables of coefficients. Pi_Z is Pi @ Z, (d_a, m)."""
+    source = lambda name: pick(streams, name, settings[0].d_a)  # noqa: E731
     gain, chi, iid, sb = (column(settings, k)[:, None, None] for k in ("gain", "chi", "sigma_iid", "sigma_agents"))
 
-    def pick(name):  # selects thin sources; a policy that never looks has none to select
-        at = streams.thin_at[name]
-        return eye[at] if at.stop > at.start else torch.zeros(s.d_a if name.startswith("pi") else 0, len(eye))
-
     def change(a, t):  # Delta = sigma n_t + Z [sqrt(gain) a; sigma_b b_t]
-        thin = torch.cat([gain.sqrt() * a, sb * pick(f"b{t}")], 1)
+        thin = torch.cat([gain.sqrt() * a, sb * source(f"b{t}")], 1)
         return Expr({f"n{t}": iid[:, 0, 0]} if f"n{t}" in streams.wide else {}, thin)
 
-    a1 = (1 - chi) * pick("xi1") + chi * pick("pi_o")
+    a1 = (1 - chi) * source("xi1") + chi * source("pi_o")
     delta, delta2 = change(a1, 1), None
-    if s.lambda_ac > 0:
-        seen = pick("pi_o") + (Pi @ Z) @ delta.small + iid * pick("pi_n1")
-        delta2 = change((1 - chi) * pick("xi2") + chi * seen, 2)
-    return Group(settings, streams, Z, Pi, delta, delta2, a1)
+    if settings[0].lambda_ac > 0:
+        seen = source("pi_o") + Pi_Z @ delta.small + iid * source("pi_n1")  # Pi o_j = Pi o_i + Pi Delta_1
+        delta2 = change((1 - chi) * source("xi2") + chi * seen, 2)
+    return delta, delta2, a1
 
-# %% ../../nbs/1_linear/trainer.ipynb #4633d3cd
+# %% ../../nbs/1_linear/trainer.ipynb #97885116
 class GroupTerm(NamedTuple):
     """A term of the loss for K models: weight (K,), u the name of a wide stream, p, q and y expressions."""
 
@@ -240,7 +282,9 @@ def group_terms(g: Group) -> list[GroupTerm]:
         o_i = Expr({"o": one}, none)
         o_j = add(o_i, g.delta)
         o_k = add(o_j, g.delta2)
-        terms.append(GroupTerm(column(g.settings, "lambda_ac"), "o", add(o_i, o_j), add(o_j, o_k), add(g.delta, g.delta2)))
+        terms.append(
+            GroupTerm(column(g.settings, "lambda_ac"), "o", add(o_i, o_j), add(o_j, o_k), add(g.delta, g.delta2))
+        )
     return terms
 
 # %% ../../nbs/1_linear/trainer.ipynb #79f2cf98
@@ -261,9 +305,10 @@ def column_of(R: torch.Tensor, e: Expr, g: Group, out: torch.Tensor) -> None:
     thin = R[:, :, at["thin"]] @ e.small.mT  # (K, r, m)
     out += (thin.flatten(0, 1) @ g.Z.T).view_as(out)
 
-# %% ../../nbs/1_linear/trainer.ipynb #0820243e
+# %% ../../nbs/1_linear/trainer.ipynb #dc2515cb
 class Params(NamedTuple):
-    """K stacked models, with A - I instead of A: (K, d_o, d_o), (K, d_o, d_z), (K, d_z, d_o), (K, d_z, d_o), head (K, d_a, d_z)."""
+    """K stacked models, with A - I instead of A: (K, d_o, d_o), (K, d_o, d_z), (K, d_z, d_o), (K, d_z, d_o), head
+    (K, d_a, d_z)."""
 
     E: torch.Tensor
     B: torch.Tensor
@@ -271,10 +316,10 @@ class Params(NamedTuple):
     D: torch.Tensor
     H: torch.Tensor
 
-
+# %% ../../nbs/1_linear/trainer.ipynb #0b58bf75
 def term_gradient(x: Params, t: GroupTerm, g: Group, G: torch.Tensor, grad: Params):
-    """Add the gradient of term t to those of B, C and D, with G the batch's moments times 2 / d_o; return (z's rows, z's
-    moments with u times the weight), which the gradient of A needs."""
+    """Add the gradient of term t to those of B, C and D, with G the batch's moments times 2 / d_o; return (z's
+    rows, z's moments with u times the weight), which the gradient of A needs."""
     at, w = g.streams.at, t.weight[:, None, None]
     T = torch.zeros(len(w), x.C.shape[1], len(G))
     row_of(x.C, t.p, g, T)
@@ -312,8 +357,10 @@ def frame_gradient(x: Params, parts: list, g: Group, G: torch.Tensor, grad: Para
             c = sum(t.weight * t.y.big[name] for t, _ in mine if name in t.y.big)
             E.view(K, -1).addr_(c, G[at[name], at[u]].flatten(), alpha=-1)
 
-# %% ../../nbs/1_linear/trainer.ipynb #cbbe6253
-def label_gradient(x: Params, T: torch.Tensor, t: GroupTerm, g: Group, batch: torch.Tensor, labelled: torch.Tensor, grad: Params) -> None:
+# %% ../../nbs/1_linear/trainer.ipynb #0633ec1b
+def label_gradient(
+    x: Params, T: torch.Tensor, t: GroupTerm, g: Group, batch: torch.Tensor, labelled: torch.Tensor, grad: Params
+) -> None:
     """Add the gradient of the mean-reduced action loss on the labelled rows of the batch."""
     s = g.settings[0]
     seen = batch[labelled]  # (n_labelled, features)
@@ -329,10 +376,12 @@ def label_gradient(x: Params, T: torch.Tensor, t: GroupTerm, g: Group, batch: to
     column_of(back, t.p, g, grad.C)
     column_of(back, t.q, g, grad.D)
 
-# %% ../../nbs/1_linear/trainer.ipynb #2b5948e1
+# %% ../../nbs/1_linear/trainer.ipynb #83a45983
 def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], batch: torch.Tensor, labelled, grad: Params) -> None:
     """Gradient of the mean-reduced training loss for K models on one batch (n, features), written into `grad`."""
-    G = torch.addmm(batch.new_empty(batch.shape[1], batch.shape[1]), batch.T, batch, beta=0, alpha=2 / (len(batch) * g.streams.d_o))
+    G = torch.addmm(
+        batch.new_empty(batch.shape[1], batch.shape[1]), batch.T, batch, beta=0, alpha=2 / (len(batch) * g.streams.d_o)
+    )
     for v in grad[1:]:
         v.zero_()
     parts = []
@@ -343,7 +392,7 @@ def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], batch: torch.Ten
             label_gradient(x, T, t, g, batch, labelled, grad)
     frame_gradient(x, parts, g, G, grad)
 
-# %% ../../nbs/1_linear/trainer.ipynb #2a189f9f
+# %% ../../nbs/1_linear/trainer.ipynb #26a64bd4
 def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """The plain samples behind a batch of streams for model k: u, v, o, delta, (delta2), a, each (n, dimension)."""
     at = g.streams.at
@@ -356,7 +405,7 @@ def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     out |= {"delta": value(g.delta), "a": batch[:, at["thin"]] @ g.action[k].T}
     return out | ({"delta2": value(g.delta2)} if g.delta2 is not None else {})
 
-
+# %% ../../nbs/1_linear/trainer.ipynb #a0c7dc72
 def plain_loss(A, B, C, D, H, s: Setting, S: dict[str, torch.Tensor], labelled=None):
     """The training loss of one model on plain samples, as one would write it with nn.Linear and mse_loss."""
     mse = torch.nn.functional.mse_loss
@@ -373,9 +422,10 @@ def plain_loss(A, B, C, D, H, s: Setting, S: dict[str, torch.Tensor], labelled=N
         loss = loss + s.label_weight * ((z[labelled] @ H.T - S["a"][labelled]) ** 2).sum() / (rows * s.d_a)
     return loss
 
-# %% ../../nbs/1_linear/trainer.ipynb #9081a344
+# %% ../../nbs/1_linear/trainer.ipynb #b7127395
 def init_params(settings: list[Setting]) -> Params:
-    """Starts like nn.Linear without bias, from each setting's seed and d_z; narrower models are padded with zeros, which stay zero."""
+    """Starts like nn.Linear without bias, from each setting's seed and d_z; narrower models are padded with zeros,
+    which stay zero."""
     d_z = max(s.d_z for s in settings)
     x = Params(*(torch.zeros(len(settings), *shape) for shape in shapes(settings[0], d_z)))
     for k, s in enumerate(settings):
@@ -390,9 +440,10 @@ def shapes(s: Setting, d_z: int) -> list[tuple[int, int]]:
     """Shapes of E, B, C, D, H."""
     return [(s.d_o, s.d_o), (s.d_o, d_z), (d_z, s.d_o), (d_z, s.d_o), (s.d_a, d_z)]
 
-# %% ../../nbs/1_linear/trainer.ipynb #8ce5ba11
+# %% ../../nbs/1_linear/trainer.ipynb #45b7d627
 def check_batch_gradient(settings: list[Setting]) -> float:
-    """Largest relative difference between the batched gradients and autograd on plain samples, over models and matrices."""
+    """Largest relative difference between the batched gradients and autograd on plain samples, over models and
+    matrices."""
     g, x = make_group(settings), init_params(settings)
     batch, s = draw_batch(settings[0], g.streams, g.Pi, generators(1)), settings[0]
     labelled = torch.arange(3) if s.label_ratio > 0 else None
@@ -406,7 +457,7 @@ def check_batch_gradient(settings: list[Setting]) -> float:
         worst = max(worst, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
     return worst
 
-# %% ../../nbs/1_linear/trainer.ipynb #fe84cd07
+# %% ../../nbs/1_linear/trainer.ipynb #c963071f
 @dataclass(frozen=True)
 class Trained:
     """A trained model, and its setting."""
@@ -415,7 +466,7 @@ class Trained:
     lam: LAM  # float64 arrays
     H: np.ndarray  # (d_a, d_z), the action head (untrained without labels)
 
-
+# %% ../../nbs/1_linear/trainer.ipynb #b3e2eb1d
 def train_group(settings: list[Setting], on_step=None) -> list[Trained]:
     """Train settings with equal `group_key` together. `on_step(step, params)` is called before each step if given."""
     g, x, s = make_group(settings), init_params(settings), settings[0]
@@ -435,7 +486,7 @@ def train_group(settings: list[Setting], on_step=None) -> list[Trained]:
         adam.step()
     return [unstack(x, k, c) for k, c in enumerate(settings)]
 
-# %% ../../nbs/1_linear/trainer.ipynb #d8ff0866
+# %% ../../nbs/1_linear/trainer.ipynb #cb523d27
 def unstack(x: Params, k: int, s: Setting) -> Trained:
     """Model k of the stack, without padding, in float64."""
     E, B, C, D, H = (v[k].double().numpy().copy() for v in x)
@@ -443,7 +494,8 @@ def unstack(x: Params, k: int, s: Setting) -> Trained:
 
 
 def train(settings: list[Setting], chunk: int = 64, progress=None) -> list[Trained]:
-    """Train any list of settings: grouped, widest models together, at most `chunk` at a time. Returned in the given order."""
+    """Train any list of settings: grouped, widest models together, at most `chunk` at a time. Returned in the
+    given order."""
     groups: dict[tuple, list[int]] = {}
     for i in sorted(range(len(settings)), key=lambda i: settings[i].d_z):
         groups.setdefault(group_key(settings[i]), []).append(i)
@@ -457,7 +509,7 @@ def train(settings: list[Setting], chunk: int = 64, progress=None) -> list[Train
                 progress(len(done), len(settings))
     return [done[i] for i in range(len(settings))]
 
-# %% ../../nbs/1_linear/trainer.ipynb #32201af1
+# %% ../../nbs/1_linear/trainer.ipynb #51462f3e
 def setting_terms(s: Setting, F: dict[str, np.ndarray]):
     """The population objective of a setting (without labels), in the paper's units."""
     terms = [reconstruction(F, s.augment_var)]
@@ -465,15 +517,17 @@ def setting_terms(s: Setting, F: dict[str, np.ndarray]):
 
 
 def label_lambda(s: Setting) -> float:
-    """lambda of Prop. 4.4 in the paper's units: (d_o / d_a) * weight * (how much of the action loss an average batch has)."""
+    """lambda of Prop. 4.4 in the paper's units: (d_o / d_a) * weight * (how much of the action loss an average
+    batch has)."""
     if s.label_ratio == 0:
         return 0.0
     share = 1 - (1 - s.label_ratio) ** s.batch if s.label_mean == "labelled" else s.label_ratio
     return s.d_o / s.d_a * s.label_weight * share
 
-# %% ../../nbs/1_linear/trainer.ipynb #40ff2099
+# %% ../../nbs/1_linear/trainer.ipynb #6bf521ec
 def spans_apart(lam: LAM, F: dict[str, np.ndarray], values: np.ndarray, vectors: np.ndarray, d_z: int) -> float:
-    """Sine of the largest angle between span(B) (in use) and the top d_z eigenvectors, ties allowed; nan if nothing is determined."""
+    """Sine of the largest angle between span(B) (in use) and the top d_z eigenvectors, ties allowed; nan if
+    nothing is determined."""
     U, s, _ = np.linalg.svd(lam.B @ (lam.D @ F["delta"]), full_matrices=False)
     used = U[:, :d_z][:, s[:d_z] > 1e-9 * max(s[0], 1e-300)]
     edge, tol = values[d_z - 1], 1e-6 * max(values[0], 1e-300)
@@ -490,10 +544,11 @@ def spans_apart(lam: LAM, F: dict[str, np.ndarray], values: np.ndarray, vectors:
     extra = keep - may @ (may.T @ keep)
     return float(max(np.linalg.norm(missed, 2), np.linalg.norm(extra, 2) if extra.size else 0.0))
 
-# %% ../../nbs/1_linear/trainer.ipynb #3dc13aea
+# %% ../../nbs/1_linear/trainer.ipynb #c77271c8
 def theory(s: Setting, F: dict[str, np.ndarray]):
-    """(LAM with C = -D, minimum of the objective, eigenvalues, eigenvectors, method). Method 'closed form' wherever one exists;
-    with labels on top of a policy (chi > 0) or of composition the minimum is found by L-BFGS from the best unlabelled model."""
+    """(LAM with C = -D, minimum of the objective, eigenvalues, eigenvectors, method). Method 'closed form'
+    wherever one exists; with labels on top of a policy (chi > 0) or of composition the minimum is found by L-BFGS
+    from the best unlabelled model."""
     terms, lam = setting_terms(s, F), label_lambda(s)
     best = optimum(terms, s.d_z)
     if lam == 0:
@@ -526,17 +581,21 @@ def span_order(columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
     Q = np.linalg.qr(np.concatenate([columns, np.eye(d)], axis=1))[0]
     return np.concatenate([values, np.zeros(d - k)]), Q
 
-# %% ../../nbs/1_linear/trainer.ipynb #d1e78348
+# %% ../../nbs/1_linear/trainer.ipynb #bede48df
+def label_loss(model: Trained, t: Term, F: dict[str, np.ndarray]) -> float:
+    """lambda E||H z - a||^2 with the latent of term t: 0 without labels."""
+    lam, m = label_lambda(model.setting), model.lam
+    return lam * float(((model.H @ (m.C @ t.p + m.D @ t.q) - F["a"]) ** 2).sum()) if lam > 0 else 0.0
+
+# %% ../../nbs/1_linear/trainer.ipynb #4d3b0af9
 def evaluate(model: Trained, readout: str = "delta") -> dict[str, float]:
-    """All figures of a trained model beside its closed form; population values, no sampling. Losses are in the paper's units
-    (summed over coordinates): `loss` is the trained objective, `loss_rec` Eq. 4 alone."""
+    """All figures of a trained model beside its closed form; population values, no sampling. Losses are in the
+    paper's units (summed over coordinates): `loss` is the trained objective, `loss_rec` Eq. 4 alone."""
     s, m = model.setting, model.lam
     F = factors(make_world(s.world), steps=2 if s.lambda_ac > 0 else 1)
-    terms, lam = setting_terms(s, F), label_lambda(s)
+    terms = setting_terms(s, F)
     best, minimum, values, vectors, method = theory(s, F)
-    labels = 0.0
-    if lam > 0:
-        labels = lam * ((model.H @ (m.C @ terms[0].p + m.D @ terms[0].q) - F["a"]) ** 2).sum()
+    labels = label_loss(model, terms[0], F)
     score, ideal = llo(readout_factor(m, F, readout), F), llo(readout_factor(best, F, readout), F)
     return {
         "loss": float(objective(m, terms) + labels),

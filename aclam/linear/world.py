@@ -33,7 +33,7 @@ class WorldConfig:
     def __post_init__(self) -> None:
         check_world(self)
 
-# %% ../../nbs/1_linear/world.ipynb #848a6d05
+# %% ../../nbs/1_linear/world.ipynb #4227776d
 def check_world(c: WorldConfig) -> None:
     """Raise `UserError` (one line) if the dimensions, the noise or chi make no sense."""
     for name in ("d_o", "d_a"):
@@ -42,7 +42,9 @@ def check_world(c: WorldConfig) -> None:
     if c.d_b < 0:
         raise UserError(f"d_b is {c.d_b}: it must be 0 or more.")
     if c.d_a > c.d_o:
-        raise UserError(f"d_a is {c.d_a} but d_o is {c.d_o}: an action cannot have more dimensions than the observation.")
+        raise UserError(
+            f"d_a is {c.d_a} but d_o is {c.d_o}: an action cannot have more dimensions than the observation."
+        )
     if c.d_b > c.d_o - (c.d_a if c.orthogonal_agents else 0):
         raise UserError(f"d_b is {c.d_b}: too many directions for d_o = {c.d_o}.")
     for name in ("sigma_iid", "sigma_agents"):

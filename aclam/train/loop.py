@@ -196,7 +196,7 @@ def schedule(
     t = (s - c.warmup_steps) / max(c.steps - c.warmup_steps, 1)
     return _half_cosine(c.lr, c.final_lr_ratio * c.lr, t), c.betas[0]
 
-# %% ../../nbs/8_train/loop.ipynb #b8a799e1
+# %% ../../nbs/8_train/loop.ipynb #147c0b4e
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     "AdamW over the trainable parameters of `model`: weight decay on those with two or more dimensions."
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -206,7 +206,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, s: int, config: TrainConfig) -> float:
@@ -414,11 +414,11 @@ class Run:
         except UserError as e:  # a worker process adds its whole traceback to the message: keep the last line
             raise UserError(str(e).strip().splitlines()[-1].split("UserError: ")[-1]) from e
 
-# %% ../../nbs/8_train/loop.ipynb #9fe113d9
+# %% ../../nbs/8_train/loop.ipynb #fde41c6b
 def _mean_over_ranks(run: Run, values: dict[str, float]) -> dict[str, float]:
     "Average numbers over the processes; all have the same keys."
     keys = sorted(values)
-    mine = torch.tensor([values[k] for k in keys], dtype=torch.float32, device=run.accelerator.device)
+    mine = torch.tensor([values[k] for k in keys], dtype=torch.float64, device=run.accelerator.device)
     return dict(zip(keys, run.accelerator.reduce(mine, "mean").tolist(), strict=True))
 
 

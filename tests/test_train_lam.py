@@ -1,0 +1,294 @@
+"""aclam-train-lam, aclam-demo, launch configurations: errors in one line, exact resume of a real model, stages."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from aclam.core import UserError
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.lam import LatentActionModel
+from aclam.train import demo, lam, loop, scale
+
+SMALL = (
+    "--model.idm-width 16 --model.fdm-width 16 --model.bottleneck.continuous-steps 10 --probe-n 16 "
+    "--train.steps 20 --train.batch-size 8 --train.probe-every 10 --train.checkpoint-every 10 --train.log-every 1"
+).split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "store"
+    write_store(folder, (synthetic_trajectory(seed=n, size=32) for n in range(10)), shard_size=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """A finished run of a small model, and what it returned."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, lam.run(lam.settings_from(["--data", str(store), "--out", str(out), *SMALL]))
+
+
+def fails(capsys, *argv) -> str:
+    """The one line on standard error of a command that ends with status 2."""
+    with pytest.raises(SystemExit) as e:
+        lam.main(list(map(str, argv)))
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("aclam-train-lam: ")]
+    assert e.value.code == 2 and printed.out == "" and len(lines) == 1 and lines[0] == printed.err.splitlines()[-1]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--preset", "ac_lam_cup"], '"ac_lam_cpu"'),
+        (["--preset", "xyz"], "no_ac_paper"),
+        (["--train.stepz", "3"], "--train.steps"),
+        (["--model.objective.lambda-ax", "3"], "--model.objective.lambda-ac"),
+        (["--train.steps", "many"], "many"),
+        ([], "which data?"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_command_lines(capsys, argv, message):
+    assert message in fails(capsys, *argv)
+
+
+def test_settings_follow_the_preset():
+    paper, twin = lam.settings_from(["--preset=ac_lam_paper"]), lam.settings_from(["--preset", "no_ac_cpu"])
+    assert (paper.train.lr, paper.train.batch_size, paper.train.warmup_steps) == (1.5e-4, 512, 2000)
+    assert paper.model.image_size == 224 and paper.augmentation
+    assert twin.model.objective.lambda_ac == 0 and twin.train == lam.settings_for("ac_lam_cpu").train
+    changed = lam.settings_from(["--model.objective.lambda-ac", "3", "--no-resume"])
+    assert changed.model.objective.lambda_ac == 3 and not changed.resume
+
+
+def test_json_is_one_object_and_a_finished_run_stays(whole, store, capsys):
+    out, result = whole
+    lam.main(["--data", str(store), "--out", str(out), "--json", *SMALL])
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and json.loads(printed)["loss"] == pytest.approx(result["loss"])
+    assert result["probe/additivity"] > 0 and result["parameters"] > 1000
+    files = {"config.json", "metrics.jsonl", "tb", "checkpoints", "model", "result.json"}
+    assert {p.name for p in out.iterdir()} == files
+    model = LatentActionModel.from_pretrained(out / "model")
+    assert model.config.proprio_dim == 7 and model.config.idm_width == 16
+
+
+def test_another_setting_is_another_run(whole, store, capsys):
+    argv = ["--data", store, "--out", whole[0], *SMALL]
+    assert "train.lr was 0.002 and is 0.1" in fails(capsys, *argv, "--train.lr", "0.1")
+    assert "triples.order was unordered" in fails(capsys, *argv, "--triples.order", "ordered")
+
+
+def test_everything_that_a_real_model_knows_is_in_its_checkpoint(whole, store, tmp_path):
+    """Cut at step 10, where quantisation begins, and run again: the same bits (codebooks, counters, running means)."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000020")
+    moved = tmp_path / "moved"
+    shutil.copytree(store, moved)  # data may be moved between two sittings
+    lam.run(lam.settings_from(["--data", str(moved), "--out", str(tmp_path / "run"), *SMALL]))
+    a, b = (loop.read_tensors(p / "model" / "model.safetensors") for p in (whole[0], tmp_path / "run"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_episodes_are_held_out(store):
+    data = lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "0.3"]))
+    train, out = ({t.name for t in d.trajectories} for d in (data.train, data.held_out))
+    assert len(train) == 7 and len(out) == 3 and not train & out
+    with pytest.raises(UserError, match="val_fraction 1.0 of 10 episodes"):
+        lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "1"]))
+    both = lam.open_data(lam.settings_from(["--data", str(store), str(store), "--held-out", str(store)]))
+    assert len(both.train.trajectories) == 20 and len(both.held_out.trajectories) == 10
+
+
+def test_fingerprint_tells_data_apart():
+    a, b = synthetic_trajectory(seed=1), synthetic_trajectory(seed=2)
+    assert lam.fingerprint([a, b]) == lam.fingerprint([a, b]) != lam.fingerprint([b, a])
+    touched = dataclasses.replace(a, proprio=a.proprio + 1e-3)
+    assert lam.fingerprint([a]) != lam.fingerprint([touched])
+
+
+def test_the_proprio_fdm_is_as_wide_as_the_data():
+    config = lam.settings_for("ac_lam_cpu").model
+    robot, human = (TripleDataset([synthetic_trajectory(0, kind=k)], image_size=32) for k in ("robot", "human"))
+    assert lam.fit_to_data(config, robot).proprio_dim == 7 and lam.fit_to_data(config, human).proprio_dim == 0
+    silent = dataclasses.replace(config, objective=dataclasses.replace(config.objective, lambda_proprio=0.0))
+    assert lam.fit_to_data(silent, robot).proprio_dim == 0
+    acting = dataclasses.replace(config, objective=dataclasses.replace(config.objective, lambda_action=1.0))
+    assert lam.fit_to_data(acting, robot).action_dim == 7
+
+
+class Broken:
+    """Frames of which one cannot be read."""
+
+    def __init__(self, frames, bad):
+        self.frames, self.bad = frames, bad
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, indices):
+        if self.bad in list(indices):
+            raise UserError(f"toy/000003: the image of frame {self.bad} cannot be read")
+        return self.frames[indices]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_line(tmp_path, workers):
+    t = synthetic_trajectory(0, size=32)
+    data = TripleDataset([dataclasses.replace(t, frames=Broken(t.frames, 9))], TripleConfig(), 32)
+    model = LatentActionModel.from_preset("ac_lam_cpu", idm_width=16, fdm_width=16)
+    config = loop.TrainConfig(steps=20, batch_size=8, num_workers=workers)
+    with pytest.raises(UserError) as e:
+        loop.train(model, data, config, tmp_path)
+    assert str(e.value) == "toy/000003: the image of frame 9 cannot be read"
+
+
+def test_a_loss_that_is_not_finite_names_trajectory_and_frames(tmp_path):
+    t = synthetic_trajectory(0, size=32)
+    data = TripleDataset([t], TripleConfig(), 32)
+    model = LatentActionModel.from_preset("ac_lam_cpu", idm_width=16, fdm_width=16, proprio_dim=7)
+    d = data.draw(12)
+    data._proprio.values[d.j] = np.nan
+    with pytest.raises(UserError, match=rf"{t.name} frames \d+, \d+, \d+.*no checkpoint") as e:
+        loop.train(model, data, loop.TrainConfig(steps=4, batch_size=8), tmp_path)
+    assert "\n" not in str(e.value)
+
+
+# ---- the demo
+
+
+def test_a_stage_is_done_once(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        (tmp_path / "made").mkdir()
+        return {"calls": len(calls)}
+
+    for settings, count in [({"a": 1}, 1), ({"a": 1}, 1), ({"a": 2}, 2), ({"a": 2}, 2)]:
+        assert demo.stage(tmp_path, "s", settings, ["made"], work) == {"calls": count}
+    shutil.rmtree(tmp_path / "made")
+    assert demo.stage(tmp_path, "s", {"a": 2}, ["made"], work) == {"calls": 3}
+
+
+def test_a_stage_that_was_stopped_goes_on(tmp_path):
+    def stopped():
+        (tmp_path / "half").write_text("done")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.stage(tmp_path, "s", 1, ["half"], stopped)
+    assert demo.stage(tmp_path, "s", 1, ["half"], lambda: (tmp_path / "half").read_text()) == "done"  # kept
+    with pytest.raises(KeyboardInterrupt):
+        demo.stage(tmp_path, "s", 2, ["half"], stopped)
+    assert demo.stage(tmp_path, "s", 3, ["half"], lambda: (tmp_path / "half").exists()) is False  # other settings
+
+
+def test_the_demo_trains_both_alike():
+    words = [set(demo.train_command(demo.DemoConfig(steps=30), p)) for p in demo.MODELS]
+    assert words[0] ^ words[1] == {f"{folder}{p}" for folder in ("", "runs/demo/") for p in demo.MODELS}
+    config = lam.settings_from(demo.train_command(demo.DemoConfig(steps=30), "no_ac_cpu")[3:])
+    usual = lam.settings_for("no_ac_cpu")
+    share = usual.model.bottleneck.continuous_steps / usual.train.steps
+    assert config.train.steps == 30 and config.model.bottleneck.continuous_steps == round(30 * share)
+
+
+def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
+    def command(config, preset):
+        work = "import time; time.sleep(60)" if preset == "no_ac_cpu" else "raise SystemExit('no such luck')"
+        return [sys.executable, "-c", work]
+
+    started, real = [], demo.start
+    monkeypatch.setattr(demo, "train_command", command)
+    monkeypatch.setattr(demo, "start", lambda *a: started.append(real(*a)) or started[-1])
+    with pytest.raises(UserError, match="training ac_lam_cpu failed: no such luck"):
+        demo.train_both(demo.DemoConfig(out=str(tmp_path), steps=5), every=0.05)
+    assert [p.poll() is not None for p in started] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_quick_demo(tmp_path):
+    pytest.importorskip("mujoco")
+    command = [sys.executable, "-m", "aclam.train.demo", "--quick", "--json", "--out", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(done.stdout)
+    assert set(results["models"]) == set(demo.MODELS.values())
+    for row in results["models"].values():
+        assert {"additivity", "norm_correlation", "identity", "inverse", "reconstruction", "codes_used"} <= set(row)
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("<figure>") == 5 and "quick version" in page
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*.safetensors")}
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert json.loads(again.stdout) == results
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_a_real_model_on_two_processes(store, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "-m", "aclam.train.lam", "--data", str(store), "--out", str(tmp_path / "run"), "--json"]
+    command += SMALL
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 20  # one object, from one of the two
+    log = loop.read_metrics(tmp_path / "run")
+    assert [r["step"] for r in log if "loss" in r] == list(range(1, 21))
+    assert LatentActionModel.from_pretrained(tmp_path / "run" / "model").config.idm_width == 16
+
+
+# ---- from two cores to 32 GPUs
+
+
+def test_the_plan_of_the_paper():
+    p = scale.plan(nodes=4, gpus_per_node=8)
+    assert (p.processes, p.per_process, p.idm_passes, p.fdm_passes) == (32, 16, 48, 64)
+    assert p.frame_bytes == 48 * 3 * 224 * 224 and p.steps_per_epoch == 436_524
+    assert scale.plan(nodes=4, additive=False).fdm_passes == 48
+    with pytest.raises(UserError, match="for example 504"):
+        scale.plan(nodes=3)
+
+
+@pytest.mark.parametrize("name, machines, processes", [
+    ("one_gpu", 1, 1), ("eight_gpus", 1, 8), ("nodes", 4, 32), ("two_cpu_processes", 1, 2)])  # fmt: skip
+def test_launch_configurations(name, machines, processes):
+    path = scale.launch_config(name)
+    config = load_config_from_file(str(path))  # accelerate itself reads it
+    assert (config.num_machines, config.num_processes) == (machines, processes)
+    assert yaml.safe_load(path.read_text())["mixed_precision"] == "no"  # TrainConfig decides
+
+
+def test_no_such_launch_configuration():
+    with pytest.raises(UserError, match='Did you mean "one_gpu"'):
+        scale.launch_config("one_gpus")
+
+
+def test_console_scripts_point_here():
+    settings = (Path(__file__).parents[1] / "settings.ini").read_text()
+    assert "aclam-train-lam=aclam.train.lam:main" in settings and "aclam-demo=aclam.train.demo:main" in settings
+    assert callable(lam.main) and callable(demo.main)
