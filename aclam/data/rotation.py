@@ -8,7 +8,9 @@ Docs: https://aclam-project.github.io/aclam/3_data/rotation.html.md"""
 __all__ = ['to_rotation', 'from_rotation', 'quaternions', 'quaternion_angle', 'relative_angle', 'check_relative_angle',
            'check_rotation', 'bch_residual', 'check_rotation_filter', 'leg_angles']
 
-# %% ../../nbs/3_data/rotation.ipynb #f43bc34e
+# %% ../../nbs/3_data/rotation.ipynb #93b8a4fe
+from math import asin, sqrt
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -166,7 +168,7 @@ def check_rotation_filter(max_deg: float = 30.0, n: int = 61) -> float:  # the w
     assert 0.9 * bound < worst < 1.02 * bound, (worst, bound)
     return worst
 
-# %% ../../nbs/3_data/rotation.ipynb #72774ee8
+# %% ../../nbs/3_data/rotation.ipynb #be5dad4b
 def leg_angles(
     q: list[tuple[float, float, float, float]],  # unit quaternion of each frame, as plain tuples
     i: int,
@@ -178,7 +180,7 @@ def leg_angles(
 
 
 def _angle(a: tuple, b: tuple) -> float:
-    dot = a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
-    s = -1.0 if dot < 0 else 1.0
-    chord = sum((x - s * y) ** 2 for x, y in zip(a, b, strict=True)) ** 0.5
-    return 4 * float(np.arcsin(min(chord / 2, 1.0)))
+    (x, y, z, w), (p, q, r, s) = a, b
+    near = (x - p) ** 2 + (y - q) ** 2 + (z - r) ** 2 + (w - s) ** 2  # squared chord to b, and to -b:
+    far = (x + p) ** 2 + (y + q) ** 2 + (z + r) ** 2 + (w + s) ** 2
+    return 4 * asin(min(sqrt(min(near, far)) / 2, 1.0))

@@ -65,7 +65,7 @@ def orthonormal(rng: np.random.Generator, d: int, k: int, against: np.ndarray | 
     q, r = np.linalg.qr(raw)
     return q * np.sign(np.diag(r))  # the sign makes the draw unique
 
-# %% ../../nbs/1_linear/world.ipynb #8930a01c
+# %% ../../nbs/1_linear/world.ipynb #d2ce5ac1
 @dataclass(frozen=True)
 class World:
     """A drawn world: X (d_o, d_a) with X^T X = gain I, Y (d_o, d_b) and Pi^T (d_o, d_a) with orthonormal columns."""
@@ -79,7 +79,7 @@ class World:
 def make_world(config: WorldConfig | None = None, **changes) -> World:
     """Draw X, Y and Pi from the config's seed (float64); keyword arguments change fields of the config."""
     c = replace(config or WorldConfig(), **changes)
-    rng = [np.random.default_rng([c.seed, part]) for part in range(3)]
+    rng = [np.random.default_rng([part, 2506, c.seed]) for part in range(3)]  # one stream for each matrix
     X = orthonormal(rng[0], c.d_o, c.d_a)
     Y = orthonormal(rng[1], c.d_o, c.d_b, X if c.orthogonal_agents else None)
     return World(c, np.sqrt(c.gain) * X, Y, orthonormal(rng[2], c.d_o, c.d_a).T)
