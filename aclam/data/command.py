@@ -155,7 +155,7 @@ def draws_report(dataset, n: int) -> dict:
     counts = dataset.filter_counts(n)
     return plain({"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows})
 
-# %% ../../nbs/3_data/command.ipynb #2f6e400a
+# %% ../../nbs/3_data/command.ipynb #9c7c2a95
 def _triples_of(config: Triples):
     "The dataset that `config` speaks of."
     from aclam.data.triples import TripleConfig, TripleDataset  # here: needs torch, which takes seconds to import
@@ -177,7 +177,7 @@ def triples(config: Triples) -> None:
         from aclam.data.triples import contact_sheet
 
         with atomic_file(Path(config.png)) as path:
-            contact_sheet(dataset, range(config.n)).savefig(path, format="png")
+            contact_sheet(dataset, range(config.n)).savefig(path, format="png", dpi=150)
         say(f"{config.png}: {config.n} triples")
     print_json(report) if config.json else _print_draws(report)
 
