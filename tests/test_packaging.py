@@ -1,5 +1,6 @@
 """The package as its users get it: two configurations that agree, a wheel that stands alone, commands that answer."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -86,10 +87,20 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    for pattern in ("*.py", "configs/*.yaml"):
+    for pattern in ("*.py", "configs/*.yaml", "data_recipes/*/*.yaml", "data_recipes/*/*.md"):
         there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "aclam").rglob(pattern)}
         assert there <= held, there - held
     assert not [name for name in held if not re.match(r"aclam(-[\d.]+\.dist-info)?/", name)]
+
+
+def test_the_wheel_alone_finds_its_recipes(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "from aclam.data.command import main; main(['plan', 'mixtures/ac_lam.yaml', '--root', 'nowhere', '--json'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert len(json.loads(done.stdout)["missing"]) == 28
 
 
 def test_the_wheel_says_what_it_needs(wheel):
