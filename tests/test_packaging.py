@@ -1,6 +1,7 @@
 """The package as its users get it: two configurations that agree, a wheel that stands alone, commands that answer."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -164,10 +165,11 @@ def test_every_command_answers_a_wrong_option_in_one_line(command):
 def test_an_installed_wheel_puts_commands_on_the_path(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it would put this checkout before the wheel
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
     done = subprocess.run(
         [python, "-c", "import aclam; print(aclam.__version__, aclam.__file__)"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
+        cwd=tmp_path, capture_output=True, text=True, check=True, env=env,
     )  # fmt: skip
     assert done.stdout.startswith(aclam.__version__) and str(tmp_path) in done.stdout
     assert all((tmp_path / "venv" / "bin" / command).exists() for command in SCRIPTS)
