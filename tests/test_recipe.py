@@ -28,8 +28,8 @@ from aclam.data.trajectory import synthetic_trajectory
 
 PAPER = [n for n in recipe_names() if load_recipe(n).table6_row]
 # Table 6 of the paper, in its order
-PERCENT = [9.70, 20.00, 1.97, 5.47, 0.76, 0.12, 0.31, 0.11, 1.61, 0.22, 0.63, 0.57, 0.45, 3.47, 0.01, 0.04, 0.73, 0.37, 3.46,
-           21.46, 0.94, 0.89, 6.95, 0.63, 1.99, 4.77, 5.56, 6.82]  # fmt: skip
+PERCENT = [9.70, 20.00, 1.97, 5.47, 0.76, 0.12, 0.31, 0.11, 1.61, 0.22, 0.63, 0.57, 0.45, 3.47, 0.01, 0.04, 0.73,
+           0.37, 3.46, 21.46, 0.94, 0.89, 6.95, 0.63, 1.99, 4.77, 5.56, 6.82]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -137,7 +137,8 @@ def test_mistakes_in_a_mixture_are_one_line(tmp_path, text, words):
 def test_own_recipes_lie_beside_the_mixture(tmp_path):
     own = (RECIPES / "bridge" / "recipe.yaml").read_text().replace("name: bridge", "name: kitchen", 1)
     (tmp_path / "kitchen.yaml").write_text(own)
-    (tmp_path / "m.yaml").write_text("name: mine\nparts:\n- {recipe: kitchen.yaml, weight: 2}\n- {recipe: rt1, weight: 1}")
+    parts = "- {recipe: kitchen.yaml, weight: 2}\n- {recipe: rt1, weight: 1}"
+    (tmp_path / "m.yaml").write_text("name: mine\nparts:\n" + parts)
     mixture = load_mixture(tmp_path / "m.yaml")
     assert [r.name for r in mixture.recipes] == ["kitchen", "rt1"] and mixture.shares == [2 / 3, 1 / 3]
     assert Part("bridge", 1, max_rotation_deg=20).max_rotation_deg == 20

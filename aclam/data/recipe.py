@@ -419,7 +419,7 @@ def _row_text(r: dict) -> str:
              f"{_number(size, ',.1f'):>8s}", f"{_number(r['expected_epochs'], ',.2f'):>9s}"]
     return "  ".join(cells)
 
-# %% ../../nbs/3_data/recipe.ipynb #66a48fe0
+# %% ../../nbs/3_data/recipe.ipynb #087ed8dd
 def plan_text(report: dict) -> str:
     "A plan as a table for a person, and below it the commands for what is missing."
     heads = [f"{'source':16s}", "kind ", f"{'share %':>8s}", f"{'on disk':16s}", f"{'episodes':>9s}", f"{'hours':>8s}",
@@ -431,5 +431,6 @@ def plan_text(report: dict) -> str:
     for r in report["rows"]:
         if not r["present"]:
             todo = r["commands"] or [f"no command: see the README of the recipe {r['source']}"]
-            lines += ["", f"{r['title']}: {r['access']}", *(f"    {'or ' if n else '   '}{c}" for n, c in enumerate(todo))]
+            lines += ["", f"{r['title']}: {r['access']}"]
+            lines += [f"    {'or ' if n else '   '}{c}" for n, c in enumerate(todo)]
     return "\n".join(lines)
