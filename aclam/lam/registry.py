@@ -262,9 +262,9 @@ def translate(tensors: Mapping[str, Tensor], rules: Mapping[str, str], file: Pat
             renamed[new] = tensor
     return renamed
 
-# %% ../../nbs/4_lam/registry.ipynb #7e45305b
+# %% ../../nbs/4_lam/registry.ipynb #a4c7b679
 def fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str, within: str = "") -> dict[str, Tensor]:
-    """Stack linear maps of one input: `x.q.weight` and `x.kv.weight` become `x.qkv.weight` for parts (q, kv), whole qkv.
+    """Stack linear maps of one input: with parts (q, kv), `x.q.weight` and `x.kv.weight` become `x.qkv.weight`.
 
     within: only names that begin so.
     """
