@@ -240,7 +240,7 @@ def parse(
     sys.stderr.write(box.getvalue())  # warnings, should there be any
     return config
 
-# %% ../nbs/0_core.ipynb #a5fa850a
+# %% ../nbs/0_core.ipynb #07fe0185
 def run_cli(
     main: Callable[[], Any],  # what the command does; an int that it returns is the exit status
     prog: str,  # the command's name
@@ -261,7 +261,7 @@ def run_cli(
     if isinstance(status, int) and status:
         raise SystemExit(int(status))
 
-
+# %% ../nbs/0_core.ipynb #17349d65
 def _forget_output() -> None:
     "Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes nowhere."
     nowhere = os.open(os.devnull, os.O_WRONLY)
