@@ -242,7 +242,7 @@ def parse(
     sys.stderr.write(box.getvalue())  # warnings, should there be any
     return config
 
-# %% ../nbs/0_core.ipynb #c1245eea
+# %% ../nbs/0_core.ipynb #07fe0185
 def run_cli(
     main: Callable[[], Any],  # what the command does; an int that it returns is the exit status
     prog: str,  # the command's name
@@ -250,14 +250,29 @@ def run_cli(
     "Run a command. A `UserError` is one line on standard error and status 2; a bug keeps its traceback."
     try:
         status = main()
+        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
     except UserError as e:
         say(f"{prog}: " + " ".join(str(e).split()))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         say(f"{prog}: stopped")
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        _forget_output()
+        raise SystemExit(141) from None
     if isinstance(status, int) and status:
         raise SystemExit(int(status))
+
+# %% ../nbs/0_core.ipynb #17349d65
+def _forget_output() -> None:
+    "Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes nowhere."
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(nowhere, stream.fileno())
+        except (OSError, ValueError):  # a stream without a file, as in a notebook
+            continue
+    os.close(nowhere)
 
 # %% ../nbs/0_core.ipynb #a25e26a3
 def _choose(types: dict[str, type], argv: list[str], prog: str) -> str:

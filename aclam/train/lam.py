@@ -6,9 +6,10 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
-           'LamData', 'open_data', 'fingerprint', 'fit_to_data', 'build', 'describe', 'run', 'main', 'summary']
+           'LamData', 'open_data', 'origin_of', 'fingerprint', 'fit_to_data', 'build', 'describe', 'run', 'main',
+           'summary']
 
-# %% ../../nbs/8_train/lam.ipynb #32936a19
+# %% ../../nbs/8_train/lam.ipynb #4e3d9eb8
 import argparse
 import hashlib
 import json
@@ -21,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 
-from ..core import UserError, parse, print_json, run_cli, say, suggest
+from ..core import UserError, parse, print_json, run_cli, say, suggest, write_json
 from ..data.store import cache_frames, read_store
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
@@ -42,7 +43,7 @@ def training_for(preset: str) -> TrainConfig:
     "How the models of a preset are trained unless the command line says otherwise."
     return TRAINING["cpu" if preset.endswith("_cpu") else "paper"]
 
-# %% ../../nbs/8_train/lam.ipynb #2a93b2d5
+# %% ../../nbs/8_train/lam.ipynb #5296807e
 Model = TypeVar("Model")  # the dataclass of a family's settings
 
 
@@ -54,7 +55,7 @@ class LamTrainConfig(Generic[Model]):
     data: tuple[str, ...] = ()  # folders written by aclam-data prepare
     held_out: str = ""  # a folder of episodes to probe with; default: the last `val_fraction` of each data folder
     val_fraction: float = 0.1  # of the episodes; at least one; not used for training
-    out: str = "runs/lam"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    out: str = "runs/lam"  # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: Model = LamConfig()  # the model's sizes and its objective; which there are depends on the preset's family
     train: TrainConfig = TrainConfig()  # the loop
     triples: TripleConfig = TripleConfig()  # how (i, j, k) are drawn
@@ -101,7 +102,7 @@ def open_folder(folder: str, image_size: int, cache_gib: float) -> tuple[list[Tr
     with PartialState().main_process_first():  # one process decodes, the others read its file
         return cache_frames(store, image_size), store.meta["quantiles"]
 
-# %% ../../nbs/8_train/lam.ipynb #8d48c526
+# %% ../../nbs/8_train/lam.ipynb #73545120
 @dataclass
 class LamData:
     "What a latent action model is trained on and probed with."
@@ -109,6 +110,7 @@ class LamData:
     train: TripleDataset
     held_out: TripleDataset
     description: dict  # for config.json: what would make it another run
+    origin: dict  # for data.json: what measuring the model later needs to know, see `origin_of`
 
 
 def open_data(config: LamTrainConfig) -> LamData:
@@ -127,7 +129,18 @@ def open_data(config: LamTrainConfig) -> LamData:
     augment = config.augment if config.augmentation else None
     data = TripleDataset(kept, config.triples, size, augment, **shared)
     probe = TripleDataset(out, replace(config.triples, seed=config.triples.seed + 1), size, **shared)
-    return LamData(data, probe, {"episodes": len(kept), "frames": len(data), "content": fingerprint(kept)})
+    about = {"episodes": len(kept), "frames": len(data), "content": fingerprint(kept)}
+    return LamData(data, probe, about, {**shared, "folders": origin_of(config, [p for p, _ in parts])})
+
+
+def origin_of(config: LamTrainConfig, parts: Sequence[Sequence[Trajectory]]) -> list[dict]:
+    "Of each data folder: its name, number of episodes, fingerprint, and [first, last) of the episodes held out."
+    out = []
+    for folder, episodes in zip(config.data, parts, strict=True):
+        kept = len(episodes) if config.held_out else len(split(episodes, config.val_fraction)[0])
+        about = {"folder": folder, "episodes": len(episodes), "content": fingerprint(episodes)}
+        out.append({**about, "held_out": [kept, len(episodes)]})
+    return out
 
 # %% ../../nbs/8_train/lam.ipynb #c4657de1
 def fingerprint(trajectories: Sequence[Trajectory]) -> str:
@@ -164,7 +177,7 @@ def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) ->
     triples = {**asdict(config.triples), "augment": asdict(config.augment) if config.augmentation else None}
     return {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
 
-# %% ../../nbs/8_train/lam.ipynb #a629645c
+# %% ../../nbs/8_train/lam.ipynb #d76fb98c
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     state, data = PartialState(), open_data(config)
@@ -176,6 +189,8 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
     probe = structure_probe(data.held_out, config.probe_n, 64, state.device, model.config.codebook_size)
     about = describe(config, data, model)
     result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
+    if state.is_main_process:
+        write_json(Path(config.out) / "data.json", data.origin)
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
 # %% ../../nbs/8_train/lam.ipynb #f1127c1f
