@@ -106,7 +106,10 @@ def test_settings_of_older_models_still_build():
     assert PRESETS["ac_lam_cpu"].bottleneck.kind == "vq"
 
 
-@pytest.mark.parametrize("changes", [dict(levels=(8, 5)), dict(levels=()), dict(levels=(1,)), dict(stages=0), dict(kl=-1.0)])
+BAD = [dict(levels=(8, 5)), dict(levels=()), dict(levels=(1,)), dict(stages=0), dict(kl=-1.0)]
+
+
+@pytest.mark.parametrize("changes", BAD)
 def test_bad_settings_are_one_line(changes):
     with pytest.raises(UserError) as error:
         BottleneckConfig(**changes)

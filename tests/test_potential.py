@@ -11,8 +11,15 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.model import check_saved, parameter_counts, step_lowers_loss
 from aclam.lam.objective import ObjectiveConfig, pair_frames
-from aclam.lam.potential import POTENTIAL_PRESETS, PotentialConfig, PotentialLam, all_pairs, check_clip, check_exact
-from aclam.lam.potential import encode_clip
+from aclam.lam.potential import (
+    POTENTIAL_PRESETS,
+    PotentialConfig,
+    PotentialLam,
+    all_pairs,
+    check_clip,
+    check_exact,
+    encode_clip,
+)
 from aclam.lam.quantizer import BottleneckConfig
 
 EXACT = {  # name: (bottleneck, place); the continuous form in evaluation, and any bottleneck on frames

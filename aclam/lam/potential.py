@@ -8,8 +8,8 @@ Docs: https://aclam-project.github.io/aclam/4_lam/potential.html.md"""
 __all__ = ['CONTINUOUS', 'POTENTIAL_PRESETS', 'Potential', 'PotentialConfig', 'potential_of', 'PotentialLam', 'take',
            'check_exact', 'encode_clip', 'all_pairs', 'check_clip']
 
-# %% ../../nbs/4_lam/potential.ipynb #360f39a8
-from dataclasses import dataclass, field, replace
+# %% ../../nbs/4_lam/potential.ipynb #ee2499a7
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch

@@ -36,7 +36,7 @@ def straight_through(x: Tensor, e: Tensor) -> Tensor:
     "The value of e with the gradient of x."
     return x + (e - x).detach()
 
-# %% ../../nbs/4_lam/quantizer.ipynb #aab833e4
+# %% ../../nbs/4_lam/quantizer.ipynb #f07ce46e
 @dataclass(frozen=True)
 class BottleneckConfig:
     "The channel between IDM and FDM. The paper names VQ-VAE codebook and commitment losses; all values are assumed."
@@ -63,7 +63,7 @@ class BottleneckConfig:
         if not self.levels or any(n < 3 or n % 2 == 0 for n in self.levels):
             raise UserError(f"levels are {self.levels}: odd numbers of at least 3 expected")
         if self.stages < 1 or not self.kl >= 0:
-            raise UserError(f"stages is {self.stages}, kl {self.kl}: at least 1 stage and a weight of at least 0 expected")
+            raise UserError(f"stages is {self.stages}, kl {self.kl}: at least 1, and a weight of at least 0 expected")
         if not 0 <= self.decay < 1:
             raise UserError(f"decay is {self.decay}: a number in [0, 1) expected")
 
