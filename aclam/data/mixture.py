@@ -9,10 +9,10 @@ __all__ = ['CHECKED', 'Source', 'Times', 'MixtureDraws', 'MixtureStates', 'Mixtu
            'MixtureDataset', 'batch_digest', 'check_ranks', 'declared_by', 'source_config', 'open_source',
            'open_mixture']
 
-# %% ../../nbs/3_data/mixture.ipynb #754f7ff1
+# %% ../../nbs/3_data/mixture.ipynb #5adb1d22
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -266,7 +266,7 @@ def source_config(recipe: Recipe, part: Part, base: TripleConfig) -> TripleConfi
         own["max_rotation_deg"] = None if part.max_rotation_deg == "off" else float(part.max_rotation_deg)
     return replace(base, **own)
 
-# %% ../../nbs/3_data/mixture.ipynb #d3c3fb73
+# %% ../../nbs/3_data/mixture.ipynb #e4a53785
 CHECKED = 500  # episodes of a source whose layout is held against the data, evenly spread
 
 
@@ -277,26 +277,39 @@ def _open(folder: Path, recipe: Recipe) -> Store:
 
     return open_dataset(folder, declared_by(recipe, recognise(folder)))
 
+# %% ../../nbs/3_data/mixture.ipynb #0b6f3eaf
+def _as_stored(store: Store) -> list[Trajectory]:
+    return store.trajectories
 
-def open_source(recipe: Recipe, part: Part, folder: str | os.PathLike, base: TripleConfig = TripleConfig()) -> Source:
+
+def open_source(
+    recipe: Recipe,
+    part: Part,
+    folder: str | os.PathLike,
+    base: TripleConfig = TripleConfig(),  # what the recipe does not say: rule, order, filter
+    frames: Callable[[Store], list[Trajectory]] = _as_stored,  # or a function that decodes them once
+) -> Source:
     "Open the folder of one source. What is missing, unreadable or wrongly labelled is a `UserError` of one line."
     found = dataset_folders(folder)
     if not found:
         raise UserError(f"{recipe.name} is missing: nothing to read in {folder}; aclam-data plan says how to get it")
     stores = [_open(f, recipe) for f in found]
-    trajectories = [t for s in stores for t in s.trajectories]
+    trajectories = [t for s in stores for t in frames(s)]
     for t in trajectories[:: max(1, len(trajectories) // CHECKED)]:
         check_layout(t)
     quantiles = stores[0].meta["quantiles"] if len(stores) == 1 else measured_quantiles(trajectories)
     return Source(recipe.name, trajectories, part.weight, source_config(recipe, part, base), quantiles)
 
-# %% ../../nbs/3_data/mixture.ipynb #accb471b
-def open_mixture(mixture: Mixture, root: str | os.PathLike, base: TripleConfig = TripleConfig()) -> list[Source]:
+# %% ../../nbs/3_data/mixture.ipynb #f6865aee
+def open_mixture(
+    mixture: Mixture, root: str | os.PathLike, base: TripleConfig = TripleConfig(),
+    frames: Callable[[Store], list[Trajectory]] = _as_stored,
+) -> list[Source]:
     "Open all parts of a mixture below a root. All that are missing are named in one `UserError`."
     places = [Path(root) / mixture.folder(n) for n in range(len(mixture.parts))]
     missing = [r.name for r, p in zip(mixture.recipes, places, strict=False) if not dataset_folders(p)]
     if missing:
         raise UserError(f"{mixture.name}: missing below {root}: {', '.join(missing)}; to get them see: "
                         f"aclam-data plan {mixture.name} --root {root}")
-    return [open_source(r, p, folder, base)
+    return [open_source(r, p, folder, base, frames)
             for r, p, folder in zip(mixture.recipes, mixture.parts, places, strict=False)]

@@ -408,7 +408,7 @@ class Pictures:
         pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
 
-# %% ../../nbs/3_data/triples.ipynb #625d4234
+# %% ../../nbs/3_data/triples.ipynb #74fa124a
 class Parts(NamedTuple):
     "What a dataset of triples is made of. `where` is int64 (B, 4): trajectory, i, j, k."
 
@@ -418,7 +418,7 @@ class Parts(NamedTuple):
     action: Any  # likewise
     body: np.ndarray  # (number of trajectories,) the number of its embodiment
 
-
+# %% ../../nbs/3_data/triples.ipynb #1cfa13f8
 class EndlessTriples:
     "Random access to triples without end: what item n is follows from (config.seed, epoch, n). See `TripleDataset`."
 
@@ -449,7 +449,7 @@ class EndlessTriples:
         proprio, has_proprio = self._proprio(where)
         return {"proprio": proprio, "has_proprio": has_proprio, "index": torch.from_numpy(where)}
 
-# %% ../../nbs/3_data/triples.ipynb #a20cecd3
+# %% ../../nbs/3_data/triples.ipynb #7cf7cd1b
 def parts_in_memory(trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
                     weights: Sequence[float] | None, quantiles: dict, embodiments: list[str]) -> Parts:
     "Everything but the pictures as arrays in memory: fast, and right for up to some million frames."
@@ -465,7 +465,7 @@ def _place(t: Trajectory, embodiments: list[str]) -> int:
         raise UserError(f'{t.name}: embodiment "{t.embodiment}" is not among {embodiments}')
     return embodiments.index(t.embodiment)
 
-
+# %% ../../nbs/3_data/triples.ipynb #a3b66dbb
 def _augmented(frames: torch.Tensor, triples: EndlessTriples, indices: Sequence[int]) -> torch.Tensor:
     "Each triple with a random stream of its own, apart from the one that draws."
     streams = (np.random.default_rng([triples.config.seed, triples.epoch, int(n), 1]) for n in indices)
