@@ -147,16 +147,20 @@ def check_mislabels(episodes: int = 40) -> dict:  # source -> share of the episo
     assert all(abs(share[n] - 1) < 1e-9 for n in sure) and share["bc_z"] > 0.9 and share["dlr_edan"] == 0, share
     return share
 
-# %% ../../nbs/3_data/layout.ipynb #9a4ffb63
+# %% ../../nbs/3_data/layout.ipynb #ed8e136f
+def _turns(values: np.ndarray, representation: str) -> np.ndarray:  # (T - 9,) radians
+    "Relative angles over nine frames."
+    i = np.arange(len(values) - 9)
+    return relative_angle(values, ProprioLayout((), range(values.shape[1]), representation), i, i + 9)
+
+
 def check_harmless(episodes: int = 20) -> dict:  # largest error of the relative angle, in degrees
     "Assert that a cyclic mix-up of Euler axes and a permuted quaternion leave relative angles alone."
     worst = {"euler_xyz for euler_zxy": 0.0, "wxyz for xyzw": 0.0, "columns permuted": 0.0}
     for m in map(arm_motion, range(episodes)):
-        i, j = np.arange(len(m["t"]) - 9), np.arange(9, len(m["t"]))
-        angle = lambda v, name: relative_angle(v, ProprioLayout((), range(v.shape[1]), name), i, j)  # noqa: E731
-        true, zxy = angle(_stored(m, "quat_xyzw"), "quat_xyzw"), _stored(m, "euler_zxy")
-        permuted = zxy[:, [1, 2, 0]]
-        readings = (angle(zxy, "euler_xyz"), angle(_stored(m, "quat_xyzw"), "quat_wxyz"), angle(permuted, "euler_xyz"))
+        quaternion, zxy = _stored(m, "quat_xyzw"), _stored(m, "euler_zxy")
+        true = _turns(quaternion, "quat_xyzw")
+        readings = (_turns(zxy, "euler_xyz"), _turns(quaternion, "quat_wxyz"), _turns(zxy[:, [1, 2, 0]], "euler_xyz"))
         for name, read in zip(worst, readings, strict=True):
             worst[name] = max(worst[name], float(np.degrees(np.abs(read - true).max())))
     assert max(list(worst.values())[:2]) < 1e-5 and worst["columns permuted"] > 5, worst
