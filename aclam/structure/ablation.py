@@ -180,7 +180,7 @@ def bottlenecks(base: LamConfig = SMALL, lambda_ac: float = 1.0) -> dict[str, La
 STUDIES: dict[str, Callable[[], dict[str, LamConfig]]] = {
     "table5": designs, "table5_normalised": lambda: designs("global"), "bottlenecks": bottlenecks}  # fmt: skip
 
-# %% ../../nbs/5_structure/ablation.ipynb #8c92a351
+# %% ../../nbs/5_structure/ablation.ipynb #6503c10e
 @dataclass(frozen=True)
 class AblationConfig:
     "Train the small models of a study on one budget and write what became of them."
@@ -201,7 +201,8 @@ def open_study(config: AblationConfig, size: int) -> tuple[TripleDataset, Triple
     small = cache_frames(store.trajectories, size, in_memory=True)
     out, shared = held_out(len(small), None, None), {"quantiles": store.meta["quantiles"]}
     kept, probe = small[: out.start], small[out.start : out.stop]
-    return TripleDataset(kept, TripleConfig(), size, **shared), TripleDataset(probe, TripleConfig(seed=1), size, **shared)
+    parts = ((kept, TripleConfig()), (probe, TripleConfig(seed=1)))
+    return tuple(TripleDataset(part, draws, size, **shared) for part, draws in parts)
 
 # %% ../../nbs/5_structure/ablation.ipynb #6ef19dc1
 def run_study(config: AblationConfig) -> dict:
