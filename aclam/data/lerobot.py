@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/lerobot.html.md"""
 __all__ = ['VERSIONS', 'inside', 'TableImages', 'Tables', 'read_lerobot', 'verify_times', 'resample', 'write_lerobot',
            'check_round_trip', 'download']
 
-# %% ../../nbs/3_data/lerobot.ipynb #f3b8e4fa
+# %% ../../nbs/3_data/lerobot.ipynb #a1899685
 import json
 import math
 import os

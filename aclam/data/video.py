@@ -9,7 +9,7 @@ __all__ = ['MAX_PIXELS', 'DECODERS', 'INDEX', 'VideoWriter', 'check_pixels', 'Vi
            'check_exact', 'VideoPool', 'open_torchcodec', 'read_torchcodec', 'VideoFrames', 'read_image', 'ImageFiles',
            'video_times', 'read_videos']
 
-# %% ../../nbs/3_data/video.ipynb #71d982d8
+# %% ../../nbs/3_data/video.ipynb #0c743df8
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -129,7 +129,7 @@ class VideoFile:
         n = entries.search_timestamp(int(high), backward=True) if len(entries) else -1
         return entries[n].timestamp > self.current.pts if n >= 0 else (low - self.current.pts) * self.base > 0.5
 
-# %% ../../nbs/3_data/video.ipynb #2ba19d94
+# %% ../../nbs/3_data/video.ipynb #2eb931c5
 def _find(video: VideoFile, low: float, high: float) -> av.VideoFrame | None:
     "The first frame with a time in [low, high], in ticks; None where there is none."
     if video.current is not None and low <= video.current.pts <= high:
@@ -138,15 +138,12 @@ def _find(video: VideoFile, low: float, high: float) -> av.VideoFrame | None:
     if jumped:
         video._jump(low)
     while True:
-        for n, video.current in enumerate(video.frames):
-            if video.current.pts >= low:
-                break
-        else:
-            video.current = None
-            return None
-        if video.current.pts <= high:
+        first = video.current = next(video.frames, None)
+        while video.current is not None and video.current.pts < low:
+            video.current = next(video.frames, None)
+        if video.current is None or video.current.pts <= high:
             return video.current
-        if n or not jumped or low - back <= 0:
+        if video.current is not first or not jumped or low - back <= 0:
             return None  # there is a frame before and a frame after, and none between
         back = 2 * back or 1 / video.base
         video._jump(low - back)
