@@ -178,16 +178,18 @@ def print_json(obj: Any) -> None:
     "The answer: exactly one JSON object on standard output (see `plain`; a number that is not finite is `null`)."
     print(json.dumps(plain(obj), allow_nan=False), flush=True)
 
-# %% ../nbs/0_core.ipynb #2024aac0
+# %% ../nbs/0_core.ipynb #6942ec49
 def option_names(
     config_type: type,  # a dataclass
     prefix: str = "",  # put before each name; for nested dataclasses
 ) -> list[str]:
     "The options of a dataclass as they are written on a command line: `--steps`, `--optim.lr`."
-    hints, names = get_type_hints(config_type), []
-    for f in fields(config_type):
-        name = prefix + f.name.replace("_", "-")
-        names += option_names(hints[f.name], name + ".") if is_dataclass(hints[f.name]) else [f"--{name}"]
+    plain, names = get_origin(config_type) or config_type, []  # Config[Model] is a Config whose `Model` is filled in
+    hints = get_type_hints(plain)
+    filled = dict(zip(getattr(plain, "__parameters__", ()), get_args(config_type), strict=False))
+    for f in fields(plain):
+        name, hint = prefix + f.name.replace("_", "-"), filled.get(hints[f.name], hints[f.name])
+        names += option_names(hint, name + ".") if is_dataclass(hint) else [f"--{name}"]
     return names
 
 # %% ../nbs/0_core.ipynb #f4c30bf2

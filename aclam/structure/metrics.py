@@ -333,7 +333,7 @@ def code_usage(indices, codebook_size: int | None = None) -> dict:
            "perplexity_per_token": [perplexity(c) for c in indices.T]}  # fmt: skip
     return row | ({"codebook_size": codebook_size, "codes_share": used / codebook_size} if codebook_size else {})
 
-# %% ../../nbs/5_structure/metrics.ipynb #9f7a4c50
+# %% ../../nbs/5_structure/metrics.ipynb #0df91947
 def _per_row(a, b):
     "Mean squared difference of image tensors (B, C, H, W), per row: (B,)."
     return ((a - b) ** 2).mean((1, 2, 3))
@@ -351,8 +351,9 @@ def measure_batch(lam, frames) -> dict:
     z = dict(zip(LATENTS, latent.z.split(n), strict=True))  # (B, d) each; the order is that of LATENTS
     seen = lam.decode(torch.cat([o_i] * 3), torch.cat([z["z_ij"], z["z_ik"], z["z_ij"] + z["z_jk"]]))
     hat_ij, hat_ik, hat_sum = seen.split(n)
-    row = z | {"rec": _per_row(hat_ij, o_j), "copy": _per_row(o_i, o_j), "copy_ik": _per_row(o_i, o_k),
-               "rec_ik": _per_row(hat_ik, o_k), "rec_sum": _per_row(hat_sum, o_k)}  # fmt: skip
+    i, j, k = (getattr(lam, "target", torch.as_tensor)(o) for o in (o_i, o_j, o_k))  # frames, or what it decodes to
+    row = z | {"rec": _per_row(hat_ij, j), "copy": _per_row(i, j), "copy_ik": _per_row(i, k),
+               "rec_ik": _per_row(hat_ik, k), "rec_sum": _per_row(hat_sum, k)}  # fmt: skip
     return row if latent.indices is None else row | {"indices": latent.indices[:n].flatten(1)}
 
 # %% ../../nbs/5_structure/metrics.ipynb #0e878e9f
