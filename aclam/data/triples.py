@@ -396,7 +396,7 @@ class Pictures:
         pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
 
-# %% ../../nbs/3_data/triples.ipynb #15fa002b
+# %% ../../nbs/3_data/triples.ipynb #3827699c
 class EndlessTriples:
     "Random access to triples without end: what item n is follows from (config.seed, epoch, n). See `TripleDataset`."
 
@@ -420,7 +420,7 @@ class EndlessTriples:
     def batch(self, indices: Sequence[int]) -> dict:
         "The items of these global indices (any from 0 on), stacked. Equal to `collate` of the items, and faster."
         draws = [self.draw(n) for n in indices]
-        where = np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)  # (B, 4): trajectory, i, j, k
+        where = _where(draws)  # (B, 4): trajectory, i, j, k
         frames = self._pictures(where)  # (B, 3, 3, S, S)
         (proprio, has_proprio), (action, has_action) = self._proprio(where), self._action(where)
         return {"frames": _augmented(frames, self, indices) if self.augment else frames,
@@ -428,7 +428,13 @@ class EndlessTriples:
                 "index": torch.from_numpy(where), "embodiment": torch.from_numpy(self._body[where[:, 0]]),
                 **_report(draws, self._draws.times)}
 
-# %% ../../nbs/3_data/triples.ipynb #c29985a9
+    def states(self, indices: Sequence[int]) -> dict:
+        "What `batch` says of the robot's state, without reading a frame: proprio, has_proprio, index."
+        where = _where([self.draw(n) for n in indices])
+        proprio, has_proprio = self._proprio(where)
+        return {"proprio": proprio, "has_proprio": has_proprio, "index": torch.from_numpy(where)}
+
+# %% ../../nbs/3_data/triples.ipynb #74406183
 def _place(t: Trajectory, embodiments: list[str]) -> int:
     if t.embodiment not in embodiments:
         raise UserError(f'{t.name}: embodiment "{t.embodiment}" is not among {embodiments}')
@@ -439,6 +445,11 @@ def _augmented(frames: torch.Tensor, triples: EndlessTriples, indices: Sequence[
     "Each triple with a random stream of its own, apart from the one that draws."
     streams = (np.random.default_rng([triples.config.seed, triples.epoch, int(n), 1]) for n in indices)
     return torch.stack([augment_triple(f, triples.augment, rng) for f, rng in zip(frames, streams, strict=True)])
+
+
+def _where(draws: Sequence[Draw]) -> np.ndarray:
+    "(B, 4): trajectory, i, j, k."
+    return np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)
 
 
 def _report(draws: Sequence[Draw], times: Sequence[Sequence[float]]) -> dict:

@@ -7,8 +7,9 @@ Docs: https://aclam-project.github.io/aclam/4_lam/interface.html.md"""
 # %% auto #0
 __all__ = ['PRESETS', 'LamConfig', 'LatentAction', 'LatentActionModel']
 
-# %% ../../nbs/4_lam/interface.ipynb #0b7f1f6e
-from .model import PRESETS, LamConfig, LatentAction, LatentActionModel
+# %% ../../nbs/4_lam/interface.ipynb #c36ee319
+from .model import LamConfig
+from .registry import PRESETS, LatentAction, LatentActionModel
 
 # %% ../../nbs/4_lam/interface.ipynb #235cc775
 _all_ = ["PRESETS", "LamConfig", "LatentAction", "LatentActionModel"]

@@ -108,7 +108,7 @@ def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> di
         losses["action"] = masked_mse(action, a_i, batch["has_action"].bool().repeat(3) & (t_j > t_i))
     return losses
 
-# %% ../../nbs/4_lam/objective.ipynb #27abe94e
+# %% ../../nbs/4_lam/objective.ipynb #2939e25b
 def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
     """Eq. 6 for one batch of triples: the loss with its gradient, and every term as a float.
 
@@ -116,8 +116,8 @@ def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
     has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,), times (B, 3), seconds.
     """
     config = model.config.objective
-    start, end = pair_frames(model.pixels(batch["frames"]))  # (3B, 3, S, S)
-    code = model.latents(start, end)
+    frames = model.pixels(batch["frames"])  # (B, 3, 3, S, S)
+    (start, end), code = pair_frames(frames), model.triple_latents(frames)  # 3B rows each
     losses = image_losses(model, start, end, code, config)
     if config.ac_form == "idm" and config.lambda_ac > 0:
         side = code.pre_vq if config.ac_place == "pre_vq" else code.z
