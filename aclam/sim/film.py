@@ -62,18 +62,18 @@ def free_camera(mujoco, view: View):
     camera.distance, camera.azimuth, camera.elevation = view.distance, view.azimuth, view.elevation
     return camera
 
-# %% ../../nbs/7_sim/film.ipynb #3f02cfa2
+# %% ../../nbs/7_sim/film.ipynb #e0d7454d
 class Camera(Closing):
     "Draws a model off screen, size x size pixels. Close it (it holds an OpenGL context)."
 
-    def __init__(self, model, view: View, size: int, hide: tuple[int, ...] = (), supersample: int = 2):
-        "`hide`: groups of geoms that are not drawn, such as collision shapes."
+    def __init__(self, model, view: View, size: int, hide: tuple[int, ...] = (), sites: bool = True, supersample: int = 2):
+        "`hide`: groups of geoms that are not drawn, such as collision shapes; `sites`: draw markers, such as goals."
         mj, side = load_mujoco(), size * supersample
         quality, world = model.vis.quality, model.vis.global_
         quality.offsamples, world.offwidth, world.offheight = 0, side, side
         self.scale, self.view = supersample, view.name or free_camera(mj, view)
         self.option = mj.MjvOption()
-        self.option.geomgroup[list(hide)] = 0
+        self.option.geomgroup[list(hide)], self.option.sitegroup[:] = 0, sites
         self.renderer = mj.Renderer(model, side, side)
         self.close_at_exit()
         for flag in (mj.mjtRndFlag.mjRND_SHADOW, mj.mjtRndFlag.mjRND_REFLECTION, mj.mjtRndFlag.mjRND_SKYBOX):

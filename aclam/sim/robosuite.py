@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from ..data.trajectory import Trajectory
 from .film import HAND_LAYOUT, Camera, Pace, View, film, follow_sign, global_seed, load_simulator
 
-# %% ../../nbs/7_sim/robosuite.ipynb #294a0e15
+# %% ../../nbs/7_sim/robosuite.ipynb #0e7e4219
 CONTROL_HZ = 20
 MAX_STEP, MAX_TURN = 0.05, 0.5               # m, rad: an action of 1 in robosuite's OSC_POSE
 
@@ -50,12 +50,12 @@ class Hand:
 
     def advance(self, action: np.ndarray) -> None:
         "One control step (1/20 s): action (7,) is movement (3), turn (3) in the world's axes, grip (-1 open, 1 closed)."
-        sim = self.env.sim
+        mj, model, data = load_simulator("mujoco"), self.env.sim.model._model, self.env.sim.data._data
         for n in range(round(self.env.control_timestep / self.env.model_timestep)):
-            sim.forward()
+            mj.mj_step1(model, data)         # where everything is: all that the controller looks at
             self.env._pre_action(action, n == 0)
-            sim.step()
-        sim.forward()
+            mj.mj_step2(model, data)
+        mj.mj_forward(model, data)
 
     def position(self) -> np.ndarray:
         "(3,) m, in the world."
