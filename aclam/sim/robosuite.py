@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from ..data.trajectory import Trajectory
 from .film import HAND_LAYOUT, Camera, Pace, View, film, follow_sign, global_seed, load_simulator
 
-# %% ../../nbs/7_sim/robosuite.ipynb #0e7e4219
+# %% ../../nbs/7_sim/robosuite.ipynb #2283fb25
 CONTROL_HZ = 20
 MAX_STEP, MAX_TURN = 0.05, 0.5               # m, rad: an action of 1 in robosuite's OSC_POSE
 
@@ -45,11 +45,10 @@ class Hand:
         return self.joints()
 
     def joints(self) -> np.ndarray:
-        robot = self.env.robots[0]
-        return np.array(self.env.sim.data.qpos[robot._ref_gripper_joint_pos_indexes])
+        return np.array(self.env.sim.data.qpos[self.env.robots[0]._ref_gripper_joint_pos_indexes])
 
     def advance(self, action: np.ndarray) -> None:
-        "One control step (1/20 s): action (7,) is movement (3), turn (3) in the world's axes, grip (-1 open, 1 closed)."
+        "One control step (1/20 s): action (7,) is movement (3), turn (3), both in the world's axes, grip (-1 open, 1)."
         mj, model, data = load_simulator("mujoco"), self.env.sim.model._model, self.env.sim.data._data
         for n in range(round(self.env.control_timestep / self.env.model_timestep)):
             mj.mj_step1(model, data)         # where everything is: all that the controller looks at
@@ -65,7 +64,6 @@ class Hand:
         return Rotation.from_matrix(self.env.sim.data.site_xmat[self.env.robots[0].eef_site_id].reshape(3, 3))
 
     def opening(self) -> float:
-        "0 closed, 1 open."
         way = self.wide - self.shut
         return float(np.clip((self.joints() - self.shut) @ way / (way @ way), 0, 1))
 
@@ -74,12 +72,10 @@ class Hand:
         return np.r_[self.position() - self.env.robots[0].base_pos, self.rotation().as_quat(), self.opening()]
 
     def place_of(self, body: str) -> np.ndarray:
-        "(3,) m: where a body is."
-        return np.array(self.env.sim.data.body_xpos[self.env.sim.model.body_name2id(body)])
+        return np.array(self.env.sim.data._data.body(body).xpos)
 
     def yaw_of(self, body: str) -> float:
-        "How a body is turned about the vertical, rad."
-        turn = self.env.sim.data.body_xmat[self.env.sim.model.body_name2id(body)].reshape(3, 3)
+        turn = self.env.sim.data._data.body(body).xmat.reshape(3, 3)
         return float(np.arctan2(turn[1, 0], turn[0, 0]))
 
 # %% ../../nbs/7_sim/robosuite.ipynb #79126308
@@ -105,7 +101,7 @@ def check_nearest_yaw(n: int = 100, seed: int = 0) -> bool:
     found = np.array([nearest_yaw(t) for t in turns])
     return bool(np.allclose(np.cos(4 * turns), np.cos(4 * found)) and (np.abs(found) <= np.pi / 4).all())
 
-# %% ../../nbs/7_sim/robosuite.ipynb #c364a507
+# %% ../../nbs/7_sim/robosuite.ipynb #142e9ca2
 class Expert:
     "One episode's temper: speed, hover, noise. Its methods are plans: they yield actions (7,)."
 
@@ -123,7 +119,7 @@ class Expert:
         turn = (wanted * self.hand.rotation().inv()).as_rotvec() / MAX_TURN
         return np.r_[move, np.clip(turn, -0.3, 0.3), grip]
 
-    def reach(self, target: Callable, grip: float, yaw: float = 0.0, near: float = 0.01, patience: int = 90) -> Iterator:
+    def reach(self, target: Callable, grip: float, yaw=0.0, near: float = 0.01, patience: int = 90) -> Iterator:
         "Until nearer than `near` metres to `target()`, at most `patience` control steps."
         for _ in range(patience):
             if np.linalg.norm(target() - self.hand.position()) < near:
@@ -220,7 +216,7 @@ def paint(model, place: Workplace) -> None:
     for material, colour in (("table_ceramic", place.table), ("floorplane", place.floor), ("walls_mat", place.wall)):
         model.mat_rgba[model.material(material).id, :3] = colour
 
-# %% ../../nbs/7_sim/robosuite.ipynb #9776a7be
+# %% ../../nbs/7_sim/robosuite.ipynb #a46eb009
 @dataclass(frozen=True)
 class RobosuiteSource:
     "Lift and Stack with five arms and their own expert."
@@ -246,11 +242,12 @@ def make_arm(task: str, robot: str, noise: float):
     suite = load_simulator("robosuite")
     controller = suite.load_controller_config(default_controller="OSC_POSE")
     return suite.make(
-        task, robots=robot, controller_configs=controller, initialization_noise={"magnitude": noise, "type": "gaussian"},
+        task, robots=robot, controller_configs=controller,
+        initialization_noise={"magnitude": noise, "type": "gaussian"},
         has_renderer=False, has_offscreen_renderer=False, use_camera_obs=False, use_object_obs=False,
         hard_reset=False, control_freq=CONTROL_HZ, horizon=10 ** 9)
 
-# %% ../../nbs/7_sim/robosuite.ipynb #553f96a2
+# %% ../../nbs/7_sim/robosuite.ipynb #d9b0c180
 def perform(hand: Hand, plan: Iterator, success: Callable, camera: Camera, pace: Pace):
     "Film a plan; when it is through, the hand stays where it is."
     data, last = hand.env.sim.data._data, np.zeros(7)
@@ -283,7 +280,8 @@ class RobosuiteStage:
         rng, s = np.random.default_rng(seed), self.source
         self.hand.reset(int(rng.integers(2 ** 31)))
         plan = self.plan(Expert(self.hand, rng, s.expert))
-        shown = perform(self.hand, plan, self.env._check_success, self.camera, Pace(CONTROL_HZ, s.every, s.limit, s.tail))
+        pace = Pace(CONTROL_HZ, s.every, s.limit, s.tail)
+        shown = perform(self.hand, plan, self.env._check_success, self.camera, pace)
         return shown.trajectory(HAND_LAYOUT, scene=f"robosuite/{self.robot.lower()}", embodiment=self.robot.lower(),
                                 task=self.instruction, info={"seed": seed})
 
