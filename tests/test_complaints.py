@@ -40,6 +40,6 @@ def test_no_tensorflow_and_no_ffmpeg_is_needed():
     for path in (ROOT / "aclam" / "data").glob("*.py"):
         tree = ast.parse(path.read_text())
         for node in tree.body:
-            named = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
-            tops = {n.split(".")[0] for n in named} if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
-            assert not tops & {n.replace("-", "_") for n in unwanted}, path.name
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & {n.replace("-", "_") for n in unwanted}, path.name
