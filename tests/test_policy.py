@@ -41,7 +41,7 @@ def refused(capsys, main, argv, *words) -> None:
     assert all(str(word) in err for word in words), err
 
 
-# --- flow ------------------------------------------------------------------------------------------------------------
+# --- flow -----------------------------------------------------------------------------------------------------------
 
 def test_the_exact_field_is_exact_and_gives_back_the_moments():
     assert flow.check_exact_field(n=30_000) < 4.5
@@ -56,7 +56,7 @@ def test_times_and_settings():
         flow.FlowConfig(sigma_min=1.0)
 
 
-# --- mask and experts --------------------------------------------------------------------------------------------------
+# --- mask and experts -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("blocks", [(5, 3, 4), (5, 0, 4), (5, 3, 0), (1, 1, 1)])
 def test_every_entry_of_the_mask(blocks):
@@ -83,7 +83,7 @@ def test_cached_prefix_is_exact():
         experts.LayerSize(heads=8, kv_heads=3)
 
 
-# --- vision and language -----------------------------------------------------------------------------------------------
+# --- vision and language --------------------------------------------------------------------------------------------
 
 def test_words():
     ids = vlm.text_numbers(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
@@ -113,7 +113,7 @@ def test_transformers_missing(monkeypatch):
         model.Policy.from_preset("policy_paper")
 
 
-# --- the policy ----------------------------------------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------------------------
 
 def inputs(config, n=2):
     words = vlm.text_numbers(["go left", "go", "go right now"][:n], config.vlm)
@@ -173,7 +173,8 @@ def test_save_and_load(tmp_path):
     policy = model.Policy(TINY).eval()
     policy.latent_units.fit(torch.randn(50, 2) * 3)
     policy.save_pretrained(tmp_path / "policy")
-    again, given, noise = model.Policy.from_pretrained(tmp_path / "policy"), inputs(TINY), model.draw_noise(TINY, [1, 2])
+    again, given = model.Policy.from_pretrained(tmp_path / "policy"), inputs(TINY)
+    noise = model.draw_noise(TINY, [1, 2])
     assert again.config == TINY and torch.equal(again.sample(*given, noise).latent, policy.sample(*given, noise).latent)
     config = json.loads((tmp_path / "policy" / "config.json").read_text())
     (tmp_path / "policy" / "config.json").write_text(json.dumps(config | {"latent_dim": 5}))
@@ -197,7 +198,7 @@ def test_wrong_settings():
         model.check_latents_fit(model.Policy(model.without_latents(TINY)), lam)
 
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
@@ -210,9 +211,10 @@ def folders(tmp_path_factory):
 
 
 def small(folders, out, **changes):
+    loop = TrainConfig(steps=6, batch_size=8, probe_every=3, checkpoint_every=3, log_every=1)
     settings = dataclasses.replace(
         training.settings_for("policy_cpu"), data=(str(folders / "data"),), lam=str(folders / "lam"), out=str(out),
-        model=SQUARE, probe_n=4, train=TrainConfig(steps=6, batch_size=8, probe_every=3, checkpoint_every=3, log_every=1))
+        model=SQUARE, probe_n=4, train=loop)
     return dataclasses.replace(settings, **changes)
 
 
@@ -255,16 +257,17 @@ def test_bad_input_to_training(folders, capsys):
 def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path):
     pytest.importorskip("transformers")
     sizes = {
-        "vlm.image-size": 28, "vlm.vision-width": 16, "vlm.vision-depth": 1, "vlm.vision-heads": 2, "vlm.vision-mlp": 32,
-        "vlm.depth": 2, "vlm.layer.width": 32, "vlm.layer.mlp": 64, "vlm.layer.heads": 4, "vlm.layer.head-dim": 8,
+        "vlm.image-size": 28, "vlm.vision-width": 16, "vlm.vision-depth": 1, "vlm.vision-heads": 2,
+        "vlm.vision-mlp": 32, "vlm.depth": 2, "vlm.layer.width": 32, "vlm.layer.mlp": 64, "vlm.layer.heads": 4,
+        "vlm.layer.head-dim": 8,
         "vlm.vocab": 512, "vlm.text-length": 6, "expert.width": 24, "expert.mlp": 48, "expert.heads": 4,
         "expert.head-dim": 8}
     argv = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
     argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(tmp_path), "--preset",
              "policy_paper", "--model.control", "recorded", "--train.steps", "2", "--train.batch-size", "4",
              "--train.num-workers", "0", "--demonstrations", "2", "--probe-n", "2", "--json"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=280,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
@@ -272,7 +275,7 @@ def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path
     assert json.loads((tmp_path / "checkpoints" / "step_000002" / "progress.json").read_text())["world"] == 2
 
 
-# --- the trial -----------------------------------------------------------------------------------------------------------
+# --- the trial ------------------------------------------------------------------------------------------------------
 
 def test_wilson():
     low, high = rollout.wilson(23, 40)
@@ -303,7 +306,8 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
     refused(capsys, main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
     wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
     refused(capsys, main, wrong, 'commands "joints"', 'expects "delta_pose"')
-    refused(capsys, main, [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"], "16 numbers", "made for 32")
+    other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
+    refused(capsys, main, other, "16 numbers", "made for 32")
 
 
 def test_missing_renderer(tmp_path):
@@ -317,7 +321,7 @@ def test_missing_renderer(tmp_path):
     assert done.returncode == 2 and "MUJOCO_GL=nosuch gives no renderer" in last and "Traceback" not in done.stderr
 
 
-# --- the environment -----------------------------------------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def table():

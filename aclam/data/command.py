@@ -22,7 +22,7 @@ from ..core import UserError, atomic_file, cli, plain, print_json, say
 from .store import Store, read_store
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/command.ipynb #dd82e015
+# %% ../../nbs/3_data/command.ipynb #091c0ca7
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 
@@ -35,6 +35,8 @@ class Prepare:
     episodes: int = 440  # episodes in the store
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
+    use: Literal["video", "policy"] = "video"  # policy: a frame at each of 20 commands a second, and no detours
+    split: str = ""  # emoji: train, val, train100, val100; default: train for video, train100 for a policy
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
     quality: int = 95  # of the JPEGs, 1 to 100
@@ -93,16 +95,21 @@ def plan(config: Plan) -> int:
     print_json(report) if config.json else print(recipe.plan_text(report))
     return 3 if report["missing"] else 0
 
-# %% ../../nbs/3_data/command.ipynb #a616ee17
+# %% ../../nbs/3_data/command.ipynb #a14d21da
 def prepare(config: Prepare) -> None:
     "`aclam-data prepare emoji`."
     if not 1 <= config.quality <= 100 or (config.workers is not None and config.workers < 1):
         raise UserError("--quality lies in 1 to 100 and --workers is at least 1")
     try:
-        from aclam.sim.prepare import prepare_emoji  # here: needs the simulator
+        from aclam.sim.emoji_tabletop import EmojiConfig  # here: needs the simulator
+        from aclam.sim.expert import ExpertConfig
+        from aclam.sim.prepare import prepare_emoji
     except ModuleNotFoundError as e:
         raise UserError(f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"') from e
-    meta = prepare_emoji(config.out, config.episodes, config.seed, config.size, config.workers,
+    acts = config.use == "policy"
+    world = EmojiConfig(split=config.split or ("train100" if acts else "train"), record_every=1 if acts else 4)
+    expert = ExpertConfig(detour=0.0) if acts else ExpertConfig()
+    meta = prepare_emoji(config.out, config.episodes, config.seed, config.size, config.workers, world, expert,
                          successes_only=config.successes_only, quality=config.quality)
     report = {"path": config.out, **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")}}
     if config.json:

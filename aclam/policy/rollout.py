@@ -234,7 +234,7 @@ def draw_plan(path: str | Path, policy: Policy, lam: Any, frame: np.ndarray, ins
     with atomic_file(path) as temporary:
         Image.fromarray(np.concatenate([np.asarray(p) for p in row], 1)).save(temporary, "PNG")
 
-# %% ../../nbs/6_policy/rollout.ipynb #79d8abc0
+# %% ../../nbs/6_policy/rollout.ipynb #4da772b1
 def read_episodes(folder: Path) -> list[dict]:
     "The finished episodes of a run; a last line that was cut in half is removed from the file."
     path, rows = Path(folder) / "episodes.jsonl", []
@@ -249,7 +249,7 @@ def read_episodes(folder: Path) -> list[dict]:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return rows
 
-
+# %% ../../nbs/6_policy/rollout.ipynb #4f4c28e9
 def prepare_folder(folder: Path, about: dict) -> list[dict]:
     "The episodes that are done already; `UserError` where the folder is of another run."
     file, about = Path(folder) / "config.json", plain(about)
