@@ -327,9 +327,9 @@ def test_missing_renderer(tmp_path):
 def table():
     pytest.importorskip("mujoco")
     gym = pytest.importorskip("gymnasium")
-    from aclam.sim import environments
+    from aclam.sim import benchmark
 
-    env = gym.make(environments.ENVIRONMENT, image_size=32).unwrapped
+    env = gym.make(benchmark.ENVIRONMENT, image_size=32).unwrapped
     yield env
     env.close()
 
@@ -354,7 +354,7 @@ def test_environment_rules(table):
 
 def test_environment_settings():
     pytest.importorskip("gymnasium")
-    from aclam.sim import environments as e
+    from aclam.sim import benchmark as e
 
     with pytest.raises(UserError, match='"val"'):
         e.emoji_split("vel", False)
@@ -367,7 +367,7 @@ def test_environment_settings():
 
 
 def test_delta_commands_replay_what_joint_commands_did(table):
-    from aclam.sim import environments as e
+    from aclam.sim import benchmark as e
 
     for control in ("delta_pose", "joints"):
         env = e.EmojiTableTopEnv(image_size=0, control=control)
@@ -380,7 +380,7 @@ def test_delta_commands_replay_what_joint_commands_did(table):
 @pytest.mark.parametrize("split", ["id", "train", "val"])
 def test_expert_on_each_split(split):
     pytest.importorskip("mujoco")
-    from aclam.sim.environments import expert_rate
+    from aclam.sim.benchmark import expert_rate
 
     rate = expert_rate(split)
     print(split, rate)
@@ -389,7 +389,7 @@ def test_expert_on_each_split(split):
 
 def test_same_frames_in_two_processes():
     pytest.importorskip("mujoco")
-    from aclam.sim.environments import EnvConfig, EnvProcess, film_hash
+    from aclam.sim.benchmark import EnvConfig, EnvProcess, film_hash
 
     hashes = []
     for _ in range(2):
