@@ -288,7 +288,7 @@ def judge(c: RolloutConfig, rows: Sequence[dict]) -> dict:
 def run(c: RolloutConfig, policy: Any = None) -> dict:
     "Play what is missing and judge all: the result, which is also in `out`/result.json. policy: one in memory."
     check_settings(c)
-    from aclam.sim.environments import EnvConfig, EnvProcess, emoji_split, recorded_layouts  # here: needs gymnasium
+    from aclam.sim.benchmark import EnvConfig, EnvProcess, emoji_split, recorded_layouts  # here: needs gymnasium
 
     known = [emoji_split(split, c.few) for split in c.split]  # a wrong name is refused before anything is loaded
     policy = open_policy(c) if policy is None else policy

@@ -115,7 +115,7 @@ def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
                         f'"{t.embodiment}": --model.control recorded takes its actions as they are')
     if config.control == "joints":
         return t.action
-    from aclam.sim.environments import delta_actions  # here: needs the simulator's packages
+    from aclam.sim.benchmark import delta_actions  # here: needs the simulator's packages
 
     return delta_actions(t.proprio.astype(np.float64), t.action.astype(np.float64))
 
