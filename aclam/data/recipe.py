@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/recipe.html.md"""
 
 # %% auto #0
 __all__ = ['RECIPES', 'VIDEO', 'Proprio', 'Camera', 'Rlds', 'Size', 'Recipe', 'check_recipe', 'StrictLoader', 'read_yaml',
-           'recipe_names', 'load_recipe', 'card', 'Part', 'Mixture', 'mixture_names', 'load_mixture', 'Found', 'survey',
-           'plan_row', 'plan', 'plan_text']
+           'recipe_names', 'load_recipe', 'card', 'Part', 'Mixture', 'mixture_names', 'load_mixture', 'Found',
+           'dataset_folders', 'survey', 'plan_row', 'plan', 'plan_text']
 
 # %% ../../nbs/3_data/recipe.ipynb #7dc37494
 import os
@@ -348,12 +348,12 @@ def _counted(name: str, episodes: Any, frames: Any, fps: Any, folder: Path) -> F
     hours = frames / fps / 3600 if frames and fps else None
     return Found(name, episodes, frames, hours, _bytes(folder))
 
-# %% ../../nbs/3_data/recipe.ipynb #a8ffe56d
-def _datasets(folder: Path, depth: int = 3) -> Iterator[Found]:
+# %% ../../nbs/3_data/recipe.ipynb #50605913
+def _datasets(folder: Path, depth: int = 3) -> Iterator[tuple[Path, Found]]:
     "The datasets in a folder and below it."
     found = _glance(folder)
     if found:
-        yield found
+        yield folder, found
     elif depth:
         for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
             yield from _datasets(below, depth - 1)
@@ -363,14 +363,26 @@ def _sum(values: Sequence) -> Any:
     return None if any(v is None for v in values) else sum(values)
 
 
+def _clips(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix.lower() in VIDEO]
+
+
+def dataset_folders(folder: str | os.PathLike) -> list[Path]:
+    "The folders at and below `folder` that hold a dataset; itself where it holds videos."
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    return [p for p, _ in _datasets(folder)] or ([folder] if _clips(folder) else [])
+
+# %% ../../nbs/3_data/recipe.ipynb #b4112b58
 def survey(folder: str | os.PathLike) -> Found | None:
     "What lies in a folder, from its small files; None where nothing is that can be read."
     folder = Path(folder)
     if not folder.is_dir():
         return None
-    found = list(_datasets(folder))
+    found = [f for _, f in _datasets(folder)]
     if not found:
-        clips = [p for p in folder.rglob("*") if p.suffix.lower() in VIDEO]
+        clips = _clips(folder)
         return Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips)) if clips else None
     columns = [[getattr(f, c.name) for f in found] for c in fields(Found)[1:]]
     return Found(", ".join(sorted({f.format for f in found})), *map(_sum, columns))

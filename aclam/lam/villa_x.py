@@ -12,7 +12,7 @@ __all__ = ['RELEASED', 'Mix', 'VILLA_X_PRESETS', 'IGOR_NAMES', 'IGOR_SETTINGS', 
 
 # %% ../../nbs/4_lam/villa_x.ipynb #e57685da
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
