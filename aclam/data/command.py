@@ -60,7 +60,7 @@ class Frame:
     out: str  # the PNG file
     camera: str | None = None  # default: the only one
 
-# %% ../../nbs/3_data/command.ipynb #b9173e1d
+# %% ../../nbs/3_data/command.ipynb #fa6ae8e9
 @dataclass(frozen=True)
 class Triples:
     "Show which triples training would draw, and what the rotation filter says about them."
@@ -69,7 +69,7 @@ class Triples:
     n: int = 8  # triples
     seed: int = 0  # of the draws
     epoch: int = 0  # another epoch, other draws
-    rule: Literal["span", "offsets"] = "span"  # all three within tau, or two chained offsets
+    rule: Literal["span", "offsets", "anywhere"] = "span"  # within tau, two chained offsets, or whatever the time
     order: Literal["unordered", "ordered"] = "unordered"  # all six orders, or forward in time only
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     json: bool = False  # one JSON object on standard output

@@ -7,14 +7,14 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
            'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
-           'fit_to_data', 'build', 'describe', 'run', 'main', 'summary']
+           'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main', 'summary']
 
-# %% ../../nbs/8_train/lam.ipynb #ca0164fb
+# %% ../../nbs/8_train/lam.ipynb #1f395c05
 import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,7 @@ from ..data.store import Store, cache_frames, read_store
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
+from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
 from .loop import TrainConfig, train
 
@@ -215,7 +216,15 @@ def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) ->
     triples = {**asdict(config.triples), "augment": asdict(config.augment) if config.augmentation else None}
     return {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
 
-# %% ../../nbs/8_train/lam.ipynb #d76fb98c
+# %% ../../nbs/8_train/lam.ipynb #d6c3ace8
+def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> tuple[Callable, Watch]:
+    "The probe of a run, structure and the watch's norm, spread, collapsed and exploded; and the watch."
+    device = PartialState().device
+    structure = structure_probe(data.held_out, config.probe_n, 64, device, model.config.codebook_size)
+    watch = Watch(data.held_out.batch(range(min(128, config.probe_n)))["frames"])
+    return lambda model, s: {**structure(model, s), **watch(model, s)}, watch
+
+# %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     state, data = PartialState(), open_data(config)
@@ -224,11 +233,13 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
     if state.is_main_process:
         amount = f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
         say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
-    probe = structure_probe(data.held_out, config.probe_n, 64, state.device, model.config.codebook_size)
+    probe, watch = watched_probe(config, data, model)
     about = describe(config, data, model)
     result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
     if state.is_main_process:
         write_json(Path(config.out) / "data.json", data.origin)
+        if watch.readings and watch.verdict != "stable":
+            say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
 # %% ../../nbs/8_train/lam.ipynb #f1127c1f
