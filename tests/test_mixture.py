@@ -24,6 +24,7 @@ from aclam.data.mixture import (
     source_embodiments,
 )
 from aclam.data.recipe import Part, load_mixture, load_recipe
+from aclam.data.rotation import leg_angles, quaternions, relative_angle
 from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, check_scenes_found
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
@@ -95,6 +96,24 @@ def test_millimetres_degrees_and_a_still_arm():
     assert hidden_quaternion(still, (3, 4, 5)) is None
     check_layout(episode(still, replace(layout, gripper_range=(1, 0))))
     assert check_layout(episode(values, None, motion["t"])) == {}
+
+
+def test_of_two_arms_the_one_that_turns_more_decides():
+    one, other = arm_motion(5), arm_motion(6)
+    turns = [m["rotation"].as_quat() for m in (one, other)]
+    values = np.concatenate([one["position"], other["position"], *turns], 1)
+    both = load_recipe("agibot").proprio.layout(16)
+    assert both.rotation == (6, 7, 8, 9) and both.rotation_2 == (10, 11, 12, 13)
+    wide = np.concatenate([values, np.zeros((60, 2))], 1)
+    angle = relative_angle(wide, both, 3, 40)
+    alone = [(m["rotation"][3].inv() * m["rotation"][40]).magnitude() for m in (one, other)]
+    assert angle == pytest.approx(max(alone)) and alone[0] != pytest.approx(alone[1])
+    q = [tuple(x) for x in quaternions(wide, both).tolist()]
+    assert leg_angles(q, 3, 40, 3) == pytest.approx((angle, angle))
+    check_layout(episode(wide, both, one["t"]))
+    wide[20, 10:14] *= 2
+    with pytest.raises(UserError, match=r"frame 20: columns \(10, 11, 12, 13\) are no quat_xyzw"):
+        check_layout(episode(wide, both, one["t"]))
 
 
 def test_slow_cameras_may_see_larger_steps():

@@ -24,7 +24,7 @@ import yaml
 from ..core import UserError, from_dict, plain, read_json, suggest
 from .trajectory import KINDS, ProprioLayout
 
-# %% ../../nbs/3_data/recipe.ipynb #a05caea8
+# %% ../../nbs/3_data/recipe.ipynb #90d5667e
 @dataclass(frozen=True)
 class Proprio:
     "The state that a source records: where it is, and what its columns mean (see `ProprioLayout`)."
@@ -37,11 +37,12 @@ class Proprio:
     gripper: tuple[int, ...] = ()
     gripper_range: tuple[float, float] | None = None  # its value when closed, when open
     joints: tuple[int, ...] = ()
+    rotation_2: tuple[int, ...] = ()  # of a second arm
     absolute: bool = True  # a pose, not a change of pose; inferred from the name of the key unless said otherwise
 
     def layout(self, width: int) -> ProprioLayout:
         "What the columns of a state with `width` columns mean."
-        names = ("position", "rotation", "gripper", "joints")
+        names = ("position", "rotation", "gripper", "joints", "rotation_2")
         columns = {n: tuple(c + width if c < 0 else c for c in getattr(self, n)) for n in names}
         if not all(0 <= c < width for group in columns.values() for c in group):
             raise UserError(f"the recipe names columns {columns}, the state has {width}")
