@@ -149,7 +149,8 @@ def test_damaged_villa_x_checkpoint_is_one_line(tmp_path, damage):
     else:
         name = "decoder.layers.0.mlp.2.bias"
         value = tensors.pop(name)
-        tensors |= {"missing": {}, "unknown": {name: value, "decoder.extra": value + 1}, "shape": {name: value[:3]}}[damage]
+        extra = {name: value, "decoder.extra": value + 1}
+        tensors |= {"missing": {}, "unknown": extra, "shape": {name: value[:3]}}[damage]
         save_file(tensors, file)
     with pytest.raises(UserError) as error:
         LatentActionModel.from_pretrained(folder)
