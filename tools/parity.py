@@ -82,7 +82,40 @@ def villa_x(repository: str, out: Path) -> None:
     write(out, o_i, o_j, pre_vq=tokens.view(shape), latent=latent, indices=indices, decoded=decoded, **film_made)
 
 
-MAKERS = {"villa_x": villa_x}
+# --- LAPA -----------------------------------------------------------------------------------------------------------
+
+LAPA = dict(dim=12, quant_dim=4, codebook_size=6, image_size=16, patch_size=2, spatial_depth=2, temporal_depth=2,
+            dim_head=4, heads=2, code_seq_len=4)  # fmt: skip
+
+
+def lapa_module(repository: str, **settings) -> nn.Module:
+    """The official model; its quantiser's device is hard-coded as cuda, and is the CPU here."""
+    sys.path.insert(0, str(Path(repository) / "laq"))
+    package = types.ModuleType("laq_model")  # its __init__ imports the trainer
+    package.__path__ = [str(Path(repository) / "laq" / "laq_model")]
+    sys.modules["laq_model"] = package
+    import laq_model.latent_action_quantization as official
+
+    quantiser = official.NSVQ
+    official.NSVQ = lambda **given: quantiser(**{**given, "device": "cpu"})
+    return official.LatentActionQuantization(**settings)
+
+
+@torch.no_grad()
+def lapa(repository: str, out: Path) -> None:
+    model = shake(lapa_module(repository, **LAPA))
+    o_i, o_j = two_frames(LAPA["image_size"])
+    video = torch.stack([o_i, o_j], dim=2)  # (B, 3, 2, S, S)
+    seen = {}
+    model.vq.encode, encode = lambda x, n: seen.setdefault(len(seen), encode(x, n)), model.vq.encode
+    decoded = model.inference(video)
+    indices = model.inference(video, return_only_codebook_ids=True)
+    pre = (seen[1] - seen[0]).view(len(o_i), LAPA["code_seq_len"], -1)
+    torch.save(model.state_dict(), out / "laq.pt")
+    write(out, o_i, o_j, pre_vq=pre, latent=model.vq.codebooks[indices].flatten(1), indices=indices, decoded=decoded)
+
+
+MAKERS = {"villa_x": villa_x, "lapa": lapa}
 
 
 def main() -> int:
