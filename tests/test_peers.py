@@ -14,6 +14,7 @@ from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
+from aclam.lam.lapa import NSVQ
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
@@ -21,9 +22,10 @@ from aclam.structure.metrics import measure_batch
 from aclam.train import lam as train_lam
 
 FIXTURES = Path(__file__).parent / "fixtures"
-PEERS = ["villa_x"]
+PEERS = ["villa_x", "lapa"]
 SMALL = {
     "villa_x_cpu": dict(image_size=16, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1),
+    "lapa_cpu": dict(image_size=16, patch_size=2, width=16, depth=1, heads=2, head_dim=8),
 }
 
 
@@ -173,3 +175,21 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cut.pt"):
         read_torch(Path("cut.pt"))
     assert not Path("harmed").exists()
+
+
+def test_lapa_noise_is_as_long_as_the_rounding_error():
+    vq, x = NSVQ(4, 3, 0.1), torch.randn(64, 3)
+    noisy, indices = vq(x)
+    assert torch.allclose((noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5)
+
+
+def test_lapa_replaces_dead_codes_on_schedule():
+    vq = NSVQ(4, 2, 0.1)
+    vq.steps.fill_(10)
+    vq.used.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
+    alive = vq.codebooks[[0, 3]].clone()
+    vq.refresh(batch=8)
+    assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0
+    vq.used.fill_(5.0)
+    vq.refresh(batch=8)  # step 11: nothing is due
+    assert vq.used.sum() == 20

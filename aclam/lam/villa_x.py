@@ -10,9 +10,9 @@ __all__ = ['RELEASED', 'Mix', 'VILLA_X_PRESETS', 'IGOR_NAMES', 'IGOR_SETTINGS', 
            'VillaIDM', 'VillaBlock', 'VillaFDM', 'xavier', 'VillaX', 'check_three_ways', 'igor_config', 'colours_first',
            'read_igor']
 
-# %% ../../nbs/4_lam/villa_x.ipynb #e57685da
+# %% ../../nbs/4_lam/villa_x.ipynb #3f36114b
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
