@@ -8,7 +8,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/command.html.md"""
 __all__ = ['Path_', 'SUBCOMMANDS', 'Prepare', 'Inspect', 'Frame', 'Triples', 'Plan', 'plan', 'prepare', 'describe', 'inspect',
            'frame', 'draw_row', 'draws_report', 'triples', 'main']
 
-# %% ../../nbs/3_data/command.ipynb #4367e5f1
+# %% ../../nbs/3_data/command.ipynb #c3d6d387
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..core import UserError, atomic_file, cli, plain, print_json, say
 from .store import Store, read_store
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/command.ipynb #dd82e015
+# %% ../../nbs/3_data/command.ipynb #d3dc8ba2
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 
@@ -30,14 +31,15 @@ Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 class Prepare:
     "Render demonstrations into a store. Resumable: the same command again goes on where it stopped."
 
-    source: Annotated[Literal["emoji"], tyro.conf.Positional]  # what to render
+    source: Annotated[Literal["emoji", "metaworld", "robosuite", "libero", "hands"], tyro.conf.Positional]  # what
     out: str  # folder of the store
-    episodes: int = 440  # episodes in the store
+    episodes: int | None = None  # in the store; default: 440 of emoji, all pieces of hands, 100 of another
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
     quality: int = 95  # of the JPEGs, 1 to 100
+    clips: str | None = None  # hands: folder of box.mp4 and cup.mp4 (or .mp4.gz); default: Debian's opencv-doc
     json: bool = False  # one JSON object on standard output
 
 
@@ -60,7 +62,7 @@ class Frame:
     out: str  # the PNG file
     camera: str | None = None  # default: the only one
 
-# %% ../../nbs/3_data/command.ipynb #b9173e1d
+# %% ../../nbs/3_data/command.ipynb #fa6ae8e9
 @dataclass(frozen=True)
 class Triples:
     "Show which triples training would draw, and what the rotation filter says about them."
@@ -69,7 +71,7 @@ class Triples:
     n: int = 8  # triples
     seed: int = 0  # of the draws
     epoch: int = 0  # another epoch, other draws
-    rule: Literal["span", "offsets"] = "span"  # all three within tau, or two chained offsets
+    rule: Literal["span", "offsets", "anywhere"] = "span"  # within tau, two chained offsets, or whatever the time
     order: Literal["unordered", "ordered"] = "unordered"  # all six orders, or forward in time only
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     json: bool = False  # one JSON object on standard output
@@ -93,18 +95,22 @@ def plan(config: Plan) -> int:
     print_json(report) if config.json else print(recipe.plan_text(report))
     return 3 if report["missing"] else 0
 
-# %% ../../nbs/3_data/command.ipynb #a616ee17
+# %% ../../nbs/3_data/command.ipynb #bfced002
 def prepare(config: Prepare) -> None:
-    "`aclam-data prepare emoji`."
+    "`aclam-data prepare emoji`, or another source."
     if not 1 <= config.quality <= 100 or (config.workers is not None and config.workers < 1):
         raise UserError("--quality lies in 1 to 100 and --workers is at least 1")
+    if config.clips and config.source != "hands":
+        raise UserError(f"--clips is for hands, {config.source} has none")
     try:
-        from aclam.sim.prepare import prepare_emoji  # here: needs the simulator
+        from aclam.sim.environments import prepare_source  # here: needs a simulator
     except ModuleNotFoundError as e:
         raise UserError(f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"') from e
-    meta = prepare_emoji(config.out, config.episodes, config.seed, config.size, config.workers,
-                         successes_only=config.successes_only, quality=config.quality)
-    report = {"path": config.out, **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")}}
+    start, more = time.monotonic(), {"clips": config.clips} if config.clips else {}
+    meta = prepare_source(config.source, config.out, config.episodes, config.seed, config.size, config.workers,
+                          successes_only=config.successes_only, quality=config.quality, **more)
+    report = {"path": config.out, **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")},
+              "seconds": round(time.monotonic() - start, 1)}
     if config.json:
         print_json(report)
     else:

@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/4_lam/model.html.md"""
 __all__ = ['CPU', 'AC_LAM_PRESETS', 'LamConfig', 'without_ac', 'AcLam', 'check_saved', 'parameter_counts', 'step_lowers_loss',
            'PRESETS', 'LatentAction', 'LatentActionModel', 'preset']
 
-# %% ../../nbs/4_lam/model.ipynb #29138080
+# %% ../../nbs/4_lam/model.ipynb #b6119fae
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ..core import UserError
+from .bottlenecks import codebook_size, make_bottleneck
 from .fdm import FDM, ProprioFDM
 from .idm import IDM
 from .objective import Encoded, ObjectiveConfig
-from .quantizer import Bottleneck, BottleneckConfig
+from .quantizer import BottleneckConfig
 from .registry import PRESETS, LatentAction, LatentActionModel, preset, register
 
 # %% ../../nbs/4_lam/model.ipynb #23f6853e
 _all_ = ["PRESETS", "LatentAction", "LatentActionModel", "preset"]  # of the registry; importable from here, too
 
-# %% ../../nbs/4_lam/model.ipynb #78f5ea70
+# %% ../../nbs/4_lam/model.ipynb #6997c052
 @dataclass(frozen=True)
 class LamConfig:
     "A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."
@@ -64,8 +65,7 @@ class LamConfig:
     @property
     def codebook_size(self) -> int | None:
         "Code vectors in all codebooks together."
-        groups = 1 if self.bottleneck.shared else self.tokens
-        return groups * self.bottleneck.codes if self.bottleneck.kind == "vq" else None
+        return codebook_size(self.tokens, self.bottleneck)
 
 # %% ../../nbs/4_lam/model.ipynb #64bc8369
 CPU = LamConfig(
@@ -88,7 +88,7 @@ AC_LAM_PRESETS: dict[str, LamConfig] = {
     "no_ac_paper": without_ac(LamConfig()),
 }
 
-# %% ../../nbs/4_lam/model.ipynb #c8833de0
+# %% ../../nbs/4_lam/model.ipynb #0733a03c
 @register("aclam", LamConfig, AC_LAM_PRESETS)
 class AcLam(LatentActionModel):
     "AC-LAM and its twin: IDM, bottleneck, FDM and, where `config.proprio_dim` > 0, proprio FDM."
@@ -97,7 +97,7 @@ class AcLam(LatentActionModel):
         super().__init__(config)
         c = config
         self.idm = IDM(c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads, c.tokens, c.code_dim)
-        self.bottleneck = Bottleneck(c.tokens, c.code_dim, c.bottleneck)
+        self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
         self.fdm = FDM(c.image_size, c.patch_size, c.fdm_width, c.fdm_depth, c.fdm_heads, c.latent_dim, c.residual)
         sizes = (c.proprio_dim, c.action_dim, c.latent_dim, c.embodiments, c.proprio_hidden)
         self.proprio_fdm = ProprioFDM(*sizes) if c.proprio_dim else None

@@ -6,15 +6,15 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
-           'LamData', 'open_data', 'origin_of', 'fingerprint', 'fit_to_data', 'build', 'describe', 'run', 'main',
-           'summary']
+           'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
+           'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main', 'summary']
 
-# %% ../../nbs/8_train/lam.ipynb #4e3d9eb8
+# %% ../../nbs/8_train/lam.ipynb #1f395c05
 import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,10 +23,13 @@ import torch
 from accelerate import PartialState
 
 from ..core import UserError, parse, print_json, run_cli, say, suggest, write_json
-from ..data.store import cache_frames, read_store
+from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
+from ..data.recipe import load_mixture
+from ..data.store import Store, cache_frames, read_store
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
+from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
 from .loop import TrainConfig, train
 
@@ -43,7 +46,7 @@ def training_for(preset: str) -> TrainConfig:
     "How the models of a preset are trained unless the command line says otherwise."
     return TRAINING["cpu" if preset.endswith("_cpu") else "paper"]
 
-# %% ../../nbs/8_train/lam.ipynb #5296807e
+# %% ../../nbs/8_train/lam.ipynb #4b6f4e7a
 Model = TypeVar("Model")  # the dataclass of a family's settings
 
 
@@ -54,6 +57,8 @@ class LamTrainConfig(Generic[Model]):
     preset: str = "ac_lam_cpu"  # a model and how it is trained; every field below can be changed
     data: tuple[str, ...] = ()  # folders written by aclam-data prepare
     held_out: str = ""  # a folder of episodes to probe with; default: the last `val_fraction` of each data folder
+    mixture: str = ""  # instead of data: a mixture (see aclam-data plan), such as cpu or my/mixture.yaml
+    root: str = "data"  # folder of the mixture's sources
     val_fraction: float = 0.1  # of the episodes; at least one; not used for training
     out: str = "runs/lam"  # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: Model = LamConfig()  # the model's sizes and its objective; which there are depends on the preset's family
@@ -83,7 +88,7 @@ def settings_from(argv: Sequence[str], prog: str = "aclam-train-lam") -> LamTrai
     default = settings_for(first.parse_known_args(list(argv))[0].preset)
     return parse(LamTrainConfig[type(default.model)], argv, prog, default)
 
-# %% ../../nbs/8_train/lam.ipynb #4364a0f4
+# %% ../../nbs/8_train/lam.ipynb #2c5ca0ab
 def split(trajectories: Sequence[Trajectory], fraction: float) -> tuple[list[Trajectory], list[Trajectory]]:
     "The first episodes to train on, and the last `fraction` of them (at least one) held out."
     n = max(1, int(fraction * len(trajectories)))
@@ -94,15 +99,20 @@ def split(trajectories: Sequence[Trajectory], fraction: float) -> tuple[list[Tra
 
 
 def open_folder(folder: str, image_size: int, cache_gib: float) -> tuple[list[Trajectory], dict]:
-    "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`; and its percentiles."
+    "The episodes of a store, see `decoded_once`, and its percentiles."
     store = read_store(folder)
+    return decoded_once(store, image_size, cache_gib), store.meta["quantiles"]
+
+
+def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajectory]:
+    "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."
     size = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if size > cache_gib:
-        return store.trajectories, store.meta["quantiles"]
+        return store.trajectories
     with PartialState().main_process_first():  # one process decodes, the others read its file
-        return cache_frames(store, image_size), store.meta["quantiles"]
+        return cache_frames(store, image_size)
 
-# %% ../../nbs/8_train/lam.ipynb #73545120
+# %% ../../nbs/8_train/lam.ipynb #95ab7ae3
 @dataclass
 class LamData:
     "What a latent action model is trained on and probed with."
@@ -115,6 +125,8 @@ class LamData:
 
 def open_data(config: LamTrainConfig) -> LamData:
     "Open the folders of a configuration. Errors (`UserError`) name the folder and what is wrong."
+    if config.mixture:
+        return open_mixture_data(config)
     if not config.data:
         raise UserError("which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji")
     size = config.model.image_size
@@ -141,6 +153,33 @@ def origin_of(config: LamTrainConfig, parts: Sequence[Sequence[Trajectory]]) -> 
         about = {"folder": folder, "episodes": len(episodes), "content": fingerprint(episodes)}
         out.append({**about, "held_out": [kept, len(episodes)]})
     return out
+
+# %% ../../nbs/8_train/lam.ipynb #76311d58
+def open_mixture_data(config: LamTrainConfig) -> LamData:
+    "Open the sources of a mixture. `UserError`: what is missing, or --data beside --mixture."
+    if config.data or config.held_out:
+        raise UserError("--mixture brings its own data: leave out --data and --held-out")
+    size, seed = config.model.image_size, config.triples.seed
+    mixture = load_mixture(config.mixture)
+    sources = open_mixture(mixture, config.root, config.triples, lambda s: decoded_once(s, size, config.cache_gib))
+    parts = [split(s.trajectories, config.val_fraction) for s in sources]
+    kept, out = ([replace(s, trajectories=p[n]) for s, p in zip(sources, parts, strict=True)] for n in (0, 1))
+    names = source_embodiments(sources)
+    data = MixtureDataset(kept, size, seed, config.augment if config.augmentation else None, embodiments=names)
+    probe = MixtureDataset(out, size, seed + 1, embodiments=names)
+    about = {"episodes": len(data.trajectories), "frames": len(data), "mixture": mixture.name,
+             "sources": {s.name: [share, fingerprint(s.trajectories)]
+                         for s, share in zip(kept, mixture.shares, strict=True)}}
+    return LamData(data, probe, about, mixture_origin(config, sources, parts, names))
+
+
+def mixture_origin(config: LamTrainConfig, sources: list, parts: list, names: list[str]) -> dict:
+    "As `origin_of`, for the sources of a mixture; percentiles are those of source/embodiment."
+    folders = [{"folder": str(Path(config.root) / s.name), "episodes": len(s.trajectories),
+                "content": fingerprint(s.trajectories), "held_out": [len(kept), len(s.trajectories)]}
+               for s, (kept, _) in zip(sources, parts, strict=True)]
+    quantiles = {f"{s.name}/{body}": own for s in sources for body, own in s.quantiles.items()}
+    return {"quantiles": quantiles, "embodiments": names, "folders": folders}
 
 # %% ../../nbs/8_train/lam.ipynb #c4657de1
 def fingerprint(trajectories: Sequence[Trajectory]) -> str:
@@ -177,7 +216,15 @@ def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) ->
     triples = {**asdict(config.triples), "augment": asdict(config.augment) if config.augmentation else None}
     return {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
 
-# %% ../../nbs/8_train/lam.ipynb #d76fb98c
+# %% ../../nbs/8_train/lam.ipynb #d6c3ace8
+def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> tuple[Callable, Watch]:
+    "The probe of a run, structure and the watch's norm, spread, collapsed and exploded; and the watch."
+    device = PartialState().device
+    structure = structure_probe(data.held_out, config.probe_n, 64, device, model.config.codebook_size)
+    watch = Watch(data.held_out.batch(range(min(128, config.probe_n)))["frames"])
+    return lambda model, s: {**structure(model, s), **watch(model, s)}, watch
+
+# %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     state, data = PartialState(), open_data(config)
@@ -186,11 +233,13 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
     if state.is_main_process:
         amount = f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
         say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
-    probe = structure_probe(data.held_out, config.probe_n, 64, state.device, model.config.codebook_size)
+    probe, watch = watched_probe(config, data, model)
     about = describe(config, data, model)
     result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
     if state.is_main_process:
         write_json(Path(config.out) / "data.json", data.origin)
+        if watch.readings and watch.verdict != "stable":
+            say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
 # %% ../../nbs/8_train/lam.ipynb #f1127c1f
