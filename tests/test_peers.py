@@ -1,4 +1,4 @@
-"villa-X, LAPA, UniVLA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
+"villa-X and LAPA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
 
 import json
 import os

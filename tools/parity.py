@@ -1,10 +1,10 @@
 """Write parity fixtures: small official checkpoints of random weights, and what the official code makes of frames.
 
-    python tools/parity.py villa_x|lapa|univla REPOSITORY OUT
+    python tools/parity.py villa_x|lapa REPOSITORY OUT
 
-REPOSITORY is a copy of microsoft/villa-x, LatentActionPretraining/LAPA or OpenDriveLab/UniVLA. Its modules are imported
-and run on a CPU; nothing of it is copied. `aclam.lam.registry.check_parity` reads OUT. What the official code needs
-beyond aclam's own requirements: einops, pydantic (villa-x), beartype (LAPA), rotary-embedding-torch (UniVLA).
+REPOSITORY is a copy of microsoft/villa-x or LatentActionPretraining/LAPA. Its modules are imported and run on a CPU;
+nothing of it is copied. `aclam.lam.registry.check_parity` reads OUT. What the official code needs beyond aclam's own
+requirements: einops, pydantic (villa-x), beartype (LAPA).
 """
 
 import sys
