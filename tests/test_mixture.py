@@ -24,6 +24,8 @@ from aclam.data.mixture import (
     source_embodiments,
 )
 from aclam.data.recipe import Part, load_mixture, load_recipe
+from aclam.data.rotation import leg_angles, quaternions, relative_angle
+from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, check_scenes_found
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
 from aclam.data.triples import AugmentConfig, TripleConfig, TripleDataset, collate, draw_triple, global_indices
@@ -94,6 +96,24 @@ def test_millimetres_degrees_and_a_still_arm():
     assert hidden_quaternion(still, (3, 4, 5)) is None
     check_layout(episode(still, replace(layout, gripper_range=(1, 0))))
     assert check_layout(episode(values, None, motion["t"])) == {}
+
+
+def test_of_two_arms_the_one_that_turns_more_decides():
+    one, other = arm_motion(5), arm_motion(6)
+    turns = [m["rotation"].as_quat() for m in (one, other)]
+    values = np.concatenate([one["position"], other["position"], *turns], 1)
+    both = load_recipe("agibot").proprio.layout(16)
+    assert both.rotation == (6, 7, 8, 9) and both.rotation_2 == (10, 11, 12, 13)
+    wide = np.concatenate([values, np.zeros((60, 2))], 1)
+    angle = relative_angle(wide, both, 3, 40)
+    alone = [(m["rotation"][3].inv() * m["rotation"][40]).magnitude() for m in (one, other)]
+    assert angle == pytest.approx(max(alone)) and alone[0] != pytest.approx(alone[1])
+    q = [tuple(x) for x in quaternions(wide, both).tolist()]
+    assert leg_angles(q, 3, 40, 3) == pytest.approx((angle, angle))
+    check_layout(episode(wide, both, one["t"]))
+    wide[20, 10:14] *= 2
+    with pytest.raises(UserError, match=r"frame 20: columns \(10, 11, 12, 13\) are no quat_xyzw"):
+        check_layout(episode(wide, both, one["t"]))
 
 
 def test_slow_cameras_may_see_larger_steps():
@@ -245,11 +265,52 @@ def test_recipes_decide_offsets_and_parts_decide_the_filter(sources, tmp_path):
     for name, source in (("emoji", sources[0]), ("hands", sources[2])):
         write_store(tmp_path / "root" / name / "v1", source.trajectories)  # a folder deeper than its name
     (tmp_path / "m.yaml").write_text("name: m\nparts:\n- {recipe: emoji, weight: 3, max_rotation_deg: 20}\n"
-                                     "- {recipe: hands, weight: 1}")  # fmt: skip
+                                     "- {recipe: hands, weight: 1, max_rotation_deg: off}")  # fmt: skip
     opened = open_mixture(load_mixture(tmp_path / "m.yaml"), tmp_path / "root")
-    assert [(s.name, s.weight, s.config.max_rotation_deg) for s in opened] == [("emoji", 3, 20), ("hands", 1, 30)]
+    assert [(s.name, s.weight, s.config.max_rotation_deg) for s in opened] == [("emoji", 3, 20), ("hands", 1, None)]
     with pytest.raises(UserError, match="missing below .*: metaworld, robosuite; .*aclam-data plan cpu"):
         open_mixture(load_mixture("cpu"), tmp_path / "root")
+
+
+# --- scenes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kitchens():
+    return [synthetic_trajectory(10 * s + n, T=20, size=32, scene_seed=s) for s in range(4) for n in range(3)]
+
+
+def test_first_frames_find_the_scenes(kitchens):
+    assert check_scenes_found(kitchens) == (1.0, 1.0)
+    nameless = [replace(t, scene="") for t in kitchens[:3]]
+    assert by_label(nameless).tolist() == [0, 1, 2] and by_label(kitchens[:3]).tolist() == [0, 0, 0]
+    people = [replace(t, kind="human", proprio=None, action=None, layout=None) for t in kitchens[:3]]
+    labels = by_first_frame(kitchens[:3] + people)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1] and by_first_frame(kitchens[:1]).tolist() == [0]
+
+
+def test_a_chain_holds_the_frames_and_states_of_its_parts(kitchens):
+    scene = chain(kitchens[:3])
+    assert len(scene) == 60 and scene.action is None
+    np.testing.assert_array_equal(scene.frames[[20, 5, 59]], [kitchens[e].frames[[n]][0] for e, n in
+                                                              ((1, 0), (0, 5), (2, 19))])  # fmt: skip
+    np.testing.assert_array_equal(scene.proprio[40:], kitchens[2].proprio)
+    with pytest.raises(UserError, match="differ in layout, kind or embodiment"):
+        chain([kitchens[0], replace(kitchens[1], embodiment="other")])
+    assert [len(t) for t in chain_scenes(kitchens, by_label(kitchens))] == [60] * 4
+
+
+def test_a_part_may_draw_across_trajectories(kitchens, tmp_path):
+    write_store(tmp_path / "emoji", kitchens)
+    opened = {}
+    for how in ("off", "scene", "first_frame"):
+        (tmp_path / "m.yaml").write_text(f"name: m\nparts:\n- {{recipe: emoji, weight: 1, across: {how}}}")
+        opened[how] = open_mixture(load_mixture(tmp_path / "m.yaml"), tmp_path)
+    assert [len(opened[how][0].trajectories) for how in opened] == [12, 4, 4]
+    data = MixtureDataset(opened["scene"], 16)
+    crossing = [len({d.i // 20, d.j // 20, d.k // 20}) > 1 for d in map(data.draw, range(200))]
+    assert np.mean(crossing) > 0.7 and data.batch([0, 1])["frames"].shape == (2, 3, 3, 16, 16)
+    assert opened["off"][0].config.rule == "span"
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

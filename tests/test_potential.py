@@ -143,3 +143,40 @@ def test_a_mean_may_not_be_taken_off_differences(how):
         PotentialConfig(bottleneck=BottleneckConfig(normalise=how))
     assert "\n" not in str(error.value)
     replace(PotentialConfig(), place="frame", bottleneck=BottleneckConfig(normalise=how))
+
+
+def test_commands_and_motion_transfer_take_it(tmp_path, capsys):
+    "Train by the command, measure by the command and by the study, carry a motion elsewhere."
+    import json
+
+    from aclam.data.store import write_store
+    from aclam.structure import command, potential_study
+    from aclam.structure.motion_transfer import motion_transfer
+    from aclam.train import lam as train_lam
+
+    write_store(tmp_path / "data", [synthetic_trajectory(seed, T=16, size=16) for seed in range(12)])
+    words = ["--preset", "potential_lam_cpu", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    words += "--model.image-size 16 --model.idm-width 32 --model.fdm-width 32 --probe-n 32 --val-fraction 0.25".split()
+    train_lam.main([*words, *"--train.steps 6 --train.batch-size 4 --train.probe-every 3 --json".split()])
+    row = json.loads(capsys.readouterr().out)
+    assert row["probe/additivity"] < 1e-9 and row["probe/identity"] == 0 and row["probe/exploded"] == 0
+    model = tmp_path / "run" / "model"
+    command.main(["--model", str(model), "--data", str(tmp_path / "data"), "--n", "64", "--json"])
+    assert json.loads(capsys.readouterr().out)["additivity"] < 1e-9
+    words = ["--models", f"mine={model}", "--data", str(tmp_path / "data"), "--n", "256", "--json"]
+    potential_study.main([*words, "--out", str(tmp_path / "rows.json")])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows["mine"]["preset"] == "potential_lam_cpu" and rows["displacement"]["motion_r2"] > 0.999
+    lam = LatentActionModel.from_pretrained(model)
+    frames = TripleDataset([synthetic_trajectory(1, T=16, size=16)], TripleConfig(), 16).batch(range(3))["frames"]
+    seen = motion_transfer(lam, frames, frames[:, 0])
+    assert abs(seen["direct"] - seen["summed"]).max() < 1e-5  # a sum of two latents is the latent
+
+
+@pytest.mark.parametrize("words", [[], ["nothing"]])
+def test_study_without_a_named_model_is_one_line(words, tmp_path, capsys):
+    from aclam.structure import potential_study
+
+    with pytest.raises(SystemExit) as stop:
+        potential_study.main(["--models", *words, "--data", str(tmp_path)] if words else ["--data", str(tmp_path)])
+    assert stop.value.code == 2 and "NAME=FOLDER" in capsys.readouterr().err

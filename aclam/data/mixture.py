@@ -277,7 +277,7 @@ def _open(folder: Path, recipe: Recipe) -> Store:
 
     return open_dataset(folder, declared_by(recipe, recognise(folder)))
 
-# %% ../../nbs/3_data/mixture.ipynb #0b6f3eaf
+# %% ../../nbs/3_data/mixture.ipynb #29eaf393
 def _as_stored(store: Store) -> list[Trajectory]:
     return store.trajectories
 
@@ -298,7 +298,17 @@ def open_source(
     for t in trajectories[:: max(1, len(trajectories) // CHECKED)]:
         check_layout(t)
     quantiles = stores[0].meta["quantiles"] if len(stores) == 1 else measured_quantiles(trajectories)
-    return Source(recipe.name, trajectories, part.weight, source_config(recipe, part, base), quantiles)
+    config = source_config(recipe, part, base)
+    if part.across != "off":
+        trajectories, config = _across(trajectories, part.across), replace(config, rule="anywhere")
+    return Source(recipe.name, trajectories, part.weight, config, quantiles)
+
+# %% ../../nbs/3_data/mixture.ipynb #5c8529ac
+def _across(trajectories: list[Trajectory], how: str) -> list[Trajectory]:
+    from aclam.data import scenes  # here: hardly ever asked for
+
+    label = {"scene": scenes.by_label, "first_frame": scenes.by_first_frame}[how]
+    return scenes.chain_scenes(trajectories, label(trajectories))
 
 # %% ../../nbs/3_data/mixture.ipynb #f6865aee
 def open_mixture(

@@ -24,7 +24,7 @@ import yaml
 from ..core import UserError, from_dict, plain, read_json, suggest
 from .trajectory import KINDS, ProprioLayout
 
-# %% ../../nbs/3_data/recipe.ipynb #a05caea8
+# %% ../../nbs/3_data/recipe.ipynb #90d5667e
 @dataclass(frozen=True)
 class Proprio:
     "The state that a source records: where it is, and what its columns mean (see `ProprioLayout`)."
@@ -37,11 +37,12 @@ class Proprio:
     gripper: tuple[int, ...] = ()
     gripper_range: tuple[float, float] | None = None  # its value when closed, when open
     joints: tuple[int, ...] = ()
+    rotation_2: tuple[int, ...] = ()  # of a second arm
     absolute: bool = True  # a pose, not a change of pose; inferred from the name of the key unless said otherwise
 
     def layout(self, width: int) -> ProprioLayout:
         "What the columns of a state with `width` columns mean."
-        names = ("position", "rotation", "gripper", "joints")
+        names = ("position", "rotation", "gripper", "joints", "rotation_2")
         columns = {n: tuple(c + width if c < 0 else c for c in getattr(self, n)) for n in names}
         if not all(0 <= c < width for group in columns.values() for c in group):
             raise UserError(f"the recipe names columns {columns}, the state has {width}")
@@ -134,9 +135,13 @@ def check_recipe(r: Recipe) -> None:
     for state in filter(None, (r.proprio, r.lerobot_proprio)):
         state.layout(64)  # a layout that contradicts itself is not built
 
-# %% ../../nbs/3_data/recipe.ipynb #6582da18
+# %% ../../nbs/3_data/recipe.ipynb #01717ab7
 class StrictLoader(yaml.SafeLoader):
-    "YAML's safe loader, which also refuses a key that is written twice."
+    "YAML's safe loader, which refuses a key that is written twice, and reads on, off, yes, no as the words they are."
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, form) for tag, form in rules if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
+        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
@@ -233,7 +238,7 @@ def card(r: Recipe) -> str:
             *_lines("Quirks", r.quirks), *_lines("Unverified", r.unverified), *_lines("Sources", r.sources)]
     return "\n".join([*text, "", "Made from recipe.yaml by aclam.data.recipe.card.", ""])
 
-# %% ../../nbs/3_data/recipe.ipynb #f466cecc
+# %% ../../nbs/3_data/recipe.ipynb #42859ce9
 @dataclass(frozen=True)
 class Part:
     "One source of a mixture."
@@ -242,6 +247,7 @@ class Part:
     weight: float  # share of the draws, in any unit
     folder: str = ""  # below the root; default: the name of the recipe
     max_rotation_deg: float | Literal["default", "off"] = "default"  # limit of the rotation filter for this source
+    across: Literal["off", "scene", "first_frame"] = "off"  # triples across trajectories, see aclam.data.scenes
 
     def __post_init__(self):
         limit = self.max_rotation_deg

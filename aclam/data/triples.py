@@ -546,7 +546,7 @@ def collate(items: Sequence[dict]) -> dict:
     "Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-# %% ../../nbs/3_data/triples.ipynb #ea27bf4d
+# %% ../../nbs/3_data/triples.ipynb #a35e51e1
 def contact_sheet(
     dataset: TripleDataset,
     indices: Sequence[int],  # global indices, one row each
@@ -563,8 +563,9 @@ def contact_sheet(
             ax.set_title(f"{name}: {t:.1f} s", fontsize=8)
             ax.axis("off")
         turn = "" if angle != angle else f", {np.degrees(float(angle)):.0f} degrees"
-        row[0].text(0, -0.02, f"{dataset.trajectories[int(where[0])].name}{turn}", fontsize=7, va="top",
-                    transform=row[0].transAxes)
+        label = row[0].text(0, -0.02, f"{dataset.trajectories[int(where[0])].name}{turn}", fontsize=7, va="top",
+                            transform=row[0].transAxes)
+        label.set_in_layout(False)  # a long name must not make the pictures small
     return fig
 
 # %% ../../nbs/3_data/triples.ipynb #0065781b
