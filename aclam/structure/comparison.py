@@ -379,7 +379,7 @@ def compare(config: CompareConfig, train: Callable[[CompareConfig, float], bool]
         temporary.write_text(results["tables"], encoding="utf-8")
     return results
 
-# %% ../../nbs/5_structure/comparison.ipynb #c15f3d38
+# %% ../../nbs/5_structure/comparison.ipynb #297e3507
 def results_of(config: CompareConfig, models: Mapping) -> dict:
     "What results.json holds: the tables, how they were made, and every single run."
     one = table_1(models)
@@ -398,7 +398,9 @@ def as_text(results: Mapping) -> str:
     "The tables, the time, and where the order differs, for a person."
     spent = ", ".join(f"{m} {duration(s)}" for m, s in results["training_seconds"].items())
     star = "* one seed: the interval is of episodes only"
-    order = results["order"] or ["the order of the methods is the paper's"]
+    methods = {method_of(m) for m in results["models"]} - {None}
+    same = "the order of the methods is the paper's" if len(methods) > 1 else "fewer than two of the paper's methods"
+    order = results["order"] or [same]
     return "\n".join([results["tables"], star, f"training time: {spent}", "", *order])
 
 # %% ../../nbs/5_structure/comparison.ipynb #82467e49
