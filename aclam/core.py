@@ -178,16 +178,18 @@ def print_json(obj: Any) -> None:
     "The answer: exactly one JSON object on standard output (see `plain`; a number that is not finite is `null`)."
     print(json.dumps(plain(obj), allow_nan=False), flush=True)
 
-# %% ../nbs/0_core.ipynb #2024aac0
+# %% ../nbs/0_core.ipynb #6942ec49
 def option_names(
     config_type: type,  # a dataclass
     prefix: str = "",  # put before each name; for nested dataclasses
 ) -> list[str]:
     "The options of a dataclass as they are written on a command line: `--steps`, `--optim.lr`."
-    hints, names = get_type_hints(config_type), []
-    for f in fields(config_type):
-        name = prefix + f.name.replace("_", "-")
-        names += option_names(hints[f.name], name + ".") if is_dataclass(hints[f.name]) else [f"--{name}"]
+    plain, names = get_origin(config_type) or config_type, []  # Config[Model] is a Config whose `Model` is filled in
+    hints = get_type_hints(plain)
+    filled = dict(zip(getattr(plain, "__parameters__", ()), get_args(config_type), strict=False))
+    for f in fields(plain):
+        name, hint = prefix + f.name.replace("_", "-"), filled.get(hints[f.name], hints[f.name])
+        names += option_names(hint, name + ".") if is_dataclass(hint) else [f"--{name}"]
     return names
 
 # %% ../nbs/0_core.ipynb #f4c30bf2
@@ -240,7 +242,7 @@ def parse(
     sys.stderr.write(box.getvalue())  # warnings, should there be any
     return config
 
-# %% ../nbs/0_core.ipynb #c1245eea
+# %% ../nbs/0_core.ipynb #07fe0185
 def run_cli(
     main: Callable[[], Any],  # what the command does; an int that it returns is the exit status
     prog: str,  # the command's name
@@ -248,14 +250,29 @@ def run_cli(
     "Run a command. A `UserError` is one line on standard error and status 2; a bug keeps its traceback."
     try:
         status = main()
+        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
     except UserError as e:
         say(f"{prog}: " + " ".join(str(e).split()))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         say(f"{prog}: stopped")
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        _forget_output()
+        raise SystemExit(141) from None
     if isinstance(status, int) and status:
         raise SystemExit(int(status))
+
+# %% ../nbs/0_core.ipynb #17349d65
+def _forget_output() -> None:
+    "Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes nowhere."
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(nowhere, stream.fileno())
+        except (OSError, ValueError):  # a stream without a file, as in a notebook
+            continue
+    os.close(nowhere)
 
 # %% ../nbs/0_core.ipynb #a25e26a3
 def _choose(types: dict[str, type], argv: list[str], prog: str) -> str:

@@ -345,6 +345,17 @@ def test_a_bug_keeps_its_traceback(toy):
     assert status == 1 and "Traceback" in err and "KeyError" in err
 
 
+@pytest.mark.parametrize("work", ["[print(n) for n in range(10**5)]", "print_json({'n': list(range(10**5))})"])
+def test_a_reader_that_goes_away_ends_the_command_quietly(work):
+    """`command --json | head`: no traceback, the status that a shell gives for SIGPIPE."""
+    code = f"from aclam.core import print_json, run_cli\nrun_cli(lambda: {work} and None, 'toy')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_help_shows_the_comments_beside_the_fields(toy):
     status, out, err = toy("count", "--help")
     assert (status, err) == (0, "") and "how far to count" in out and "Count to a number." in out

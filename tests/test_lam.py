@@ -205,6 +205,7 @@ def test_paper_preset_has_the_papers_sizes():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # 90 s on two quiet cores
 def test_paper_preset_takes_a_step():
     batch = TripleDataset([synthetic_trajectory(0, T=12, size=224)], TripleConfig(), image_size=224).batch([0, 1])
     before, after = step_lowers_loss(build(replace(preset("ac_lam_paper"), proprio_dim=7)), batch)

@@ -1,5 +1,7 @@
 """The package as its users get it: two configurations that agree, a wheel that stands alone, commands that answer."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -86,10 +88,20 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    for pattern in ("*.py", "configs/*.yaml"):
+    for pattern in ("*.py", "configs/*.yaml", "data_recipes/*/*.yaml", "data_recipes/*/*.md"):
         there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "aclam").rglob(pattern)}
         assert there <= held, there - held
     assert not [name for name in held if not re.match(r"aclam(-[\d.]+\.dist-info)?/", name)]
+
+
+def test_the_wheel_alone_finds_its_recipes(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "from aclam.data.command import main; main(['plan', 'mixtures/ac_lam.yaml', '--root', 'nowhere', '--json'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert len(json.loads(done.stdout)["missing"]) == 28
 
 
 def test_the_wheel_says_what_it_needs(wheel):
@@ -153,10 +165,11 @@ def test_every_command_answers_a_wrong_option_in_one_line(command):
 def test_an_installed_wheel_puts_commands_on_the_path(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it would put this checkout before the wheel
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
     done = subprocess.run(
         [python, "-c", "import aclam; print(aclam.__version__, aclam.__file__)"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
+        cwd=tmp_path, capture_output=True, text=True, check=True, env=env,
     )  # fmt: skip
     assert done.stdout.startswith(aclam.__version__) and str(tmp_path) in done.stdout
     assert all((tmp_path / "venv" / "bin" / command).exists() for command in SCRIPTS)

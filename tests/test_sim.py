@@ -106,9 +106,9 @@ def test_a_held_cube_is_no_success(world):
 # -- the world -------------------------------------------------------------------------------------------------------
 
 def test_emoji_table():
-    assert len(tabletop.TRAIN_EMOJI) >= 24 and len(tabletop.VAL_EMOJI) >= 16
-    assert not set(tabletop.TRAIN_EMOJI.values()) & set(tabletop.VAL_EMOJI.values())
-    assert len(tabletop.EMOJI) == len(tabletop.TRAIN_EMOJI) + len(tabletop.VAL_EMOJI)
+    train, val = tabletop.TRAIN_100, tabletop.VAL_100
+    assert set(tabletop.TRAIN_EMOJI) < set(train) and set(tabletop.VAL_EMOJI) < set(val)
+    assert len(train) == len(val) == 100 and not set(train) & set(val) and not set(train.values()) & set(val.values())
     drawn = [tabletop.card_picture(c, twemoji=False).tobytes() for c in tabletop.EMOJI.values()]
     assert len(set(drawn)) == len(drawn)
 
@@ -270,12 +270,13 @@ def test_store_reads_back(reference):
     assert meta["success_rate"] == 5 / meta["attempts"] and meta["layout"]["rotation_repr"] == "rotvec"
     assert [t.name for t in store.trajectories] == [f"emoji/{n:06d}" for n in range(5)]
     assert all(t.success and t.task.startswith("Pick the cube and place it on the ") for t in store.trajectories)
-    with EmojiTableTop(SMALL) as w:
-        demo, _ = prepare.record_episode(w, prepare.Job("", 5, 4), 3)
+    job = prepare.Job("", prepare.EmojiSource(SMALL), 5, 4)
+    with prepare.Stages(job.source) as stages:
+        demo = prepare.record_episode(stages, job, 3)
     t = store.trajectories[3]
     assert np.array_equal(t.proprio, demo.proprio) and t.task == demo.task
-    assert t.info["start"]["cards"] == list(demo.scene.cards) and t.info["seed"] == [4, 3, 0]
-    assert np.abs(t.frames[range(len(t))].astype(int) - demo.frames).mean() < 3
+    assert t.info["start"]["cards"] == list(demo.info["start"]["cards"]) and t.info["seed"] == [4, 3, 0]
+    assert np.abs(t.frames[range(len(t))].astype(int) - demo.frames.array).mean() < 3
 
 
 def test_two_processes_that_go_on_give_the_same_bytes(reference, tmp_path):
@@ -313,13 +314,26 @@ def test_settings_that_cannot_be(tmp_path, change):
     assert not (tmp_path / "x").exists()
 
 
-def test_failures_are_retried_and_counted():
-    job = prepare.Job("", 8, 0, world=BLIND, expert=expert.ExpertConfig(place_spread=0.16))
-    with EmojiTableTop(BLIND) as blind:
-        tried = [prepare.record_episode(blind, job, e) for e in range(5)]
-        every = [prepare.record_episode(blind, replace(job, successes_only=False), e) for e in range(5)]
-    assert all(demo.success for demo, _ in tried) and max(attempt for _, attempt in tried) > 0
-    assert [attempt for _, attempt in every] == [0] * 5 and not all(demo.success for demo, _ in every)
+def test_failures_are_retried_and_counted(tmp_path):
+    clumsy = prepare.EmojiSource(SMALL, expert.ExpertConfig(place_spread=0.16))
+    job = prepare.Job(str(tmp_path / "successes"), clumsy, 6)
+    meta = prepare.prepare(job, 1, progress=False)
+    assert all(t.success for t in read_store(job.folder).trajectories)
+    assert meta["attempts"] == sum(t.info["attempt"] + 1 for t in read_store(job.folder).trajectories) > 6
+    assert meta["success_rate"] == 6 / meta["attempts"]
+    every = replace(job, folder=str(tmp_path / "all"), successes_only=False)
+    meta = prepare.prepare(every, 1, progress=False)
+    kept = [t.success for t in read_store(every.folder).trajectories]
+    assert meta["attempts"] == 6 and meta["success_rate"] == sum(kept) / 6 < 1
+
+
+def test_episodes_are_shared_out_in_blocks():
+    class Four:
+        variants = ("a", "b", "c", "d")
+
+    for episodes, expected in ((8, "aabbccdd"), (6, "aabbcc"), (3, "abc"), (1, "a")):
+        job = prepare.Job("", Four(), episodes)
+        assert "".join(prepare.variant_of(job, e) for e in range(episodes)) == expected
 
 
 def test_a_dead_worker_is_one_line(monkeypatch, tmp_path):

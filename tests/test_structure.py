@@ -10,13 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from aclam.core import UserError
+from aclam.core import UserError, write_json
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.structure import leakage as leak
 from aclam.structure import metrics as m
 from aclam.structure import report as r
-from aclam.structure.command import StructureConfig, check_by_hand, held_out, held_out_triples, main, save_latents
+from aclam.structure.command import (
+    StructureConfig,
+    check_by_hand,
+    held_out,
+    held_out_triples,
+    main,
+    quantiles_for,
+    save_latents,
+    unseen,
+)
 from aclam.structure.motion_transfer import (
     check_transfer_error,
     draw_motion_transfer,
@@ -31,6 +41,7 @@ from aclam.structure.norm_trajectory import (
     norm_trajectory,
 )
 from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruction_is_blind
+from aclam.train.lam import fingerprint
 
 FOUR = ("additivity", "norm_correlation", "identity", "inverse")
 
@@ -132,6 +143,33 @@ def test_uniform_by_magnitude():
     assert set(m.uniform_by_magnitude(np.ones(4), 100, np.random.default_rng(0))) == {0, 1, 2, 3}
     with pytest.raises(UserError):
         m.uniform_by_magnitude(np.ones((2, 2)), 3, np.random.default_rng(0))
+
+
+def test_pairs_are_chosen_by_their_states_alone():
+    trajectories = [synthetic_trajectory(seed, T=40, size=32) for seed in range(4)]
+    dataset = TripleDataset(trajectories, TripleConfig(), 32, length=40)
+    whole = dataset.batch(range(50))
+    states = dataset.states(range(50))
+    assert all(torch.equal(states[k], whole[k]) for k in ("proprio", "has_proprio", "index"))
+    chosen = m.magnitude_draws(dataset, 400, pool=8, bins=5)
+    moved = [m._motion(dataset.states(part))["ds"] for part in (range(3200), chosen.tolist())]
+    edges = np.linspace(moved[0].min(), moved[0].max(), 6)
+    before, after = (np.histogram(x, edges)[0] / len(x) for x in moved)
+    assert np.allclose(after, 0.2, atol=0.07) and np.abs(before - 0.2).max() > 0.1
+    blind = [synthetic_trajectory(seed, T=10, size=32, kind="human") for seed in range(2)]
+    with pytest.raises(UserError, match="no robot state"):
+        m.magnitude_draws(TripleDataset(blind, TripleConfig(), 32, quantiles={}), 10)
+
+
+def test_even_pairs_give_a_correlation_and_an_interval_of_their_own(dots):
+    lam = DotLam(leak=0.5)
+    even = m.collect_even(lam, dots, 200, batch_size=64)
+    assert even["even_z"].shape == (200, 8) and {"even_ds", "even_trajectory"} <= set(even)
+    row = m.structure_metrics(m.collect_latents(lam, dots, n=64) | even, intervals=100)
+    assert row["norm_correlation_uniform"] == pytest.approx(m.norm_correlation(even["even_z"], even["even_ds"]))
+    for name in ("norm_correlation_uniform", "reconstruction", "sum_reconstruction"):
+        low, high = row["intervals"][name]
+        assert low <= row[name] <= high and low < high
 
 
 def test_bootstrap_is_deterministic_and_knows_groups():
@@ -300,6 +338,21 @@ def test_held_out_episodes():
             held_out(*wrong)
 
 
+def test_what_the_training_left_beside_the_model_decides(tmp_path):
+    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=12, size=32) for seed in range(5)))
+    store = read_store(tmp_path / "store")
+    folder = {"folder": "any", "episodes": 5, "content": fingerprint(store.trajectories), "held_out": [2, 5]}
+    assert unseen(store, {"folders": [folder]}) == range(2, 5)
+    assert unseen(store, {"folders": [folder]}, first=1) == range(1, 5)
+    assert unseen(store, {"folders": [folder | {"content": "x"}]}) == range(5) and unseen(store, {}) == range(4, 5)
+    with pytest.raises(UserError, match="trained on all 5 episodes"):
+        unseen(store, {"folders": [folder | {"held_out": [5, 5]}]})
+    limits = {"q01": [-5.0] * 7, "q99": [5.0] * 7}
+    assert quantiles_for(store, {"quantiles": {"square": {"proprio": limits}}})["square"]["proprio"] == limits
+    narrow = {"q01": [-5.0] * 3, "q99": [5.0] * 3}  # a robot of the same name with another state
+    assert quantiles_for(store, {"quantiles": {"square": {"proprio": narrow}}}) == store.meta["quantiles"]
+
+
 def test_saved_latents_are_read_back(tmp_path, capsys):
     write_store(tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3)))
     config = StructureConfig(n=32, first=1)
@@ -424,3 +477,53 @@ def test_save_figures(tmp_path, dots):
     z = m.collect_latents(DotLam(codes=9), dots, n=32)
     paths = r.save_figures(tmp_path, {"codes": r.draw_code_usage({"a": z["indices"]}, 9)})
     assert paths == [tmp_path / "codes.png"] and paths[0].read_bytes().startswith(b"\x89PNG")
+
+
+# Leakage
+
+
+def test_probes_agree_with_what_was_built_in():
+    leak.check_environment_probe(distances=(0.0, 3.0), n=1000)
+    leak.check_split_matters(trajectories=40)
+    leak.check_what_stays()
+
+
+def test_one_sidedness_is_the_derived_one(dots):
+    leak.check_one_sidedness(lambda size: DotLam(leak=size), dots, n=256)
+    assert math.isnan(leak.one_sidedness(np.ones((50, 3)), *np.random.default_rng(0).random((2, 50, 2))))
+
+
+def test_a_split_by_trajectory_tests_every_environment():
+    environment, trajectory = np.repeat([0, 1, 2], 40), np.arange(120) // 10 % 4
+    test = leak.held_out_rows(environment, trajectory)
+    for e in range(3):
+        rows = environment == e
+        assert set(trajectory[rows & test]).isdisjoint(trajectory[rows & ~test]) and test[rows].sum() == 10
+    assert leak.held_out_rows(environment, trajectory, "random").sum() == 24
+    with pytest.raises(UserError, match="two or more"):
+        leak.held_out_rows(environment, 0 * trajectory)
+    with pytest.raises(UserError, match="at least two environments"):
+        leak.environment_probe(np.ones((120, 2)), 0 * environment, trajectory)
+
+
+def test_the_leakage_command(tmp_path, capsys):
+    from aclam.lam import LatentActionModel
+
+    for name, seeds in (("a", range(3)), ("b", range(3, 6))):
+        write_store(tmp_path / name, (synthetic_trajectory(seed, T=20, size=32) for seed in seeds))
+    torch.manual_seed(0)
+    LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(tmp_path / "run" / "model")
+    known = [{"content": fingerprint(read_store(tmp_path / n).trajectories), "held_out": [1, 3]} for n in "ab"]
+    write_json(tmp_path / "run" / "data.json", {"folders": known, "quantiles": {}})
+    words = ["leakage", "--model", tmp_path / "run" / "model", "--n", "40", "--data", tmp_path / "a"]
+    status, out, err = run(capsys, *words, tmp_path / "b", "--json")
+    row = json.loads(out)
+    assert status == 0 and row["n"] == {"a": 40, "b": 40} and err.count("episodes 1 to 2") == 2
+    assert row["environment"]["random"]["test"] == 16 and row["environment"]["random"]["chance"] >= 0.5
+    assert {"motion_r2", "place_r2", "goal_r2", "action_r2", "one_sidedness"} == set(row["probes"]["a"])
+    status, out, _ = run(capsys, *words, "--json")
+    assert status == 0 and "environment" not in json.loads(out)
+    status, out, err = run(capsys, *words, tmp_path / "a")
+    assert (status, out) == (2, "") and "twice" in err
+    status, out, err = run(capsys, "leekage")
+    assert (status, out) == (2, "")

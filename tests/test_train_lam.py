@@ -90,10 +90,32 @@ def test_json_is_one_object_and_a_finished_run_stays(whole, store, capsys):
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and json.loads(printed)["loss"] == pytest.approx(result["loss"])
     assert result["probe/additivity"] > 0 and result["parameters"] > 1000
-    files = {"config.json", "metrics.jsonl", "tb", "checkpoints", "model", "result.json"}
+    files = {"config.json", "data.json", "metrics.jsonl", "tb", "checkpoints", "model", "result.json"}
     assert {p.name for p in out.iterdir()} == files
     model = LatentActionModel.from_pretrained(out / "model")
     assert model.config.proprio_dim == 7 and model.config.idm_width == 16
+
+
+def test_a_mixture_trains_and_names_its_sources(store, tmp_path, capsys):
+    """Two robots of different width and people; data.json knows what each source held out."""
+    shutil.copytree(store, tmp_path / "root" / "emoji")
+    other = [dataclasses.replace(synthetic_trajectory(s, size=16), layout=None, action=None) for s in range(4)]
+    for t in other:
+        t.proprio = t.proprio[:, :3]
+    people = [synthetic_trajectory(s, size=16, kind="human") for s in range(4)]
+    for name, episodes in (("libero", other), ("hands", people)):
+        write_store(tmp_path / "root" / name, episodes)
+    weights = "".join(f"- {{recipe: {n}, weight: {w}}}\n" for n, w in (("emoji", 3), ("libero", 2), ("hands", 1)))
+    (tmp_path / "m.yaml").write_text(f"name: m\nparts:\n{weights}")
+    argv = ["--mixture", str(tmp_path / "m.yaml"), "--root", str(tmp_path / "root"), "--out", str(tmp_path / "run")]
+    lam.main([*argv, *SMALL, "--train.steps", "4", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert np.isfinite(printed["proprio"]) and np.isfinite(printed["probe/additivity"])
+    about, origin = (json.loads((tmp_path / "run" / f).read_text()) for f in ("config.json", "data.json"))
+    assert (about["model"]["embodiments"], about["model"]["proprio_dim"]) == (3, 7)
+    assert {n: s for n, (s, _) in about["data"]["sources"].items()} == {"emoji": 0.5, "libero": 1 / 3, "hands": 1 / 6}
+    assert [f["held_out"] for f in origin["folders"]][1:] == [[3, 4], [3, 4]]
+    assert "leave out --data" in fails(capsys, *argv, *SMALL, "--data", store)
 
 
 def test_another_setting_is_another_run(whole, store, capsys):

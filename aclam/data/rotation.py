@@ -69,12 +69,13 @@ def from_rotation(rotation: Rotation, representation: str) -> np.ndarray:  # (T,
     kept = matrix[:, :2] if representation == "rot6d_rows" else matrix[:, :, :2].transpose(0, 2, 1)
     return kept.reshape(-1, 6)
 
-# %% ../../nbs/3_data/rotation.ipynb #e1e71cff
+# %% ../../nbs/3_data/rotation.ipynb #5eebd857
 def quaternions(proprio: np.ndarray, layout: ProprioLayout) -> np.ndarray:  # (T, 4) float64, unit, x y z w
-    "The rotation of each frame as a unit quaternion. `UserError` where the layout declares no rotation."
+    "The rotation of each frame as a unit quaternion, (T, 8) for two arms. `UserError`: the layout declares none."
     if layout.rotation_repr is None:
         raise UserError("this proprio layout declares no rotation")
-    return to_rotation(np.asarray(proprio)[:, layout.rotation], layout.rotation_repr).as_quat()
+    arms = [c for c in (layout.rotation, layout.rotation_2) if c]
+    return np.concatenate([to_rotation(np.asarray(proprio)[:, c], layout.rotation_repr).as_quat() for c in arms], 1)
 
 
 def quaternion_angle(
@@ -94,7 +95,8 @@ def relative_angle(
 ) -> np.ndarray:  # radians, of the shape of i
     "The angle of the rotation that leads from frame i to frame j."
     q = quaternions(proprio, layout)
-    return quaternion_angle(q[i], q[j])
+    arms = [quaternion_angle(q[i][..., a:a + 4], q[j][..., a:a + 4]) for a in range(0, q.shape[1], 4)]
+    return np.maximum(arms[0], arms[-1])  # of two arms, the one that turns more
 
 # %% ../../nbs/3_data/rotation.ipynb #cf439dd9
 def check_relative_angle(n: int = 2000, seed: int = 0) -> dict:
@@ -125,7 +127,7 @@ def _shape_error(v: np.ndarray, representation: str) -> np.ndarray:  # (T,)
         return np.abs(two @ two.transpose(0, 2, 1) - np.eye(2)).max((1, 2))
     return np.zeros(len(v))
 
-# %% ../../nbs/3_data/rotation.ipynb #00383ebe
+# %% ../../nbs/3_data/rotation.ipynb #6334fde5
 def check_rotation(
     trajectory: Trajectory,
     tolerance: float = 1e-2,  # allowed deviation from unit norm or orthogonality; float32 and rounding stay far below
@@ -135,17 +137,24 @@ def check_rotation(
     layout, name = trajectory.layout, trajectory.name
     if trajectory.proprio is None or layout is None or layout.rotation_repr is None:
         return {}
-    values = trajectory.proprio[:, layout.rotation].astype(np.float64)
+    arms = [c for c in (layout.rotation, layout.rotation_2) if c]
+    found = [_check_arm(name, layout, c, trajectory.proprio, tolerance, max_step_deg) for c in arms]
+    return {"shape_error": max(f[0] for f in found), "max_step_deg": max(f[1] for f in found)}
+
+
+def _check_arm(name: str, layout: ProprioLayout, columns: tuple[int, ...], proprio: np.ndarray, tolerance: float,
+               max_step_deg: float) -> tuple[float, float]:
+    values = proprio[:, columns].astype(np.float64)
     off = _shape_error(values, layout.rotation_repr)
     if off.max() > tolerance:
-        raise UserError(f"{name}: frame {off.argmax()}: columns {layout.rotation} are no {layout.rotation_repr} "
+        raise UserError(f"{name}: frame {off.argmax()}: columns {columns} are no {layout.rotation_repr} "
                         f"rotation (off by {off.max():.2g}): is the proprio layout right?")
     q = to_rotation(values, layout.rotation_repr).as_quat()
     step = np.degrees(quaternion_angle(q[1:], q[:-1]))
     if step.max() > max_step_deg:
         raise UserError(f"{name}: between frames {step.argmax()} and {step.argmax() + 1} the rotation jumps by "
                         f"{step.max():.0f} degrees (limit {max_step_deg:g}): is {layout.rotation_repr} right?")
-    return {"shape_error": float(off.max()), "max_step_deg": float(step.max())}
+    return float(off.max()), float(step.max())
 
 # %% ../../nbs/3_data/rotation.ipynb #4e72ce19
 def bch_residual(
@@ -168,7 +177,7 @@ def check_rotation_filter(max_deg: float = 30.0, n: int = 61) -> float:  # the w
     assert 0.9 * bound < worst < 1.02 * bound, (worst, bound)
     return worst
 
-# %% ../../nbs/3_data/rotation.ipynb #be5dad4b
+# %% ../../nbs/3_data/rotation.ipynb #19829ebd
 def leg_angles(
     q: list[tuple[float, float, float, float]],  # unit quaternion of each frame, as plain tuples
     i: int,
@@ -180,6 +189,8 @@ def leg_angles(
 
 
 def _angle(a: tuple, b: tuple) -> float:
+    if len(a) > 4:  # two arms, see `frame_rotations`: the one that turns more
+        return max(_angle(a[:4], b[:4]), _angle(a[4:], b[4:]))
     (x, y, z, w), (p, q, r, s) = a, b
     near = (x - p) ** 2 + (y - q) ** 2 + (z - r) ** 2 + (w - s) ** 2  # squared chord to b, and to -b:
     far = (x + p) ** 2 + (y + q) ** 2 + (z + r) ** 2 + (w + s) ** 2

@@ -40,7 +40,7 @@ def rotation_width(representation: str) -> int:
                         f"{suggest(representation, known)}")
     return ROTATION_WIDTH[representation]
 
-# %% ../../nbs/3_data/trajectory.ipynb #faf159f0
+# %% ../../nbs/3_data/trajectory.ipynb #9668543a
 @dataclass(frozen=True)
 class ProprioLayout:
     "What each column of proprio means. Positions in metres, angles in radians. Never guessed, always declared."
@@ -49,20 +49,28 @@ class ProprioLayout:
     rotation: tuple[int, ...] = ()  # columns of its rotation
     rotation_repr: str | None = None  # see `rotation_width`; None where there is no rotation
     gripper: tuple[int, ...] = ()  # columns of the gripper
+    gripper_range: tuple[float, float] | None = None  # its value when closed, when open: range and sign
+    joints: tuple[int, ...] = ()  # columns of joint angles
+    rotation_2: tuple[int, ...] = ()  # columns of a second arm's rotation, in the same representation
 
     def __post_init__(self):
-        for name in ("position", "rotation", "gripper"):
+        for name in ("position", "rotation", "gripper", "joints", "rotation_2"):
             object.__setattr__(self, name, tuple(int(c) for c in getattr(self, name)))
+        if self.gripper_range is not None:
+            closed, opened = self.gripper_range
+            object.__setattr__(self, "gripper_range", (float(closed), float(opened)))
         if (self.rotation_repr is None) != (not self.rotation):
             raise UserError("a proprio layout has rotation columns and rotation_repr, or neither")
-        if self.rotation_repr and len(self.rotation) != rotation_width(self.rotation_repr):
-            raise UserError(f"{self.rotation_repr} has {rotation_width(self.rotation_repr)} columns, "
-                            f"the proprio layout names {len(self.rotation)}: {self.rotation}")
+        for columns in (self.rotation, self.rotation_2) if self.rotation_2 else (self.rotation,):
+            if self.rotation_repr and len(columns) != rotation_width(self.rotation_repr):
+                raise UserError(f"{self.rotation_repr} has {rotation_width(self.rotation_repr)} columns, "
+                                f"the proprio layout names {len(columns)}: {columns}")
 
     @property
     def width(self) -> int:
         "The smallest number of proprio columns that this layout fits."
-        return 1 + max((*self.position, *self.rotation, *self.gripper), default=-1)
+        named = (*self.position, *self.rotation, *self.gripper, *self.joints, *self.rotation_2)
+        return 1 + max(named, default=-1)
 
     def to_dict(self) -> dict:
         "For JSON; `ProprioLayout(**d)` is the way back."

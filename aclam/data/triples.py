@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/triples.html.md"""
 # %% auto #0
 __all__ = ['RULES', 'ORDERS', 'EPS', 'PERMUTATIONS', 'LUMA', 'TripleConfig', 'Triple', 'draw_triple', 'check_draws', 'Draw',
            'draw_kept', 'normalise', 'measured_quantiles', 'AugmentConfig', 'colour_matrix', 'light', 'augment_triple',
-           'Draws', 'States', 'Pictures', 'EndlessTriples', 'TripleDataset', 'count_draws', 'collate', 'contact_sheet',
-           'global_indices']
+           'frame_rotations', 'Draws', 'States', 'Pictures', 'Parts', 'EndlessTriples', 'parts_in_memory',
+           'TripleDataset', 'count_draws', 'collate', 'contact_sheet', 'global_indices']
 
 # %% ../../nbs/3_data/triples.ipynb #3aaaebae
 from bisect import bisect_left, bisect_right
@@ -27,8 +27,8 @@ from .rotation import leg_angles, quaternions
 from .store import CachedFrames, resize_frames
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/triples.ipynb #02c29c1a
-RULES, ORDERS = ("span", "offsets"), ("unordered", "ordered")
+# %% ../../nbs/3_data/triples.ipynb #1ca5b1da
+RULES, ORDERS = ("span", "offsets"), ("unordered", "ordered")  # what the paper can mean
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TripleConfig:
 
     offset_s: tuple[float, float] = (0.1, 3.0)  # robot offsets, Appendix A.1
     span_s: float = 3.0  # robot tau, section 4.1; used by rule "span"
-    rule: str = "span"  # "span": all three within tau; "offsets": two chained legs. The paper says both
+    rule: str = "span"  # "span": all three within tau; "offsets": two chained legs. "anywhere": no time
     order: str = "unordered"  # "unordered": all six orders, for Eq. 2 holds for all i, j, k; "ordered": i < j < k
     p_repeat: float = 0.0  # share of triples in which two of the three coincide; not in the paper # assumed
     max_rotation_deg: float | None = 30.0  # keep when angle_ij + angle_jk is at most this; None: no filter # assumed
@@ -47,9 +47,10 @@ class TripleConfig:
     human_span_s: float = 2.0  # section 4.1
 
     def __post_init__(self):
-        for name, value, known in (("rule", self.rule, RULES), ("order", self.order, ORDERS)):
+        for name, value, known in (("rule", self.rule, (*RULES, "anywhere")), ("order", self.order, ORDERS)):
             if value not in known:
-                raise UserError(f'triples: {name} is "{known[0]}" or "{known[1]}", not "{value}"')
+                right = " or ".join(f'"{k}"' for k in known)
+                raise UserError(f'triples: {name} is {right}, not "{value}"')
         for low, high in (self.offset_s, self.human_offset_s):
             if not 0 < low <= high:
                 raise UserError(f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})")
@@ -158,7 +159,16 @@ def _offsets(t: Sequence[float], u: Sequence[float], low: float, high: float, or
     k, k_clamped = _leg(t, j, b, low, high, taken=i)
     return Triple(i, j, k, j_clamped or k_clamped or shrink < 1)
 
-# %% ../../nbs/3_data/triples.ipynb #8ac7773e
+# %% ../../nbs/3_data/triples.ipynb #c5dee622
+def _anywhere(frames: int, u: Sequence[float], ordered: bool) -> Triple:
+    "Three different frames, every choice equally likely."
+    i, j, k = (int(x * (frames - n)) for n, x in enumerate(u[:3]))
+    j += j >= i  # the j-th of those that are left
+    for taken in sorted((i, j)):
+        k += k >= taken
+    return Triple(*(sorted((i, j, k)) if ordered else (i, j, k)), False)
+
+# %% ../../nbs/3_data/triples.ipynb #1983c629
 def _repeat(triple: Triple, u: float, ordered: bool) -> Triple:
     "Let two of the three frames coincide: (i, i, k), (i, k, k) or, if unordered, (i, j, i)."
     i, j, k, clamped = triple
@@ -179,6 +189,8 @@ def draw_triple(
     low, high, span = config.bounds(kind)
     if config.rule == "span":
         triple = _span(timestamps, u, low, high, span, ordered)
+    elif config.rule == "anywhere":
+        triple = _anywhere(len(timestamps), u, ordered)
     else:
         triple = _offsets(timestamps, u, low, high, ordered)
     return _repeat(triple, u[5], ordered) if u[4] < config.p_repeat else triple
@@ -326,8 +338,8 @@ def augment_triple(
     b, c, s, turn = (strength * (2 * x - 1) for strength, x in zip(strengths, u, strict=True))
     return light(frames, 1 + b, 1 + c, 1 + s, turn) if any(strengths) else frames
 
-# %% ../../nbs/3_data/triples.ipynb #2326268f
-def _rotation(t: Trajectory) -> list | None:
+# %% ../../nbs/3_data/triples.ipynb #c5ff04ba
+def frame_rotations(t: Trajectory) -> list | None:
     "The quaternion of each frame as a tuple, None where there is no rotation."
     if t.proprio is None or t.layout is None or t.layout.rotation_repr is None:
         return None
@@ -346,7 +358,7 @@ class Draws:
             raise UserError(f"weights: one number a trajectory ({len(trajectories)}), none negative, not all zero")
         self.config, self.upto = config, (np.cumsum(share) / share.sum()).tolist()
         self.times = [t.timestamp.tolist() for t in trajectories]
-        self.kinds, self.rotation = [t.kind for t in trajectories], [_rotation(t) for t in trajectories]
+        self.kinds, self.rotation = [t.kind for t in trajectories], [frame_rotations(t) for t in trajectories]
 
     def __call__(self, epoch: int, n: int) -> Draw:
         rng = np.random.default_rng([self.config.seed, epoch, n])  # a SeedSequence of the three
@@ -396,22 +408,25 @@ class Pictures:
         pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
 
-# %% ../../nbs/3_data/triples.ipynb #15fa002b
+# %% ../../nbs/3_data/triples.ipynb #74fa124a
+class Parts(NamedTuple):
+    "What a dataset of triples is made of. `where` is int64 (B, 4): trajectory, i, j, k."
+
+    draws: Any  # (epoch, n) -> Draw; times[trajectory] are its time stamps
+    pictures: Any  # where -> uint8 (B, 3, 3, S, S)
+    proprio: Any  # where -> float32 (B, 3, P) and bool (B,)
+    action: Any  # likewise
+    body: np.ndarray  # (number of trajectories,) the number of its embodiment
+
+# %% ../../nbs/3_data/triples.ipynb #1cfa13f8
 class EndlessTriples:
     "Random access to triples without end: what item n is follows from (config.seed, epoch, n). See `TripleDataset`."
 
     def __init__(self, trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
-                 augment: AugmentConfig | None, epoch: int, weights: Sequence[float] | None, quantiles: dict | None,
-                 embodiments: Sequence[str] | None):
-        if not trajectories:
-            raise UserError("no trajectories to draw triples from")
-        self.trajectories, self.config, self.image_size = list(trajectories), config, image_size
-        self.augment, self.epoch = augment, epoch
-        self.quantiles = measured_quantiles(trajectories) if quantiles is None else quantiles
-        self.embodiments = list(embodiments or sorted({t.embodiment for t in trajectories}))
-        self._body = np.array([_place(t, self.embodiments) for t in trajectories])
-        self._draws, self._pictures = Draws(trajectories, config, weights), Pictures(trajectories, image_size)
-        self._proprio, self._action = (States(trajectories, c, self.quantiles) for c in ("proprio", "action"))
+                 augment: AugmentConfig | None, epoch: int, embodiments: Sequence[str], parts: Parts):
+        self.trajectories, self.config, self.image_size = trajectories, config, image_size
+        self.augment, self.epoch, self.embodiments = augment, epoch, list(embodiments)
+        self._draws, self._pictures, self._proprio, self._action, self._body = parts
 
     def draw(self, global_index: int) -> Draw:
         "What an item consists of. Reads no frame."
@@ -420,7 +435,7 @@ class EndlessTriples:
     def batch(self, indices: Sequence[int]) -> dict:
         "The items of these global indices (any from 0 on), stacked. Equal to `collate` of the items, and faster."
         draws = [self.draw(n) for n in indices]
-        where = np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)  # (B, 4): trajectory, i, j, k
+        where = _where(draws)  # (B, 4): trajectory, i, j, k
         frames = self._pictures(where)  # (B, 3, 3, S, S)
         (proprio, has_proprio), (action, has_action) = self._proprio(where), self._action(where)
         return {"frames": _augmented(frames, self, indices) if self.augment else frames,
@@ -428,17 +443,38 @@ class EndlessTriples:
                 "index": torch.from_numpy(where), "embodiment": torch.from_numpy(self._body[where[:, 0]]),
                 **_report(draws, self._draws.times)}
 
-# %% ../../nbs/3_data/triples.ipynb #c29985a9
+    def states(self, indices: Sequence[int]) -> dict:
+        "What `batch` says of the robot's state, without reading a frame: proprio, has_proprio, index."
+        where = _where([self.draw(n) for n in indices])
+        proprio, has_proprio = self._proprio(where)
+        return {"proprio": proprio, "has_proprio": has_proprio, "index": torch.from_numpy(where)}
+
+# %% ../../nbs/3_data/triples.ipynb #7cf7cd1b
+def parts_in_memory(trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
+                    weights: Sequence[float] | None, quantiles: dict, embodiments: list[str]) -> Parts:
+    "Everything but the pictures as arrays in memory: fast, and right for up to some million frames."
+    if not trajectories:
+        raise UserError("no trajectories to draw triples from")
+    body = np.array([_place(t, embodiments) for t in trajectories])
+    states = (States(trajectories, c, quantiles) for c in ("proprio", "action"))
+    return Parts(Draws(trajectories, config, weights), Pictures(trajectories, image_size), *states, body)
+
+
 def _place(t: Trajectory, embodiments: list[str]) -> int:
     if t.embodiment not in embodiments:
         raise UserError(f'{t.name}: embodiment "{t.embodiment}" is not among {embodiments}')
     return embodiments.index(t.embodiment)
 
-
+# %% ../../nbs/3_data/triples.ipynb #a3b66dbb
 def _augmented(frames: torch.Tensor, triples: EndlessTriples, indices: Sequence[int]) -> torch.Tensor:
     "Each triple with a random stream of its own, apart from the one that draws."
     streams = (np.random.default_rng([triples.config.seed, triples.epoch, int(n), 1]) for n in indices)
     return torch.stack([augment_triple(f, triples.augment, rng) for f, rng in zip(frames, streams, strict=True)])
+
+
+def _where(draws: Sequence[Draw]) -> np.ndarray:
+    "(B, 4): trajectory, i, j, k."
+    return np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)
 
 
 def _report(draws: Sequence[Draw], times: Sequence[Sequence[float]]) -> dict:
@@ -449,7 +485,7 @@ def _report(draws: Sequence[Draw], times: Sequence[Sequence[float]]) -> dict:
             "clamped": torch.tensor([d.clamped for d in draws], dtype=torch.bool),
             "dropped": torch.tensor([d.dropped for d in draws], dtype=torch.int64)}
 
-# %% ../../nbs/3_data/triples.ipynb #4b8f0b85
+# %% ../../nbs/3_data/triples.ipynb #a5140d60
 class TripleDataset(EndlessTriples, Dataset):
     """Triples of trajectories, map-style: item n is a pure function of (config.seed, epoch, n).
 
@@ -474,7 +510,10 @@ class TripleDataset(EndlessTriples, Dataset):
         quantiles: dict | None = None,  # of a store: meta["quantiles"]; default: measured here
         embodiments: Sequence[str] | None = None,  # names, in the order of their numbers; default: sorted
     ):
-        super().__init__(trajectories, config, image_size, augment, epoch, weights, quantiles, embodiments)
+        self.quantiles = measured_quantiles(trajectories) if quantiles is None else quantiles
+        names = list(embodiments or sorted({t.embodiment for t in trajectories}))
+        parts = parts_in_memory(trajectories, config, image_size, weights, self.quantiles, names)
+        super().__init__(list(trajectories), config, image_size, augment, epoch, names, parts)
         self.length = sum(len(t) for t in trajectories) if length is None else length
 
     def __len__(self) -> int:
@@ -507,7 +546,7 @@ def collate(items: Sequence[dict]) -> dict:
     "Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
-# %% ../../nbs/3_data/triples.ipynb #ea27bf4d
+# %% ../../nbs/3_data/triples.ipynb #a35e51e1
 def contact_sheet(
     dataset: TripleDataset,
     indices: Sequence[int],  # global indices, one row each
@@ -524,8 +563,9 @@ def contact_sheet(
             ax.set_title(f"{name}: {t:.1f} s", fontsize=8)
             ax.axis("off")
         turn = "" if angle != angle else f", {np.degrees(float(angle)):.0f} degrees"
-        row[0].text(0, -0.02, f"{dataset.trajectories[int(where[0])].name}{turn}", fontsize=7, va="top",
-                    transform=row[0].transAxes)
+        label = row[0].text(0, -0.02, f"{dataset.trajectories[int(where[0])].name}{turn}", fontsize=7, va="top",
+                            transform=row[0].transAxes)
+        label.set_in_layout(False)  # a long name must not make the pictures small
     return fig
 
 # %% ../../nbs/3_data/triples.ipynb #0065781b

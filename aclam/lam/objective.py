@@ -95,29 +95,32 @@ def image_losses(model, start: Tensor, end: Tensor, code: Encoded, config: Objec
     painted = model.paint(torch.cat([start, start[:B]]), torch.cat([code.z, ij + jk]))  # (4B, 3, S, S)
     return {"rec": squared_error(painted[: 3 * B], end), "ac": squared_error(painted[3 * B :], end[2 * B :])}
 
-# %% ../../nbs/4_lam/objective.ipynb #5413811a
+# %% ../../nbs/4_lam/objective.ipynb #238183df
 def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> dict[str, Tensor]:
     "State and action heads of the proprio FDM on the three pairs; rows without proprio count nothing."
     q_i, q_j = pair_frames(batch["proprio"])  # (3B, P)
     known = batch["has_proprio"].bool().repeat(3)
     state, action = model.proprio_fdm(q_i, z, batch["embodiment"].repeat(3))
-    losses = {"proprio": masked_mse(state, q_j, known)}
+    real = {name: batch[name].repeat(3, 1) for name in ("proprio_mask", "action_mask") if name in batch}  # (3B, P or A)
+    losses = {"proprio": masked_mse(state, q_j, known, real.get("proprio_mask"))}
     if action is not None and config.lambda_action > 0:
         a_i, _ = pair_frames(batch["action"])
         t_i, t_j = pair_frames(batch["times"])
-        losses["action"] = masked_mse(action, a_i, batch["has_action"].bool().repeat(3) & (t_j > t_i))
+        forward = batch["has_action"].bool().repeat(3) & (t_j > t_i)
+        losses["action"] = masked_mse(action, a_i, forward, real.get("action_mask"))
     return losses
 
-# %% ../../nbs/4_lam/objective.ipynb #27abe94e
+# %% ../../nbs/4_lam/objective.ipynb #48c24c79
 def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
     """Eq. 6 for one batch of triples: the loss with its gradient, and every term as a float.
 
     batch: frames (B, 3, 3, S, S), floats in [0, 1] or bytes; for the proprio FDM also proprio (B, 3, P),
     has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,), times (B, 3), seconds.
+    Where sources of different width share a batch, proprio_mask (B, P) and action_mask (B, A) say what is not padding.
     """
     config = model.config.objective
-    start, end = pair_frames(model.pixels(batch["frames"]))  # (3B, 3, S, S)
-    code = model.latents(start, end)
+    frames = model.pixels(batch["frames"])  # (B, 3, 3, S, S)
+    (start, end), code = pair_frames(frames), model.triple_latents(frames)  # 3B rows each
     losses = image_losses(model, start, end, code, config)
     if config.ac_form == "idm" and config.lambda_ac > 0:
         side = code.pre_vq if config.ac_place == "pre_vq" else code.z

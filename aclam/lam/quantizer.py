@@ -36,12 +36,12 @@ def straight_through(x: Tensor, e: Tensor) -> Tensor:
     "The value of e with the gradient of x."
     return x + (e - x).detach()
 
-# %% ../../nbs/4_lam/quantizer.ipynb #48334ea3
+# %% ../../nbs/4_lam/quantizer.ipynb #f07ce46e
 @dataclass(frozen=True)
 class BottleneckConfig:
     "The channel between IDM and FDM. The paper names VQ-VAE codebook and commitment losses; all values are assumed."
 
-    kind: Literal["vq", "none"] = "vq"  # none: the tokens pass as they are
+    kind: Literal["vq", "rvq", "fsq", "vae", "none"] = "vq"  # the other kinds are in the bottlenecks notebook
     codes: int = 32  # K, code vectors a codebook (villa-X)  # assumed
     shared: bool = True  # one codebook for all tokens (villa-X), else one for each  # assumed
     beta: float = 0.25  # weight of the commitment loss (villa-X)  # assumed
@@ -50,17 +50,24 @@ class BottleneckConfig:
     init: Literal["data", "uniform"] = "data"  # uniform in +-1/K is villa-X's  # assumed
     restart_below: float = 0.05  # restart codes used less than this part of the average; 0: never  # assumed
     continuous_steps: int = 0  # training steps before quantisation begins  # assumed
-    normalise: Literal["none", "centre", "global", "each"] = "global"  # see `Normalise`  # assumed
+    normalise: Literal["none", "scale", "centre", "global", "each"] = "global"  # see `Normalise`  # assumed
     momentum: float = 0.05  # of the running mean and spread that evaluation uses  # assumed
     noise: float = 0.0  # std of noise on the tokens in the continuous phase: a foretaste of rounding  # assumed
+    stages: int = 2  # rvq: codebooks in a row, each for what the one before has left  # assumed
+    levels: tuple[int, ...] = (7, 5)  # fsq: steps of each dimension; odd, so that zero is one of them  # assumed
+    kl: float = 2e-4  # vae: weight of the KL term of a whole latent, in nats (AdaWorld's)  # assumed
 
     def __post_init__(self):
         if self.codes < 2:
             raise UserError(f"codes is {self.codes}: a codebook needs at least 2")
+        if not self.levels or any(n < 3 or n % 2 == 0 for n in self.levels):
+            raise UserError(f"levels are {self.levels}: odd numbers of at least 3 expected")
+        if self.stages < 1 or not self.kl >= 0:
+            raise UserError(f"stages is {self.stages}, kl {self.kl}: at least 1, and a weight of at least 0 expected")
         if not 0 <= self.decay < 1:
             raise UserError(f"decay is {self.decay}: a number in [0, 1) expected")
 
-# %% ../../nbs/4_lam/quantizer.ipynb #555ea185
+# %% ../../nbs/4_lam/quantizer.ipynb #08f5ce17
 def across_ranks(t: Tensor) -> Tensor:
     "The mean of `t` over all processes, without gradient; `t` itself where there is one process."
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -73,7 +80,8 @@ def across_ranks(t: Tensor) -> Tensor:
 class Normalise(nn.Module):
     """Tokens (B, N, c) minus their mean over the batch, divided by their spread.
 
-    how: "none" | "centre" (mean only) | "global" (one spread for all N * c numbers) | "each" (one for each number).
+    how: "none" | "scale" (no mean is taken off, so zero stays zero) | "centre" (mean only) | "global" (one spread for
+    all N * c numbers) | "each" (one for each number).
     """
 
     def __init__(self, tokens: int, code_dim: int, how: str, momentum: float):
@@ -95,6 +103,8 @@ class Normalise(nn.Module):
         if self.how == "none":
             return x
         mean, var = self._statistics(x)
+        if self.how == "scale":
+            return x / (var.mean() + mean.square().mean() + 1e-6).sqrt()
         if self.how == "global":
             var = var.mean()
         return x - mean if self.how == "centre" else (x - mean) / (var + 1e-6).sqrt()
@@ -173,7 +183,7 @@ def restart_codes(book: Codebook, x: Tensor) -> int:
     book.count[dead] = average.expand_as(book.count)[dead]
     return int(dead.sum())
 
-# %% ../../nbs/4_lam/quantizer.ipynb #2c212c28
+# %% ../../nbs/4_lam/quantizer.ipynb #889bf670
 class Bottleneck(nn.Module):
     """Normalisation, then (after `continuous_steps` training steps) vector quantisation.
 
@@ -184,7 +194,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.config = config
         self.normalised = Normalise(tokens, code_dim, config.normalise, config.momentum)
-        self.book = Codebook(tokens, code_dim, config) if config.kind == "vq" else None
+        self.book = Codebook(tokens, code_dim, config) if config.kind in ("vq", "rvq") else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # training passes seen
 
     @property
@@ -207,7 +217,11 @@ class Bottleneck(nn.Module):
         return x + self.config.noise * torch.randn_like(x) if self.training and self.config.noise else x
 
     def _quantize(self, x: Tensor) -> Quantized:
-        book, flat = self.book, self.book.group(x)  # (G, n, c)
+        e, rows, loss = self._stage(self.book, self.book.group(x))
+        return Quantized(straight_through(x, self.book.ungroup(e, len(x))), x, self.book.ungroup(rows, len(x)), loss)
+
+    def _stage(self, book: Codebook, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "Codes for flat (G, n, c): vectors (G, n, c), their rows (G, n) and loss; in training the codebook learns."
         if self.training and not book.ready:
             start_from_data(book, flat)
         indices = nearest(flat.detach(), book.codes.detach())
@@ -216,15 +230,11 @@ class Bottleneck(nn.Module):
         if self.config.update == "gradient":
             loss = loss + F.mse_loss(e, flat.detach())
         if self.training:
-            self._learn(flat.detach(), indices)
-        z = straight_through(x, book.ungroup(e, len(x)))
-        shift = torch.arange(book.groups, device=x.device)[:, None] * self.config.codes  # (G, 1)
-        return Quantized(z, x, book.ungroup(indices + shift, len(x)), loss)
-
-    def _learn(self, flat: Tensor, indices: Tensor) -> None:
-        move_codes(self.book, flat, indices)
-        if self.config.restart_below:
-            restart_codes(self.book, flat)
+            move_codes(book, flat.detach(), indices)
+            if self.config.restart_below:
+                restart_codes(book, flat.detach())
+        shift = torch.arange(book.groups, device=flat.device)[:, None] * self.config.codes  # (G, 1)
+        return e, indices + shift, loss
 
 # %% ../../nbs/4_lam/quantizer.ipynb #6c6cbb14
 def check_codes(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:

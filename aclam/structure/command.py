@@ -6,11 +6,13 @@ Docs: https://aclam-project.github.io/aclam/5_structure/command.html.md"""
 
 # %% auto #0
 __all__ = ['BROKEN', 'UNDEFINED', 'IN_MEMORY', 'LINES', 'load_latents', 'check_latents', 'measure_file', 'say_undefined',
-           'check_by_hand', 'StructureConfig', 'held_out', 'save_latents', 'held_out_triples', 'measure_model',
-           'as_text', 'check_config', 'run', 'main']
+           'check_by_hand', 'StructureConfig', 'held_out', 'origin', 'unseen', 'quantiles_for', 'save_latents',
+           'held_out_triples', 'collect', 'measure_model', 'as_text', 'check_config', 'run', 'run_leakage',
+           'run_compare', 'main']
 
-# %% ../../nbs/5_structure/command.ipynb #1677186a
+# %% ../../nbs/5_structure/command.ipynb #db5f90a9
 import math
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..core import UserError, atomic_file, cli, print_json, say
-from .metrics import LATENTS, _rows, four_numbers, structure_metrics
+from ..core import UserError, atomic_file, cli, print_json, read_json, say
+from .metrics import LATENTS, _rows, collect_even, collect_latents, four_numbers, structure_metrics
 
 # %% ../../nbs/5_structure/command.ipynb #f7a5307b
 BROKEN = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -121,17 +123,21 @@ def check_by_hand(path, tol: float = 1e-12) -> dict:
     assert all(abs(got[name] - value) < tol for name, value in hand.items()), (got, hand)
     return {name: float(value) for name, value in hand.items()}
 
-# %% ../../nbs/5_structure/command.ipynb #17412971
+# %% ../../nbs/5_structure/command.ipynb #e3796803
 @dataclass(frozen=True)
 class StructureConfig:
-    "How additive, calibrated and invertible latent actions are: Eqs. 7 to 10 of AC-LAM, from a file or from a model."
+    """How additive, calibrated and invertible latent actions are: Eqs. 7 to 10 of AC-LAM, from a file or from a model.
+
+    `aclam-structure leakage --help`: what latents give away of environment, action and place.
+    `aclam-structure compare --help`: train several models with equal budgets and print the paper's Tables 1 and 2.
+    """
 
     latents: Path | None = None  # .npz file with z_ij z_jk z_ik z_ii z_ji (n, d) and ds (n,); never unpickled
     model: Path | None = None  # folder of a latent action model; needs --data
     data: Path | None = None  # folder of a store of episodes
-    first: int | None = None  # first episode to measure on; default: the last tenth of the store
+    first: int | None = None  # first episode to measure on; default: what the training held out, else the last tenth
     last: int | None = None  # one past the last episode; default: the end
-    n: int = 4096  # triples to draw; the paper draws 16k (Appendix C)
+    n: int = 4096  # triples, and as many pairs drawn evenly by magnitude; the paper: 16000 of each (Appendix C)
     order: Literal["unordered", "ordered"] = "unordered"  # additivity is for all i, j, k; ordered: i < j < k
     seed: int = 0  # draws the triples and the bootstrap
     batch_size: int = 64  # triples at a time; five encodings and three decodings each
@@ -140,7 +146,7 @@ class StructureConfig:
     save: Path | None = None  # with --model: write the latents to this .npz, for a later --latents
     json: bool = False  # one JSON object on standard output, nothing else
 
-# %% ../../nbs/5_structure/command.ipynb #7d46d733
+# %% ../../nbs/5_structure/command.ipynb #f118d865
 def held_out(count: int, first: int | None, last: int | None) -> range:
     "Episode numbers to measure on, of `count`: [first, last), by default the last tenth and at least one."
     if count == 0:
@@ -152,6 +158,40 @@ def held_out(count: int, first: int | None, last: int | None) -> range:
     return range(start, stop)
 
 
+def origin(model: str | Path) -> dict:
+    "What `data.json` beside a model folder says of its training data; empty where there is none."
+    file = Path(model).resolve().parent / "data.json"
+    return read_json(file) if file.is_file() else {}
+
+# %% ../../nbs/5_structure/command.ipynb #e98c1db9
+def unseen(store, origin: dict, first: int | None = None, last: int | None = None) -> range:
+    """Episodes of `store` that a model was not trained on, as far as the `origin` of the model tells.
+
+    A folder of the training: those held out; another store: all; no origin: the last tenth. `first`, `last` override.
+    """
+    count = len(store.trajectories)
+    if not origin or first is not None or last is not None:
+        return held_out(count, first, last)
+    from aclam.train.lam import fingerprint  # here: it brings the training loop along
+
+    content = fingerprint(store.trajectories)
+    same = [f for f in origin["folders"] if f["content"] == content]
+    if same and same[0]["held_out"][0] == same[0]["held_out"][1]:
+        raise UserError(f"the model was trained on all {count} episodes of {store.folder}: measure it on others, "
+                        "or say with --first and --last which of these to take")
+    return range(*same[0]["held_out"]) if same else range(count)
+
+# %% ../../nbs/5_structure/command.ipynb #0caf2423
+def quantiles_for(store, origin: dict) -> dict:
+    "The store's percentiles; those of states are the training's for embodiments that it knew, with as many columns."
+    known, out = origin.get("quantiles", {}), {}
+    for body, own in store.meta["quantiles"].items():
+        trained = known.get(body, {}).get("proprio")
+        fits = trained and "proprio" in own and len(trained["q01"]) == len(own["proprio"]["q01"])
+        out[body] = {**own, "proprio": trained} if fits else own
+    return out
+
+
 def save_latents(path, latents: dict) -> None:
     "Write what `--latents` reads; rows without a robot state are left out, for they have no displacement."
     known = np.isfinite(latents["ds"])
@@ -161,22 +201,34 @@ def save_latents(path, latents: dict) -> None:
     with atomic_file(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, **kept)
 
-# %% ../../nbs/5_structure/command.ipynb #7494e9a7
+# %% ../../nbs/5_structure/command.ipynb #8d0ae274
 IN_MEMORY = 2**30  # bytes of small frames that are decoded once and kept; beyond that frames are read when drawn
 
 
-def held_out_triples(store, image_size: int, config: StructureConfig):
-    "The triples of `store` to measure on, at the model's image size, as a `TripleDataset` without augmentation."
+def held_out_triples(store, image_size: int, config: StructureConfig, origin: dict | None = None):
+    """The triples of `store` to measure on, at the model's image size, as a `TripleDataset` without augmentation.
+
+    `origin` is what `data.json` beside the model says (see `unseen` and `quantiles_for`).
+    """
     from aclam.data.store import cache_frames
     from aclam.data.triples import TripleConfig, TripleDataset
 
-    episodes = held_out(len(store.trajectories), config.first, config.last)
+    episodes = unseen(store, origin or {}, config.first, config.last)
     chosen = [store.trajectories[e] for e in episodes]
     if sum(len(t) for t in chosen) * 3 * image_size**2 < IN_MEMORY:
         chosen = cache_frames(chosen, image_size, in_memory=True)
-    say(f"{config.n} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1}")
+    why = "" if origin or config.first is not None else " (no data.json beside the model: assumed to be held out)"
+    say(f"{config.n} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1}{why}")
     triples = TripleConfig(order=config.order, seed=config.seed)
-    return TripleDataset(chosen, triples, image_size, length=config.n, quantiles=store.meta["quantiles"])
+    return TripleDataset(chosen, triples, image_size, length=config.n, quantiles=quantiles_for(store, origin or {}))
+
+# %% ../../nbs/5_structure/command.ipynb #0226f87d
+def collect(lam, dataset, config: StructureConfig, device: str) -> dict:
+    "Latents of `config.n` triples and, where robot states are known, of as many pairs drawn evenly by magnitude."
+    latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
+    if np.isfinite(latents["ds"]).sum() < 2:
+        return latents
+    return latents | collect_even(lam, dataset, config.n, 4 * config.batch_size, device, seed=config.seed)
 
 
 def measure_model(config: StructureConfig) -> dict:
@@ -185,12 +237,11 @@ def measure_model(config: StructureConfig) -> dict:
 
     from aclam.data.store import read_store
     from aclam.lam import LatentActionModel
-    from aclam.structure.metrics import collect_latents
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     lam, store = LatentActionModel.from_pretrained(config.model).to(device), read_store(config.data)
-    dataset = held_out_triples(store, lam.config.image_size, config)
-    latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
+    dataset = held_out_triples(store, lam.config.image_size, config, origin(config.model))
+    latents = collect(lam, dataset, config, device)
     if config.save:
         save_latents(config.save, latents)
     return structure_metrics(latents, getattr(lam.config, "codebook_size", None), config.intervals, config.seed)
@@ -214,7 +265,7 @@ def as_text(row: dict) -> str:
             lines.append(f"{name:26s}{value:>9s}  {f'[{ends[0]:.3f}, {ends[1]:.3f}]  ' if ends else ''}{what}")
     return "\n".join(lines)
 
-# %% ../../nbs/5_structure/command.ipynb #a53dd83c
+# %% ../../nbs/5_structure/command.ipynb #e318f1e0
 def check_config(config: StructureConfig) -> None:
     "UserError unless the command line names either a file, or a model and data, and sensible counts."
     if (config.latents is None) == (config.model is None and config.data is None):
@@ -236,7 +287,33 @@ def run(config: StructureConfig) -> None:
     say_undefined(row)
     print_json(row) if config.json else print(as_text(row))
 
+# %% ../../nbs/5_structure/command.ipynb #f36bf38a
+def run_leakage(config) -> None:
+    "Measure what latents give away, and print it."
+    from aclam.structure.leakage import leakage_text, measure_leakage
+
+    row = measure_leakage(config)
+    print_json(row) if config.json else print(leakage_text(row))
+
+
+def run_compare(config) -> int:
+    "Make a comparison and print it; 3 where the time was up before it was done."
+    from aclam.structure.comparison import as_text, compare
+
+    results = compare(config)
+    if results is None:
+        return 3
+    print_json(results) if config.json else print(as_text(results))
+    return 0
+
 
 def main(argv=None) -> None:
-    "Entry point of `aclam-structure`."
-    cli(StructureConfig, run, argv, prog="aclam-structure")
+    "Entry point of `aclam-structure`; a first word `leakage` or `compare` asks for more than the four numbers."
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] not in (["leakage"], ["compare"]):
+        return cli(StructureConfig, run, argv, prog="aclam-structure")
+    from aclam.structure.comparison import CompareConfig
+    from aclam.structure.leakage import LeakageConfig
+
+    types = {"leakage": LeakageConfig, "compare": CompareConfig}
+    cli(types, {"leakage": run_leakage, "compare": run_compare}, argv, prog="aclam-structure")

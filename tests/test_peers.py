@@ -1,0 +1,195 @@
+"villa-X and LAPA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from aclam.core import UserError
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.lam import PRESETS, LatentActionModel
+from aclam.lam.lapa import NSVQ
+from aclam.lam.model import step_lowers_loss
+from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
+from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
+from aclam.structure.metrics import measure_batch
+from aclam.train import lam as train_lam
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PEERS = ["villa_x", "lapa"]
+SMALL = {
+    "villa_x_cpu": dict(image_size=16, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1),
+    "lapa_cpu": dict(image_size=16, patch_size=2, width=16, depth=1, heads=2, head_dim=8),
+}
+
+
+def small(name: str, seed: int = 0, **changes) -> LatentActionModel:
+    "A model of a peer's CPU preset, made in milliseconds, quantising from the first step."
+    torch.manual_seed(seed)
+    config = PRESETS[name]
+    if hasattr(config, "bottleneck"):
+        changes = {"bottleneck": replace(config.bottleneck, continuous_steps=0), **changes}
+    return LatentActionModel(replace(config, **SMALL[name], **changes))
+
+
+@pytest.fixture(scope="module")
+def triples():
+    films = [synthetic_trajectory(seed, T=16, size=16) for seed in range(4)]
+    return TripleDataset(films, TripleConfig(), image_size=16)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_official_code_computed_the_same(name):
+    row = check_parity(FIXTURES / name, tol=1e-5)
+    assert row["codes that differ"] == 0
+    model = LatentActionModel.from_pretrained(FIXTURES / name)
+    codes = load_file(FIXTURES / name / "io.safetensors")["indices"]
+    assert codes.unique().numel() > 2, "a fixture in which all codes are equal would prove little"
+    assert not model.training
+
+
+def test_a_parity_check_can_fail(tmp_path):
+    shutil.copytree(FIXTURES / "villa_x", tmp_path / "v")
+    tensors = load_file(tmp_path / "v" / "model.safetensors")
+    tensors["encoder.layers.1.attn_temp.proj.bias"][3] += 1e-2
+    save_file(tensors, tmp_path / "v" / "model.safetensors")
+    with pytest.raises(AssertionError):
+        check_parity(tmp_path / "v")
+
+
+def test_villa_x_sliding_window_is_the_official_one():
+    io = load_file(FIXTURES / "villa_x" / "io.safetensors")
+    lam = LatentActionModel.from_pretrained(FIXTURES / "villa_x")
+    assert len(io["film"]) > lam.config.window  # longer than the window, so it slides
+    with torch.no_grad():
+        found = lam.encode_clip(io["film"]).pre_vq
+    assert found.shape == io["film_pre_vq"].shape and (found - io["film_pre_vq"]).abs().max() < 1e-5
+
+
+def test_villa_x_shortcuts_change_nothing(triples):
+    check_pair_attention()
+    lam = small("villa_x_cpu", residual=False)
+    check_three_ways(lam, triples.batch(range(4))["frames"])
+    assert type(lam) is VillaX
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_handle(name, triples, tmp_path):
+    "Encode, decode, loss, save, load, and the metrics' batch, as for every family."
+    lam, batch = small(name), triples.batch(range(8))
+    before, after = step_lowers_loss(lam, batch, lr=1e-3, steps=6)
+    assert after < before
+    lam.eval().save_pretrained(tmp_path / "m")
+    again = LatentActionModel.from_pretrained(tmp_path / "m")
+    assert type(again) is type(lam) and again.config == lam.config
+    o_i, o_j, _ = batch["frames"].unbind(1)
+    with torch.no_grad():
+        a, b = lam.encode(o_i, o_j), again.encode(o_i, o_j)
+        row = measure_batch(lam, batch["frames"] / 255)
+    assert torch.equal(a.z, b.z) and a.z.shape == (8, lam.config.latent_dim)
+    assert a.pre_vq.shape == (8, lam.config.tokens, lam.config.latent_dim // lam.config.tokens)
+    assert a.indices.max() < lam.config.codebook_size and row["rec"].shape == (8,)
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["model"] in FAMILIES
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_shared_work_gives_the_same_loss(name, triples):
+    "What a family computes once for a triple equals what it computes for three pairs."
+    lam, batch = small(name), triples.batch(range(4))
+    lam.loss(batch), lam.eval()  # a codebook starts on the first data that it sees
+    x = lam.pixels(batch["frames"])
+    with torch.no_grad():
+        shared, apart = lam.triple_latents(x), LatentActionModel.triple_latents(lam, x)
+    assert torch.allclose(shared.pre_vq, apart.pre_vq, atol=1e-5) and torch.equal(shared.indices, apart.indices)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_command_line_has_the_familys_options(name):
+    config = train_lam.settings_from(["--preset", name, "--model.objective.lambda-reg", "0.5"])
+    assert type(config.model) is type(PRESETS[name]) and config.model.objective.lambda_reg == 0.5
+    assert config.train == train_lam.settings_for("ac_lam_cpu").train
+    with pytest.raises(UserError, match="--model.objective.lambda-reg"):
+        train_lam.settings_from(["--preset", name, "--model.objective.lambda-rge", "1"])
+
+
+def test_villa_x_trains_its_proprio_fdm(triples):
+    lam, batch = small("villa_x_cpu", proprio_dim=7), triples.batch(range(8))
+    loss, row = lam.loss(batch)
+    loss.backward()
+    assert row["proprio"] > 0 and lam.proprio_fdm.state.weight.grad.abs().sum() > 0
+
+
+def test_official_sizes():
+    with torch.device("meta"):
+        c = LatentActionModel.from_preset("villa_x").config
+    assert (c.idm_depth, c.idm_heads, c.fdm_depth, c.fdm_heads, c.window) == (12, 8, 8, 16, 8)
+    assert (c.latent_dim, c.codebook_size) == (512, 32)
+
+
+def test_a_preset_has_one_family():
+    with pytest.raises(ValueError, match="villa_x"):
+        register("other", dict, {"villa_x_cpu": {}})(VillaX)
+    assert "other" not in FAMILIES
+
+
+@pytest.mark.parametrize("damage", ["architecture", "missing", "unknown", "shape", "cut"])
+def test_damaged_villa_x_checkpoint_is_one_line(tmp_path, damage):
+    folder = tmp_path / "v"
+    shutil.copytree(FIXTURES / "villa_x", folder)
+    config, file = json.loads((folder / "model_config.json").read_text()), folder / "model.safetensors"
+    tensors = load_file(file)
+    if damage == "architecture":
+        (folder / "model_config.json").write_text(json.dumps(config | {"architecture": "Other"}))
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        name = "decoder.layers.0.mlp.2.bias"
+        value = tensors.pop(name)
+        extra = {name: value, "decoder.extra": value + 1}
+        tensors |= {"missing": {}, "unknown": extra, "shape": {name: value[:3]}}[damage]
+        save_file(tensors, file)
+    with pytest.raises(UserError) as error:
+        LatentActionModel.from_pretrained(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+class Harm:
+    "A pickle that would run a program."
+
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2), "harm": Harm()}, "bad.pt")
+    with pytest.raises(UserError, match="bad.pt"):
+        read_torch(Path("bad.pt"))
+    Path("cut.pt").write_bytes(b"PK\x03\x04 not a file")
+    with pytest.raises(UserError, match="cut.pt"):
+        read_torch(Path("cut.pt"))
+    assert not Path("harmed").exists()
+
+
+def test_lapa_noise_is_as_long_as_the_rounding_error():
+    vq, x = NSVQ(4, 3, 0.1), torch.randn(64, 3)
+    noisy, indices = vq(x)
+    assert torch.allclose((noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5)
+
+
+def test_lapa_replaces_dead_codes_on_schedule():
+    vq = NSVQ(4, 2, 0.1)
+    vq.steps.fill_(10)
+    vq.used.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
+    alive = vq.codebooks[[0, 3]].clone()
+    vq.refresh(batch=8)
+    assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0
+    vq.used.fill_(5.0)
+    vq.refresh(batch=8)  # step 11: nothing is due
+    assert vq.used.sum() == 20

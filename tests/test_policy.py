@@ -1,0 +1,399 @@
+"""Flow matching, the block mask, shared attention, the policy, its training, its trial on the table."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from aclam.core import UserError
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.lam import LatentActionModel
+from aclam.policy import attention_mask as masks
+from aclam.policy import experts, flow, model, rollout, vlm
+from aclam.train import policy as training
+from aclam.train.loop import TrainConfig
+
+TINY = model.TINY
+SQUARE = dataclasses.replace(TINY, latent_dim=32, action_dim=7, proprio_dim=7, control="recorded")
+
+
+@pytest.fixture(autouse=True)
+def same_dice():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def refused(capsys, main, argv, *words) -> None:
+    "A command ends with status 2, one line on standard error that has the words, nothing on standard output."
+    with pytest.raises(SystemExit) as e:
+        main(list(map(str, argv)))
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and out == "" and err.count("\n") == 1 and "Traceback" not in err, err
+    assert all(str(word) in err for word in words), err
+
+
+# --- flow -----------------------------------------------------------------------------------------------------------
+
+def test_the_exact_field_is_exact_and_gives_back_the_moments():
+    assert flow.check_exact_field(n=30_000) < 4.5
+    samples = flow.euler(flow.exact_field(flow.Mixture(), 0.001), torch.randn(5000, 2), 100)
+    mean, covariance = flow.moment_errors(samples, flow.Mixture())
+    assert mean < 0.1 and covariance < 0.05
+
+
+def test_times_and_settings():
+    assert flow.draw_times(1000, flow.FlowConfig(time="uniform")).mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(UserError, match="sigma_min"):
+        flow.FlowConfig(sigma_min=1.0)
+
+
+# --- mask and experts -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("blocks", [(5, 3, 4), (5, 0, 4), (5, 3, 0), (1, 1, 1)])
+def test_every_entry_of_the_mask(blocks):
+    blocks = masks.Blocks(*blocks)
+    valid = torch.rand(3, blocks.vlm) < 0.7
+    assert masks.check_block_mask(blocks) == sum(blocks) ** 2
+    assert masks.check_block_mask(blocks, valid) == 3 * sum(blocks) ** 2
+    masks.check_closed(masks.block_mask(blocks))
+
+
+def test_hiding_touches_one_block_only_and_never_at_zero():
+    blocks = masks.Blocks(4, 3, 2)
+    mask = masks.block_mask(blocks).expand(50, -1, -1)
+    assert torch.equal(masks.hide_latents(mask, blocks, masks.MaskConfig(0, 0)), mask)
+    hidden = masks.hide_latents(mask, blocks, masks.MaskConfig(1.0, 0))
+    assert not hidden[:, 7:, 4:7].any() and torch.equal(hidden[:, :7], mask[:, :7])
+    with pytest.raises(UserError, match="p_mask"):
+        masks.MaskConfig(p_mask=1.5)
+
+
+def test_cached_prefix_is_exact():
+    assert experts.check_cache_is_exact(seed=3) < 1e-5
+    with pytest.raises(UserError, match="kv_heads"):
+        experts.LayerSize(heads=8, kv_heads=3)
+
+
+# --- vision and language --------------------------------------------------------------------------------------------
+
+def test_words():
+    ids = vlm.text_numbers(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
+    assert torch.equal(ids[0], ids[1])
+    for bad in ("", "word " * 17):
+        with pytest.raises(UserError, match="1 to 16 words"):
+            vlm.text_numbers([bad], vlm.SMALL)
+    with pytest.raises(UserError, match=r"\(B, 3, 96, 96\)"):
+        vlm.SmallVLM(vlm.SMALL)(torch.zeros(1, 3, 64, 64), ids[:1])
+
+
+def test_labels_of_all_emoji_have_numbers_of_their_own():
+    from aclam.sim.emoji_tabletop import EMOJI
+
+    rows = {word: vlm.word_numbers(word)[0] % vlm.SMALL.vocab**2 for label in EMOJI for word in label.split()}
+    assert len(set(rows.values())) == len(rows)
+
+
+def test_paligemma_in_small():
+    pytest.importorskip("transformers")
+    assert vlm.check_paligemma() < 1e-5
+
+
+def test_transformers_missing(monkeypatch):
+    monkeypatch.setattr(vlm.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'pip install "aclam\[policy\]"'):
+        model.Policy.from_preset("policy_paper")
+
+
+# --- the policy -----------------------------------------------------------------------------------------------------
+
+def inputs(config, n=2):
+    words = vlm.text_numbers(["go left", "go", "go right now"][:n], config.vlm)
+    S = config.vlm.image_size
+    return torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8), words, torch.rand(n, config.proprio_dim)
+
+
+@pytest.mark.parametrize("config", [TINY, model.without_latents(TINY), model.PRESETS["policy_cpu"]])
+def test_promises(config):
+    policy = model.Policy(config).eval()
+    given = inputs(config)
+    assert model.check_cached_sample(policy, given) < 1e-5
+    if config.latents:
+        model.check_plan_and_robot(policy, given)
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    policy, (frames, text, proprio) = model.Policy(TINY).eval(), inputs(TINY, 3)
+    noise = model.draw_noise(TINY, [5, 6, 7])
+    assert torch.equal(noise.action[1:2], model.draw_noise(TINY, [6]).action)
+    alone = policy.sample(frames[1:2], text[1:2], proprio[1:2], noise.apply(lambda x: x[1:2]))
+    assert torch.allclose(policy.sample(frames, text, proprio, noise).action[1:2], alone.action, atol=1e-5)
+
+
+def test_video_trains_the_plan_only():
+    policy = model.Policy(TINY)
+    loss, metrics = policy.loss(model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0))
+    loss.backward()
+    assert "action" not in metrics and policy.latent.embed.weight.grad is not None
+    assert all(p.grad is None for p in policy.robot.parameters())
+
+
+def test_rows_without_commands_count_nothing():
+    policy, dice = model.Policy(TINY).eval(), torch.Generator().manual_seed(0)
+    batch = model.toy_batch(6, TINY, dice)
+    batch["has_action"] = torch.tensor([True] * 3 + [False] * 3)
+    losses = []
+    for other in (batch["action"], torch.cat([batch["action"][:3], torch.full_like(batch["action"][3:], 0.7)])):
+        torch.manual_seed(1)
+        losses.append(policy.loss(batch | {"action": other})[1]["action"])
+    assert losses[0] == losses[1]
+
+
+def test_paper_size_on_the_meta_device():
+    pytest.importorskip("transformers")
+    policy = model.on_meta("policy_paper")
+    counts, c = model.part_counts(policy), policy.config
+    print(counts)
+    assert counts == {"vlm": 2_923_335_408, "latent expert": 315_662_848, "robot expert": 314_636_295,
+                      "total": 3_553_634_551}
+    assert (c.vlm.depth, c.expert.width, c.expert.heads, c.latents, c.actions) == (18, 1024, 8, 6, 4)
+    twin = model.part_counts(model.on_meta("policy_paper_wo_lam"))
+    assert "latent expert" not in twin and twin["vlm"] == counts["vlm"]
+
+
+def test_save_and_load(tmp_path):
+    policy = model.Policy(TINY).eval()
+    policy.latent_units.fit(torch.randn(50, 2) * 3)
+    policy.save_pretrained(tmp_path / "policy")
+    again, given = model.Policy.from_pretrained(tmp_path / "policy"), inputs(TINY)
+    noise = model.draw_noise(TINY, [1, 2])
+    assert again.config == TINY and torch.equal(again.sample(*given, noise).latent, policy.sample(*given, noise).latent)
+    config = json.loads((tmp_path / "policy" / "config.json").read_text())
+    (tmp_path / "policy" / "config.json").write_text(json.dumps(config | {"latent_dim": 5}))
+    with pytest.raises(UserError, match="latent"):
+        model.Policy.from_pretrained(tmp_path / "policy")
+    with pytest.raises(UserError, match="no policy at"):
+        model.Policy.from_pretrained(tmp_path / "nowhere")
+
+
+def test_wrong_settings():
+    with pytest.raises(UserError, match='"policy_cpu"'):
+        model.preset("policy_cup")
+    with pytest.raises(UserError, match='"latents"'):
+        model.preset("policy_cpu", latent=3)
+    with pytest.raises(UserError, match="share attention"):
+        dataclasses.replace(TINY, expert=experts.LayerSize(48, 64, 2, 2, 8))
+    lam = LatentActionModel.from_preset("ac_lam_cpu")
+    with pytest.raises(UserError, match="latents of 32 numbers, this policy was made for 2"):
+        model.check_latents_fit(model.Policy(TINY), lam)
+    with pytest.raises(UserError, match="no latent expert"):
+        model.check_latents_fit(model.Policy(model.without_latents(TINY)), lam)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "A small store of moving squares at 20 Hz and an untrained latent action model."
+    root = tmp_path_factory.mktemp("policy")
+    write_store(root / "data", (synthetic_trajectory(seed=n, T=40, size=24, fps=20) for n in range(6)), shard_size=3)
+    write_store(root / "slow", (synthetic_trajectory(seed=n, T=12, size=24, fps=5) for n in range(3)), shard_size=3)
+    LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(root / "lam")
+    return root
+
+
+def small(folders, out, **changes):
+    loop = TrainConfig(steps=6, batch_size=8, probe_every=3, checkpoint_every=3, log_every=1)
+    settings = dataclasses.replace(
+        training.settings_for("policy_cpu"), data=(str(folders / "data"),), lam=str(folders / "lam"), out=str(out),
+        model=SQUARE, probe_n=4, train=loop)
+    return dataclasses.replace(settings, **changes)
+
+
+def test_rows_are_what_the_episodes_say(folders):
+    data = training.open_data(small(folders, "", demonstrations=3))
+    assert [len(g) for g in data.train.groups] == [3, 2] and len(data.held_out.groups[0]) == 1
+    training.check_rows(data.train, training.open_lam(str(folders / "lam")))
+
+
+def test_a_run_resumes_at_the_same_bits(folders, tmp_path):
+    import shutil
+
+    from aclam.train.loop import read_tensors
+
+    whole = training.run(small(folders, tmp_path / "a"))
+    assert whole["probe/action_error"] > 0 and whole["latent"] > 0 and "action" in whole
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "model")
+    shutil.rmtree(tmp_path / "b" / "checkpoints" / "step_000006")
+    training.run(small(folders, tmp_path / "b"))
+    a, b = (read_tensors(tmp_path / x / "model" / "model.safetensors") for x in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    with pytest.raises(UserError, match="another run"):
+        training.run(small(folders, tmp_path / "b", shift=0))
+
+
+def test_bad_input_to_training(folders, capsys):
+    main, data = training.main, ["--data", folders / "data"]
+    refused(capsys, main, ["--preset", "policy_cup"], '"policy_cpu"')
+    refused(capsys, main, [], "which demonstrations?")
+    refused(capsys, main, data, "which latent actions?")
+    refused(capsys, main, [*data, "--preset", "policy_cpu_wo_lam", "--lam", "x"], "leave out --lam")
+    refused(capsys, main, [*data, "--lam", folders / "lam"], '"square"', "recorded")
+    slow = ["--data", folders / "slow", "--lam", folders / "lam", "--model.control", "recorded"]
+    refused(capsys, main, slow, "5 frames a second", "20 commands", "--use policy")
+    refused(capsys, main, [*data, "--lam", folders / "nowhere", "--model.control", "recorded"], "nowhere")
+
+
+@pytest.mark.slow
+def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path):
+    pytest.importorskip("transformers")
+    sizes = {
+        "vlm.image-size": 28, "vlm.vision-width": 16, "vlm.vision-depth": 1, "vlm.vision-heads": 2,
+        "vlm.vision-mlp": 32, "vlm.depth": 2, "vlm.layer.width": 32, "vlm.layer.mlp": 64, "vlm.layer.heads": 4,
+        "vlm.layer.head-dim": 8,
+        "vlm.vocab": 512, "vlm.text-length": 6, "expert.width": 24, "expert.mlp": 48, "expert.heads": 4,
+        "expert.head-dim": 8}
+    argv = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
+    argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(tmp_path), "--preset",
+             "policy_paper", "--model.control", "recorded", "--train.steps", "2", "--train.batch-size", "4",
+             "--train.num-workers", "0", "--demonstrations", "2", "--probe-n", "2", "--json"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=280,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 2
+    assert json.loads((tmp_path / "checkpoints" / "step_000002" / "progress.json").read_text())["world"] == 2
+
+
+# --- the trial ------------------------------------------------------------------------------------------------------
+
+def test_wilson():
+    low, high = rollout.wilson(23, 40)
+    assert (low, high) == pytest.approx((0.4220, 0.7149), abs=1e-3)  # by hand, from the formula's two roots
+    for p in (low, high):  # both are roots of |k/n - p| = z sqrt(p (1 - p) / n)
+        assert abs(23 / 40 - p) == pytest.approx(1.96 * (p * (1 - p) / 40) ** 0.5)
+    assert rollout.wilson(0, 0) == (0, 1) and rollout.wilson(0, 10)[0] == 0
+
+
+def test_lines_cut_in_half_and_other_trials(tmp_path):
+    row = json.dumps({"split": "id", "seed": 10, "S": True, "S/A": True, "crashed": False})
+    (tmp_path / "episodes.jsonl").write_text(row + "\n" + row[:13])
+    assert len(rollout.prepare_folder(tmp_path, {"policy": "a"})) == 1
+    assert (tmp_path / "episodes.jsonl").read_text() == row + "\n"
+    with pytest.raises(UserError, match="policy was a and is b"):
+        rollout.prepare_folder(tmp_path, {"policy": "b"})
+
+
+def test_bad_input_to_a_trial(capsys, tmp_path):
+    pytest.importorskip("gymnasium")
+    model.Policy(SQUARE).save_pretrained(tmp_path / "square")
+    joints = dataclasses.replace(SQUARE, control="joints")
+    model.Policy(joints).save_pretrained(tmp_path / "joints")
+    LatentActionModel.from_preset("ac_lam_cpu", code_dim=2).save_pretrained(tmp_path / "lam")
+    main, out = rollout.main, ["--out", tmp_path / "out"]
+    refused(capsys, main, out, "which policy?")
+    refused(capsys, main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
+    refused(capsys, main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
+    wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
+    refused(capsys, main, wrong, 'commands "joints"', 'expects "delta_pose"')
+    other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
+    refused(capsys, main, other, "16 numbers", "made for 32")
+
+
+def test_missing_renderer(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mujoco")
+    model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "policy")
+    for name in ("PYOPENGL_PLATFORM", "ACLAM_RENDERER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "nosuch")  # for the environment's process, which is new
+    argv = ["--policy", tmp_path / "policy", "--out", tmp_path / "out", "--envs", "1", "--split", "val"]
+    refused(capsys, rollout.main, argv, "MUJOCO_GL=nosuch gives no renderer")
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def table():
+    pytest.importorskip("mujoco")
+    gym = pytest.importorskip("gymnasium")
+    from aclam.sim import benchmark
+
+    env = gym.make(benchmark.ENVIRONMENT, image_size=32).unwrapped
+    yield env
+    env.close()
+
+
+def test_environment_rules(table):
+    seen, info = table.reset(seed=3)
+    assert seen["image"].shape == (32, 32, 3) and info == {"S": False, "S/A": False}
+    assert table.observation_space.contains(seen)
+    again, _ = table.reset(seed=3)
+    assert np.array_equal(seen["image"], again["image"]) and seen["instruction"] == again["instruction"]
+    before = table.world.proprio()
+    for _ in range(4):
+        table.step(np.float32([0, 0, 0.03, 0, 0, 0, 1]))
+    assert table.world.proprio()[2] > before[2] + 0.01  # up is up
+    with pytest.raises(UserError, match="seven finite numbers"):
+        table.step(np.zeros(6))
+    with pytest.raises(UserError, match='"rocket"|rocket'):
+        table.reset(options={"cards": ("rokcet", "fox", "key")})
+    with pytest.raises(UserError, match="unknown option"):
+        table.reset(options={"card": 1})
+
+
+def test_environment_settings():
+    pytest.importorskip("gymnasium")
+    from aclam.sim import benchmark as e
+
+    with pytest.raises(UserError, match='"val"'):
+        e.emoji_split("vel", False)
+    with pytest.raises(UserError, match='"joints"'):
+        e.find_control("joint")
+    layouts = e.demonstration_layouts(few=True, episodes=5)
+    assert len(layouts) == 5 and all(len(set(cards)) == 3 and target in (0, 1, 2) for cards, target in layouts)
+    with pytest.raises(UserError, match="does not say which cards"):
+        e.recorded_layouts([synthetic_trajectory(0)])
+
+
+def test_delta_commands_replay_what_joint_commands_did(table):
+    from aclam.sim import benchmark as e
+
+    for control in ("delta_pose", "joints"):
+        env = e.EmojiTableTopEnv(image_size=0, control=control)
+        info, steps = e.expert_episode(env, 10)
+        assert info["S"] and steps < 150
+        env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["id", "train", "val"])
+def test_expert_on_each_split(split):
+    pytest.importorskip("mujoco")
+    from aclam.sim.benchmark import expert_rate
+
+    rate = expert_rate(split)
+    print(split, rate)
+    assert rate["S"] >= 0.95
+
+
+def test_same_frames_in_two_processes():
+    pytest.importorskip("mujoco")
+    from aclam.sim.benchmark import EnvConfig, EnvProcess, film_hash
+
+    hashes = []
+    for _ in range(2):
+        process = EnvProcess(EnvConfig(image_size=32))
+        assert process.answer() is None
+        hashes.append(film_hash(process, 7, 4))
+        process.close()
+    assert len(hashes[0]) == 64 and hashes[0] == hashes[1]
