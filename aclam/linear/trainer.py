@@ -210,7 +210,7 @@ def draw_labels(s: Setting, random: dict[str, torch.Generator]) -> torch.Tensor 
 
 # %% ../../nbs/1_linear/trainer.ipynb #35636b16
 class Group(NamedTuple):
-    """K settings prepared for training: expressions of the vectors in the loss, and Z = [X / sqrt(gain), Y] (d_o, m)."""
+    """K settings prepared for training: expressions of the loss's vectors, and Z = [X / sqrt(gain), Y] (d_o, m)."""
 
     settings: list[Setting]
     streams: Streams
