@@ -17,6 +17,7 @@ from aclam.lam import LatentActionModel
 from aclam.policy import attention_mask as masks
 from aclam.policy import experts, flow, model, rollout, vlm
 from aclam.train import policy as training
+from aclam.train import scale
 from aclam.train.loop import TrainConfig
 
 TINY = model.TINY
@@ -266,12 +267,14 @@ def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path
     argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(tmp_path), "--preset",
              "policy_paper", "--model.control", "recorded", "--train.steps", "2", "--train.batch-size", "4",
              "--train.num-workers", "0", "--demonstrations", "2", "--probe-n", "2", "--json"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    config = scale.launch_config("two_cpu_processes")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
+              "--main_process_port", "0"]
     done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=280,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["steps"] == 2
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Gloo greets on stdout, too
+    assert len(answers) == 1 and json.loads(answers[0])["steps"] == 2, done.stdout
     assert json.loads((tmp_path / "checkpoints" / "step_000002" / "progress.json").read_text())["world"] == 2
 
 

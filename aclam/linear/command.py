@@ -7,14 +7,16 @@ Docs: https://aclam-project.github.io/aclam/1_linear/command.html.md"""
 # %% auto #0
 __all__ = ['LinearCommand', 'FigureCommand', 'to_setting', 'run_setting', 'run_figure_command', 'main', 'unknown_figure']
 
-# %% ../../nbs/1_linear/command.ipynb #c71b0e8a
+# %% ../../nbs/1_linear/command.ipynb #4a8d321a
+import os
 import sys
+import time
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from ..core import UserError, atomic_file, cli, print_json, run_cli, say, write_json
+from ..core import UserError, atomic_file, cli, print_json, run_cli, say
 
-from .figures import draw_figure, figure_points, run_figure, short_rows, write_csv
+from .figures import FIGURES, draw_figure, figure_points, run_figure, write_csv
 from .trainer import Setting, evaluate, train
 
 # %% ../../nbs/1_linear/command.ipynb #b8649db9
@@ -44,17 +46,16 @@ class LinearCommand:
     readout: Literal["delta", "raw", "recon"] = "delta"  # D(o' - o), z, or the predicted change
     json: bool = False  # print one JSON object on standard output
 
-# %% ../../nbs/1_linear/command.ipynb #93833c76
+# %% ../../nbs/1_linear/command.ipynb #64eba618
 @dataclass(frozen=True)
 class FigureCommand:
-    """Train all points of Figure 3 or 4 of arXiv 2506.15691; write PNG and CSV."""
+    """Train all points of Figure 3 or 4 of arXiv 2506.15691, or of `bridge` or `labels`; write PNG and CSV."""
 
     seeds: int = 3  # models per point
     steps: int = 4000  # of Adam
     d_o: int = 128  # observation dimensions
     workers: int = 2  # processes, one thread each
-    out: str = ""  # the PNG; the CSV goes beside it. Default: figure3.png or figure4.png
-    json_out: str = ""  # also the rows as JSON, for the notebook
+    out: str = ""  # the PNG; the CSV goes beside it. Default: figure_3.png for figure 3
     json: bool = False  # print one JSON object on standard output
 
 # %% ../../nbs/1_linear/command.ipynb #788253a4
@@ -79,42 +80,39 @@ def run_setting(c: LinearCommand) -> None:
     for name, value in result.items():
         print(f"{name:18s} {value:.6g}" if isinstance(value, float) else f"{name:18s} {value}")
 
-# %% ../../nbs/1_linear/command.ipynb #e794b215
-def run_figure_command(number: int, c: FigureCommand) -> None:
-    """Train all points of a figure, write PNG and CSV (and JSON), print the files."""
+# %% ../../nbs/1_linear/command.ipynb #7587f052
+def run_figure_command(name: str, c: FigureCommand) -> None:
+    """Train all points of a figure, write PNG and CSV, print the files and what they cost."""
     if c.workers < 1:
         raise UserError(f"workers is {c.workers}: it must be at least 1.")
-    png = c.out or f"figure{number}.png"
+    png = c.out or f"figure_{name}.png"
     if not png.endswith(".png"):
         raise UserError(f"out is {png}: the name of the figure must end in .png.")
-    points = figure_points(number, Setting(steps=c.steps, d_o=c.d_o), c.seeds)
+    began, points = time.perf_counter(), figure_points(name, Setting(steps=c.steps, d_o=c.d_o), c.seeds)
     rows = run_figure(points, c.workers, lambda done, total: say(f"{done} of {total} models trained"))
     with atomic_file(png) as temporary:
         draw_figure(rows).savefig(temporary, format="png")
     table = png.removesuffix(".png") + ".csv"
     write_csv(table, rows)
-    if c.json_out:
-        write_json(c.json_out, short_rows(rows))
-    worst = max(abs(r["llo"] - r["llo_theory"]) for r in rows)
-    answer = {"figure": number, "png": png, "csv": table, "models": len(rows), "largest_gap_to_theory": worst}
+    cpu, worst = sum(os.times()[:4]), max(abs(r["llo"] - r["llo_theory"]) for r in rows)
+    answer = {"figure": name, "png": png, "csv": table, "models": len(rows), "largest_gap_to_theory": worst}
+    answer |= {"seconds": time.perf_counter() - began, "cpu_seconds": cpu}  # of this process and its workers
     print_json(answer) if c.json else print(f"wrote {png} and {table}")
 
-# %% ../../nbs/1_linear/command.ipynb #a62fa0d5
+# %% ../../nbs/1_linear/command.ipynb #0714dff2
 def main(argv: list[str] | None = None) -> None:
-    """aclam-linear [OPTIONS] trains one setting; aclam-linear figure {3,4} [OPTIONS] makes a figure."""
+    """aclam-linear [OPTIONS] trains one setting; aclam-linear figure {3,4,bridge,labels} [OPTIONS] makes a figure."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["figure"]:
-        number = words[1] if len(words) > 1 else ""
-        if number in ("-h", "--help"):
-            words, number = ["figure", "3", "--help"], "3"
-        if number not in ("3", "4"):
-            run_cli(lambda: unknown_figure(number), "aclam-linear")
-        return cli(
-            FigureCommand, lambda c: run_figure_command(int(number), c), words[2:], f"aclam-linear figure {number}"
-        )
-    return cli(LinearCommand, run_setting, words, "aclam-linear")
+    if words[:1] != ["figure"]:
+        return cli(LinearCommand, run_setting, words, "aclam-linear")
+    name = words[1] if len(words) > 1 else ""
+    if name in ("-h", "--help"):
+        words, name = ["figure", "3", "--help"], "3"
+    if name not in FIGURES:
+        run_cli(lambda: unknown_figure(name), "aclam-linear")
+    return cli(FigureCommand, lambda c: run_figure_command(name, c), words[2:], f"aclam-linear figure {name}")
 
 
-def unknown_figure(number: str) -> None:
+def unknown_figure(name: str) -> None:
     """Raise the error line for a figure that does not exist."""
-    raise UserError(f'which figure? "{number}" is not one of 3 and 4: aclam-linear figure 3.')
+    raise UserError(f'which figure? "{name}" is not one of {", ".join(FIGURES)}: aclam-linear figure 3.')

@@ -7,10 +7,11 @@ Docs: https://aclam-project.github.io/aclam/1_linear/trainer.html.md"""
 # %% auto #0
 __all__ = ['SHARED', 'DRAWN', 'Setting', 'check_setting', 'Expr', 'add', 'Streams', 'group_key', 'make_streams', 'generators',
            'draw_batch', 'draw_labels', 'Group', 'column', 'make_group', 'pick', 'changes', 'GroupTerm', 'group_terms',
-           'row_of', 'column_of', 'Params', 'term_gradient', 'frame_gradient', 'label_gradient', 'batch_gradient',
-           'vectors', 'plain_loss', 'init_params', 'shapes', 'check_batch_gradient', 'Trained', 'train_group',
-           'unstack', 'train', 'setting_terms', 'label_lambda', 'spans_apart', 'theory', 'labelled_optimum',
-           'span_order', 'label_loss', 'evaluate', 'Naive', 'naive_batch', 'train_naive']
+           'row_of', 'column_of', 'Params', 'Encoded', 'encode_term', 'frame_gradient', 'latent_gradient',
+           'label_gradient', 'moments', 'batch_gradient', 'vectors', 'plain_loss', 'init_params', 'shapes',
+           'check_batch_gradient', 'Trained', 'Block', 'make_block', 'leaves', 'train_group', 'unstack', 'make_groups',
+           'train', 'setting_terms', 'label_lambda', 'spans_apart', 'theory', 'labelled_optimum', 'span_order',
+           'label_loss', 'evaluate', 'Naive', 'naive_batch', 'train_naive']
 
 # %% ../../nbs/1_linear/trainer.ipynb #650cdecd
 from dataclasses import dataclass
@@ -89,14 +90,14 @@ def check_setting(s: Setting) -> None:
         raise UserError(f"lr is {s.lr}: it must be a positive number.")
     _ = s.world
 
-# %% ../../nbs/1_linear/trainer.ipynb #fdf373ef
+# %% ../../nbs/1_linear/trainer.ipynb #37dd2a64
 class Expr(NamedTuple):
-    """A vector of R^{d_o} for each of K models: sum_s big[s] * stream_s + Z @ small @ thin_sources.
+    """A vector of R^{d_o} for each of K models: sum_s big[s] * stream_s + thin @ thin_sources.
 
-    big: stream name -> coefficients (K,); small: (K, m, n_thin) with Z (d_o, m)."""
+    big: stream name -> coefficients (K,); thin: (K, d_o, n_thin), or None where no thin source takes part."""
 
     big: dict[str, torch.Tensor]
-    small: torch.Tensor
+    thin: torch.Tensor | None = None
 
 
 def add(*parts: Expr) -> Expr:
@@ -105,7 +106,8 @@ def add(*parts: Expr) -> Expr:
     for e in parts:
         for name, c in e.big.items():
             big[name] = big[name] + c if name in big else c
-    return Expr(big, sum(e.small for e in parts))
+    thin = [e.thin for e in parts if e.thin is not None]
+    return Expr(big, sum(thin) if thin else None)
 
 # %% ../../nbs/1_linear/trainer.ipynb #1beddb7a
 @dataclass(frozen=True)
@@ -206,10 +208,9 @@ def draw_labels(s: Setting, random: dict[str, torch.Generator]) -> torch.Tensor 
         return None
     return (torch.rand(s.batch, generator=random["labels"]) < s.label_ratio).nonzero()[:, 0]
 
-# %% ../../nbs/1_linear/trainer.ipynb #407fe64d
+# %% ../../nbs/1_linear/trainer.ipynb #35636b16
 class Group(NamedTuple):
-    """K settings prepared for training: expressions of the vectors in the loss, and Z = [X / sqrt(gain), Y] (d_o,
-    m)."""
+    """K settings prepared for training: expressions of the loss's vectors, and Z = [X / sqrt(gain), Y] (d_o, m)."""
 
     settings: list[Setting]
     streams: Streams
@@ -224,18 +225,18 @@ def column(settings: list[Setting], name: str) -> torch.Tensor:
     """One field of all settings, (K,)."""
     return torch.tensor([float(getattr(s, name)) for s in settings])
 
-# %% ../../nbs/1_linear/trainer.ipynb #557465da
-def make_group(settings: list[Setting]) -> Group:
-    """Prepare settings with equal `group_key` for training in one program."""
+# %% ../../nbs/1_linear/trainer.ipynb #3d335dd8
+def make_group(settings: list[Setting], streams: Streams | None = None) -> Group:
+    """Prepare settings with equal `group_key` for training in one program; `streams` if others share the batches."""
     s = settings[0]
     if any(group_key(x) != group_key(s) for x in settings):
         raise UserError(
             "these settings differ in sizes, seed, shifts, labels or use of triples: train them in separate groups."
         )
-    streams, world = make_streams(settings), make_world(s.world)
+    streams, world = streams or make_streams(settings), make_world(s.world)
     X, Y, Pi = (torch.tensor(x, dtype=torch.float32) for x in (world.X / np.sqrt(s.gain), world.Y, world.Pi))
     Z = torch.cat([X, Y], 1) if streams.thin["b1"] else X
-    return Group(settings, streams, Z, Pi, *changes(settings, streams, Pi @ Z))
+    return Group(settings, streams, Z, Pi, *changes(settings, streams, Z, Pi))
 
 
 def pick(streams: Streams, name: str, policy_rows: int) -> torch.Tensor:
@@ -243,24 +244,25 @@ def pick(streams: Streams, name: str, policy_rows: int) -> torch.Tensor:
     eye, at = torch.eye(streams.at["thin"].stop - streams.at["thin"].start), streams.thin_at[name]
     return eye[at] if at.stop > at.start else torch.zeros(policy_rows if name.startswith("pi") else 0, len(eye))
 
-# %% ../../nbs/1_linear/trainer.ipynb #450deba6
-def changes(settings: list[Setting], streams: Streams, Pi_Z: torch.Tensor) -> tuple[Expr, Expr | None, torch.Tensor]:
-    """The changes of both steps and the action of the first as tables of coefficients. Pi_Z is Pi @ Z, (d_a, m)."""
+# %% ../../nbs/1_linear/trainer.ipynb #5d63f2bb
+def changes(settings: list[Setting], streams: Streams, Z: torch.Tensor, Pi: torch.Tensor):
+    """The changes of both steps (Expr; None for the second without triples) and the action of the first, (K, d_a,
+    n_thin)."""
     source = lambda name: pick(streams, name, settings[0].d_a)  # noqa: E731
     gain, chi, iid, sb = (column(settings, k)[:, None, None] for k in ("gain", "chi", "sigma_iid", "sigma_agents"))
 
     def change(a, t):  # Delta = sigma n_t + Z [sqrt(gain) a; sigma_b b_t]
-        thin = torch.cat([gain.sqrt() * a, sb * source(f"b{t}")], 1)
+        thin = Z @ torch.cat([gain.sqrt() * a, sb * source(f"b{t}")], 1)  # (K, d_o, n_thin)
         return Expr({f"n{t}": iid[:, 0, 0]} if f"n{t}" in streams.wide else {}, thin)
 
     a1 = (1 - chi) * source("xi1") + chi * source("pi_o")
     delta, delta2 = change(a1, 1), None
     if settings[0].lambda_ac > 0:
-        seen = source("pi_o") + Pi_Z @ delta.small + iid * source("pi_n1")  # Pi o_j = Pi o_i + Pi Delta_1
+        seen = source("pi_o") + Pi @ delta.thin + iid * source("pi_n1")  # Pi o_j = Pi o_i + Pi Delta_1
         delta2 = change((1 - chi) * source("xi2") + chi * seen, 2)
     return delta, delta2, a1
 
-# %% ../../nbs/1_linear/trainer.ipynb #97885116
+# %% ../../nbs/1_linear/trainer.ipynb #197ae406
 class GroupTerm(NamedTuple):
     """A term of the loss for K models: weight (K,), u the name of a wide stream, p, q and y expressions."""
 
@@ -274,12 +276,12 @@ class GroupTerm(NamedTuple):
 def group_terms(g: Group) -> list[GroupTerm]:
     """Reconstruction (augmented or not) and, for lambda_ac > 0, the composed term."""
     s, K = g.settings[0], len(g.settings)
-    one, none = torch.ones(K), torch.zeros_like(g.delta.small)
+    one = torch.ones(K)
     u, v = ("u", "v") if s.augment_var > 0 else ("o", "o")
-    frame = Expr({v: one}, none)
+    frame = Expr({v: one})
     terms = [GroupTerm(one, u, frame, add(frame, g.delta), g.delta)]
     if g.delta2 is not None:
-        o_i = Expr({"o": one}, none)
+        o_i = Expr({"o": one})
         o_j = add(o_i, g.delta)
         o_k = add(o_j, g.delta2)
         terms.append(
@@ -287,14 +289,14 @@ def group_terms(g: Group) -> list[GroupTerm]:
         )
     return terms
 
-# %% ../../nbs/1_linear/trainer.ipynb #79f2cf98
+# %% ../../nbs/1_linear/trainer.ipynb #ed4639c6
 def row_of(M: torch.Tensor, e: Expr, g: Group, out: torch.Tensor, alpha: float = 1.0) -> None:
     """out += alpha * (M e): M (K, r, d_o) applied to an expression, as rows of coefficients (K, r, features)."""
     at = g.streams.at
     for name, c in e.big.items():
         out[:, :, at[name]].addcmul_(M, c[:, None, None], value=alpha)
-    thin = (M.flatten(0, 1) @ g.Z).view(*M.shape[:2], -1)  # (K, r, m)
-    out[:, :, at["thin"]].add_(thin @ e.small, alpha=alpha)
+    if e.thin is not None:
+        out[:, :, at["thin"]].add_(M @ e.thin, alpha=alpha)
 
 
 def column_of(R: torch.Tensor, e: Expr, g: Group, out: torch.Tensor) -> None:
@@ -302,8 +304,8 @@ def column_of(R: torch.Tensor, e: Expr, g: Group, out: torch.Tensor) -> None:
     at = g.streams.at
     for name, c in e.big.items():
         out.addcmul_(R[:, :, at[name]], c[:, None, None])
-    thin = R[:, :, at["thin"]] @ e.small.mT  # (K, r, m)
-    out += (thin.flatten(0, 1) @ g.Z.T).view_as(out)
+    if e.thin is not None:
+        out.baddbmm_(R[:, :, at["thin"]], e.thin.mT)
 
 # %% ../../nbs/1_linear/trainer.ipynb #dc2515cb
 class Params(NamedTuple):
@@ -316,46 +318,65 @@ class Params(NamedTuple):
     D: torch.Tensor
     H: torch.Tensor
 
-# %% ../../nbs/1_linear/trainer.ipynb #0b58bf75
-def term_gradient(x: Params, t: GroupTerm, g: Group, G: torch.Tensor, grad: Params):
-    """Add the gradient of term t to those of B, C and D, with G the batch's moments times 2 / d_o; return (z's
-    rows, z's moments with u times the weight), which the gradient of A needs."""
-    at, w = g.streams.at, t.weight[:, None, None]
-    T = torch.zeros(len(w), x.C.shape[1], len(G))
+# %% ../../nbs/1_linear/trainer.ipynb #7303ee7f
+class Encoded(NamedTuple):
+    """A term with the latent it decodes: z's rows of coefficients and its moments with every stream, (K, d_z,
+    features)."""
+
+    term: GroupTerm
+    T: torch.Tensor
+    TG: torch.Tensor
+
+
+def encode_term(x: Params, t: GroupTerm, g: Group, G: torch.Tensor) -> Encoded:
+    """z = C p + D q of a term, with G the batch's moments times 2 / d_o."""
+    T = torch.zeros(len(x.C), x.C.shape[1], len(G))
     row_of(x.C, t.p, g, T)
     row_of(x.D, t.q, g, T)
-    TG = (T.flatten(0, 1) @ G).view_as(T)
-    zu, zy = TG[:, :, at[t.u]].contiguous(), torch.zeros_like(x.C)
+    return Encoded(t, T, (T.flatten(0, 1) @ G).view_as(T))
+
+# %% ../../nbs/1_linear/trainer.ipynb #993d8aff
+def frame_gradient(x: Params, parts: list[Encoded], g: Group, G: torch.Tensor, grad: Params) -> None:
+    """A's gradient: sum over terms of weight * ((A - I) G_uu + B G_zu - G_yu), written into grad.E."""
+    at, K = g.streams.at, len(x.E)
+    for number, u in enumerate(sorted({e.term.u for e in parts})):
+        mine = [e for e in parts if e.term.u == u]
+        moved = grad.E if number == 0 else torch.empty_like(grad.E)
+        torch.mm(x.E.flatten(0, 1), G[at[u], at[u]], out=moved.flatten(0, 1))  # the one large product
+        if len(parts) > 1:  # a single term has weight 1
+            moved *= sum(e.term.weight for e in mine)[:, None, None]
+        for e in mine:
+            t, zu = e.term, e.TG[:, :, at[u]]
+            plain = t.y is g.delta  # its weight is 1
+            moved.baddbmm_(x.B, zu if plain else zu * t.weight[:, None, None])
+            thin = t.y.thin if plain else t.y.thin * t.weight[:, None, None]
+            moved.flatten(0, 1).addmm_(thin.flatten(0, 1), G[at["thin"], at[u]], alpha=-1)
+            for name, c in t.y.big.items():
+                moved.view(K, -1).addr_(c * t.weight, G[at[name], at[u]].flatten(), alpha=-1)
+        if number > 0:
+            grad.E.add_(moved)
+
+# %% ../../nbs/1_linear/trainer.ipynb #c5bbf38f
+def latent_gradient(x: Params, e: Encoded, g: Group, G: torch.Tensor, grad: Params, alone: bool) -> None:
+    """Add the gradients of B, C and D of one term; `alone`: it is the only one, so that grad.E is its own E[r u^T]."""
+    t, T, TG = e
+    at, w, Bt = g.streams.at, t.weight[:, None, None], x.B.mT
+    zy = torch.zeros_like(x.C)
     column_of(TG, t.y, g, zy)
-    zr = torch.baddbmm(zy, zu, x.E.mT, beta=-1).baddbmm_(TG @ T.mT, x.B.mT)  # E[z r^T], (K, d_z, d_o)
+    zr = (TG[:, :, at[t.u]] @ x.E.mT).sub_(zy).baddbmm_(TG @ T.mT, Bt)  # E[z r^T], (K, d_z, d_o)
     grad.B.addcmul_(zr.mT, w)
-    Bt = x.B.mT
     L = (Bt @ x.B) @ T
     L[:, :, at[t.u]] += Bt @ x.E
     row_of(Bt, t.y, g, L, alpha=-1.0)
-    LG = (L.flatten(0, 1) @ G).view_as(L).mul_(w)
+    first = g.streams.d_o if alone else 0  # alone: the decoder's frame, the first stream, is not multiplied
+    LG, back = torch.empty_like(L), L.flatten(0, 1)
+    torch.mm(back, G[:, first:], out=LG.flatten(0, 1)[:, first:])
+    if alone:
+        torch.bmm(Bt, grad.E, out=LG[:, :, :first])
+    else:
+        LG *= w
     column_of(LG, t.p, g, grad.C)
     column_of(LG, t.q, g, grad.D)
-    return T, zu * w
-
-# %% ../../nbs/1_linear/trainer.ipynb #e6e6d68f
-def frame_gradient(x: Params, parts: list, g: Group, G: torch.Tensor, grad: Params) -> None:
-    """A's gradient: sum over terms of weight * ((A - I) G_uu + B G_zu - G_yu). `parts`: (term, weighted G_zu)."""
-    at, K, E = g.streams.at, len(x.E), grad.E
-    for number, u in enumerate(sorted({t.u for t, _ in parts})):
-        mine = [(t, zu) for t, zu in parts if t.u == u]
-        moved = E if number == 0 else torch.empty_like(E)
-        torch.mm(x.E.flatten(0, 1), G[at[u], at[u]], out=moved.flatten(0, 1))  # the one large product
-        if len(mine) > 1 or mine[0][0].y is not g.delta:  # the plain term's weight is 1
-            moved *= sum(t.weight for t, _ in mine)[:, None, None]
-        if number > 0:
-            E += moved
-        thin = sum(t.weight[:, None, None] * t.y.small for t, _ in mine) @ G[at["thin"], at[u]]  # (K, m, d_o)
-        left = torch.cat([x.B, g.Z.expand(K, -1, -1)], 2)
-        E.baddbmm_(left, torch.cat([sum(zu for _, zu in mine), -thin], 1))
-        for name in sorted({n for t, _ in mine for n in t.y.big}):
-            c = sum(t.weight * t.y.big[name] for t, _ in mine if name in t.y.big)
-            E.view(K, -1).addr_(c, G[at[name], at[u]].flatten(), alpha=-1)
 
 # %% ../../nbs/1_linear/trainer.ipynb #0633ec1b
 def label_gradient(
@@ -376,30 +397,32 @@ def label_gradient(
     column_of(back, t.p, g, grad.C)
     column_of(back, t.q, g, grad.D)
 
-# %% ../../nbs/1_linear/trainer.ipynb #83a45983
-def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], batch: torch.Tensor, labelled, grad: Params) -> None:
-    """Gradient of the mean-reduced training loss for K models on one batch (n, features), written into `grad`."""
-    G = torch.addmm(
-        batch.new_empty(batch.shape[1], batch.shape[1]), batch.T, batch, beta=0, alpha=2 / (len(batch) * g.streams.d_o)
-    )
+# %% ../../nbs/1_linear/trainer.ipynb #321c05b5
+def moments(batch: torch.Tensor, streams: Streams) -> torch.Tensor:
+    """Second moments of all streams over a batch, times the 2 / d_o of a mean-reduced loss: (features, features)."""
+    empty = batch.new_empty(batch.shape[1], batch.shape[1])
+    return torch.addmm(empty, batch.T, batch, beta=0, alpha=2 / (len(batch) * streams.d_o))
+
+
+def batch_gradient(x: Params, g: Group, terms, G: torch.Tensor, batch: torch.Tensor, labelled, grad: Params) -> None:
+    """Gradient of the mean-reduced training loss for K models on one batch with moments G, written into `grad`."""
     for v in grad[1:]:
         v.zero_()
-    parts = []
-    for number, t in enumerate(terms):
-        T, zu = term_gradient(x, t, g, G, grad)
-        parts.append((t, zu))
-        if number == 0 and labelled is not None:
-            label_gradient(x, T, t, g, batch, labelled, grad)
+    parts = [encode_term(x, t, g, G) for t in terms]
     frame_gradient(x, parts, g, G, grad)
+    for e in parts:
+        latent_gradient(x, e, g, G, grad, alone=len(parts) == 1)
+    if labelled is not None:
+        label_gradient(x, parts[0].T, terms[0], g, batch, labelled, grad)
 
-# %% ../../nbs/1_linear/trainer.ipynb #26a64bd4
+# %% ../../nbs/1_linear/trainer.ipynb #a4736701
 def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """The plain samples behind a batch of streams for model k: u, v, o, delta, (delta2), a, each (n, dimension)."""
     at = g.streams.at
 
     def value(e: Expr):
         wide = sum(c[k] * batch[:, at[name]] for name, c in e.big.items())
-        return wide + batch[:, at["thin"]] @ e.small[k].T @ g.Z.T
+        return wide + batch[:, at["thin"]] @ e.thin[k].T
 
     out = {name: batch[:, at[name]] for name in g.streams.wide if name in "uvo"}
     out |= {"delta": value(g.delta), "a": batch[:, at["thin"]] @ g.action[k].T}
@@ -440,7 +463,7 @@ def shapes(s: Setting, d_z: int) -> list[tuple[int, int]]:
     """Shapes of E, B, C, D, H."""
     return [(s.d_o, s.d_o), (s.d_o, d_z), (d_z, s.d_o), (d_z, s.d_o), (s.d_a, d_z)]
 
-# %% ../../nbs/1_linear/trainer.ipynb #45b7d627
+# %% ../../nbs/1_linear/trainer.ipynb #4465ad90
 def check_batch_gradient(settings: list[Setting]) -> float:
     """Largest relative difference between the batched gradients and autograd on plain samples, over models and
     matrices."""
@@ -448,7 +471,7 @@ def check_batch_gradient(settings: list[Setting]) -> float:
     batch, s = draw_batch(settings[0], g.streams, g.Pi, generators(1)), settings[0]
     labelled = torch.arange(3) if s.label_ratio > 0 else None
     grad = Params(*(torch.zeros_like(v) for v in x))
-    batch_gradient(x, g, group_terms(g), batch, labelled, grad)
+    batch_gradient(x, g, group_terms(g), moments(batch, g.streams), batch, labelled, grad)
     worst = 0.0
     for k, s in enumerate(settings):
         leaves = [v[k].clone().requires_grad_(True) for v in x]
@@ -466,47 +489,72 @@ class Trained:
     lam: LAM  # float64 arrays
     H: np.ndarray  # (d_a, d_z), the action head (untrained without labels)
 
-# %% ../../nbs/1_linear/trainer.ipynb #b3e2eb1d
-def train_group(settings: list[Setting], on_step=None) -> list[Trained]:
-    """Train settings with equal `group_key` together. `on_step(step, params)` is called before each step if given."""
-    g, x, s = make_group(settings), init_params(settings), settings[0]
-    terms, grad = group_terms(g), Params(*(torch.zeros_like(v) for v in x))
-    used = [i for i, _ in enumerate(x) if i < 4 or s.label_ratio > 0]
-    leaves = [x[i].requires_grad_(True) for i in used]
-    adam = torch.optim.Adam(leaves, lr=s.lr, fused=True)
-    for i in used:
-        x[i].grad = grad[i]
-    x = Params(*(v.detach() for v in x))  # the same memory, unknown to autograd
-    random = generators(s.seed)
-    for step in range(s.steps):
-        if on_step is not None:
-            on_step(step, x)
-        batch = draw_batch(s, g.streams, g.Pi, random)
-        batch_gradient(x, g, terms, batch, draw_labels(s, random), grad)
-        adam.step()
-    return [unstack(x, k, c) for k, c in enumerate(settings)]
+# %% ../../nbs/1_linear/trainer.ipynb #bde2b763
+class Block(NamedTuple):
+    """Some models of a group, stepped together: their expressions, terms, parameters and gradients."""
 
-# %% ../../nbs/1_linear/trainer.ipynb #cb523d27
+    group: Group
+    terms: list[GroupTerm]
+    x: Params
+    grad: Params
+
+
+def make_block(settings: list[Setting], streams: Streams) -> Block:
+    """A block at its start."""
+    g, x = make_group(settings, streams), init_params(settings)
+    return Block(g, group_terms(g), x, Params(*(torch.zeros_like(v) for v in x)))
+
+
+def leaves(block: Block) -> list[torch.Tensor]:
+    """The block's parameters as Adam wants them: the same memory, with our gradients as `.grad`."""
+    found = []
+    for i, (v, grad) in enumerate(zip(block.x, block.grad, strict=True)):
+        if i < 4 or block.group.settings[0].label_ratio > 0:  # the head is trained only with labels
+            found.append(v.detach().requires_grad_(True))
+            found[-1].grad = grad
+    return found
+
+# %% ../../nbs/1_linear/trainer.ipynb #aa78b232
+def train_group(settings: list[Setting], block: int = 12) -> list[Trained]:
+    """Train settings with equal `group_key` together, `block` models at a time through the processor's cache."""
+    streams, s = make_streams(settings), settings[0]
+    parts = np.array_split(np.arange(len(settings)), -(-len(settings) // block))
+    blocks = [make_block([settings[i] for i in part], streams) for part in parts]
+    adam = torch.optim.Adam([v for b in blocks for v in leaves(b)], lr=s.lr, fused=True)
+    random, Pi = generators(s.seed), blocks[0].group.Pi
+    for _ in range(s.steps):
+        batch, labelled = draw_batch(s, streams, Pi, random), draw_labels(s, random)
+        G = moments(batch, streams)
+        for b in blocks:
+            batch_gradient(b.x, b.group, b.terms, G, batch, labelled, b.grad)
+        adam.step()
+    return [unstack(b.x, k, c) for b in blocks for k, c in enumerate(b.group.settings)]
+
+# %% ../../nbs/1_linear/trainer.ipynb #e634a015
 def unstack(x: Params, k: int, s: Setting) -> Trained:
     """Model k of the stack, without padding, in float64."""
     E, B, C, D, H = (v[k].double().numpy().copy() for v in x)
     return Trained(s, LAM(E + np.eye(s.d_o), B[:, : s.d_z], C[: s.d_z], D[: s.d_z]), H[:, : s.d_z])
 
 
-def train(settings: list[Setting], chunk: int = 64, progress=None) -> list[Trained]:
-    """Train any list of settings: grouped, widest models together, at most `chunk` at a time. Returned in the
-    given order."""
-    groups: dict[tuple, list[int]] = {}
+def make_groups(settings: list[Setting], fewest: int = 6) -> list[list[int]]:
+    """Indices of settings to train together: equal `group_key`, sorted by width; those without iid noise apart if
+    both parts have at least `fewest` models (a stream that a model does not use costs it time)."""
+    keyed: dict[tuple, list[int]] = {}
     for i in sorted(range(len(settings)), key=lambda i: settings[i].d_z):
-        groups.setdefault(group_key(settings[i]), []).append(i)
+        keyed.setdefault(group_key(settings[i]), []).append(i)
+    groups = []
+    for members in keyed.values():
+        quiet, noisy = ([i for i in members if (settings[i].sigma_iid > 0) is noise] for noise in (False, True))
+        groups += [quiet, noisy] if min(len(quiet), len(noisy)) >= fewest else [members]
+    return sorted(groups, key=len, reverse=True)
+
+
+def train(settings: list[Setting]) -> list[Trained]:
+    """Train any list of settings, group by group; returned in the given order."""
     done: dict[int, Trained] = {}
-    for members in groups.values():
-        pieces = -(-len(members) // chunk)
-        for part in np.array_split(members, pieces):
-            models = train_group([settings[i] for i in part])
-            done |= dict(zip((int(i) for i in part), models, strict=True))
-            if progress is not None:
-                progress(len(done), len(settings))
+    for members in make_groups(settings):
+        done |= dict(zip(members, train_group([settings[i] for i in members]), strict=True))
     return [done[i] for i in range(len(settings))]
 
 # %% ../../nbs/1_linear/trainer.ipynb #51462f3e
