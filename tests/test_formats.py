@@ -1,5 +1,7 @@
 """Readers and writers of LeRobot, RLDS and videos. Fixtures: tests/fixtures, written by the peers."""
 
+import dataclasses
+import gzip
 import json
 import multiprocessing
 import os
@@ -15,7 +17,9 @@ import pytest
 from PIL import Image
 
 from aclam.core import UserError
+from aclam.data import command
 from aclam.data.lerobot import check_round_trip, download, read_lerobot, write_lerobot
+from aclam.data.rlds import check_crc
 from aclam.data.source import Declared, open_dataset, recognise
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
@@ -226,8 +230,6 @@ def test_parts_written_by_other_processes_are_the_same(tmp_path, squares):
 
 
 def test_uneven_films_and_different_widths_are_refused_or_resampled(tmp_path, squares):
-    import dataclasses
-
     uneven = dataclasses.replace(squares[0], timestamp=squares[0].timestamp ** 1.1)
     with pytest.raises(UserError, match="synthetic/000000: frame .* one rate a dataset"):
         write_lerobot(tmp_path / "out", [uneven])
@@ -311,6 +313,82 @@ def test_a_video_that_is_no_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"not a film" * 100)
     with pytest.raises(UserError, match="a.mp4 is not a whole video file"):
         open_dataset(tmp_path)
+
+
+# --- RLDS ------------------------------------------------------------------------------------------------------------
+
+RLDS = FIXTURES / "rlds"
+TOLD = Declared(fps=FPS, embodiment="pattern")
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_every_step_of_a_tfrecord_that_tfrecord_wrote(camera):
+    key = {"top": "image", "wrist": "wrist_image"}[camera]
+    store = open_dataset(RLDS, dataclasses.replace(TOLD, camera=key))
+    assert store.meta["format"] == "rlds" and len(store.meta["cameras"]) == 2
+    assert every_frame(store, list(CAMERAS).index(camera)) == sum(LENGTHS)
+    again = pickle.loads(pickle.dumps(store.trajectories[3].frames))
+    assert np.array_equal(again[[2]], store.trajectories[3].frames[[2]])
+
+
+def test_compressed_shards_read_the_same(tmp_path):
+    shutil.copytree(RLDS, tmp_path / "set")
+    for file in (tmp_path / "set").glob("*.tfrecord*"):
+        file.write_bytes(gzip.compress(file.read_bytes()))
+    assert every_frame(open_dataset(tmp_path / "set", TOLD), 0) == sum(LENGTHS)
+
+
+def test_a_flipped_byte_is_reported_with_file_and_record(tmp_path):
+    shutil.copytree(RLDS, tmp_path / "set")
+    file = tmp_path / "set" / "pattern-train.tfrecord-00001-of-00002"
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    first = 16 + int.from_bytes(whole[:8], "little")  # bytes of record 0
+    for at in [0, 9, 12, first - 1, first, len(whole) - 1, *rng.integers(0, len(whole), 15).tolist()]:
+        bad = bytearray(whole)
+        bad[at] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bad)
+        with pytest.raises(UserError, match=rf"00001-of-00002: record {int(at >= first)}") as caught:
+            open_dataset(tmp_path / "set", TOLD)
+        assert "\n" not in str(caught.value)
+
+
+def test_rlds_without_a_rate_or_with_a_wrong_name_is_refused():
+    with pytest.raises(UserError, match=r"declare how many steps there are a second \(fps\)"):
+        open_dataset(RLDS)
+    with pytest.raises(UserError, match='no numbers "stat".*Did you mean'):
+        open_dataset(RLDS, dataclasses.replace(TOLD, state=("stat",)))
+    with pytest.raises(UserError, match='no camera "imag"'):
+        open_dataset(RLDS, dataclasses.replace(TOLD, camera="imag"))
+
+
+def test_the_checksum():
+    check_crc()
+
+
+# --- the commands on any format --------------------------------------------------------------------------------------
+
+
+def aclam_data(capsys, *words) -> str:
+    command.main([str(w) for w in words])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", [*LEROBOT.values(), LEROBOT["v3.0"] / "videos"], ids=["v2.1", "v3.0", "videos"])
+def test_inspect_frame_and_triples_on_foreign_formats(path, tmp_path, capsys):
+    shutil.copytree(path, tmp_path / "set")
+    report = json.loads(aclam_data(capsys, "inspect", tmp_path / "set", "--json"))
+    assert report["frames"] in (sum(LENGTHS), 2 * sum(LENGTHS))
+    aclam_data(capsys, "frame", tmp_path / "set", "--episode", 0, "--index", 5, "--out", tmp_path / "frame.png")
+    assert numbers(np.asarray(Image.open(tmp_path / "frame.png"))) == (0, 0, 5)
+    drawn = json.loads(aclam_data(capsys, "triples", tmp_path / "set", "--n", 5, "--json"))
+    assert len(drawn["triples"]) == 5 and drawn["counts"]["no_rotation"] == 5
+
+
+@pytest.mark.parametrize("to", ["store", "lerobot"])
+def test_convert(tmp_path, capsys, to):
+    report = json.loads(aclam_data(capsys, "convert", LEROBOT["v3.0"], "--to", to, "--out", tmp_path / "out", "--json"))
+    assert report["frames"] == sum(LENGTHS)
+    assert every_frame(open_dataset(tmp_path / "out"), 0) == sum(LENGTHS)
 
 
 # --- which format -----------------------------------------------------------------------------------------------------

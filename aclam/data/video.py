@@ -310,7 +310,7 @@ class ImageFiles:
             raise UserError(f"{self.name}: images of different sizes {sorted({f.shape[:2] for f in frames})}")
         return np.stack(frames)
 
-# %% ../../nbs/3_data/video.ipynb #d28c4a74
+# %% ../../nbs/3_data/video.ipynb #cd96c70b
 def video_times(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:  # seconds (T,), height, width
     "Time stamps of all frames, from the first. Nothing is decoded."
     video = VideoFile(path)
@@ -319,10 +319,11 @@ def video_times(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:  # seco
     except (av.FFmpegError, OSError) as e:
         raise UserError(f"{path} cannot be read ({_reason(e)})") from e
     finally:
+        size = video.size
         video.close()
     if None in stamps or not stamps:
         raise UserError(f"{path} has no time stamps: convert it to mp4")
-    return (np.unique(stamps) - min(stamps)) * video.base, *video.size
+    return (np.unique(stamps) - min(stamps)) * video.base, *size
 
 # %% ../../nbs/3_data/video.ipynb #305fd54c
 INDEX = "aclam_index.parquet"  # file, bytes, changed, seconds, height, width

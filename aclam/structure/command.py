@@ -222,7 +222,7 @@ def held_out_triples(store, image_size: int, config: StructureConfig, origin: di
     triples = TripleConfig(order=config.order, seed=config.seed)
     return TripleDataset(chosen, triples, image_size, length=config.n, quantiles=quantiles_for(store, origin or {}))
 
-# %% ../../nbs/5_structure/command.ipynb #0226f87d
+# %% ../../nbs/5_structure/command.ipynb #dab5e844
 def collect(lam, dataset, config: StructureConfig, device: str) -> dict:
     "Latents of `config.n` triples and, where robot states are known, of as many pairs drawn evenly by magnitude."
     latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
@@ -235,11 +235,11 @@ def measure_model(config: StructureConfig) -> dict:
     "Collect latents of `config.model` on the triples of `config.data` and measure all that `structure_metrics` can."
     import torch  # here, so that a file of latents is measured at once
 
-    from aclam.data.store import read_store
+    from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    lam, store = LatentActionModel.from_pretrained(config.model).to(device), read_store(config.data)
+    lam, store = LatentActionModel.from_pretrained(config.model).to(device), open_dataset(config.data)
     dataset = held_out_triples(store, lam.config.image_size, config, origin(config.model))
     latents = collect(lam, dataset, config, device)
     if config.save:

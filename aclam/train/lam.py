@@ -9,7 +9,7 @@ __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for'
            'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
            'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main', 'summary']
 
-# %% ../../nbs/8_train/lam.ipynb #1f395c05
+# %% ../../nbs/8_train/lam.ipynb #217675a7
 import argparse
 import hashlib
 import json
@@ -25,7 +25,8 @@ from accelerate import PartialState
 from ..core import UserError, parse, print_json, run_cli, say, suggest, write_json
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
 from ..data.recipe import load_mixture
-from ..data.store import Store, cache_frames, read_store
+from ..data.source import open_dataset
+from ..data.store import Store, cache_frames
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
@@ -88,7 +89,7 @@ def settings_from(argv: Sequence[str], prog: str = "aclam-train-lam") -> LamTrai
     default = settings_for(first.parse_known_args(list(argv))[0].preset)
     return parse(LamTrainConfig[type(default.model)], argv, prog, default)
 
-# %% ../../nbs/8_train/lam.ipynb #2c5ca0ab
+# %% ../../nbs/8_train/lam.ipynb #b7944148
 def split(trajectories: Sequence[Trajectory], fraction: float) -> tuple[list[Trajectory], list[Trajectory]]:
     "The first episodes to train on, and the last `fraction` of them (at least one) held out."
     n = max(1, int(fraction * len(trajectories)))
@@ -100,7 +101,7 @@ def split(trajectories: Sequence[Trajectory], fraction: float) -> tuple[list[Tra
 
 def open_folder(folder: str, image_size: int, cache_gib: float) -> tuple[list[Trajectory], dict]:
     "The episodes of a store, see `decoded_once`, and its percentiles."
-    store = read_store(folder)
+    store = open_dataset(folder)
     return decoded_once(store, image_size, cache_gib), store.meta["quantiles"]
 
 
