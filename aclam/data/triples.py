@@ -130,7 +130,7 @@ def _span(t: Sequence[float], u: Sequence[float], low: float, high: float, span:
     order = PERMUTATIONS[0 if ordered else int(u[3] * 6)]
     return Triple(*(frames[n] for n in order), clamped)
 
-# %% ../../nbs/3_data/triples.ipynb #c26acb0d
+# %% ../../nbs/3_data/triples.ipynb #29e2de5e
 def _leg(t: Sequence[float], start: int, offset: float, low: float, high: float, taken: int) -> tuple[int, bool]:
     "The frame at a signed offset from `start`, its distance within [low, high], other than `taken`."
     way, when = (1 if offset > 0 else -1), t[start] + offset
@@ -157,6 +157,8 @@ def _offsets(t: Sequence[float], u: Sequence[float], low: float, high: float, or
     i = _anchor(t, u[2], -min(0, a, a + b), max(0, a, a + b))
     j, j_clamped = _leg(t, i, a, low, high, taken=-1)
     k, k_clamped = _leg(t, j, b, low, high, taken=i)
+    if ordered and not i < j < k:  # a film of a few frames: the only free one may lie behind
+        return Triple(*sorted((i, j, k)), True)
     return Triple(i, j, k, j_clamped or k_clamped or shrink < 1)
 
 # %% ../../nbs/3_data/triples.ipynb #c5dee622
