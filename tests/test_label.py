@@ -130,7 +130,7 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
     assert table.column_names == ["episode_index", "frame_index", "latent_action_1", "latent_codes_1"]
     codes, z = (L.as_array(table.column(n)) for n in ("latent_codes_1", "latent_action_1"))
     there = np.isfinite(z).all(1)
-    assert codes.shape == (len(table), 8) and (codes[~there] == -1).all() and (codes[there] >= 0).all()
+    assert codes.shape == (len(table), preset.tokens) and (codes[~there] == -1).all() and (codes[there] >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from aclam.lam.quantizer import Bottleneck, BottleneckConfig, Normalise, check_c
 def small(**changes) -> LamConfig:
     "A model of the CPU preset's kind that is made in milliseconds."
     now = replace(PRESETS["ac_lam_cpu"].bottleneck, continuous_steps=0)
-    sizes = dict(image_size=16, patch_size=8, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1, bottleneck=now)
+    sizes = dict(image_size=16, patch_size=8, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1)
+    sizes |= dict(tokens=8, code_dim=4, bottleneck=now)
     return replace(PRESETS["ac_lam_cpu"], **{**sizes, **changes})
 
 

@@ -38,7 +38,7 @@ ROUNDED = {
 
 def build(**changes) -> PotentialLam:
     torch.manual_seed(0)
-    sizes = dict(image_size=16, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1)
+    sizes = dict(image_size=16, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1, tokens=8, code_dim=4)
     return LatentActionModel.from_preset("potential_lam_cpu", **sizes, **changes)
 
 
