@@ -143,7 +143,7 @@ def test_video_trains_the_plan_only():
     policy = model.Policy(TINY)
     loss, metrics = policy.loss(model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0))
     loss.backward()
-    assert "action" not in metrics and policy.latent.embed.weight.grad is not None
+    assert metrics["action"] == 0 and policy.latent.embed.weight.grad is not None
     assert all(p.grad is None for p in policy.robot.parameters())
 
 
@@ -255,6 +255,7 @@ def test_bad_input_to_training(folders, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path):
     pytest.importorskip("transformers")
     sizes = {
@@ -270,8 +271,8 @@ def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path
     config = scale.launch_config("two_cpu_processes")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
               "--main_process_port", "0"]
-    done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=280,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=550,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-2000:]
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Gloo greets on stdout, too
     assert len(answers) == 1 and json.loads(answers[0])["steps"] == 2, done.stdout
@@ -302,7 +303,7 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     joints = dataclasses.replace(SQUARE, control="joints")
     model.Policy(joints).save_pretrained(tmp_path / "joints")
-    LatentActionModel.from_preset("ac_lam_cpu", code_dim=2).save_pretrained(tmp_path / "lam")
+    LatentActionModel.from_preset("ac_lam_cpu", tokens=4, code_dim=4).save_pretrained(tmp_path / "lam")
     main, out = rollout.main, ["--out", tmp_path / "out"]
     refused(capsys, main, out, "which policy?")
     refused(capsys, main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")

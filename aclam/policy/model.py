@@ -190,7 +190,7 @@ def targets(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Pair, P
     return (Pair(z, policy.action_units.inside(batch["action"]) if acts else None),
             Pair(known_z, batch["has_action"] if acts else None))
 
-# %% ../../nbs/6_policy/model.ipynb #c4ca8681
+# %% ../../nbs/6_policy/model.ipynb #a4def29e
 def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
     """Joint flow matching of one batch: the loss with its gradient, and its terms.
 
@@ -207,7 +207,8 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     terms = {name: (getattr(losses, name), getattr(c, f"lambda_{name}")) for name in ("latent", "action")}
     terms = {name: term for name, term in terms.items() if term[0] is not None}
     loss = sum(weight * value for value, weight in terms.values())
-    return loss, {"loss": loss.item(), **{name: value.item() for name, (value, _) in terms.items()}}
+    seen = {"action": 0.0} | {name: value.item() for name, (value, _) in terms.items()}  # same keys on all ranks
+    return loss, {"loss": loss.item(), **seen}
 
 # %% ../../nbs/6_policy/model.ipynb #02a82dd3
 def solve(field, noise: Pair, steps: int) -> Pair:

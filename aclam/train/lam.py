@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, print_json, run_cli, say, suggest, write_json
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
@@ -228,7 +229,8 @@ def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionMode
 # %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
-    state, data = PartialState(), open_data(config)
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the first call decides who is there
+    data = open_data(config)
     model = build(config, data)
     parameters = sum(p.numel() for p in model.parameters())
     if state.is_main_process:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, print_json, run_cli, say, suggest
 from ..data.store import cache_frames, read_store, resize_frames
@@ -359,7 +360,8 @@ def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
 def run(config: PolicyTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     check_settings(config)
-    state, data = PartialState(), open_data(config)
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the first call decides who is there
+    data = open_data(config)
     policy, d = build(config, data), data.description
     parameters = sum(p.numel() for p in policy.parameters())
     if state.is_main_process:
