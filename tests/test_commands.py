@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_read_is_named(outcome, store, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["inspect", "nowhere"], ["no such folder", "nowhere"]),
+        (["inspect", "nowhere"], ["no such dataset", "nowhere"]),
         (["inspekt", "x"], ["inspect"]),
         (["inspect", "x", "--jsn"], ["--json"]),
         (["prepare", "emojy", "--out", "x"], ["emoji"]),

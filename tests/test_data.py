@@ -618,7 +618,7 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["inspect", "nowhere"], "no such folder"),
+        (["inspect", "nowhere"], "no such dataset"),
         (["inspect"], ""),
         (["frame", "STORE", "--episode", 6, "--index", 0, "--out", "x.png"], "there is no episode 6"),
         (["frame", "STORE", "--episode", 0, "--index", 99, "--out", "x.png"], "there is no frame 99"),
