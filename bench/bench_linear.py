@@ -17,12 +17,12 @@ def cpu_ms(run, model_steps: int) -> float:
 
 
 def measure() -> dict[str, float]:
-    """All six panels, one seed. Batched: each group. Naive: some settings of every panel, weighted by its size. Each
+    """All six panels, one seed. Batched: each job. Naive: some settings of every panel, weighted by its size. Each
     is timed in ROUNDS rounds that take turns, and its least time counts: a busy machine only ever adds."""
     from dataclasses import replace
 
     from aclam.linear.figures import figure_points, make_jobs
-    from aclam.linear.trainer import Setting, theory, train, train_group, train_naive
+    from aclam.linear.trainer import Setting, machine_floor, theory, train, train_naive, train_sweep
     from aclam.linear.world import factors, make_world
 
     torch.set_num_threads(1)
@@ -37,7 +37,7 @@ def measure() -> dict[str, float]:
     train_naive(Setting(steps=2))  # imports and first-call costs of the optimiser belong to neither side
     fast, slow = [], []
     for _ in range(ROUNDS):
-        fast.append([cpu_ms(lambda j=j: train_group(j), len(j) * STEPS) for j in jobs])
+        fast.append([cpu_ms(lambda j=j: train_sweep(j), len(j) * STEPS) for j in jobs])
         slow.append([cpu_ms(lambda s=s: train_naive(s, same_batches=False), NAIVE_STEPS) for s in some])
     one = jobs[0][7]
     pair = train([one])[0], train_naive(one)
@@ -48,7 +48,8 @@ def measure() -> dict[str, float]:
     closed = time.process_time() - start
     return {"fast": float(np.average(np.min(fast, axis=0), weights=[len(j) for j in jobs])),
             "slow": float(np.average(np.min(slow, axis=0), weights=weights)),
-            "apart": float(apart), "closed": closed, "models": len(points)}  # fmt: skip
+            "apart": float(apart), "closed": closed, "models": len(points),
+            **{f"floor_{k}": v for k, v in machine_floor([p.setting for p in points]).items()}}  # fmt: skip
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
@@ -56,6 +57,9 @@ def rows() -> Iterator[tuple[str, float, str]]:
     yield "batched, hand-derived gradients, per model-step", m["fast"], "CPU ms"
     yield "naive nn.Module + autograd + Adam, per model-step", m["slow"], "CPU ms"
     yield "naive / batched", m["slow"] / m["fast"], "x"
+    yield "matrix products of this size", m["floor_gflops"], "GFLOP/s"
+    yield "floor of a model-step: its products at that rate, and Adam", m["floor_ms"], "CPU ms"
+    yield "naive / floor: no arrangement of these products beats it", m["slow"] / m["floor_ms"], "x"
     yield f"largest difference of matrices after {STEPS} equal steps", m["apart"], ""
     yield "six panels, three seeds, 4,000 steps: CPU estimate", 3 * 4000 * m["models"] * m["fast"] / 60e3, "min"
     yield "closed forms of all six panels", m["closed"], "CPU s"

@@ -10,7 +10,7 @@ __all__ = ['SIGMAS', 'WIDTHS', 'BRIDGE_WORLDS', 'FIGURES', 'COLUMNS', 'XLABEL', 
            'figure_points', 'run_job', 'make_jobs', 'run_figure', 'short_rows', 'write_csv', 'read_csv', 'summary',
            'draw_panel', 'draw_figure']
 
-# %% ../../nbs/1_linear/figures.ipynb #84094b6d
+# %% ../../nbs/1_linear/figures.ipynb #9d797c56
 import csv
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ import torch
 
 from ..core import UserError, atomic_file
 
-from .trainer import Setting, evaluate, make_groups, train
+from .trainer import Setting, evaluate, make_sweeps, train
 
 # %% ../../nbs/1_linear/figures.ipynb #b0a0bf97
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def figure_points(name: str, base: Setting, seeds: int) -> list[Point]:
         raise UserError(f"seeds is {seeds}: it must be at least 1.")
     return [p for seed in range(seeds) for panel in FIGURES[name] for p in panel(replace(base, seed=seed))]
 
-# %% ../../nbs/1_linear/figures.ipynb #57615226
+# %% ../../nbs/1_linear/figures.ipynb #aa712488
 def run_job(points: list[Point]) -> list[dict]:
-    """Train and evaluate points that share a group; a row is the point, its setting and `evaluate`'s figures."""
+    """Train and evaluate points that share a sweep; a row is the point, its setting and `evaluate`'s figures."""
     torch.set_num_threads(1)
     models = train([p.setting for p in points])
     return [
@@ -155,9 +155,9 @@ def run_job(points: list[Point]) -> list[dict]:
     ]
 
 
-def make_jobs(points: list[Point]) -> list[list[Point]]:
-    """One job for each group that can train in one program, large ones first."""
-    return [[points[i] for i in members] for members in make_groups([p.setting for p in points])]
+def make_jobs(points: list[Point], most: int = 45) -> list[list[Point]]:
+    """Jobs of points that share a sweep, each of at most `most`, so that a few workers stay busy to the end."""
+    return [[points[i] for i in members] for members in make_sweeps([p.setting for p in points], most)]
 
 # %% ../../nbs/1_linear/figures.ipynb #3514ea2c
 def run_figure(points: list[Point], workers: int = 1, progress: Callable[[int, int], None] | None = None) -> list[dict]:
