@@ -278,6 +278,7 @@ def test_json_has_the_contract(capsys):
         ("--lambda-acc 1", "--lambda-ac"),
         ("--readout latent", "readout"),
         ("--steps 0", "steps is 0"),
+        ("--seed -1", "seed is -1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(capsys, words, says):

@@ -52,6 +52,8 @@ def check_world(c: WorldConfig) -> None:
             raise UserError(f"{name} is {getattr(c, name)}: a standard deviation must be finite and 0 or more.")
     if not 0 < c.gain < np.inf:
         raise UserError(f"gain is {c.gain}: it must be a positive number.")
+    if not 0 <= c.seed < 2**32:
+        raise UserError(f"seed is {c.seed}: it must be a whole number from 0 to 2**32 - 1.")
     if not 0 <= c.chi <= 1:
         raise UserError(f"chi is {c.chi}: it must lie between 0 (random policy) and 1 (deterministic policy).")
 
