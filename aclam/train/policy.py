@@ -8,13 +8,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
            'frames_after', 'hops', 'latents_of', 'Episode', 'move_picture', 'PolicyDataset', 'check_rows',
            'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint', 'open_data', 'weights_of',
-           'set_units', 'build', 'policy_probe', 'run', 'main', 'summary']
+           'set_units', 'build', 'policy_probe', 'run', 'main']
 
-# %% ../../nbs/8_train/policy.ipynb #c754ce8e
+# %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +24,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..core import UserError, parse, print_json, run_cli, say, suggest
+from ..core import UserError, parse, say, suggest
 from ..data.store import cache_frames, read_store, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_paligemma, text_numbers
-from .loop import TrainConfig, train
+from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says
@@ -372,24 +371,10 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     result = train(policy, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
-# %% ../../nbs/8_train/policy.ipynb #c97c5127
+# %% ../../nbs/8_train/policy.ipynb #e022fe1b
 def main(argv: Sequence[str] | None = None) -> None:
     "Entry point of `aclam-train-policy` and of `accelerate launch -m aclam.train.policy`."
-    argv, prog = list(sys.argv[1:] if argv is None else argv), "aclam-train-policy"
-
-    def command():
-        config = settings_from(argv, prog)
-        result = run(config)
-        if PartialState().is_main_process:
-            print_json(result) if config.json else print(summary(result))
-
-    run_cli(command, prog)
-
-
-def summary(result: dict) -> str:
-    "The last numbers for a person."
-    shown = {k.removeprefix("probe/"): v for k, v in result.items() if isinstance(v, float)}
-    return "\n".join([*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"])
+    train_command("aclam-train-policy", settings_from, run, argv)
 
 
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
