@@ -407,7 +407,7 @@ def univla_config(t: Mapping[str, Tensor], stage: int, heads: int | None, file: 
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: {error}: these are not the weights of UniVLA's latent action model") from None
 
-# %% ../../nbs/4_lam/univla.ipynb #6fd4e49f
+# %% ../../nbs/4_lam/univla.ipynb #088137e9
 def fit_eye(tensors: dict[str, Tensor], side: int) -> dict[str, Tensor]:
     "DINOv2's class token and positions as timm has them: its position added to it, those of patches for side x side."
     out, empty = dict(tensors), torch.empty(0)
@@ -418,7 +418,7 @@ def fit_eye(tensors: dict[str, Tensor], side: int) -> dict[str, Tensor]:
     out["eye.vit.pos_embed"] = resample_abs_pos_embed(positions[:, 1:], [side, side], num_prefix_tokens=0)
     return out
 
-
+# %% ../../nbs/4_lam/univla.ipynb #a1bd93d4
 def read_univla(file: Path) -> UniVLA:
     "The model of a file that the official trainer wrote, of either stage."
     found = read_torch(file)
