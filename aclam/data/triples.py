@@ -391,7 +391,7 @@ class States:
         rows = self.first[where[:, 0], None] + where[:, 1:]  # (B, 3)
         return torch.from_numpy(self.values[rows]), torch.from_numpy(self.known[where[:, 0]])
 
-# %% ../../nbs/3_data/triples.ipynb #11d9ae8e
+# %% ../../nbs/3_data/triples.ipynb #27e89421
 class Pictures:
     "The frames of triples at one size."
 
@@ -405,10 +405,19 @@ class Pictures:
     def __call__(self, where: np.ndarray) -> torch.Tensor:
         "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
         if self.block is None:
-            return torch.stack([resize_frames(self.frames[n][frames], self.size) for n, *frames in where.tolist()])
+            return self._decoded(where)
         rows = (self.start[where[:, 0], None] + where[:, 1:]).ravel()  # (B * 3,)
         pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
+
+    def _decoded(self, where: np.ndarray) -> torch.Tensor:
+        "Frames that are decoded now, straight into the batch."
+        out = torch.empty((len(where), 3, 3, self.size, self.size), dtype=torch.uint8)
+        for place, (n, *frames) in zip(out.numpy(), where.tolist(), strict=True):
+            pixels = self.frames[n][frames]  # (3, H, W, 3)
+            same = pixels.shape[1:3] == (self.size, self.size)
+            place[...] = pixels.transpose(0, 3, 1, 2) if same else resize_frames(pixels, self.size).numpy()
+        return out
 
 # %% ../../nbs/3_data/triples.ipynb #74fa124a
 class Parts(NamedTuple):
