@@ -39,8 +39,8 @@ def main(folder: str, file: str) -> None:
     triples = np.load(file, allow_pickle=False)
     data = LeRobotDataset("aclam/film", root=folder, video_backend="pyav")
     fps = data.fps
-    found = {"one query": rate(lambda t: data._query_videos({KEY: [n / fps for n in t]}, 0), triples),
-             "three items": rate(lambda t: [data[n] for n in t], triples)}  # fmt: skip
+    found = {"lerobot-dataset, one query": rate(lambda t: data._query_videos({KEY: [n / fps for n in t]}, 0), triples),
+             "lerobot-dataset, three items": rate(lambda t: [data[n] for n in t], triples)}  # fmt: skip
     print(json.dumps(found))
 
 
