@@ -4,15 +4,14 @@
     python bench/bench_peers.py FOLDER [--keep nbs/results/peers.json]
 
 FOLDER holds copies of the official repositories, as `villa-x`, `LAPA`, `UniVLA` and `dinov2`; their code is not here.
-Each step is forward, backward and AdamW on 3 * BATCH pairs of frames, in CPU seconds of one thread, rounds interleaved.
-The pairs are those of BATCH triples. Training on triples lets a model share what pairs have in common; "apart" is our
-step with every pair by itself.
+Each step is forward, backward and AdamW, in CPU seconds of one thread, rounds interleaved, for models of two sizes. The
+pairs are those of triples. Training on triples lets a model share what pairs have in common; "apart" is our step with
+every pair by itself.
 """
 
 import importlib.util
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,9 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.blocks import to_pixel_units
 from aclam.lam.objective import objective, pair_frames
+from aclam.structure.report import hardware
 
 HERE = Path(__file__).resolve().parent
-BATCH, ROUNDS, SIZE, PATCH, WIDTH, DEPTH, HEADS = 4, 9, 64, 8, 192, 3, 6
+ROUNDS = 7
 Step = Callable[[], Tensor]  # a forward pass that returns the loss
 
 
@@ -42,6 +42,20 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class Size(NamedTuple):
+    "The same for all models; `triples` of frames a step, three pairs each."
+
+    pixels: int
+    patch: int
+    width: int
+    layers: int  # of each encoder, and of each decoder
+    heads: int
+    triples: int
+
+
+SIZES = Size(32, 4, 96, 2, 4, 8), Size(64, 8, 192, 3, 6, 4)
 
 
 class Peer(NamedTuple):
@@ -55,11 +69,13 @@ class Peer(NamedTuple):
 # --- the three, with the losses that their trainers use ------------------------------------------------------------
 
 
-def villa_x(parity: ModuleType, folder: Path) -> Peer:
-    sizes = dict(resolution=SIZE, patch_size=PATCH, encoder_depth=DEPTH, encoder_embed_dim=WIDTH, encoder_n_heads=HEADS,
-                 map_heads=HEADS, decoder_depth=DEPTH, decoder_embed_dim=WIDTH, decoder_n_heads=HEADS)  # fmt: skip
-    ours = replace(PRESETS["villa_x"], image_size=SIZE, patch_size=PATCH, idm_width=WIDTH, idm_depth=DEPTH,
-                   idm_heads=HEADS, pool_heads=HEADS, fdm_width=WIDTH, fdm_depth=DEPTH, fdm_heads=HEADS)  # fmt: skip
+def villa_x(parity: ModuleType, folder: Path, s: Size) -> Peer:
+    sizes = dict(resolution=s.pixels, patch_size=s.patch, encoder_depth=s.layers, encoder_embed_dim=s.width,
+                 encoder_n_heads=s.heads, map_heads=s.heads, decoder_depth=s.layers, decoder_embed_dim=s.width,
+                 decoder_n_heads=s.heads)  # fmt: skip
+    ours = replace(PRESETS["villa_x"], image_size=s.pixels, patch_size=s.patch, idm_width=s.width, idm_depth=s.layers,
+                   idm_heads=s.heads, pool_heads=s.heads, fdm_width=s.width, fdm_depth=s.layers,
+                   fdm_heads=s.heads)  # fmt: skip
 
     def forward(model: nn.Module, o_i: Tensor, o_j: Tensor) -> Tensor:
         clips = torch.stack([to_pixel_units(o_i), to_pixel_units(o_j)], dim=1)
@@ -70,11 +86,11 @@ def villa_x(parity: ModuleType, folder: Path) -> Peer:
     return Peer(LatentActionModel(ours), parity.villa_x_module(str(folder / "villa-x"), **sizes), forward)
 
 
-def lapa(parity: ModuleType, folder: Path) -> Peer:
-    sizes = dict(dim=WIDTH, quant_dim=32, codebook_size=8, image_size=SIZE, patch_size=PATCH, spatial_depth=DEPTH,
-                 temporal_depth=DEPTH, dim_head=WIDTH // HEADS, heads=HEADS, code_seq_len=4)  # fmt: skip
-    ours = replace(PRESETS["lapa"], image_size=SIZE, patch_size=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS,
-                   head_dim=WIDTH // HEADS)  # fmt: skip
+def lapa(parity: ModuleType, folder: Path, s: Size) -> Peer:
+    sizes = dict(dim=s.width, quant_dim=32, codebook_size=8, image_size=s.pixels, patch_size=s.patch,
+                 spatial_depth=s.layers, temporal_depth=s.layers, dim_head=s.width // s.heads, heads=s.heads, code_seq_len=4)  # fmt: skip
+    ours = replace(PRESETS["lapa"], image_size=s.pixels, patch_size=s.patch, width=s.width, depth=s.layers,
+                   heads=s.heads, head_dim=s.width // s.heads)  # fmt: skip
 
     def forward(model: nn.Module, o_i: Tensor, o_j: Tensor) -> Tensor:
         return model(torch.stack([o_i, o_j], dim=2), step=1)[0]
@@ -82,12 +98,12 @@ def lapa(parity: ModuleType, folder: Path) -> Peer:
     return Peer(LatentActionModel(ours), parity.lapa_module(str(folder / "LAPA"), **sizes), forward)
 
 
-def univla(parity: ModuleType, folder: Path) -> Peer:
-    sizes = dict(in_dim=3, model_dim=WIDTH, latent_dim=128, num_latents=16, patch_size=PATCH, enc_blocks=DEPTH,
-                 dec_blocks=DEPTH, num_heads=HEADS)  # fmt: skip
-    eye = parity.EYE | dict(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS)
-    ours = replace(PRESETS["univla"], image_size=SIZE, patch_size=PATCH, eye_width=WIDTH, eye_depth=DEPTH,
-                   eye_heads=HEADS, width=WIDTH, idm_depth=DEPTH, fdm_depth=DEPTH, heads=HEADS)  # fmt: skip
+def univla(parity: ModuleType, folder: Path, s: Size) -> Peer:
+    sizes = dict(in_dim=3, model_dim=s.width, latent_dim=128, num_latents=16, patch_size=s.patch, enc_blocks=s.layers,
+                 dec_blocks=s.layers, num_heads=s.heads)  # fmt: skip
+    eye = parity.EYE | dict(img_size=s.pixels, patch_size=s.patch, embed_dim=s.width, depth=s.layers, num_heads=s.heads)
+    ours = replace(PRESETS["univla"], image_size=s.pixels, patch_size=s.patch, eye_width=s.width, eye_depth=s.layers,
+                   eye_heads=s.heads, width=s.width, idm_depth=s.layers, fdm_depth=s.layers, heads=s.heads)  # fmt: skip
 
     def forward(model: nn.Module, o_i: Tensor, o_j: Tensor) -> Tensor:
         out = model({"videos": torch.stack([o_i, o_j], dim=1)})
@@ -137,9 +153,9 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def times(peer: Peer) -> dict[str, float]:
+def times(peer: Peer, s: Size) -> dict[str, float]:
     "Median CPU seconds of our step, ours with pairs apart, and the official one."
-    batch = {"frames": torch.rand(BATCH, 3, 3, SIZE, SIZE)}
+    batch = {"frames": torch.rand(s.triples, 3, 3, s.pixels, s.pixels)}
     o_i, o_j = pair_frames(batch["frames"])
     steps = {
         "ours": optimiser_step(peer.ours, lambda: peer.ours.loss(batch)[0]),
@@ -153,9 +169,9 @@ def times(peer: Peer) -> dict[str, float]:
     return {name: median(v[2:]) for name, v in spent.items()}
 
 
-def flops(lam: LatentActionModel) -> float:
+def flops(lam: LatentActionModel, s: Size) -> float:
     "Multiplications and additions of one forward and backward pass; attention written out, so that it is counted."
-    batch = {"frames": torch.rand(BATCH, 3, 3, SIZE, SIZE)}
+    batch = {"frames": torch.rand(s.triples, 3, 3, s.pixels, s.pixels)}
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         lam.loss(batch)[0].backward()
     return counter.get_total_flops()
@@ -176,8 +192,8 @@ def matmul_peak(n: int = 768) -> float:
 
 def rows(folder: str = "") -> Iterator[tuple[str, float, str]]:
     "Steps of ours and of the official modules, their ratio, and the share of the matrix-product peak that ours reach."
-    root = Path(folder or os.environ.get("ACLAM_OFFICIAL", ""))
-    if not (folder or "ACLAM_OFFICIAL" in os.environ):
+    root = Path(folder := folder or os.environ.get("ACLAM_OFFICIAL", ""))
+    if not folder:
         print("  not measured: ACLAM_OFFICIAL names no folder with copies of villa-x, LAPA, UniVLA and dinov2")
         return
     if lost := [n for n in ("villa-x", "LAPA", "UniVLA", "dinov2") if not (root / n).is_dir()]:
@@ -186,16 +202,21 @@ def rows(folder: str = "") -> Iterator[tuple[str, float, str]]:
     torch.set_num_threads(1)
     parity, peak = load(HERE.parent / "tools" / "parity.py"), matmul_peak()
     yield "matrix product, 768 x 768", peak / 1e9, "GFLOP/s"
-    for name, make in PEERS.items():
-        torch.manual_seed(0)
-        peer = make(parity, root)
-        t, pairs = times(peer), 3 * BATCH
-        for what in ("official", "ours", "apart"):
-            yield f"{name}, {what}", 1e3 * t[what] / pairs, "CPU ms a pair"
-        yield f"{name}, official / ours", t["official"] / t["ours"], "x"
-        yield f"{name}, official / ours apart", t["official"] / t["apart"], "x"
-        yield f"{name}, ours: share of the matrix-product peak", flops(peer.ours) / t["ours"] / peak, ""
+    for size in SIZES:
+        for name, make in PEERS.items():
+            torch.manual_seed(0)
+            yield from compare(f"{name}, width {size.width}", make(parity, root, size), size, peak)
     yield from load(HERE / "bench_ac_step.py").rows()
+
+
+def compare(name: str, peer: Peer, s: Size, peak: float) -> Iterator[tuple[str, float, str]]:
+    "The rows of one model of one size."
+    t, pairs = times(peer, s), 3 * s.triples
+    for what in ("official", "ours", "apart"):
+        yield f"{name}: {what}", 1e3 * t[what] / pairs, "CPU ms a pair"
+    yield f"{name}: official / ours", t["official"] / t["ours"], "x"
+    yield f"{name}: official / ours apart", t["official"] / t["apart"], "x"
+    yield f"{name}: ours, share of matrix-product peak", flops(peer.ours, s) / t["ours"] / peak, ""
 
 
 def main() -> int:
@@ -209,9 +230,8 @@ def main() -> int:
     if not found:
         return 2
     if len(sys.argv) == 4:
-        size = {"triples": BATCH, "pixels": SIZE, "patch": PATCH, "width": WIDTH, "layers": DEPTH, "heads": HEADS}
-        about = {"command": "python bench/bench_peers.py FOLDER --keep nbs/results/peers.json", "size": size,
-                 "machine": f"one thread of {platform.machine()}, PyTorch {torch.__version__}"}  # fmt: skip
+        about = {"command": "python bench/bench_peers.py FOLDER --keep nbs/results/peers.json",
+                 "sizes": [size._asdict() for size in SIZES], "hardware": hardware()}  # fmt: skip
         Path(sys.argv[3]).write_text(json.dumps(about | {"rows": found}, indent=1) + "\n", encoding="utf-8")
     return 0
 
