@@ -88,7 +88,8 @@ def villa_x(parity: ModuleType, folder: Path, s: Size) -> Peer:
 
 def lapa(parity: ModuleType, folder: Path, s: Size) -> Peer:
     sizes = dict(dim=s.width, quant_dim=32, codebook_size=8, image_size=s.pixels, patch_size=s.patch,
-                 spatial_depth=s.layers, temporal_depth=s.layers, dim_head=s.width // s.heads, heads=s.heads, code_seq_len=4)  # fmt: skip
+                 spatial_depth=s.layers, temporal_depth=s.layers, dim_head=s.width // s.heads, heads=s.heads,
+                 code_seq_len=4)  # fmt: skip
     ours = replace(PRESETS["lapa"], image_size=s.pixels, patch_size=s.patch, width=s.width, depth=s.layers,
                    heads=s.heads, head_dim=s.width // s.heads)  # fmt: skip
 
