@@ -46,7 +46,7 @@ def test_a_model_of_every_kind_steps_and_is_saved(kind, triples, tmp_path):
     check_saved(lam, tmp_path / "m", *torch.rand(2, 3, 3, 16, 16))
 
 
-@pytest.mark.parametrize("kind", ["vq", "rvq", "fsq"])
+@pytest.mark.parametrize("kind", ["vq", "rvq", "nsvq", "fsq"])
 def test_continuous_phase_then_rounding(kind):
     b = make_bottleneck(2, 3, BottleneckConfig(kind=kind, codes=4, continuous_steps=2))
     assert [b(torch.randn(32, 2, 3)).indices is None for _ in range(4)] == [True, True, False, False]

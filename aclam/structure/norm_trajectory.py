@@ -90,7 +90,8 @@ def check_offset_flattens(lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0,
     return gaps
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #200e5947
-COLORS = ("#0d9488", "#ea580c", "#6366f1", "#be185d", "#65a30d")  # models in their order: the first, its twin, others
+COLORS = (  # models in their order: the first, its twin, others
+    "#0d9488", "#ea580c", "#6366f1", "#be185d", "#65a30d", "#0284c7", "#a16207", "#475569")
 TRUTH = "#94a3b8"  # what really happened
 
 
