@@ -91,7 +91,7 @@ def check_config(config: CompareConfig) -> None:
         raise UserError(f"which data? --data FOLDER ...; the models there are: {', '.join(PRESETS)}")
     names_of(config)
 
-# %% ../../nbs/5_structure/comparison.ipynb #f05d8259
+# %% ../../nbs/5_structure/comparison.ipynb #91194378
 def train_words(config: CompareConfig, name: str, seed: int) -> list[str]:
     "The options of `aclam-train-lam` that train one model of the comparison."
     from aclam.train.lam import settings_for  # here: only commands know the training room
@@ -100,7 +100,7 @@ def train_words(config: CompareConfig, name: str, seed: int) -> list[str]:
     steps, batch = config.steps or first.steps, config.batch_size or first.batch_size
     words = ["--preset", name, "--out", str(run_of(config, name, seed)), "--data", *map(str, config.data)]
     words += ["--train.steps", steps, "--train.batch-size", batch, "--train.seed", seed, "--triples.seed", seed]
-    words += ["--probe-n", min(config.n, 512)]  # of the watch, and of the numbers along the way
+    words += ["--probe-n", min(config.n, 256)]  # of the watch, and of the numbers along the way
     phase = getattr(getattr(usual.model, "bottleneck", None), "continuous_steps", 0)
     if phase and steps != usual.train.steps:
         words += ["--model.bottleneck.continuous-steps", round(phase / usual.train.steps * steps)]
