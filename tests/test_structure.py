@@ -193,6 +193,9 @@ def test_probe_uses_held_out_groups():
     assert m.linear_probe(place, target, groups) < 0.2  # a split by rows would find 1 - 0
     assert m.linear_probe(place, target) > m.linear_probe(place, target, groups)
     assert m.linear_probe(place, place @ rng.standard_normal((8, 2)), groups) > 0.99
+    nearly = np.full((200, 1), 0.1) + 1e-17 * rng.standard_normal((200, 1))  # equal numbers, but for rounding
+    nearly[groups == 3] = 0.2
+    assert abs(m.linear_probe(nearly, target, groups)) < 10
     with pytest.raises(UserError, match="two episodes"):
         m.linear_probe(place, target, np.zeros(200))
 

@@ -378,7 +378,7 @@ def _markdown_2(results: Mapping) -> list[str]:
         lines.append(f"| {preset} | {' | '.join(cells)} |")
     return lines if results["table_2"] else []
 
-# %% ../../nbs/5_structure/comparison.ipynb #ddc5cf2c
+# %% ../../nbs/5_structure/comparison.ipynb #46a7fbff
 def order_differs(table: Mapping) -> list[str]:
     "Sentences on pairs of methods whose order in `table` (of `table_1`) is not that of the paper's mean over datasets."
     paper = {m: np.mean([[t[m][n] for n in range(4)] for t in PAPER_TABLE_1.values()], 0) for m in PAPER_TABLE_2}
@@ -390,8 +390,9 @@ def order_differs(table: Mapping) -> list[str]:
                 ours = _ahead(rows[a][metric], rows[b][metric], better)
                 theirs = _ahead(paper[method_of(a)][n], paper[method_of(b)][n], better)
                 if ours != theirs:
-                    word = "a tie here" if ours == 0 else f"{a if ours > 0 else b} ahead here"
-                    out.append(f"{store}, {metric}: {word}, {method_of(a if theirs > 0 else b)} ahead in the paper")
+                    first, second = map(method_of, (a, b) if theirs > 0 else (b, a))
+                    word = f"no clear order of {first} and {second}" if ours == 0 else f"{second} ahead of {first}"
+                    out.append(f"{store}, {metric}: {word}; in the paper {first} is ahead")
     return out
 
 
@@ -422,7 +423,7 @@ def _methods(rows: Mapping) -> dict:
     "Rows by the paper's name of the method, where it has one."
     return {method_of(p): row for p, row in rows.items() if method_of(p)}
 
-# %% ../../nbs/5_structure/comparison.ipynb #ba5bbb3b
+# %% ../../nbs/5_structure/comparison.ipynb #179589a8
 def _ratio_goal(store: str, metric: str, most: float, row: Mapping) -> dict:
     ours, theirs = row["AC-LAM"][metric]["mean"], row["villa-X"][metric]["mean"]
     found = f"{ours / theirs:.2f} ({number(ours)} against {number(theirs)})"
@@ -446,11 +447,15 @@ def _probe_goal(probes: Mapping, other: str) -> dict:
     found = f"{number(a['mean'])} against {number(b['mean'])}"
     return {"claim": f"environment probe below {other}'s", "found": found, "met": met}
 
-
+# %% ../../nbs/5_structure/comparison.ipynb #5f357388
 def _alive_goal(table: Mapping) -> dict:
-    ill = [f"{p} on {s}: {r['note'] or r['watch']}" for s, row in table.items() for p, r in row.items()
-           if r["note"] or r["watch"] not in ("stable", "unknown")]  # fmt: skip
-    return {"claim": "no model has collapsed or exploded", "found": "; ".join(ill) or "none has", "met": not ill}
+    ill: dict = {}
+    for store, row in table.items():
+        for preset, r in row.items():
+            if r["note"] or r["watch"] not in ("stable", "unknown"):
+                ill.setdefault(f"{preset} ({r['note'] or r['watch']})", []).append(store)
+    found = "; ".join(f"{what} on {', '.join(stores)}" for what, stores in ill.items())
+    return {"claim": "no model has collapsed or exploded", "found": found or "none has", "met": not ill}
 
 # %% ../../nbs/5_structure/comparison.ipynb #009b8ee5
 def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Iterator] = train_all) -> dict | None:
