@@ -49,11 +49,11 @@ def test_no_time_no_training(tmp_path):
     assert list(c.train_all(config(out=tmp_path), deadline=0.0)) == [] and time.monotonic() - begun < 5
 
 
-ALL = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "potential_lam_cpu", "lapa_cpu")
+ALL = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "potential_lam_cpu", "lapa_cpu", "univla_cpu")
 
 
 def test_the_whole_path_in_processes(tmp_path, monkeypatch):
-    """Tables 1 and 2 and the figures of five families, each trained by a process of its own; then nothing is redone."""
+    """Tables 1 and 2 and the figures of six models, each trained by a process of its own; then nothing is redone."""
     quick = c.quick(tmp_path, models=ALL, steps=2, batch_size=4, n=24, probe_n=40, workers=2)
     results = c.compare(quick)
     assert results["missing"] == [] and set(results["table_1"]) == {"left", "right", "elsewhere"}
