@@ -14,7 +14,7 @@ from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.lam.lapa import NSVQ
+from aclam.lam.bottlenecks import NSVQ
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
 from aclam.lam.univla import check_shortcuts, hashed_words, stage_two
@@ -258,18 +258,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
 
 
 def test_lapa_noise_is_as_long_as_the_rounding_error():
-    vq, x = NSVQ(4, 3, 0.1), torch.randn(64, 3)
+    vq, x = NSVQ(4, 3), torch.randn(64, 3)
     noisy, indices = vq(x)
     assert torch.allclose((noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5)
 
 
 def test_lapa_replaces_dead_codes_on_schedule():
-    vq = NSVQ(4, 2, 0.1)
+    vq = NSVQ(4, 2)
     vq.steps.fill_(10)
     vq.used.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
     alive = vq.codebooks[[0, 3]].clone()
-    vq.refresh(batch=8)
+    vq.refresh(least=0.8)
     assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0
     vq.used.fill_(5.0)
-    vq.refresh(batch=8)  # step 11: nothing is due
+    vq.refresh(least=0.8)  # step 11: nothing is due
     assert vq.used.sum() == 20

@@ -429,3 +429,15 @@ def test_two_worlds_in_one_process_show_their_own_cards():
     with EmojiTableTop(EmojiConfig(size=48)) as first, EmojiTableTop(EmojiConfig(size=48)) as second:
         first.reset(1), second.reset(2)
         assert np.array_equal(first.render(), expected)
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
+
+def test_bad_input_to_a_comparison(folders, capsys):
+    from aclam.train import policy_comparison as pc
+
+    data = ["--data", folders / "data"]
+    refused(capsys, pc.main, ["--lams", f"a={folders / 'lam'}"], "--data FOLDER")
+    refused(capsys, pc.main, [*data, "--lams", folders / "lam"], "NAME=FOLDER")
+    refused(capsys, pc.main, [*data, "--lams", "a=nowhere"], "no latent action model at nowhere")
+    refused(capsys, pc.main, [*data, "--preset", "policy_cpu_wo_lam"], "a policy with latents")

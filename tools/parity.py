@@ -145,10 +145,9 @@ def univla_module(repository: str, stage: int, eye: dict, **settings) -> nn.Modu
     """The official model of a stage. The width of DINOv2 and T5 is a number in its constructor, 768, replaced here."""
     sys.path.insert(0, repository)
     stand_in("rotary_embedding_torch", RotaryEmbedding=None)
-    tokenizer = types.SimpleNamespace(from_pretrained=str)
-    stand_in("transformers", T5EncoderModel=Words, T5Tokenizer=tokenizer)
     import latent_action_model.genie.modules.lam as official
 
+    official.T5EncoderModel, official.T5Tokenizer = Words, types.SimpleNamespace(from_pretrained=str)
     names = {1: "UncontrolledDINOLatentActionModel", 2: "ControllableDINOLatentActionModel"}
     cls, Tensor.cuda = getattr(official, names[stage]), lambda tensor: tensor  # positions go to the GPU
     torch.hub.load = lambda *_: dinov2(str(Path(repository).with_name("dinov2")), **eye)

@@ -6,13 +6,16 @@ Docs: https://aclam-project.github.io/aclam/3_data/video.html.md"""
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'DECODERS', 'INDEX', 'VideoWriter', 'check_pixels', 'VideoFile', 'frames_at', 'all_frames',
-           'check_exact', 'VideoPool', 'open_torchcodec', 'read_torchcodec', 'VideoFrames', 'read_image', 'ImageFiles',
-           'video_times', 'read_videos']
+           'check_exact', 'VideoPool', 'torchcodec_works', 'open_torchcodec', 'read_torchcodec', 'VideoFrames',
+           'read_image', 'ImageFiles', 'video_times', 'read_videos']
 
-# %% ../../nbs/3_data/video.ipynb #0c743df8
+# %% ../../nbs/3_data/video.ipynb #18e4c5d1
 import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from PIL import Image
 
 from ..core import UserError, atomic_file, say
 from .source import IMAGE, VIDEO, Declared, as_store
-from .store import Recent, Store
+from .store import Recent, Store, decode
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/video.ipynb #5600a567
@@ -62,7 +65,7 @@ class VideoWriter:
             self.container.mux(self.stream.encode())
         self.container.close()
 
-# %% ../../nbs/3_data/video.ipynb #9cfeb0a8
+# %% ../../nbs/3_data/video.ipynb #4e0ee988
 MAX_PIXELS = 2**26  # of one frame: 8192 x 8192. A header that claims more is broken, or wants to fill the memory
 
 
@@ -74,7 +77,8 @@ def check_pixels(width: int, height: int, where: Any) -> None:
 
 def _reason(error: Exception) -> str:
     "What the library said, in short."
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    said = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return said.split(" <_io")[0]  # Pillow adds the address of an object
 
 
 def _open(path: Path) -> tuple[Any, Any]:
@@ -148,14 +152,14 @@ def _find(video: VideoFile, low: float, high: float) -> av.VideoFrame | None:
         back = 2 * back or 1 / video.base
         video._jump(low - back)
 
-# %% ../../nbs/3_data/video.ipynb #4e654c44
+# %% ../../nbs/3_data/video.ipynb #d795069f
 def frames_at(
     video: VideoFile,
     seconds: Sequence[float],  # (N,) from the first frame, in any order
     tolerance: float,  # seconds: how far a frame's time may be from the time that was asked for
 ) -> np.ndarray:  # uint8 (N, H, W, 3)
     "The frames at these times. `UserError`, naming file and time, where there is none."
-    want, out = np.asarray(seconds, dtype=np.float64), [None] * len(seconds)
+    want, out = np.asarray(seconds, dtype=np.float64), np.empty((len(seconds), *video.size, 3), np.uint8)
     for n in np.argsort(want, kind="stable").tolist():
         low, high = ((want[n] + side * tolerance) / video.base + video.zero for side in (-1, 1))
         try:
@@ -164,10 +168,17 @@ def frames_at(
             raise UserError(f"{video.path} cannot be decoded near {want[n]:.3f} s ({_reason(e)})") from e
         if frame is None:
             raise UserError(f"{video.path} has no frame within {tolerance:.3g} s of {want[n]:.3f} s{_end(video)}")
-        out[n] = video.formatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.stack(out)
+        out[n] = _pixels(video.formatter.reformat(frame, format="rgb24", threads=1))
+    return out
 
 
+def _pixels(frame: av.VideoFrame) -> np.ndarray:  # uint8 (H, W, 3), a view into the frame
+    "The picture without a copy; FFmpeg pads its rows."
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, :3 * frame.width].reshape(frame.height, frame.width, 3)
+
+# %% ../../nbs/3_data/video.ipynb #37034da6
 def _end(video: VideoFile) -> str:
     "How long the file says that it is."
     length = video.stream.duration
@@ -193,14 +204,15 @@ def check_exact(path: str | os.PathLike, queries: int = 60, seed: int = 0) -> in
     video.close()
     return 3 * queries
 
-# %% ../../nbs/3_data/video.ipynb #94a4dc1f
+# %% ../../nbs/3_data/video.ipynb #0c4e4948
 class VideoPool:
     "Frames of many files, at most `limit` of them open. Safe to hand to worker processes, forked or spawned."
 
-    def __init__(self, limit: int = 32, decoder: str = "av"):
-        if decoder not in DECODERS or limit < 1:
-            raise UserError(f'the decoder is one of {", ".join(DECODERS)}, not "{decoder}", and limit is at least 1')
-        self.limit, self.decoder, self.left_alone = limit, decoder, []
+    def __init__(self, limit: int = 32, decoder: str = "auto"):
+        if decoder not in ("auto", *DECODERS) or limit < 1:
+            known = ", ".join(["auto", *DECODERS])
+            raise UserError(f'the decoder is one of {known}, not "{decoder}", and limit is at least 1')
+        self.limit, self.decoder, self.left_alone, self.refused = limit, decoder, [], set()
         self._start()
 
     def _start(self) -> None:
@@ -213,28 +225,52 @@ class VideoPool:
         self.__init__(**state)
 
     def at(self, path: str | os.PathLike, seconds: Sequence[float], tolerance: float) -> np.ndarray:
-        "See `frames_at`. A file that failed is opened anew next time."
+        "See `frames_at`. What torchcodec, chosen by itself, cannot read, PyAV reads, or says what is wrong."
         if self.owner != os.getpid():
             self.left_alone.append(self.files)  # the parent's; not even closed here
             self._start()
-        opener, read = DECODERS[self.decoder]
+        path, chosen = str(path), self.decoder
+        if chosen == "auto":
+            chosen = "torchcodec" if torchcodec_works() and path not in self.refused else "av"
         try:
-            return read(self.files.get(str(path), lambda: opener(path)), seconds, tolerance)
+            return self._read(chosen, path, seconds, tolerance)
         except UserError:
-            self.files.items.pop(str(path), None)
+            if self.decoder == chosen or chosen == "av":
+                raise
+            self.refused.add(path)
+            return self._read("av", path, seconds, tolerance)
+
+    def _read(self, decoder: str, path: str, seconds: Sequence[float], tolerance: float) -> np.ndarray:
+        "By one decoder. A file that failed is opened anew next time."
+        opener, read = DECODERS[decoder]
+        try:
+            return read(self.files.get(path, lambda: opener(path)), seconds, tolerance)
+        except UserError:
+            self.files.items.pop(path, None)
             raise
 
-# %% ../../nbs/3_data/video.ipynb #fca07869
+# %% ../../nbs/3_data/video.ipynb #89576b3b
+@cache
+def torchcodec_works() -> bool:
+    "Whether torchcodec is installed beside a torch and an FFmpeg that it can load. Asked once in a process."
+    if find_spec("torchcodec") is None:
+        return False
+    try:
+        import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+# %% ../../nbs/3_data/video.ipynb #3fa6941b
 def open_torchcodec(path: str | os.PathLike) -> Any:
     "A torchcodec decoder; `UserError` where torchcodec does not work here."
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as e:
-        raise UserError(f'torchcodec does not work here ({_reason(e)}): use the decoder "av"') from e
+    if not torchcodec_works():
+        raise UserError('torchcodec is not installed, or does not fit torch and FFmpeg here: use the decoder "av"')
     if not Path(path).exists():
         raise UserError(f"no such file: {path}")
     try:
-        return VideoDecoder(os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        decoders = import_module("torchcodec.decoders")
+        return decoders.VideoDecoder(os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
     except (RuntimeError, ValueError) as e:
         raise UserError(f"{path} is not a whole video file ({_reason(e)})") from e
 
@@ -276,16 +312,18 @@ class VideoFrames:
                             f"declared are {self.size[1]} x {self.size[0]}")
         return frames
 
-# %% ../../nbs/3_data/video.ipynb #155a089c
+# %% ../../nbs/3_data/video.ipynb #ef0eeb18
 def read_image(
     source: str | os.PathLike | bytes,  # a file, or the bytes of one
     where: Any,  # for the error line
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "A JPEG or PNG. `UserError` where it is broken or claims to be huge."
-    data = source if isinstance(source, (str, os.PathLike)) else BytesIO(source)
     try:
-        with Image.open(data, formats=("JPEG", "PNG")) as image:
+        data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             check_pixels(*image.size, where)
+            if image.format == "JPEG":
+                return decode(data)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError as e:
         raise UserError(f"no such file: {where}") from e

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ..core import UserError, cli, plain, print_json, read_json, say, write_json
-from ..data.store import cache_frames, read_store
+from ..data.source import open_dataset
+from ..data.store import cache_frames
 from ..data.triples import TripleConfig, TripleDataset
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.objective import ObjectiveConfig
@@ -198,7 +199,7 @@ def open_study(config: AblationConfig, size: int) -> tuple[TripleDataset, Triple
     "Triples to train on and triples of held-out episodes, at `size` pixels."
     if not config.data:
         raise UserError("which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji")
-    store = read_store(config.data)
+    store = open_dataset(config.data)
     small = cache_frames(store.trajectories, size, in_memory=True)
     out, shared = held_out(len(small), None, None), {"quantiles": store.meta["quantiles"]}
     kept, probe = small[: out.start], small[out.start : out.stop]

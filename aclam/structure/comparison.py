@@ -215,11 +215,11 @@ class Measure:
 
     def dataset(self, name: str, folder: Path, size: int, origin: dict):
         "The held-out triples of one store at one image size; all models are trained on the same data."
-        from aclam.data.store import read_store
+        from aclam.data.source import open_dataset
         from aclam.structure.command import StructureConfig, held_out_triples
 
         if (name, size) not in self.triples:
-            store = self.stores.setdefault(name, read_store(folder))
+            store = self.stores.setdefault(name, open_dataset(folder))
             self.triples[name, size] = held_out_triples(store, size, StructureConfig(n=self.config.n), origin)
         return self.triples[name, size]
 

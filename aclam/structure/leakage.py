@@ -269,7 +269,7 @@ def measure_leakage(config: LeakageConfig) -> dict:
     "Collect `config.n` latents from the unseen episodes of each store and measure `leakage`."
     import torch
 
-    from aclam.data.store import read_store
+    from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
     from aclam.structure.command import StructureConfig, held_out_triples, origin
 
@@ -279,7 +279,7 @@ def measure_leakage(config: LeakageConfig) -> dict:
     lam, rows, known = LatentActionModel.from_pretrained(config.model).to(device), {}, origin(config.model)
     for folder in config.data:
         settings = StructureConfig(n=config.n, seed=config.seed)
-        dataset = held_out_triples(read_store(folder), lam.config.image_size, settings, known)
+        dataset = held_out_triples(open_dataset(folder), lam.config.image_size, settings, known)
         name = folder.name if folder.name not in rows else str(folder)
         rows[name] = probe_rows(lam, dataset, config.n, config.batch_size, device)
     if len(rows) < 2:

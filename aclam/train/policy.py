@@ -25,7 +25,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, say, suggest
-from ..data.store import cache_frames, read_store, resize_frames
+from ..data.source import open_dataset
+from ..data.store import cache_frames, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
@@ -250,7 +251,7 @@ def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 def open_episodes(folder: str, image_size: int, cache_gib: float) -> list[Trajectory]:
     "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."
-    store = read_store(folder)
+    store = open_dataset(folder)
     if sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30 > cache_gib:
         return store.trajectories
     with PartialState().main_process_first():  # one process decodes, the others read its file
