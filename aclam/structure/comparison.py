@@ -558,13 +558,18 @@ def draw_transfers(config: CompareConfig, measure: Measure, store: str, rows: in
             moved.setdefault(size, {})[name] = images
     return draw_motion_transfer(next(iter(moved.values())))
 
-# %% ../../nbs/5_structure/comparison.ipynb #8842185d
+# %% ../../nbs/5_structure/comparison.ipynb #0548719b
 def draw(config: CompareConfig, measure: Measure, results: Mapping) -> list[Path]:
     "Write the figures of all stores below `config.out`/figures; the paths."
+    import matplotlib.pyplot as plt  # here: who only reads tables need not wait for it
+
     folder = Path(config.out) / "figures"
     figures = {f"norm_trajectory_{s}": draw_curves(results, s) for s in results["table_1"]}
     figures |= {f"motion_transfer_{s}": draw_transfers(config, measure, s) for s in results["table_1"]}
-    return save_figures(folder, figures)
+    paths = save_figures(folder, figures)
+    for figure in figures.values():
+        plt.close(figure)
+    return paths
 
 # %% ../../nbs/5_structure/comparison.ipynb #4e2702f3
 def quick(out: str | Path, **changes) -> CompareConfig:
