@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
-from aclam.lam import PRESETS, LatentActionModel
+from aclam.lam import PRESETS, LatentActionModel, univla
 from aclam.lam.bottlenecks import NSVQ
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
@@ -184,6 +184,22 @@ def test_univla_stage_2_keeps_the_codes_of_stage_1(triples):
     assert all(torch.equal(p, eye[n]) and p.grad is None for n, p in second.eye.named_parameters())
     with pytest.raises(UserError, match="stage 1"):
         stage_two(second)
+
+
+def test_univla_takes_dinov2_from_the_hub_or_says_why_not(monkeypatch):
+    lam, other = small("univla_cpu"), small("univla_cpu", seed=1)
+    monkeypatch.setattr(univla, "create_model", lambda name, **_: other.eye.vit)
+    univla.with_dinov2(lam)
+    assert all(torch.equal(t, other.eye.state_dict()[n]) for n, t in lam.eye.state_dict().items())
+    with pytest.raises(UserError, match="dinov2"):
+        univla.with_dinov2(small("univla_cpu", eye_width=32))
+
+    def offline(name, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(univla, "create_model", offline)
+    with pytest.raises(UserError, match="no network"):
+        univla.with_dinov2(lam)
 
 
 def test_univla_decodes_an_action_alone(triples):
