@@ -2554,4 +2554,12 @@ d = { 'settings': { 'branch': 'main',
             'aclam.train.scale': { 'aclam.train.scale.Plan': ('8_train/scale.html#plan', 'aclam/train/scale.py'),
                                    'aclam.train.scale.launch_config': ('8_train/scale.html#launch_config', 'aclam/train/scale.py'),
                                    'aclam.train.scale.plan': ('8_train/scale.html#plan', 'aclam/train/scale.py'),
-                                   'aclam.train.scale.step_seconds': ('8_train/scale.html#step_seconds', 'aclam/train/scale.py')}}}
+                                   'aclam.train.scale.step_seconds': ('8_train/scale.html#step_seconds', 'aclam/train/scale.py')},
+            'aclam.train.seeds': { 'aclam.train.seeds.across': ('8_train/seeds.html#across', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.collect': ('8_train/seeds.html#collect', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.draw_ratios': ('8_train/seeds.html#draw_ratios', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.kept': ('8_train/seeds.html#kept', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.means': ('8_train/seeds.html#means', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.same_but_seed': ('8_train/seeds.html#same_but_seed', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.spread_table': ('8_train/seeds.html#spread_table', 'aclam/train/seeds.py'),
+                                   'aclam.train.seeds.verdict': ('8_train/seeds.html#verdict', 'aclam/train/seeds.py')}}}
