@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/seeds.html.md"""
 # %% auto #0
 __all__ = ['KEPT', 'kept', 'same_but_seed', 'collect', 'across', 'means', 'spread_table', 'verdict', 'draw_ratios']
 
-# %% ../../nbs/8_train/seeds.ipynb #24bec925
+# %% ../../nbs/8_train/seeds.ipynb #8bf73cf4
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core import UserError, read_json
-from ..structure.report import GOALS, comparison, goals, number, ratio
+from ..structure.report import GOALS, comparison, goals, number
 
 # %% ../../nbs/8_train/seeds.ipynb #dd754496
 KEPT = ("additivity", "norm_correlation", "identity", "inverse", "reconstruction", "sum_reconstruction", "transfer_gap",
