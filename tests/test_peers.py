@@ -192,7 +192,7 @@ def test_univla_takes_dinov2_from_the_hub_or_says_why_not(monkeypatch):
     univla.with_dinov2(lam)
     assert all(torch.equal(t, other.eye.state_dict()[n]) for n, t in lam.eye.state_dict().items())
     with pytest.raises(UserError, match="dinov2"):
-        univla.with_dinov2(small("univla_cpu", eye_width=32))
+        univla.with_dinov2(small("univla_cpu", registers=2))
 
     def offline(name, **_):
         raise OSError("no network")
