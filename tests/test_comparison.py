@@ -105,6 +105,7 @@ def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
     rows = {k: 0.5 for k in c.METRICS}
     one = {"structure": {"a": rows}, "leakage": {}, "stability": "stable", "parameters": 1, "steps": 2, "seconds": 3.0}
     monkeypatch.setattr(c, "measure_run", lambda *_: one)
+    monkeypatch.setattr(c, "draw", lambda *_: None)  # there is no model to draw with
     assert c.compare(config(out=tmp_path, seeds=1, data=(tmp_path,)), lambda *_: iter([("ac_lam_cpu", 0)])) is None
     found = read_json(tmp_path / "results.json")
     assert found["missing"] == ["no_ac_cpu, seed 0"] and found["table_1"]["a"]["ac_lam_cpu"]["inverse"]["mean"] == 0.5

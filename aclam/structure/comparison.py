@@ -457,7 +457,7 @@ def _alive_goal(table: Mapping) -> dict:
     found = "; ".join(f"{what} on {', '.join(stores)}" for what, stores in ill.items())
     return {"claim": "no model has collapsed or exploded", "found": found or "none has", "met": not ill}
 
-# %% ../../nbs/5_structure/comparison.ipynb #009b8ee5
+# %% ../../nbs/5_structure/comparison.ipynb #87a18cba
 def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Iterator] = train_all) -> dict | None:
     """Train, measure and draw; results.json and tables.md below `config.out` are written anew after each model.
 
@@ -471,9 +471,10 @@ def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Itera
         say(f"measuring {name}, seed {seed}")
         models.setdefault(name, {})[str(seed)] = measure_run(config, measure, name, seed)
         results = keep(config, models)
+    if models:
+        draw(measure, results)
     if sum(map(len, models.values())) < len(trainings(config)):
         return say("time is up: the same command goes on, and results.json has what there is")
-    draw(config, measure, results)
     return results
 
 # %% ../../nbs/5_structure/comparison.ipynb #34fbc515
@@ -541,32 +542,33 @@ def draw_curves(results: Mapping, store: str, seed: str = "0"):
     there = {name: runs[seed]["curves"][store] for name, runs in results["models"].items() if seed in runs}
     return draw_norm_trajectories({name: [curve(row) for row in rows] for name, rows in there.items()})
 
-# %% ../../nbs/5_structure/comparison.ipynb #6428c8b0
-def draw_transfers(config: CompareConfig, measure: Measure, store: str, rows: int = 3, n: int = 96):
-    "Figure 5 for one store: motions of `rows` episodes in frames of others, for each model of seed 0 that paints."
+# %% ../../nbs/5_structure/comparison.ipynb #5b61b26e
+def draw_transfers(measure: Measure, models: Sequence[str], store: str, rows: int = 3, n: int = 96):
+    "Figure 5 for one store: motions of `rows` episodes in frames of others, for each model (seed 0) that paints."
     from aclam.lam import LatentActionModel
     from aclam.structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_pairs
 
     moved, pairs = {}, {}
-    for name in config.models:
-        lam = LatentActionModel.from_pretrained(run_of(config, name, 0) / "model").to(measure.device)
+    for name in models:
+        lam = LatentActionModel.from_pretrained(run_of(measure.config, name, 0) / "model").to(measure.device)
         size = lam.config.image_size
         if size not in pairs:
             pairs[size] = transfer_pairs(measure.triples[store, size].batch(range(n)), rows)
         images = motion_transfer(lam, *pairs[size], device=measure.device)
         if images["direct"].shape == images["target"].shape:  # else it predicts features, which nobody can look at
             moved.setdefault(size, {})[name] = images
-    return draw_motion_transfer(next(iter(moved.values())))
+    return draw_motion_transfer(next(iter(moved.values()))) if moved else None
 
-# %% ../../nbs/5_structure/comparison.ipynb #0548719b
-def draw(config: CompareConfig, measure: Measure, results: Mapping) -> list[Path]:
-    "Write the figures of all stores below `config.out`/figures; the paths."
+# %% ../../nbs/5_structure/comparison.ipynb #b89bc5f0
+def draw(measure: Measure, results: Mapping) -> list[Path]:
+    "Write the figures of all stores below the comparison's `out`/figures, for what is measured so far; the paths."
     import matplotlib.pyplot as plt  # here: who only reads tables need not wait for it
 
-    folder = Path(config.out) / "figures"
+    first = [name for name, runs in results["models"].items() if "0" in runs]
     figures = {f"norm_trajectory_{s}": draw_curves(results, s) for s in results["table_1"]}
-    figures |= {f"motion_transfer_{s}": draw_transfers(config, measure, s) for s in results["table_1"]}
-    paths = save_figures(folder, figures)
+    figures |= {f"motion_transfer_{s}": draw_transfers(measure, first, s) for s in results["table_1"]}
+    figures = {name: figure for name, figure in figures.items() if figure is not None}
+    paths = save_figures(Path(measure.config.out) / "figures", figures)
     for figure in figures.values():
         plt.close(figure)
     return paths
