@@ -411,8 +411,8 @@ class Pictures:
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
 
     def _decoded(self, where: np.ndarray) -> torch.Tensor:
-        "Frames that are decoded now, straight into the batch."
-        out = torch.empty((len(where), 3, 3, self.size, self.size), dtype=torch.uint8)
+        "Frames that are decoded now, straight into the batch. In memory channels stay last, as decoders give them."
+        out = torch.empty((len(where), 3, self.size, self.size, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
         for place, (n, *frames) in zip(out.numpy(), where.tolist(), strict=True):
             pixels = self.frames[n][frames]  # (3, H, W, 3)
             same = pixels.shape[1:3] == (self.size, self.size)
