@@ -22,12 +22,21 @@ def single(run: Path, trial: Path, points: int = 40) -> dict:
     "One policy: how it was trained, its loss on the way, its trial."
     config, result = (json.loads((run / name).read_text()) for name in ("config.json", "result.json"))
     rows = [{k: r[k] for k in ("step", "loss", "action", "aim") if k in r} for r in read_metrics(run) if "loss" in r]
-    t, d = config["train"], config["data"]
-    command = (f"aclam-train-policy --preset {config['preset']} --data data/demos --train.steps {t['steps']} "
-               f"--train.seed {t['seed']}; aclam-rollout --policy runs/policy/model --data data/demos")
-    return {"command": command, "demonstrations": d["demonstrations"], "training": {"train": t, "data": d, **result},
-            "curve": rows[:: max(1, len(rows) // points)], "trial": json.loads((trial / "result.json").read_text()),
-            "hardware": hardware()}
+    t, d, played = config["train"], config["data"], json.loads((trial / "result.json").read_text())
+    splits = [name for name, rates in played.items() if isinstance(rates, dict) and "S" in rates]
+    command = (
+        f"aclam-train-policy --preset {config['preset']} --data data/demos --train.steps {t['steps']} "
+        f"--train.seed {t['seed']}; aclam-rollout --policy runs/policy/model --data data/demos "
+        f"--split {' '.join(splits)} --episodes {played[splits[0]]['S']['n']}"
+    )
+    return {
+        "command": command,
+        "demonstrations": d["demonstrations"],
+        "training": {"train": t, "data": d, **result},
+        "curve": rows[:: max(1, len(rows) // points)],
+        "trial": played,
+        "hardware": hardware(),
+    }
 
 
 def main() -> None:
