@@ -96,7 +96,7 @@ def test_table_5_differs_in_the_objective_only():
     models = designs()
     assert len({replace(c, objective=ObjectiveConfig()) for c in models.values()}) == 1
     assert len({c.objective for c in models.values()}) == 5
-    assert {c.bottleneck.kind for c in bottlenecks().values()} == {"vq", "rvq", "fsq", "vae", "none"}
+    assert {c.bottleneck.kind for c in bottlenecks().values()} == {"vq", "rvq", "nsvq", "fsq", "vae", "none"}
 
 
 def test_the_command_writes_every_row_once_and_goes_on(films, tmp_path, monkeypatch, capsys):

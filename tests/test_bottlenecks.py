@@ -46,7 +46,7 @@ def test_a_model_of_every_kind_steps_and_is_saved(kind, triples, tmp_path):
     check_saved(lam, tmp_path / "m", *torch.rand(2, 3, 3, 16, 16))
 
 
-@pytest.mark.parametrize("kind", ["vq", "rvq", "fsq"])
+@pytest.mark.parametrize("kind", ["vq", "nsvq", "rvq", "fsq"])
 def test_continuous_phase_then_rounding(kind):
     b = make_bottleneck(2, 3, BottleneckConfig(kind=kind, codes=4, continuous_steps=2))
     assert [b(torch.randn(32, 2, 3)).indices is None for _ in range(4)] == [True, True, False, False]
@@ -60,6 +60,20 @@ def test_evaluation_repeats_itself(kind):
     b(x)
     b.eval()
     assert torch.equal(b(x).z, b(x).z)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_noise_bottleneck_gives_codes_and_moves_them(shared):
+    torch.manual_seed(0)
+    b = make_bottleneck(3, 4, BottleneckConfig(kind="nsvq", codes=8, shared=shared, normalise="none"))
+    x = torch.randn(64, 3, 4)
+    out = b(x)
+    (out.z - out.pre).square().mean().backward()
+    assert all(book.codebooks.grad.abs().sum() > 0 for book in b.books)  # through the length of the noise
+    codes, out = torch.cat([book.codebooks for book in b.books]), b.eval()(x)
+    assert torch.equal(out.z, codes[out.indices])
+    nearest = torch.cdist(x, codes[:8]).argmin(-1)
+    assert torch.equal(out.indices if shared else out.indices[:, :1], nearest if shared else nearest[:, :1])
 
 
 def test_residual_stages_never_do_worse():

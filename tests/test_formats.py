@@ -8,22 +8,26 @@ import os
 import pickle
 import shutil
 import sys
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from aclam.core import UserError
-from aclam.data import command
+from aclam.data import command, source, video
 from aclam.data.lerobot import check_round_trip, download, read_lerobot, write_lerobot
+from aclam.data.recipe import RECIPES, load_recipe
 from aclam.data.rlds import check_crc
 from aclam.data.source import Declared, open_dataset, recognise
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
-from aclam.data.video import VideoFrames, VideoPool, VideoWriter, check_exact, read_videos
+from aclam.data.video import VideoFrames, VideoPool, VideoWriter, all_frames, check_exact, read_videos
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.insert(0, str(FIXTURES))
@@ -313,6 +317,129 @@ def test_a_video_that_is_no_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"not a film" * 100)
     with pytest.raises(UserError, match="a.mp4 is not a whole video file"):
         open_dataset(tmp_path)
+
+
+class FakeDecoder:
+    "What torchcodec.decoders.VideoDecoder does, by decoding the whole file with PyAV."
+
+    def __init__(self, path, **_):
+        self.frames, self.seconds = all_frames(path)
+        self.metadata = SimpleNamespace(begin_stream_seconds=0.0)
+        FakeDecoder.opened.append(Path(path).name)
+
+    def get_frames_played_at(self, seconds):
+        n = np.searchsorted(self.seconds, seconds, side="right") - 1
+        return SimpleNamespace(data=torch.from_numpy(self.frames[n]), pts_seconds=torch.from_numpy(self.seconds[n]))
+
+
+@pytest.fixture
+def torchcodec(monkeypatch):
+    "A torchcodec that works: none fits the torch that is locked, whatever FFmpeg is there."
+    FakeDecoder.opened = []
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=FakeDecoder))
+    monkeypatch.setattr(video, "torchcodec_works", lambda: True)
+    return FakeDecoder
+
+
+def films(folder: Path) -> Path:
+    folder.mkdir()
+    with VideoWriter(folder / "a.mp4", 5) as out:
+        out.append(synthetic_trajectory(0, T=20).frames[range(20)])
+    return folder
+
+
+def test_torchcodec_is_used_where_it_works_and_gives_the_same_frames(tmp_path, torchcodec):
+    film = films(tmp_path / "set")
+    (found,) = read_videos(film).trajectories
+    (ours,) = read_videos(film, pool=VideoPool(decoder="av")).trajectories
+    assert np.array_equal(found.frames[[3, 17, 0]], ours.frames[[3, 17, 0]]) and torchcodec.opened == ["a.mp4"]
+
+
+def test_what_torchcodec_cannot_read_falls_to_pyav(tmp_path, torchcodec, monkeypatch):
+    film = films(tmp_path / "set")
+    tried = []
+    monkeypatch.setattr(FakeDecoder, "__init__", lambda self, path, **_: refuse_file(path, tried))
+    pool = VideoPool()
+    (found,) = read_videos(film, pool=pool).trajectories
+    (ours,) = read_videos(film, pool=VideoPool(decoder="av")).trajectories
+    assert np.array_equal(found.frames[[3]], ours.frames[[3]])
+    found.frames[[4]]
+    assert len(tried) == 1  # asked once, then left alone
+    with pytest.raises(UserError, match="a.mp4 is not a whole video file"):
+        VideoFrames(VideoPool(decoder="torchcodec"), film / "a.mp4", np.arange(3) / 5, 0.01, "film")[[0]]
+
+
+def refuse_file(path, tried):
+    tried.append(path)
+    raise RuntimeError("could not open the file")
+
+
+def test_without_torchcodec_pyav_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "torchcodec_works", lambda: False)
+    (found,) = read_videos(films(tmp_path / "set")).trajectories
+    assert found.frames[[5]].shape == (1, 64, 64, 3)
+    with pytest.raises(UserError, match="torchcodec is not installed, or does not fit"):
+        VideoFrames(VideoPool(decoder="torchcodec"), tmp_path / "set" / "a.mp4", np.arange(3) / 5, 0.01, "film")[[0]]
+
+
+# --- folders of images -----------------------------------------------------------------------------------------------
+
+
+def frame_folder(folder: Path, squares, n: int = 6) -> Path:
+    (folder / "clip").mkdir(parents=True)
+    for k, f in enumerate(squares[0].frames[range(n)]):
+        Image.fromarray(f).save(folder / "clip" / f"{k}.png")
+    return folder
+
+
+def test_the_rate_of_a_frame_folder_is_declared_on_the_command_line(tmp_path, squares, capsys):
+    folder = frame_folder(tmp_path / "set", squares)
+    with pytest.raises(SystemExit) as stopped:
+        aclam_data(capsys, "inspect", folder)
+    assert stopped.value.code == 2 and "how many there are a second" in capsys.readouterr().err
+    report = json.loads(aclam_data(capsys, "inspect", folder, "--rate", 12, "--json"))
+    assert (report["fps"], report["frames"], report["kinds"]) == (12, 6, ["human"])
+    aclam_data(capsys, "frame", folder, "--rate", 12, "--episode", 0, "--index", 4, "--out", tmp_path / "f.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "f.png")), squares[0].frames[[4]][0])
+    told = (RECIPES / "bridge" / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(told)  # a recipe has a rate, too
+    assert json.loads(aclam_data(capsys, "inspect", folder, "--json"))["fps"] == load_recipe("bridge").control_hz
+    assert json.loads(aclam_data(capsys, "triples", folder, "--rate", 8, "--n", 3, "--json"))["counts"]["items"] == 3
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_huge_png_in_a_frame_folder_is_refused_by_its_header(tmp_path, squares, capsys, number):
+    folder = frame_folder(tmp_path / "set", squares)
+    head = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    body = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+    (folder / "clip" / f"{number}.png").write_bytes(body + (200).to_bytes(4, "big") + b"IDAT" + bytes(200))
+    with pytest.raises(SystemExit) as stopped:
+        aclam_data(capsys, "frame", folder, "--rate", 5, "--episode", 0, "--index", number, "--out", tmp_path / "f.png")
+    said = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and "\n" not in said and not (tmp_path / "f.png").exists()
+    assert f"clip: {folder}/clip/{number}.png" in said and "pixels" in said
+
+
+# --- percentiles -----------------------------------------------------------------------------------------------------
+
+
+def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatch):
+    root, cache = tmp_path / "set", tmp_path / "cache"
+    shutil.copytree(LEROBOT["v3.0"], root, ignore=shutil.ignore_patterns(source.PERCENTILES))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    count, compute = [], source.percentiles
+    monkeypatch.setattr(source, "percentiles", lambda t: count.append(1) or compute(t))
+    first = open_dataset(root).meta["quantiles"]
+    assert open_dataset(root).meta["quantiles"] == first and len(count) == 1 and not cache.exists()
+    told = Declared(layout=ProprioLayout(position=(2, 3)))
+    assert open_dataset(root, told).meta["quantiles"] == first and len(count) == 2  # another layout: computed anew
+    other = open_dataset(root, Declared(state=("action",))).meta["quantiles"]
+    assert len(other["pattern"]["proprio"]["q01"]) == 3 and len(count) == 3
+    (root / source.PERCENTILES).unlink()
+    (root / source.PERCENTILES).mkdir()  # nobody can write a file of this name
+    assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
+    assert len(list(cache.glob("aclam/percentiles-*.json"))) == 1
+    assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
 
 
 # --- RLDS ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from aclam.core import UserError
+from aclam.data.lerobot import write_lerobot
+from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
@@ -52,6 +54,14 @@ def test_every_pair_is_that_of_a_plain_loop(place, whole):
     frames = [(e, n) for e, t in enumerate(store.trajectories) for n in range(len(t))]
     assert list(zip(*(table.column(c).to_pylist() for c in range(2)), strict=True)) == frames
     assert whole["latent_dim"] == lam.config.latent_dim and not (place / "whole" / "pieces").exists()
+
+
+def test_a_dataset_in_a_foreign_format_is_labelled_too(place):
+    write_lerobot(place / "lerobot", [synthetic_trajectory(s, T=12, size=40) for s in range(3)], "image", 5)
+    done = L.label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
+    lam = LatentActionModel.from_pretrained(place / "run" / "model")
+    L.check_labels(place / "foreign", lam, open_dataset(place / "lerobot"), 1)
+    assert done["pairs"] == {"1": 3 * 11}
 
 
 def test_a_killed_job_ends_at_the_same_bytes(place, whole):

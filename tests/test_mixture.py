@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from aclam.core import UserError
 from aclam.data.layout import arm_motion, check_harmless, check_layout, check_mislabels, hidden_quaternion, mislabels
+from aclam.data.lerobot import write_lerobot
 from aclam.data.mixture import (
     MixtureDataset,
     Source,
@@ -26,6 +27,7 @@ from aclam.data.mixture import (
 from aclam.data.recipe import Part, load_mixture, load_recipe
 from aclam.data.rotation import leg_angles, quaternions, relative_angle
 from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, check_scenes_found
+from aclam.data.source import PERCENTILES
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
 from aclam.data.triples import AugmentConfig, TripleConfig, TripleDataset, collate, draw_triple, global_indices
@@ -270,6 +272,47 @@ def test_recipes_decide_offsets_and_parts_decide_the_filter(sources, tmp_path):
     assert [(s.name, s.weight, s.config.max_rotation_deg) for s in opened] == [("emoji", 3, 20), ("hands", 1, None)]
     with pytest.raises(UserError, match="missing below .*: metaworld, robosuite; .*aclam-data plan cpu"):
         open_mixture(load_mixture("cpu"), tmp_path / "root")
+
+
+@pytest.fixture(scope="module")
+def foreign_root(tmp_path_factory):
+    """A mixture of a LeRobot v3.0 dataset (h264) and a store, below one root."""
+    root = tmp_path_factory.mktemp("foreign")
+    write_lerobot(root / "emoji", [synthetic_trajectory(s, T=30, size=16) for s in range(8)], "image", 5)
+    write_store(root / "hands", [synthetic_trajectory(s, T=24, size=16, kind="human") for s in range(90, 94)])
+    (root / "m.yaml").write_text("name: m\nparts:\n- {recipe: emoji, weight: 2}\n- {recipe: hands, weight: 1}")
+    return root
+
+
+def test_a_lerobot_source_and_a_store_in_one_mixture(foreign_root):
+    """End to end: opened by recipes, drawn through the loader's workers, four ranks disjoint, resumed anywhere."""
+    make = lambda: MixtureDataset(  # noqa: E731
+        open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root), 16, seed=3, augment=AugmentConfig())
+    assert check_ranks(make, n=48, world=4, size=2, stops=range(1, 6)) == 6
+    data = make()
+    data.length = 24
+    expected = [data.batch(range(a, a + 8)) for a in range(0, 24, 8)]
+    loader = DataLoader(data, 8, num_workers=2, multiprocessing_context="fork", collate_fn=collate)
+    assert [batch_digest(b) for b in loader] == [batch_digest(b) for b in expected]
+    seen = torch.cat([b["source"] for b in expected])
+    assert set(seen.tolist()) == {0, 1} and torch.cat([b["has_proprio"] for b in expected]).tolist() == [
+        s == 0 for s in seen.tolist()]  # fmt: skip
+    video, own = data.sources
+    assert video.trajectories[0].layout == synthetic_trajectory(0).layout and own.trajectories[0].kind == "human"
+    true = synthetic_trajectory(3, T=30, size=16)
+    assert np.array_equal(video.trajectories[3].proprio, true.proprio)
+    # the codec halves the colours: close, and closer than to any frame that lies far in time
+    found, frames = video.trajectories[3].frames[[7]][0].astype(float), true.frames[range(30)]
+    errors = np.abs(frames - found).mean((1, 2, 3))
+    assert errors[7] < 12 and errors[7] < 1.2 * errors.min()
+
+
+def test_percentiles_of_a_foreign_source_are_computed_once(foreign_root, monkeypatch):
+    opened = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
+    assert (foreign_root / "emoji" / PERCENTILES).exists()
+    monkeypatch.setattr("aclam.data.source.percentiles", lambda _: pytest.fail("computed again"))
+    again = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
+    assert again[0].quantiles == opened[0].quantiles and len(opened[0].quantiles) == 1
 
 
 # --- scenes ---------------------------------------------------------------------------------------------------------

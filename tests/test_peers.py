@@ -1,4 +1,4 @@
-"villa-X and LAPA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
+"villa-X, LAPA and UniVLA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
 
 import json
 import os
@@ -13,19 +13,22 @@ from safetensors.torch import load_file, save_file
 from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
-from aclam.lam import PRESETS, LatentActionModel
-from aclam.lam.lapa import NSVQ
+from aclam.lam import PRESETS, LatentActionModel, univla
+from aclam.lam.bottlenecks import NSVQ
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
+from aclam.lam.univla import check_shortcuts, hashed_words, stage_two
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
 from aclam.structure.metrics import measure_batch
 from aclam.train import lam as train_lam
 
 FIXTURES = Path(__file__).parent / "fixtures"
-PEERS = ["villa_x", "lapa"]
+PEERS = ["villa_x", "lapa", "univla/stage_1", "univla/stage_2"]
 SMALL = {
     "villa_x_cpu": dict(image_size=16, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1),
     "lapa_cpu": dict(image_size=16, patch_size=2, width=16, depth=1, heads=2, head_dim=8),
+    "univla_cpu": dict(image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=1, fdm_depth=1),
+    "univla_stage_2_cpu": dict(image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=2, fdm_depth=1),
 }
 
 
@@ -130,12 +133,105 @@ def test_official_sizes():
         c = LatentActionModel.from_preset("villa_x").config
     assert (c.idm_depth, c.idm_heads, c.fdm_depth, c.fdm_heads, c.window) == (12, 8, 8, 16, 8)
     assert (c.latent_dim, c.codebook_size) == (512, 32)
+    with torch.device("meta"):
+        lam = LatentActionModel.from_preset("univla")
+    assert (lam.config.latent_dim, lam.config.codebook_size, lam.config.side) == (512, 16, 16)
+    assert sum(p.numel() for p in lam.eye.parameters()) == 85_727_232  # timm's vit_base_patch14_reg4_dinov2
 
 
 def test_a_preset_has_one_family():
     with pytest.raises(ValueError, match="villa_x"):
         register("other", dict, {"villa_x_cpu": {}})(VillaX)
     assert "other" not in FAMILIES
+
+
+def test_univla_shortcuts_change_nothing(triples):
+    frames, words = triples.batch(range(3))["frames"], hashed_words(["a", "put the cube on it", "put it there"], 8)
+    check_shortcuts(small("univla_stage_2_cpu"), frames)
+    lam = small("univla_cpu", text_dim=8)
+    check_shortcuts(lam, frames)
+    check_shortcuts(lam, frames, words)
+
+
+def test_univla_stage_1_is_told_the_instruction(triples):
+    lam, batch = small("univla_cpu", text_dim=8), triples.batch(range(4))
+    words, mask = hashed_words(["put the cube on the card", "go", "stop it", "go"], 8)
+    lam.loss(batch), lam.eval()
+    told, silent = lam.loss(batch | {"words": words, "word_mask": mask})[1], lam.loss(batch)[1]
+    padded = torch.where(mask[..., None], words, torch.full_like(words, 7.0))
+    assert told["rec"] != silent["rec"]
+    assert abs(lam.loss(batch | {"words": padded, "word_mask": mask})[1]["rec"] - told["rec"]) < 1e-6
+    o_i, o_j, _ = (batch["frames"] / 255).unbind(1)
+    a, b = lam.encode(o_i, o_j, words, mask), lam.encode(o_i, o_j)
+    assert not torch.allclose(a.pre_vq, b.pre_vq) and lam.decode(o_i, a.z, words, mask).shape == (4, 16, 2, 2)
+    with pytest.raises(UserError, match="text_dim"):
+        small("univla_cpu").eval().encode(o_i, o_j, words, mask)
+
+
+def test_univla_stage_2_keeps_the_codes_of_stage_1(triples):
+    first, batch = small("univla_cpu", text_dim=8), triples.batch(range(8))
+    with pytest.raises(UserError, match="stage 1"):
+        stage_two(first)  # its codebook has seen nothing yet
+    first.loss(batch)
+    second = stage_two(first)
+    kept = {n: t.clone() for n, t in second.aside.bottleneck.state_dict().items()}
+    assert torch.equal(kept["book.codes"], first.codes.bottleneck.book.codes)
+    assert torch.equal(second.aside.queries, first.codes.queries)
+    before, after = step_lowers_loss(second, batch, lr=1e-3, steps=6)
+    assert after < before and not torch.equal(second.aside.queries, first.codes.queries)
+    assert all(torch.equal(t, kept[n]) for n, t in second.aside.bottleneck.state_dict().items())
+    eye = dict(first.eye.named_parameters())
+    assert all(torch.equal(p, eye[n]) and p.grad is None for n, p in second.eye.named_parameters())
+    with pytest.raises(UserError, match="stage 1"):
+        stage_two(second)
+
+
+def test_univla_takes_dinov2_from_the_hub_or_says_why_not(monkeypatch):
+    lam, other = small("univla_cpu"), small("univla_cpu", seed=1)
+    monkeypatch.setattr(univla, "create_model", lambda name, **_: other.eye.vit)
+    univla.with_dinov2(lam)
+    assert all(torch.equal(t, other.eye.state_dict()[n]) for n, t in lam.eye.state_dict().items())
+    with pytest.raises(UserError, match="dinov2"):
+        univla.with_dinov2(small("univla_cpu", registers=2))
+
+    def offline(name, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(univla, "create_model", offline)
+    with pytest.raises(UserError, match="no network"):
+        univla.with_dinov2(lam)
+
+
+def test_univla_decodes_an_action_alone(triples):
+    "In stage 2 the half that is not given is that of a frame and itself."
+    lam, o = small("univla_stage_2_cpu"), triples.batch(range(4))["frames"] / 255
+    lam.loss({"frames": o}), lam.eval()
+    o_i, o_j, _ = o.unbind(1)
+    with torch.no_grad():
+        x = lam.pixels(o_i)
+        z, stay, both = lam.encode(o_i, o_j).z, lam.latents(x, x).z, lam.latents(x, lam.pixels(o_j)).z
+        alone = lam.decode(o_i, z)
+        assert torch.equal(alone, lam.decode(o_i, torch.cat([z, stay[:, z.shape[1] :]], dim=1)))
+    assert torch.equal(both[:, : z.shape[1]], z) and both.shape[1] == stay.shape[1] == 2 * z.shape[1]
+
+
+@pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "other", "cut"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_damaged_univla_checkpoint_is_one_line(tmp_path, stage, damage):
+    file = tmp_path / "lam.ckpt"
+    shutil.copy(FIXTURES / "univla" / f"stage_{stage}" / "lam.ckpt", file)
+    row = torch.load(file, weights_only=True)
+    name = "lam.dino_encoder.pos_embed" if stage == 1 else "lam.action_latent"
+    value = row["state_dict"][name]
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        extra = {"unknown": {"lam.extra": value}, "shape": {name: value[..., :3]}}.get(damage, {})
+        kept = {n: t for n, t in row["state_dict"].items() if damage in ("unknown", "shape") or n != name}
+        torch.save(value if damage == "other" else row | {"state_dict": kept | extra}, file)
+    with pytest.raises(UserError) as error:
+        LatentActionModel.from_pretrained(file)
+    assert "\n" not in str(error.value) and str(file) in str(error.value)
 
 
 @pytest.mark.parametrize("damage", ["architecture", "missing", "unknown", "shape", "cut"])
@@ -178,18 +274,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
 
 
 def test_lapa_noise_is_as_long_as_the_rounding_error():
-    vq, x = NSVQ(4, 3, 0.1), torch.randn(64, 3)
+    vq, x = NSVQ(4, 3), torch.randn(64, 3)
     noisy, indices = vq(x)
     assert torch.allclose((noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5)
 
 
 def test_lapa_replaces_dead_codes_on_schedule():
-    vq = NSVQ(4, 2, 0.1)
+    vq = NSVQ(4, 2)
     vq.steps.fill_(10)
     vq.used.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
     alive = vq.codebooks[[0, 3]].clone()
-    vq.refresh(batch=8)
+    vq.refresh(least=0.8)
     assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0
     vq.used.fill_(5.0)
-    vq.refresh(batch=8)  # step 11: nothing is due
+    vq.refresh(least=0.8)  # step 11: nothing is due
     assert vq.used.sum() == 20

@@ -401,3 +401,43 @@ def test_same_frames_in_two_processes():
         hashes.append(film_hash(process, 7, 4))
         process.close()
     assert len(hashes[0]) == 64 and hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("split", ["ood_d", "ood_b"])
+def test_other_looks_same_task(split):
+    pytest.importorskip("gymnasium")
+    from aclam.sim import benchmark as e
+    from aclam.sim.scenery import check_task_in_sight
+
+    plain, other = (e.EmojiTableTopEnv(split=s, image_size=48) for s in ("id", split))
+    a, b = (env.reset(seed=5)[0] for env in (plain, other))
+    assert plain.world.scene == other.world.scene and np.array_equal(a["proprio"], b["proprio"])
+    assert not np.array_equal(a["image"], b["image"])
+    assert np.array_equal(b["image"], other.reset(seed=5)[0]["image"])
+    share, worst = check_task_in_sight(plain.world, split, range(3))
+    assert share > 0.001 and worst <= 2
+    plain.close(), other.close()
+
+
+def test_two_worlds_in_one_process_show_their_own_cards():
+    pytest.importorskip("mujoco")
+    from aclam.sim.emoji_tabletop import EmojiConfig, EmojiTableTop
+
+    with EmojiTableTop(EmojiConfig(size=48)) as alone:
+        alone.reset(1)
+        expected = alone.render()
+    with EmojiTableTop(EmojiConfig(size=48)) as first, EmojiTableTop(EmojiConfig(size=48)) as second:
+        first.reset(1), second.reset(2)
+        assert np.array_equal(first.render(), expected)
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
+
+def test_bad_input_to_a_comparison(folders, capsys):
+    from aclam.train import policy_comparison as pc
+
+    data = ["--data", folders / "data"]
+    refused(capsys, pc.main, ["--lams", f"a={folders / 'lam'}"], "--data FOLDER")
+    refused(capsys, pc.main, [*data, "--lams", folders / "lam"], "NAME=FOLDER")
+    refused(capsys, pc.main, [*data, "--lams", "a=nowhere"], "no latent action model at nowhere")
+    refused(capsys, pc.main, [*data, "--preset", "policy_cpu_wo_lam"], "a policy with latents")

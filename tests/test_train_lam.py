@@ -253,6 +253,7 @@ def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_quick_demo(tmp_path):
     pytest.importorskip("mujoco")
     command = [sys.executable, "-m", "aclam.train.demo", "--quick", "--json", "--out", str(tmp_path / "demo")]

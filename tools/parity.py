@@ -1,10 +1,11 @@
 """Write parity fixtures: small official checkpoints of random weights, and what the official code makes of frames.
 
-    python tools/parity.py villa_x|lapa REPOSITORY OUT
+    python tools/parity.py villa_x|lapa|univla REPOSITORY OUT
 
-REPOSITORY is a copy of microsoft/villa-x or LatentActionPretraining/LAPA. Its modules are imported and run on a CPU;
-nothing of it is copied. `aclam.lam.registry.check_parity` reads OUT. What the official code needs beyond aclam's own
-requirements: einops, pydantic (villa-x), beartype (LAPA).
+REPOSITORY is a copy of microsoft/villa-x, LatentActionPretraining/LAPA or OpenDriveLab/UniVLA; the last one's features
+come from facebookresearch/dinov2, whose copy is expected beside it as `dinov2`, and OUT gets a folder for each stage.
+Their modules are imported and run on a CPU; nothing of them is copied. `aclam.lam.registry.check_parity` reads OUT.
+What the official code needs beyond aclam's own requirements: einops, pydantic (villa-x), beartype (LAPA).
 """
 
 import sys
@@ -115,7 +116,90 @@ def lapa(repository: str, out: Path) -> None:
     write(out, o_i, o_j, pre_vq=pre, latent=model.vq.codebooks[indices].flatten(1), indices=indices, decoded=decoded)
 
 
-MAKERS = {"villa_x": villa_x, "lapa": lapa}
+# --- UniVLA ---------------------------------------------------------------------------------------------------------
+
+UNIVLA = dict(in_dim=3, model_dim=24, latent_dim=6, num_latents=16, patch_size=2, enc_blocks=2, dec_blocks=2,
+              num_heads=3)  # fmt: skip
+EYE = dict(img_size=36, patch_size=2, embed_dim=16, depth=1, num_heads=1, mlp_ratio=4, init_values=1.0, block_chunks=0,
+           num_register_tokens=4, interpolate_antialias=True, interpolate_offset=0.0)  # fmt: skip
+WORDS = (3, 5, 2)  # words of each row's instruction
+
+
+class Words:
+    """Stands for T5 and its tokenizer. T5's weights are in a checkpoint, so there is one here."""
+
+    @staticmethod
+    def from_pretrained(_: str) -> nn.Module:
+        return nn.Linear(2, 2)
+
+
+def dinov2(repository: str, **settings) -> nn.Module:
+    """DINOv2's own module with random weights."""
+    sys.path.insert(0, repository)
+    from dinov2.models.vision_transformer import DinoVisionTransformer
+
+    return DinoVisionTransformer(**settings)
+
+
+def univla_module(repository: str, stage: int, eye: dict, **settings) -> nn.Module:
+    """The official model of a stage. The width of DINOv2 and T5 is a number in its constructor, 768, replaced here."""
+    sys.path.insert(0, repository)
+    stand_in("rotary_embedding_torch", RotaryEmbedding=None)
+    import latent_action_model.genie.modules.lam as official
+
+    official.T5EncoderModel, official.T5Tokenizer = Words, types.SimpleNamespace(from_pretrained=str)
+    names = {1: "UncontrolledDINOLatentActionModel", 2: "ControllableDINOLatentActionModel"}
+    cls, Tensor.cuda = getattr(official, names[stage]), lambda tensor: tensor  # positions go to the GPU
+    torch.hub.load = lambda *_: dinov2(str(Path(repository).with_name("dinov2")), **eye)
+    code = cls.__init__.__code__
+    constants = tuple(eye["embed_dim"] if c == 768 else c for c in code.co_consts)
+    cls.__init__.__code__ = code.replace(co_consts=constants)
+    try:
+        return cls(**settings)
+    finally:
+        cls.__init__.__code__ = code
+
+
+def by_row(model: nn.Module, o_i: Tensor, o_j: Tensor, words: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What the official model returns; a pair at a time, for in a batch it mixes up the masks of the instructions."""
+    made = []
+    for row in range(len(o_i)):
+        model.encode_text = lambda _, row=row: (words[row : row + 1], mask[row : row + 1].float())
+        made.append(model({"videos": torch.stack([o_i, o_j], dim=1)[row : row + 1], "task_instruction": [""]}))
+    return {name: torch.cat([m[name] for m in made]) for name in made[0]}
+
+
+def univla(repository: str, out: Path) -> None:
+    for stage in (1, 2):
+        (out / f"stage_{stage}").mkdir(exist_ok=True)
+        univla_stage(repository, stage, out / f"stage_{stage}")
+
+
+@torch.no_grad()
+def univla_stage(repository: str, stage: int, out: Path) -> None:
+    model = shake(univla_module(repository, stage, EYE, **UNIVLA))
+    fade = torch.tensor([1.0, 0.4, 0.1]).view(3, 1, 1, 1)  # rows that differ, so that their codes do
+    o_i, o_j = ((o * fade * 255).round() / 255 for o in two_frames(16 * UNIVLA["patch_size"]))
+    words = torch.randn(len(WORDS), max(WORDS), EYE["embed_dim"])
+    mask = torch.arange(max(WORDS)) < torch.tensor(WORDS)[:, None]
+    cat = by_row(model, o_i, o_j, words, mask)
+    for book, found in {1: {"vq": "emb"}, 2: {"vq_action": "emb", "vq": "emb_uncontrol"}}[stage].items():
+        near = cat[found].flatten(0, 1)  # codes near to what is rounded, so that many are in use
+        getattr(model, book).codebook.weight[: len(near)] = near + 0.1 * torch.randn_like(near)
+    cat = by_row(model, o_i, o_j, words, mask)
+    features = cat["recon"][:, 0].mT.unflatten(-1, (16, 16))  # (B, F, 16, 16)
+    state = {f"lam.{name}": tensor for name, tensor in model.state_dict().items()}
+    heads = {"lam_num_heads": UNIVLA["num_heads"]}
+    torch.save({"state_dict": state, "hyper_parameters": heads, "epoch": 0}, out / "lam.ckpt")
+    said = {"words": words, "word_mask": mask}
+    more = {f"{call}.{name}": t.clone() for call in ("encode", "decode") for name, t in said.items() if stage == 1}
+    if stage == 2:
+        more = {"decode.z": torch.cat([cat["z"], cat["z_uncontrol"]], dim=1).flatten(1)}
+    latent, indices = cat["z"].flatten(1), cat["indices"]
+    write(out, o_i, o_j, pre_vq=cat["emb"], latent=latent, indices=indices, decoded=features, **more)
+
+
+MAKERS = {"villa_x": villa_x, "lapa": lapa, "univla": univla}
 
 
 def main() -> int:
@@ -126,7 +210,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     MAKERS[name](repository, out)
-    print(f"{out}: {sum(p.stat().st_size for p in out.iterdir()) / 1e3:.0f} kB")
+    print(f"{out}: {sum(p.stat().st_size for p in out.rglob('*') if p.is_file()) / 1e3:.0f} kB")
     return 0
 
 

@@ -24,7 +24,7 @@ from .source import declared_for, open_dataset
 from .store import Store
 from .trajectory import Trajectory
 
-# %% ../../nbs/3_data/command.ipynb #4408a1f0
+# %% ../../nbs/3_data/command.ipynb #91356b27
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 
@@ -52,6 +52,7 @@ class Inspect:
 
     path: Path_  # folder of the dataset
     recipe: str | None = None  # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
+    rate: float | None = None  # frames a second of folders of images and RLDS; default: the recipe's
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
     json: bool = False  # one JSON object on standard output
 
@@ -66,8 +67,9 @@ class Frame:
     out: str  # the PNG file
     camera: str | None = None  # default: the first, or the recipe's
     recipe: str | None = None  # as for inspect
+    rate: float | None = None  # as for inspect
 
-
+# %% ../../nbs/3_data/command.ipynb #e30edeec
 @dataclass(frozen=True)
 class Convert:
     "Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0."
@@ -76,12 +78,13 @@ class Convert:
     out: str  # folder to write
     to: Literal["store", "lerobot"] = "store"
     recipe: str | None = None  # as for inspect
+    rate: float | None = None  # as for inspect
     camera: str | None = None  # default: the first, or the recipe's
     fps: float | None = None  # with lerobot: take the nearest frames at this rate
     workers: int = 1  # with lerobot: processes
     json: bool = False  # one JSON object on standard output
 
-# %% ../../nbs/3_data/command.ipynb #1d89ce19
+# %% ../../nbs/3_data/command.ipynb #4620b33d
 @dataclass(frozen=True)
 class Triples:
     "Show which triples training would draw, and what the rotation filter says about them."
@@ -94,6 +97,7 @@ class Triples:
     order: Literal["unordered", "ordered"] = "unordered"  # all six orders, or forward in time only
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     recipe: str | None = None  # as for inspect
+    rate: float | None = None  # as for inspect
     json: bool = False  # one JSON object on standard output
     png: str | None = None  # write a contact sheet
 
@@ -151,7 +155,7 @@ def prepare(config: Prepare) -> None:
     else:
         say(f"{config.out}: {meta['episodes']} episodes, {meta['frames']} frames")
 
-# %% ../../nbs/3_data/command.ipynb #0dc48779
+# %% ../../nbs/3_data/command.ipynb #61fa781a
 def describe(store: Store) -> dict:
     "What a dataset holds, as JSON types."
     t, meta = store.trajectories, store.meta
@@ -170,7 +174,7 @@ def describe(store: Store) -> dict:
 
 def inspect(config: Inspect) -> None:
     "`aclam-data inspect`."
-    report = describe(_opened(config.path, config.recipe, verify=config.verify))
+    report = describe(_opened(config.path, config.recipe, rate=config.rate, verify=config.verify))
     if config.json:
         return print_json(report)
     lengths = report.pop("lengths")
@@ -178,19 +182,20 @@ def inspect(config: Inspect) -> None:
         print(f"{name:12s}{value}")
     print(f"{'lengths':12s}{min(lengths)} to {max(lengths)} frames")
 
-# %% ../../nbs/3_data/command.ipynb #566a5408
-def _opened(path: str, recipe: str | None, camera: str | None = None, verify: bool = False) -> Store:
+# %% ../../nbs/3_data/command.ipynb #a40109b9
+def _opened(path: str, recipe: str | None, camera: str | None = None, rate: float | None = None,
+            verify: bool = False) -> Store:
     "Any dataset, with what is declared about it. A dataset of the hub has no recipe of its own."
     if path.startswith("hub:"):
         from aclam.data.lerobot import download
 
         path = str(download(path.removeprefix("hub:")))
-    return open_dataset(path, declared_for(path, recipe, camera), verify)
+    return open_dataset(path, declared_for(path, recipe, camera, rate), verify)
 
 
 def convert(config: Convert) -> None:
     "`aclam-data convert`."
-    store = _opened(config.path, config.recipe, config.camera)
+    store = _opened(config.path, config.recipe, config.camera, config.rate)
     if config.to == "lerobot":
         from aclam.data.lerobot import write_lerobot
 
@@ -203,7 +208,7 @@ def convert(config: Convert) -> None:
     report = {"path": config.out, "format": config.to, "episodes": len(store), "frames": store.meta["frames"]}
     print_json(report) if config.json else say(f"{config.out}: {len(store)} episodes, {report['frames']} frames")
 
-# %% ../../nbs/3_data/command.ipynb #168d47ba
+# %% ../../nbs/3_data/command.ipynb #c5566cf3
 def _within(what: str, value: int, count: int, where: str) -> int:
     if not 0 <= value < count:
         raise UserError(f"{where} has {what}s 0 to {count - 1}, there is no {what} {value}")
@@ -212,7 +217,7 @@ def _within(what: str, value: int, count: int, where: str) -> int:
 
 def frame(config: Frame) -> None:
     "`aclam-data frame`."
-    store = _opened(config.path, config.recipe, config.camera)
+    store = _opened(config.path, config.recipe, config.camera, config.rate)
     camera = store.meta["camera"]
     if store.meta["format"] == "aclam-store" and config.camera not in (None, camera):
         raise UserError(f'{config.path} has no camera "{config.camera}", its only one is "{camera}"')
@@ -239,14 +244,14 @@ def draws_report(dataset, n: int) -> dict:
     counts = dataset.filter_counts(n)
     return plain({"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows})
 
-# %% ../../nbs/3_data/command.ipynb #eb93b2d5
+# %% ../../nbs/3_data/command.ipynb #7228c97e
 def _triples_of(config: Triples):
     "The dataset that `config` speaks of."
     from aclam.data.triples import TripleConfig, TripleDataset  # here: needs torch, which takes seconds to import
 
     if config.n < 1 or config.epoch < 0:
         raise UserError("--n is at least 1 and --epoch is not negative")
-    store = _opened(config.path, config.recipe)
+    store = _opened(config.path, config.recipe, rate=config.rate)
     settings = TripleConfig(rule=config.rule, order=config.order, max_rotation_deg=config.max_rotation_deg,
                             seed=config.seed)
     return TripleDataset(store.trajectories, settings, max(store.meta["image_size"]), epoch=config.epoch,

@@ -6,10 +6,10 @@ Docs: https://aclam-project.github.io/aclam/3_data/mixture.html.md"""
 
 # %% auto #0
 __all__ = ['CHECKED', 'Source', 'Times', 'MixtureDraws', 'MixtureStates', 'MixturePictures', 'source_embodiments',
-           'MixtureDataset', 'batch_digest', 'check_ranks', 'declared_by', 'source_config', 'open_source',
-           'open_mixture']
+           'MixtureDataset', 'batch_digest', 'check_ranks', 'source_config', 'open_source', 'open_mixture']
 
-# %% ../../nbs/3_data/mixture.ipynb #5adb1d22
+# %% ../../nbs/3_data/mixture.ipynb #9e1772d5
+import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -21,13 +21,15 @@ import numpy as np
 import torch
 
 from ..core import UserError
+from . import scenes
 from .layout import check_layout
 from .recipe import Mixture, Part, Recipe, dataset_folders
-from .store import Recent, Store, read_store
+from .source import declared_by, kept_percentiles, open_dataset, recognise
+from .store import Recent, Store
 from .trajectory import Trajectory
 from .triples import (
     AugmentConfig, Draw, EndlessTriples, Parts, Pictures, TripleConfig, TripleDataset, count_draws, draw_kept,
-    frame_rotations, measured_quantiles, normalise)
+    frame_rotations, global_indices, measured_quantiles, normalise)
 
 # %% ../../nbs/3_data/mixture.ipynb #e213cdfd
 @dataclass(frozen=True)
@@ -211,21 +213,17 @@ class MixtureDataset(TripleDataset):
         return {s.name: count_draws([d for d, k in zip(draws, of, strict=True) if k == m])
                 for m, s in enumerate(self.sources)}
 
-# %% ../../nbs/3_data/mixture.ipynb #a765de2e
+# %% ../../nbs/3_data/mixture.ipynb #29c5d01c
 def batch_digest(batch: dict) -> str:
     "Twelve digits that change with any byte of a batch."
-    import hashlib
-
     h = hashlib.sha256()
     for name in sorted(batch):
         h.update(name.encode() + np.ascontiguousarray(batch[name].numpy()).tobytes())
     return h.hexdigest()[:12]
 
-# %% ../../nbs/3_data/mixture.ipynb #a41a7659
+# %% ../../nbs/3_data/mixture.ipynb #fffd36bb
 def check_ranks(make: Any, n: int = 96, world: int = 4, size: int = 4, stops: Sequence[int] = (1, 3, 5)) -> int:
     "Assert the two claims for the datasets that `make()` returns, each anew as in a new process; returns batches seen."
-    from aclam.data.triples import global_indices
-
     whole = {i: d for i, d in _items(make(), range(n))}
     ranks = [dict(_items(make(), [i for b in global_indices(n, size, r, world) for i in b])) for r in range(world)]
     assert sum(map(len, ranks)) == len(set().union(*ranks)) == n, "ranks share items, or leave some out"
@@ -242,21 +240,7 @@ def check_ranks(make: Any, n: int = 96, world: int = 4, size: int = 4, stops: Se
 def _items(dataset: TripleDataset, numbers: Sequence[int]) -> list[tuple[int, str]]:
     return [(n, batch_digest(dataset.batch([n]))) for n in numbers]
 
-# %% ../../nbs/3_data/mixture.ipynb #4b70f2e6
-def declared_by(recipe: Recipe, format: str) -> Any:  # aclam.data.source.Declared
-    "What a recipe says about a dataset in this format ('lerobot', 'rlds', 'video')."
-    from aclam.data.source import Declared  # here: stores need no reader of other formats
-
-    port = format == "lerobot"
-    state = recipe.lerobot_proprio if port else recipe.proprio
-    camera = recipe.camera.lerobot_key if port else recipe.camera.key
-    return Declared(
-        kind=recipe.kind, embodiment=recipe.embodiment, camera=None if format == "video" else camera or None,
-        fps=recipe.control_hz if format == "rlds" else None, state=state.keys if state else None,
-        layout=state.layout if state else None, skip_first=recipe.skip_first,
-        bgr=recipe.camera.channels == "bgr" and format == "rlds")
-
-
+# %% ../../nbs/3_data/mixture.ipynb #154c1e2e
 def source_config(recipe: Recipe, part: Part, base: TripleConfig) -> TripleConfig:
     "`base` with the offsets and the span of the recipe, and the filter of the part."
     human = recipe.kind == "human"
@@ -266,18 +250,14 @@ def source_config(recipe: Recipe, part: Part, base: TripleConfig) -> TripleConfi
         own["max_rotation_deg"] = None if part.max_rotation_deg == "off" else float(part.max_rotation_deg)
     return replace(base, **own)
 
-# %% ../../nbs/3_data/mixture.ipynb #e4a53785
+# %% ../../nbs/3_data/mixture.ipynb #2763e697
 CHECKED = 500  # episodes of a source whose layout is held against the data, evenly spread
 
 
 def _open(folder: Path, recipe: Recipe) -> Store:
-    if (folder / "meta.json").exists():
-        return read_store(folder)  # a store declares itself
-    from aclam.data.source import open_dataset, recognise
-
     return open_dataset(folder, declared_by(recipe, recognise(folder)))
 
-# %% ../../nbs/3_data/mixture.ipynb #29eaf393
+# %% ../../nbs/3_data/mixture.ipynb #8b53ff46
 def _as_stored(store: Store) -> list[Trajectory]:
     return store.trajectories
 
@@ -297,16 +277,17 @@ def open_source(
     trajectories = [t for s in stores for t in frames(s)]
     for t in trajectories[:: max(1, len(trajectories) // CHECKED)]:
         check_layout(t)
-    quantiles = stores[0].meta["quantiles"] if len(stores) == 1 else measured_quantiles(trajectories)
+    quantiles = stores[0].meta["quantiles"]
+    if len(stores) > 1:
+        files = [s.folder / p["file"] for s in stores for p in s.meta["parts"]]
+        quantiles = kept_percentiles(folder, trajectories, files)
     config = source_config(recipe, part, base)
     if part.across != "off":
         trajectories, config = _across(trajectories, part.across), replace(config, rule="anywhere")
     return Source(recipe.name, trajectories, part.weight, config, quantiles)
 
-# %% ../../nbs/3_data/mixture.ipynb #5c8529ac
+# %% ../../nbs/3_data/mixture.ipynb #f3e7d82d
 def _across(trajectories: list[Trajectory], how: str) -> list[Trajectory]:
-    from aclam.data import scenes  # here: hardly ever asked for
-
     label = {"scene": scenes.by_label, "first_frame": scenes.by_first_frame}[how]
     return scenes.chain_scenes(trajectories, label(trajectories))
 

@@ -6,10 +6,11 @@ Docs: https://aclam-project.github.io/aclam/3_data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FRAME_SCHEMA', 'EPISODE_SCHEMA', 'ROW_GROUP', 'FORMAT', 'FORMAT_VERSION', 'PARQUET', 'CARD', 'encode', 'decode',
-           'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store', 'Recent', 'ImageReader',
-           'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock', 'CachedFrames', 'cache_frames']
+           'check_decoders', 'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store',
+           'Recent', 'ImageReader', 'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock',
+           'CachedFrames', 'cache_frames']
 
-# %% ../../nbs/3_data/store.ipynb #977f546b
+# %% ../../nbs/3_data/store.ipynb #de42f8f4
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from ..core import UserError, atomic_file, atomic_folder, plain, read_json, writ
 from .rotation import check_rotation
 from .trajectory import ProprioLayout, Trajectory
 
+# %% ../../nbs/3_data/store.ipynb #d668bd64
+try:  # the extra `fast`: libjpeg-turbo without detours
+    from simplejpeg import decode_jpeg, decode_jpeg_header
+except ImportError:  # Pillow gives the same pixels
+    decode_jpeg = decode_jpeg_header = None
+
 # %% ../../nbs/3_data/store.ipynb #7383dcea
 def encode(
     frame: np.ndarray,  # uint8 (H, W, 3)
@@ -43,13 +50,46 @@ def encode(
     Image.fromarray(np.ascontiguousarray(frame)).save(out, "JPEG", quality=quality, subsampling=0 if full_colour else 2)
     return out.getvalue()
 
-# %% ../../nbs/3_data/store.ipynb #9bec1b3e
+# %% ../../nbs/3_data/store.ipynb #d662399e
 def decode(
     data: bytes,  # a JPEG, or anything with the buffer protocol
+    out: np.ndarray | None = None,  # uint8 (H, W, 3): a frame of this shape is written here, and this is returned
 ) -> np.ndarray:  # uint8 (H, W, 3)
     "The frame of JPEG bytes. Broken bytes raise what Pillow raises, mostly `OSError`; readers add episode and frame."
+    frame = None if decode_jpeg is None else _decode_fast(np.frombuffer(data, np.uint8), out)
+    if frame is not None:
+        return frame
     image = Image.open(BytesIO(data), formats=("JPEG",))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    frame = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if out is None or frame.shape != out.shape:
+        return frame
+    out[...] = frame
+    return out
+
+
+def _decode_fast(data: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+    "The same by simplejpeg; None where Pillow should look at it."
+    try:
+        height, width, colours, _ = decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray") or height * width > Image.MAX_IMAGE_PIXELS:
+            return None
+        fits = out is not None and out.shape == (height, width, 3)
+        return decode_jpeg(data, buffer=out if fits else None)
+    except ValueError:
+        return None
+
+# %% ../../nbs/3_data/store.ipynb #3904ca3b
+def check_decoders(sizes: Sequence[tuple[int, int]] = ((96, 96), (61, 130)), seed: int = 0) -> int:
+    "Assert that `decode` gives Pillow's pixels, bit by bit, for every kind of JPEG; how many were compared."
+    rng, n = np.random.default_rng(seed), 0
+    for height, width in sizes:
+        frame = np.repeat(np.repeat(rng.integers(0, 256, (height, width, 3), np.uint8), 5, 0), 5, 1)[:height, :width]
+        for quality, colour, progressive in product((50, 90, 98), (0, 1, 2), (False, True)):
+            file, out = BytesIO(), np.empty_like(frame)
+            Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=colour, progressive=progressive)
+            assert decode(file.getvalue(), out) is not None and np.array_equal(out, np.asarray(Image.open(file)))
+            n += 1
+    return n
 
 # %% ../../nbs/3_data/store.ipynb #f3b3b5fb
 def _schema(**columns: str) -> pa.Schema:
@@ -342,13 +382,12 @@ class Recent:
         self.items[key] = make()
         return self.items[key]
 
-# %% ../../nbs/3_data/store.ipynb #2d3a9696
+# %% ../../nbs/3_data/store.ipynb #76323f06
 class ImageReader:
     "JPEG bytes of a store, by part and row group, with bounded memory and descriptors."
 
-    def __init__(self, folder: Path, decoder: Callable[[bytes], np.ndarray] = decode, open_files: int = 16,
-                 row_groups: int = 64):
-        self.folder, self.decoder, self.limits = Path(folder), decoder, (open_files, row_groups)
+    def __init__(self, folder: Path, open_files: int = 16, row_groups: int = 64):
+        self.folder, self.limits = Path(folder), (open_files, row_groups)
         self._open()
 
     def _open(self) -> None:
@@ -356,7 +395,7 @@ class ImageReader:
         self.owner = os.getpid()
 
     def __getstate__(self) -> dict:  # for workers that are spawned
-        return {"folder": self.folder, "decoder": self.decoder, "limits": self.limits}
+        return {"folder": self.folder, "limits": self.limits}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -381,7 +420,7 @@ class ImageReader:
         except (pa.ArrowException, OSError) as e:
             raise _broken(_part(self.folder, "frames", part), e) from e
 
-# %% ../../nbs/3_data/store.ipynb #ac668b54
+# %% ../../nbs/3_data/store.ipynb #723b66c1
 class StoredFrames:
     "The frames of one episode of a store, decoded when asked for."
 
@@ -397,23 +436,28 @@ class StoredFrames:
         "The bytes of frame n as they are stored."
         n = range(self.length)[n]  # negative indices and IndexError as for a list
         group = self.reader.group(self.part, self.first + n // ROW_GROUP)
-        if n % ROW_GROUP >= len(group) or not group[n % ROW_GROUP].is_valid:
+        value = group[n % ROW_GROUP] if n % ROW_GROUP < len(group) else None
+        if value is None or not value.is_valid:
             raise UserError(f"{self.name}: frame {n} has no image")
-        return group[n % ROW_GROUP].as_buffer()
+        return value.as_buffer()
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
-        return np.stack([self._decode(int(n)) for n in indices])
+        numbers = [int(n) for n in indices]
+        out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        for n, place in zip(numbers, out, strict=True):
+            self._decode(n, place)
+        return out
 
-    def _decode(self, n: int) -> np.ndarray:  # (H, W, 3)
+    def _decode(self, n: int, out: np.ndarray) -> None:
+        "Frame n into `out` (H, W, 3)."
         data = self.jpeg(n)
         try:
-            frame = self.reader.decoder(data)
+            frame = decode(data, out)
         except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
             raise UserError(f"{self.name}: the image of frame {n} cannot be read ({_short(e)})") from e
         if frame.shape != self.shape[1:]:
             raise UserError(f"{self.name}: the image of frame {n} is {frame.shape[1]} x {frame.shape[0]} pixels, "
                             f"the others are {self.shape[2]} x {self.shape[1]}")
-        return frame
 
 
 def _short(error: Exception) -> str:
@@ -471,15 +515,14 @@ def _trajectory(row: dict, table: pa.Table, reader: ImageReader) -> Trajectory:
         ProprioLayout(**layout) if layout else None, columns["action"], row["scene"], row["embodiment"], row["task"],
         row["kind"], row["name"], row["success"], json.loads(row["info"]))
 
-# %% ../../nbs/3_data/store.ipynb #d1d5e5d8
+# %% ../../nbs/3_data/store.ipynb #04b5d97a
 def read_store(
     folder: str | os.PathLike,
-    decoder: Callable[[bytes], np.ndarray] = decode,  # JPEG bytes -> uint8 (H, W, 3)
     verify: bool = False,  # read every byte and compare checksums
 ) -> Store:
     "Open a store. Missing, truncated or contradictory files are a `UserError` of one line."
     folder = Path(folder)
-    meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder, decoder), [], {}
+    meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder), [], {}
     if verify:
         _verify(folder, meta["parts"])
     for row in _episode_rows(folder):
@@ -504,7 +547,7 @@ def _small(folder: Path, part: int) -> pa.Table:
         raise UserError(f"{path} has no column {sorted(missing)[0]}")
     return table
 
-# %% ../../nbs/3_data/store.ipynb #e0f6d98c
+# %% ../../nbs/3_data/store.ipynb #805fdf56
 def resize_frames(
     frames: np.ndarray,  # uint8 (N, H, W, 3)
     size: int,  # pixels; other aspect ratios are squeezed into a square
@@ -513,8 +556,10 @@ def resize_frames(
     import torch
     from torchvision.transforms.v2.functional import resize
 
+    if frames.shape[1:3] == (size, size):  # NumPy turns the axes round in less than half of torch's time
+        return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (N, 3, H, W)
-    return x.contiguous() if x.shape[-2:] == (size, size) else resize(x, [size, size], antialias=True).contiguous()
+    return resize(x, [size, size], antialias=True).contiguous()
 
 # %% ../../nbs/3_data/store.ipynb #caf8a410
 class FrameBlock:

@@ -82,7 +82,7 @@ def _nearest_within(t: Sequence[float], when: float, start: float, stop: float) 
     first, last = bisect_left(t, start - EPS), bisect_right(t, stop + EPS) - 1
     return min(max(_nearest(t, when), first), last) if first <= last else None
 
-# %% ../../nbs/3_data/triples.ipynb #78a90f18
+# %% ../../nbs/3_data/triples.ipynb #3abaec9b
 class Triple(NamedTuple):
     "Frames of one trajectory."
 
@@ -91,7 +91,7 @@ class Triple(NamedTuple):
     k: int
     clamped: bool  # a wanted offset was too small for the camera, or the trajectory too short for it
 
-
+# %% ../../nbs/3_data/triples.ipynb #dacaf8c9
 def _span_times(u: Sequence[float], low: float, longest: float) -> tuple[float, float]:
     "Offsets a < b from the earliest frame, uniform where all gaps are at least `low` and b is at most `longest`."
     room = max(longest - 2 * low, 0.0)
@@ -106,7 +106,7 @@ def _anchor(t: Sequence[float], u: float, before: float, after: float) -> int:
         return _nearest(t, t[0] + before)
     return first + min(int(u * (last - first + 1)), last - first)
 
-
+# %% ../../nbs/3_data/triples.ipynb #41699e73
 def _draw_span(t: Sequence[float], u: Sequence[float], low: float, longest: float) -> tuple[int, int, int, bool]:
     "Three frames in the order of time, by rule 'span'. At least three frames are needed."
     a, b = _span_times(u[:2], low, longest)
@@ -130,7 +130,7 @@ def _span(t: Sequence[float], u: Sequence[float], low: float, high: float, span:
     order = PERMUTATIONS[0 if ordered else int(u[3] * 6)]
     return Triple(*(frames[n] for n in order), clamped)
 
-# %% ../../nbs/3_data/triples.ipynb #29e2de5e
+# %% ../../nbs/3_data/triples.ipynb #d833c6a2
 def _leg(t: Sequence[float], start: int, offset: float, low: float, high: float, taken: int) -> tuple[int, bool]:
     "The frame at a signed offset from `start`, its distance within [low, high], other than `taken`."
     way, when = (1 if offset > 0 else -1), t[start] + offset
@@ -146,7 +146,7 @@ def _around(n: int, t: Sequence[float], taken: set[int]) -> list[int]:
     "The free neighbours of a frame."
     return [m for m in range(max(n - 2, 0), min(n + 3, len(t))) if m not in taken]
 
-
+# %% ../../nbs/3_data/triples.ipynb #92f64a9b
 def _offsets(t: Sequence[float], u: Sequence[float], low: float, high: float, ordered: bool) -> Triple:
     "Two chained legs."
     signs = (1, 1) if ordered else ((1, 1), (1, -1), (-1, 1), (-1, -1))[int(u[3] * 4)]
@@ -170,13 +170,13 @@ def _anywhere(frames: int, u: Sequence[float], ordered: bool) -> Triple:
         k += k >= taken
     return Triple(*(sorted((i, j, k)) if ordered else (i, j, k)), False)
 
-# %% ../../nbs/3_data/triples.ipynb #1983c629
+# %% ../../nbs/3_data/triples.ipynb #3dd957a7
 def _repeat(triple: Triple, u: float, ordered: bool) -> Triple:
     "Let two of the three frames coincide: (i, i, k), (i, k, k) or, if unordered, (i, j, i)."
     i, j, k, clamped = triple
     return Triple(*((i, i, k), (i, k, k), (i, j, i))[int(u * (2 if ordered else 3))], clamped)
 
-
+# %% ../../nbs/3_data/triples.ipynb #3b8fa4bf
 def draw_triple(
     timestamps: Sequence[float],  # (T,) seconds, increasing; a list is faster than an array
     kind: str,  # "robot" or "human"
@@ -197,13 +197,13 @@ def draw_triple(
         triple = _offsets(timestamps, u, low, high, ordered)
     return _repeat(triple, u[5], ordered) if u[4] < config.p_repeat else triple
 
-# %% ../../nbs/3_data/triples.ipynb #06628021
+# %% ../../nbs/3_data/triples.ipynb #5088928c
 def _camera(fps: float, seconds: float, uneven: bool, seed: int) -> list[float]:
     "Time stamps of a camera, uneven ones shifted by up to 40 % of a frame."
     t = np.arange(max(int(seconds * fps), 3)) / fps
     return (t + uneven * np.random.default_rng(seed).uniform(-0.4, 0.4, len(t)) / fps).tolist()
 
-
+# %% ../../nbs/3_data/triples.ipynb #2acdd187
 def check_draws(config: TripleConfig, fps: float, seconds: float, uneven: bool = False, kind: str = "robot",
                 n: int = 500) -> dict:  # counts of orders and clamps
     "Assert the claims about `draw_triple` for one setting and one camera."
@@ -223,7 +223,7 @@ def check_draws(config: TripleConfig, fps: float, seconds: float, uneven: bool =
         clamps += triple.clamped
     return {"orders": len(orders), "clamped": clamps}
 
-# %% ../../nbs/3_data/triples.ipynb #60fbe8c6
+# %% ../../nbs/3_data/triples.ipynb #4ecc5e7a
 class Draw(NamedTuple):
     "A triple of a dataset and what the filter said about it."
 
@@ -236,7 +236,7 @@ class Draw(NamedTuple):
     dropped: int  # triples that the filter refused before this one
     kept: bool  # False: this one is above the limit too
 
-
+# %% ../../nbs/3_data/triples.ipynb #0024a22e
 def draw_kept(
     timestamps: Sequence[float],
     kind: str,
@@ -257,7 +257,7 @@ def draw_kept(
         best = (triple, angle) if not best[1] <= angle else best
     return *best, config.max_tries, False
 
-# %% ../../nbs/3_data/triples.ipynb #a30fb3a2
+# %% ../../nbs/3_data/triples.ipynb #8e5a2c83
 def normalise(
     values: np.ndarray,  # (N, P)
     q01: np.ndarray,  # (P,)
@@ -269,7 +269,7 @@ def normalise(
     scaled = np.where(width > 0, 2 * (values - q01) / np.where(width > 0, width, 1) - 1, 0)
     return np.clip(scaled, -1, 1).astype(np.float32)
 
-
+# %% ../../nbs/3_data/triples.ipynb #26d1bd07
 def measured_quantiles(trajectories: Sequence[Trajectory]) -> dict:
     "The percentiles of trajectories in memory, in the form in which a store keeps them in meta['quantiles']."
     out: dict = {}
@@ -281,7 +281,7 @@ def measured_quantiles(trajectories: Sequence[Trajectory]) -> dict:
                 out.setdefault(name, {})[column] = {"q01": low.tolist(), "q99": high.tolist()}
     return out
 
-# %% ../../nbs/3_data/triples.ipynb #39dec16e
+# %% ../../nbs/3_data/triples.ipynb #88ab9d7c
 @dataclass(frozen=True)
 class AugmentConfig:
     "Colour jitter and a random crop, shared by the three frames of a triple."
@@ -297,7 +297,7 @@ class AugmentConfig:
         if not (0 < self.crop <= 1 and self.hue <= 0.5 and min(strengths) >= 0):
             raise UserError("augmentation: crop lies in (0, 1], hue in [0, 0.5], the other strengths are not negative")
 
-
+# %% ../../nbs/3_data/triples.ipynb #cbfa9213
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in the perceived brightness (ITU-R BT.601)
 
 
@@ -340,7 +340,7 @@ def augment_triple(
     b, c, s, turn = (strength * (2 * x - 1) for strength, x in zip(strengths, u, strict=True))
     return light(frames, 1 + b, 1 + c, 1 + s, turn) if any(strengths) else frames
 
-# %% ../../nbs/3_data/triples.ipynb #c5ff04ba
+# %% ../../nbs/3_data/triples.ipynb #ee5fe153
 def frame_rotations(t: Trajectory) -> list | None:
     "The quaternion of each frame as a tuple, None where there is no rotation."
     if t.proprio is None or t.layout is None or t.layout.rotation_repr is None:
@@ -350,7 +350,7 @@ def frame_rotations(t: Trajectory) -> list | None:
     except UserError as e:
         raise UserError(f"{t.name}: {e}") from e
 
-
+# %% ../../nbs/3_data/triples.ipynb #69035fc0
 class Draws:
     "What an item consists of, as a pure function of (seed, epoch, global index)."
 
@@ -391,7 +391,7 @@ class States:
         rows = self.first[where[:, 0], None] + where[:, 1:]  # (B, 3)
         return torch.from_numpy(self.values[rows]), torch.from_numpy(self.known[where[:, 0]])
 
-# %% ../../nbs/3_data/triples.ipynb #11d9ae8e
+# %% ../../nbs/3_data/triples.ipynb #27e89421
 class Pictures:
     "The frames of triples at one size."
 
@@ -405,10 +405,19 @@ class Pictures:
     def __call__(self, where: np.ndarray) -> torch.Tensor:
         "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
         if self.block is None:
-            return torch.stack([resize_frames(self.frames[n][frames], self.size) for n, *frames in where.tolist()])
+            return self._decoded(where)
         rows = (self.start[where[:, 0], None] + where[:, 1:]).ravel()  # (B * 3,)
         pixels = torch.from_numpy(self.block.array[rows].view(np.ndarray))  # (B * 3, 3, S, S)
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
+
+    def _decoded(self, where: np.ndarray) -> torch.Tensor:
+        "Frames that are decoded now, straight into the batch. In memory channels stay last, as decoders give them."
+        out = torch.empty((len(where), 3, self.size, self.size, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        for place, (n, *frames) in zip(out.numpy(), where.tolist(), strict=True):
+            pixels = self.frames[n][frames]  # (3, H, W, 3)
+            same = pixels.shape[1:3] == (self.size, self.size)
+            place[...] = pixels.transpose(0, 3, 1, 2) if same else resize_frames(pixels, self.size).numpy()
+        return out
 
 # %% ../../nbs/3_data/triples.ipynb #74fa124a
 class Parts(NamedTuple):

@@ -36,12 +36,12 @@ def straight_through(x: Tensor, e: Tensor) -> Tensor:
     "The value of e with the gradient of x."
     return x + (e - x).detach()
 
-# %% ../../nbs/4_lam/quantizer.ipynb #f07ce46e
+# %% ../../nbs/4_lam/quantizer.ipynb #b044f189
 @dataclass(frozen=True)
 class BottleneckConfig:
     "The channel between IDM and FDM. The paper names VQ-VAE codebook and commitment losses; all values are assumed."
 
-    kind: Literal["vq", "rvq", "fsq", "vae", "none"] = "vq"  # the other kinds are in the bottlenecks notebook
+    kind: Literal["vq", "nsvq", "rvq", "fsq", "vae", "none"] = "vq"  # the other kinds are in the bottlenecks notebook
     codes: int = 32  # K, code vectors a codebook (villa-X)  # assumed
     shared: bool = True  # one codebook for all tokens (villa-X), else one for each  # assumed
     beta: float = 0.25  # weight of the commitment loss (villa-X)  # assumed

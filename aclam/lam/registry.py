@@ -281,12 +281,14 @@ def check_parity(folder: Path, tol: float = 1e-5) -> dict[str, float]:
     """Largest differences to what the official code computed, asserted <= tol; codes must be equal.
 
     folder: an official checkpoint and io.safetensors with o_i, o_j (B, 3, S, S) in [0, 1], pre_vq (B, N, c), indices
-    (B, N), latent (B, d) and decoded, what the official decoder makes of o_i and `latent`.
+    (B, N), latent (B, d) and decoded, what the official decoder makes of o_i and `latent`. Tensors `encode.NAME` and
+    `decode.NAME` are arguments of these calls (what the instruction was, another z).
     """
     model, io = LatentActionModel.from_pretrained(folder), read_tensors(folder / "io.safetensors")
+    given = lambda call: {n.removeprefix(call): t for n, t in io.items() if n.startswith(call)}  # noqa: E731
     with torch.no_grad():
-        a = model.encode(io["o_i"], io["o_j"])
-        decoded = model.decode(io["o_i"], io["latent"])
+        a = model.encode(io["o_i"], io["o_j"], **given("encode."))
+        decoded = model.decode(io["o_i"], **{"z": io["latent"], **given("decode.")})
     gap = {"pre_vq": a.pre_vq - io["pre_vq"], "latent": a.z - io["latent"], "decoded": decoded - io["decoded"]}
     row = {name: value.abs().max().item() for name, value in gap.items()}
     row["codes that differ"] = (a.indices.view(io["indices"].shape) != io["indices"]).sum().item()

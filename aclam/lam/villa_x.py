@@ -107,9 +107,9 @@ def pair_attention(att: Attention, x: Tensor, time: Tensor | None, starts: int, 
     D = x.shape[-1]
     if time is not None:
         x = torch.cat([x[:starts] + time[0], x[starts:] + time[1]])
-    bias = att.qkv.bias
-    k, v = F.linear(x, att.qkv.weight[D:], bias[D:]).chunk(2, dim=-1)
-    q = heads(att, F.linear(x[starts:], att.qkv.weight[:D], bias[:D]))  # (S, N, heads, h)
+    q_bias, kv_bias = (None, None) if att.qkv.bias is None else att.qkv.bias.split([D, 2 * D])
+    k, v = F.linear(x, att.qkv.weight[D:], kv_bias).chunk(2, dim=-1)
+    q = heads(att, F.linear(x[starts:], att.qkv.weight[:D], q_bias))  # (S, N, heads, h)
     k, v = att.k_norm(heads(att, k)), heads(att, v)
     (k_1, k_2), (v_1, v_2) = ((t[:starts][parent], t[starts:]) for t in (k, v))
     first = torch.sigmoid((att.q_norm(q) * (k_1 - k_2)).sum(-1, keepdim=True) * att.scale)

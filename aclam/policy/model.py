@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/6_policy/model.html.md"""
 
 # %% auto #0
 __all__ = ['CPU', 'PRESETS', 'TINY', 'PolicyConfig', 'without_latents', 'preset', 'Limits', 'Scale', 'Pair', 'PolicyNetwork',
-           'mean_of_known', 'targets', 'flow_matching', 'solve', 'draw_noise', 'Policy', 'shrink', 'load',
+           'mean_of_known', 'targets', 'aim_term', 'flow_matching', 'solve', 'draw_noise', 'Policy', 'shrink', 'load',
            'check_plan_and_robot', 'joint_field', 'check_cached_sample', 'toy_batch', 'decode_plan',
            'check_latents_fit', 'part_counts', 'on_meta']
 
@@ -29,7 +29,7 @@ from .experts import Expert, LayerSize, Prefix, run_experts, shared_layer
 from .flow import FlowConfig, draw_times, path, velocity
 from .vlm import SMALL, VlmConfig, make_vlm, text_numbers
 
-# %% ../../nbs/6_policy/model.ipynb #bc229e76
+# %% ../../nbs/6_policy/model.ipynb #4fd94f1e
 @dataclass(frozen=True)
 class PolicyConfig:
     "A policy of the villa-X family. Defaults: the paper's sizes (AC-LAM, Appendix A.2)."
@@ -47,6 +47,8 @@ class PolicyConfig:
     control_hz: float = 20.0  # commands a second (Emoji Table-Top)
     lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
     lambda_action: float = 1.0  # weight of the actions' loss  # assumed
+    lambda_aim: float = 0.0  # weight of "where will it end?"; 0: not asked, as in the papers
+    draws: int = 1  # times and noises drawn for each picture; the encoder looks at it once  # assumed
     flow: FlowConfig = FlowConfig()
     mask: MaskConfig = MaskConfig()
 
@@ -58,8 +60,10 @@ class PolicyConfig:
         if not 1 <= self.execute <= self.actions or self.latents < 0 or self.latent_gap_s <= 0:
             raise UserError(f"1 <= execute <= actions, latents >= 0 and latent_gap_s > 0 expected, not {self.execute}, "
                             f"{self.actions}, {self.latents} and {self.latent_gap_s}")
+        if self.draws < 1 or self.lambda_aim < 0:
+            raise UserError(f"draws >= 1 and lambda_aim >= 0 expected, not {self.draws} and {self.lambda_aim}")
 
-# %% ../../nbs/6_policy/model.ipynb #3eeb5b50
+# %% ../../nbs/6_policy/model.ipynb #2e9241b5
 def without_latents(config: PolicyConfig) -> PolicyConfig:
     "The same policy w/o LAM: no latent expert (pi0)."
     return replace(config, latents=0)
@@ -68,6 +72,8 @@ def without_latents(config: PolicyConfig) -> PolicyConfig:
 CPU = PolicyConfig(
     vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
+    lambda_aim=1.0,  # an encoder that starts from nothing learns from every frame which card is meant
+    draws=2,  # the experts are cheap beside the encoder
 )
 PRESETS = {
     "policy_cpu": CPU, "policy_cpu_wo_lam": without_latents(CPU),
@@ -126,7 +132,7 @@ class Scale(nn.Module):
     def outside(self, x: Tensor) -> Tensor:
         return x * self.spread + self.mean
 
-# %% ../../nbs/6_policy/model.ipynb #f833de34
+# %% ../../nbs/6_policy/model.ipynb #3cc79cf0
 class Pair(NamedTuple):
     "Something for latents (B, N, d) and something for commands (B, M, A); None where there is none."
 
@@ -149,6 +155,7 @@ class PolicyNetwork(nn.Module):
         self.robot = Expert(c.action_dim, c.vlm.depth, c.expert, c.proprio_dim)
         self.proprio_units, self.action_units = Limits(c.proprio_dim), Limits(c.action_dim)
         self.latent_units = Scale(c.latent_dim) if c.latents else None
+        self.aim = nn.Linear(c.vlm.layer.kv_heads * c.vlm.layer.head_dim, 3) if c.lambda_aim else None
 
     def rows(self, prefix: Prefix, noisy: Pair, hide: bool) -> Tensor:
         "The experts' rows of the block mask, (B, T, P + T)."
@@ -176,7 +183,13 @@ class PolicyNetwork(nn.Module):
         experts, tokens = self.enter(noisy, t, state)
         return self.leave(noisy, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
-# %% ../../nbs/6_policy/model.ipynb #716b6d7b
+    def guess_end(self, prefix: Prefix) -> Tensor:
+        "Where the hand will be at the end, (B, 3) in the units inside, from the values of the words."
+        L = self.config.vlm.text_length
+        x, seen = prefix.values[-1][:, :, -L:].transpose(1, 2).flatten(2), prefix.valid[:, -L:, None]  # (B, L, H * D)
+        return self.aim((x * seen).sum(1) / seen.sum(1))
+
+# %% ../../nbs/6_policy/model.ipynb #a98809f0
 def mean_of_known(error: Tensor, known: Tensor) -> Tensor:
     "Mean of error (B, ...) over the rows where known (B,) is true; 0 where there are none."
     rows = error.flatten(1).mean(1)  # (B,)
@@ -190,22 +203,33 @@ def targets(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Pair, P
     return (Pair(z, policy.action_units.inside(batch["action"]) if acts else None),
             Pair(known_z, batch["has_action"] if acts else None))
 
-# %% ../../nbs/6_policy/model.ipynb #a4def29e
+
+def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, float]]:
+    "Error of the guess where the hand ends, and its weight; nothing for a policy that is not asked."
+    if policy.aim is None:
+        return {}
+    end = policy.proprio_units.inside(batch["end"])[:, :3]  # the state begins with the hand's position
+    return {"aim": (mean_of_known((policy.guess_end(prefix) - end).square(), batch["has_action"]),
+                    policy.config.lambda_aim)}
+
+# %% ../../nbs/6_policy/model.ipynb #0fba8a81
 def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
     """Joint flow matching of one batch: the loss with its gradient, and its terms.
 
     batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,); all in the units of the data."""
-    c, (data, known) = policy.config, targets(policy, batch)
-    t = draw_times(len(batch["frames"]), c.flow, batch["frames"].device)
+    policy with latents latent (B, N, d), has_latent (B,), for one with an aim end (B, P); in the units of the data."""
+    c, often = policy.config, lambda x: x.repeat_interleave(policy.config.draws, 0)
+    data, known = (pair.apply(often) for pair in targets(policy, batch))
+    t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device)
     noise = data.apply(torch.randn_like)
     noisy = noise.apply(lambda x0, x1: path(x0, x1, t, c.flow.sigma_min), data)
     wanted = noise.apply(lambda x0, x1: velocity(x0, x1, c.flow.sigma_min), data)
     prefix, state = policy.vlm(batch["frames"], batch["text"]), policy.proprio_units.inside(batch["proprio"])
-    found = policy.field(prefix, noisy, t, state, hide=policy.training)
+    many = Prefix(list(map(often, prefix.keys)), list(map(often, prefix.values)), often(prefix.valid))
+    found = policy.field(many, noisy, t, often(state), hide=policy.training)
     losses = found.apply(lambda f, w, k: mean_of_known((f - w).square(), k), wanted, known)
     terms = {name: (getattr(losses, name), getattr(c, f"lambda_{name}")) for name in ("latent", "action")}
-    terms = {name: term for name, term in terms.items() if term[0] is not None}
+    terms = {name: term for name, term in terms.items() if term[0] is not None} | aim_term(policy, prefix, batch)
     loss = sum(weight * value for value, weight in terms.values())
     seen = {"action": 0.0} | {name: value.item() for name, (value, _) in terms.items()}  # same keys on all ranks
     return loss, {"loss": loss.item(), **seen}
@@ -380,10 +404,10 @@ def check_latents_fit(policy: PolicyNetwork, lam: Any) -> None:
     if found != expected:
         raise UserError(f"the latent action model has latents of {found} numbers, this policy was made for {expected}")
 
-# %% ../../nbs/6_policy/model.ipynb #92f53ee2
+# %% ../../nbs/6_policy/model.ipynb #a516081c
 def part_counts(policy: PolicyNetwork) -> dict[str, int]:
     "Weights of each part and in all."
-    parts = {"vlm": policy.vlm, "latent expert": policy.latent, "robot expert": policy.robot}
+    parts = {"vlm": policy.vlm, "latent expert": policy.latent, "robot expert": policy.robot, "aim": policy.aim}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
     return counts | {"total": sum(counts.values())}
 

@@ -55,16 +55,16 @@ def rates(rows: Sequence[dict]) -> dict:
     return {"S": rate(s, len(played)), "S/A": rate(any_card, len(played)), "R": rate(s, any_card),
             "crashed": len(rows) - len(played)}
 
-# %% ../../nbs/6_policy/rollout.ipynb #63f6fa2b
+# %% ../../nbs/6_policy/rollout.ipynb #ab382d41
 @dataclass(frozen=True)
 class RolloutConfig:
     "Play episodes of Emoji Table-Top with a policy. A run that was stopped goes on where it was."
 
     policy: str = ""  # folder of a trained policy, or: expert
-    split: tuple[str, ...] = ("id", "train", "val")
+    split: tuple[str, ...] = ("id", "train", "val")  # also ood_d (distractors), ood_b (table cloths)
     episodes: int = 100  # of each split (AC-LAM, Table 3)
     seed: int = 10  # of the first episode; the others follow (as the original)
-    data: str = ""  # demonstrations whose layouts split id plays; default: those that aclam-data prepare emoji records
+    data: str = ""  # demonstrations whose layouts id and ood_* play; default: those of aclam-data prepare emoji
     few: bool = False  # two dozen emoji instead of a hundred
     control: str = ""  # delta_pose or joints; default: what the policy was trained for
     envs: int = 2  # environments at once, each in a process of its own
@@ -284,11 +284,11 @@ def judge(c: RolloutConfig, rows: Sequence[dict]) -> dict:
     found = {split: [r for r in asked if r["split"] == split] for split in c.split}
     return {split: rates(group) for split, group in found.items()} | {"episodes": sum(map(len, found.values()))}
 
-# %% ../../nbs/6_policy/rollout.ipynb #2f9ff9ad
+# %% ../../nbs/6_policy/rollout.ipynb #04b0ebd5
 def run(c: RolloutConfig, policy: Any = None) -> dict:
     "Play what is missing and judge all: the result, which is also in `out`/result.json. policy: one in memory."
     check_settings(c)
-    from aclam.sim.benchmark import EnvConfig, EnvProcess, emoji_split, recorded_layouts  # here: needs gymnasium
+    from aclam.sim.benchmark import REPLAYED, EnvConfig, EnvProcess, emoji_split, recorded_layouts  # needs gymnasium
 
     known = [emoji_split(split, c.few) for split in c.split]  # a wrong name is refused before anything is loaded
     policy = open_policy(c) if policy is None else policy
@@ -299,7 +299,8 @@ def run(c: RolloutConfig, policy: Any = None) -> dict:
     rows, clock = prepare_folder(out, identity(c, control)), Clock()
     before = len(rows)
     for split, _ in zip(c.split, known, strict=True):
-        settings = EnvConfig(split, control, size, c.few, layouts if split == "id" else None, max_steps=c.max_steps)
+        cards = layouts if split in REPLAYED else None
+        settings = EnvConfig(split, control, size, c.few, cards, max_steps=c.max_steps)
         rows += play_split(c, policy, lam, split, lambda s=settings: EnvProcess(s), rows, clock)
     result = {**judge(c, rows), "played_now": len(rows) - before, **clock.report(len(rows) - before)}
     write_json(out / "result.json", result)

@@ -56,9 +56,9 @@ class VlmConfig:
         "P, length of the prefix: patches, then text."
         return (self.image_size // self.patch_size) ** 2 + self.text_length
 
-# %% ../../nbs/6_policy/vlm.ipynb #8881bb10
+# %% ../../nbs/6_policy/vlm.ipynb #1f698689
 SMALL = VlmConfig(
-    kind="small", image_size=96, patch_size=12, vision_width=128, vision_depth=1, vision_heads=4, vision_mlp=256,
+    kind="small", image_size=96, patch_size=16, vision_width=128, vision_depth=1, vision_heads=4, vision_mlp=256,
     depth=4, layer=LayerSize(128, 256, 4, 4, 32, "silu"), vocab=2048, text_length=16,
 )  # fmt: skip
 

@@ -8,15 +8,15 @@ Docs: https://aclam-project.github.io/aclam/7_sim/emoji_tabletop.html.md"""
 __all__ = ['BACKENDS', 'PROVEN', 'PROBE', 'TRAIN_EMOJI', 'VAL_EMOJI', 'TRAIN_100', 'VAL_100', 'SPLITS', 'EMOJI', 'CARD_PX',
            'HALF', 'LINKS', 'PLINTH', 'HAND', 'MESHES', 'LOOK', 'FINGER_RANGE', 'PAD', 'STIFFNESS', 'DAMPING',
            'CUBE_HALF', 'CUBE_XY', 'CARD_HALF', 'CARD_THICK', 'CARDS_XY', 'CAMERA_EYE', 'CAMERA_TARGET', 'START',
-           'CONTROL_HZ', 'PHYSICS_DT', 'COARSE', 'PROPRIO_LAYOUT', 'SHADOW_SLOPE', 'SHADOWS', 'REACH', 'STILL',
+           'CONTROL_HZ', 'PHYSICS_DT', 'WALLS', 'COARSE', 'PROPRIO_LAYOUT', 'SHADOW_SLOPE', 'SHADOWS', 'REACH', 'STILL',
            'renderer_works', 'package_folder', 'load_triton_first', 'choose_backend', 'load_mujoco', 'emoji_table',
            'twemoji_file', 'star', 'shape_picture', 'emoji_character', 'card_picture', 'Link', 'hand_pose', 'vec',
            'element', 'mesh_files', 'choose_arm', 'mesh_look', 'capsule_look', 'link_look', 'finger', 'palm_look',
            'arm_body', 'actuators', 'smooth_noise', 'wood', 'look_at', 'material', 'assets', 'furniture',
            'cube_and_cards', 'visual', 'build_mjcf', 'EmojiConfig', 'TableScene', 'spread', 'label_of', 'draw_scene',
            'opening_to_finger', 'finger_to_opening', 'make_model', 'set_scene', 'Body', 'check_kinematics',
-           'box_average', 'shadow_ellipse', 'add_shadows', 'Closing', 'Eye', 'placed', 'check_config', 'touched_pads',
-           'checked_action', 'EmojiTableTop']
+           'box_average', 'shadow_ellipse', 'add_shadows', 'Prop', 'add_props', 'Closing', 'Eye', 'placed',
+           'check_config', 'touched_pads', 'checked_action', 'EmojiTableTop']
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3ff8495a
 import atexit
@@ -396,7 +396,10 @@ def assets(meshes: bool) -> str:
         material("wood", (1, 1, 1), specular=.15, texture="wood", texuniform="false")
     return element("asset", arm, cards, table)
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #07f57e48
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #f785661b
+WALLS = ((.62, .70, .74), (.40, .50, .66))  # rgb, in front of and to the left of the robot
+
+
 def furniture() -> str:
     "Light, table, walls, plinth, camera-independent things."
     return "".join((
@@ -404,8 +407,8 @@ def furniture() -> str:
                 specular=(.35, .35, .35), castshadow="false"),
         element("geom", name="table", type="box", size=(.9, 1.0, .05), pos=(.35, 0, -.05), material="wood",
                 friction=(1.2, .01, .001)),
-        element("geom", type="box", size=(.02, 1.3, 1), pos=(1.1, 0, .9), rgba=(.62, .70, .74, 1), **LOOK),
-        element("geom", type="box", size=(1.2, .02, 1), pos=(0, .85, .9), rgba=(.40, .50, .66, 1), **LOOK),
+        element("geom", name="wall0", type="box", size=(.02, 1.3, 1), pos=(1.1, 0, .9), rgba=(*WALLS[0], 1), **LOOK),
+        element("geom", name="wall1", type="box", size=(1.2, .02, 1), pos=(0, .85, .9), rgba=(*WALLS[1], 1), **LOOK),
         element("geom", type="box", size=(.09, .09, PLINTH / 2), pos=(0, 0, PLINTH / 2), rgba=(.36, .37, .40, 1),
                 **LOOK)))
 
@@ -616,6 +619,28 @@ def add_shadows(scene, model, data) -> None:
         geom.segid = -1
         scene.ngeom += 1
 
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #da569664
+@dataclass(frozen=True)
+class Prop:
+    "A thing that stands on the table, is seen and cannot be touched."
+    kind: str                                          # 'ball' | 'box' | 'can'
+    size: tuple[float, float, float]                   # half axes, m
+    xy: tuple[float, float]                            # m
+    yaw: float                                         # rad
+    rgb: tuple[float, float, float]
+
+
+def add_props(scene, props) -> None:
+    "Append props to a MuJoCo scene that was just updated."
+    mj = load_mujoco()
+    kinds = {"ball": mj.mjtGeom.mjGEOM_ELLIPSOID, "box": mj.mjtGeom.mjGEOM_BOX, "can": mj.mjtGeom.mjGEOM_CYLINDER}
+    for p in props:
+        c, s = np.cos(p.yaw), np.sin(p.yaw)
+        mj.mjv_initGeom(scene.geoms[scene.ngeom], kinds[p.kind], np.array(p.size), np.array([*p.xy, p.size[2]]),
+                        np.array([c, -s, 0, s, c, 0, 0, 0, 1]), np.array([*p.rgb, 1], np.float32))
+        scene.geoms[scene.ngeom].segid = -1
+        scene.ngeom += 1
+
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #38ff3449
 class Closing:
     "A context manager whose `close()` is called at the end of the block, or at exit at the latest."
@@ -635,13 +660,13 @@ class Closing:
     def __exit__(self, *error):
         self.close()
 
-# %% ../../nbs/7_sim/emoji_tabletop.ipynb #b66cb96f
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #74088ff2
 class Eye(Closing):
     "The seeing half: draws the camera `bridge` off screen. Close it (it holds an OpenGL context)."
 
     def __init__(self, body: Body, config: EmojiConfig):
         mj = load_mujoco()
-        self.body, self.scale = body, config.supersample
+        self.body, self.scale, self.props, self.wood = body, config.supersample, (), None
         side = config.size * config.supersample
         self.renderer = mj.Renderer(body.model, side, side)
         self.close_at_exit()
@@ -650,16 +675,36 @@ class Eye(Closing):
 
     def print_cards(self, cards) -> None:
         "Draw the three emoji (labels) onto the cards' textures, upright as seen from the robot."
-        model, mj = self.body.model, load_mujoco()
         for i, label in enumerate(cards):
-            picture, texture = np.rot90(card_picture(EMOJI[label]), -1), model.texture(f"card{i}")
-            model.tex_data[texture.adr[0]:texture.adr[0] + picture.size] = picture.ravel()
-            mj.mjr_uploadTexture(model, self.renderer._mjr_context, texture.id)
+            self.print_texture(f"card{i}", np.rot90(card_picture(EMOJI[label]), -1))
+
+    def print_texture(self, name: str, picture: np.ndarray) -> np.ndarray:
+        "Replace a texture by a picture of its size, uint8 (H, W, 3); the old one is returned."
+        model, texture = self.body.model, self.body.model.texture(name)
+        place = model.tex_data[texture.adr[0]:texture.adr[0] + picture.size]
+        old = place.reshape(picture.shape).copy()
+        place[:] = picture.ravel()
+        if self.renderer._gl_context:  # textures go to the current context, which may be another world's
+            self.renderer._gl_context.make_current()
+        load_mujoco().mjr_uploadTexture(model, self.renderer._mjr_context, texture.id)
+        return old
+
+    def lay_cloth(self, picture: np.ndarray | None) -> None:
+        "Cover the table with a picture, uint8 (512, 512, 3); None: the bare wood."
+        if picture is not None or self.wood is not None:
+            old = self.print_texture("wood", self.wood if picture is None else picture)
+            self.wood = old if self.wood is None else self.wood
+
+    def paint_walls(self, colours) -> None:
+        "Give the two walls these colours, rgb in [0, 1]."
+        for i, rgb in enumerate(colours):
+            self.body.model.geom(f"wall{i}").rgba[:3] = rgb
 
     def look(self) -> np.ndarray:
         "The camera's picture now, uint8 (size, size, 3)."
         self.renderer.update_scene(self.body.data, camera="bridge")
         add_shadows(self.renderer.scene, self.body.model, self.body.data)
+        add_props(self.renderer.scene, self.props)
         return box_average(self.renderer.render(), self.scale)
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ..core import UserError, cli, plain, print_json, read_json, say, write_json
-from ..data.store import cache_frames, read_store
+from ..data.source import open_dataset
+from ..data.store import cache_frames
 from ..data.triples import TripleConfig, TripleDataset
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.objective import ObjectiveConfig
@@ -156,7 +157,7 @@ PAPER = {  # Table 5: L_Norm-AC, r, stability
     "IDM, no stop": (None, None, "collapse"), "IDM, stop z_ik": (0.141, 0.098, "stable"),
     "IDM, stop z_ij + z_jk": (None, None, "explode")}  # fmt: skip
 
-# %% ../../nbs/5_structure/ablation.ipynb #224450c4
+# %% ../../nbs/5_structure/ablation.ipynb #5e732aee
 def designs(normalise: str = "centre") -> dict[str, LamConfig]:
     "The models of Table 5: one base, five objectives."
     base = replace(SMALL, bottleneck=replace(SMALL.bottleneck, normalise=normalise))
@@ -166,8 +167,9 @@ def designs(normalise: str = "centre") -> dict[str, LamConfig]:
 def bottlenecks(base: LamConfig = SMALL, lambda_ac: float = 1.0) -> dict[str, LamConfig]:
     "Each kind of bottleneck in a pair IDM with AC and without, and in the potential model, on the difference."
     one = replace(base.bottleneck, normalise="global")
-    kinds = {"vq": one, "rvq": replace(one, kind="rvq", codes=8), "fsq": replace(one, kind="fsq"),
-             "vae": replace(one, kind="vae", normalise="none"), "none": replace(one, kind="none")}  # fmt: skip
+    kinds = {"vq": one, "rvq": replace(one, kind="rvq", codes=8), "nsvq": replace(one, kind="nsvq"),
+             "fsq": replace(one, kind="fsq"), "vae": replace(one, kind="vae", normalise="none"),
+             "none": replace(one, kind="none")}  # fmt: skip
     models = {}
     for kind, config in kinds.items():
         for name, weight in {"AC": lambda_ac, "no AC": 0.0}.items():
@@ -197,7 +199,7 @@ def open_study(config: AblationConfig, size: int) -> tuple[TripleDataset, Triple
     "Triples to train on and triples of held-out episodes, at `size` pixels."
     if not config.data:
         raise UserError("which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji")
-    store = read_store(config.data)
+    store = open_dataset(config.data)
     small = cache_frames(store.trajectories, size, in_memory=True)
     out, shared = held_out(len(small), None, None), {"quantiles": store.meta["quantiles"]}
     kept, probe = small[: out.start], small[out.start : out.stop]

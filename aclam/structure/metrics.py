@@ -306,7 +306,8 @@ def linear_probe(z, target, groups=None, ridge: float = 1e-3, test_share: float 
         raise UserError(f"target has {len(y)} rows but z has {len(z)}: one target a latent expected")
     test = split_groups(np.arange(len(z)) if groups is None else groups, test_share, seed)
     mean, std = z[~test].mean(0), z[~test].std(0)
-    x, centre = (z - mean) / np.where(std > 0, std, 1), y[~test].mean(0)  # (n, d), (P,)
+    varies = std > 1e-9 * np.abs(z).max(0)  # a column of equal numbers has a spread of rounding errors
+    x, centre = (z - mean) / np.where(varies, std, 1), y[~test].mean(0)  # (n, d), (P,)
     gram = x[~test].T @ x[~test] / (~test).sum() + ridge * np.eye(x.shape[1])  # (d, d)
     b = np.linalg.solve(gram, x[~test].T @ (y[~test] - centre) / (~test).sum())  # (d, P)
     total = ((y[test] - y[test].mean(0)) ** 2).sum()

@@ -90,7 +90,8 @@ def check_offset_flattens(lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0,
     return gaps
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #200e5947
-COLORS = ("#0d9488", "#ea580c", "#6366f1", "#be185d", "#65a30d")  # models in their order: the first, its twin, others
+COLORS = (  # models in their order: the first, its twin, others
+    "#0d9488", "#ea580c", "#6366f1", "#be185d", "#65a30d", "#0284c7", "#a16207", "#475569")
 TRUTH = "#94a3b8"  # what really happened
 
 
@@ -99,6 +100,11 @@ def tidy(ax) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#94a3b8")
     ax.tick_params(colors="#475569", labelsize=8, length=3)
+
+
+def _top(curves: Mapping) -> float:
+    "The upper end of a panel: above 1 there is room for a legend of all models."
+    return 1 + 0.135 * (1 + len(curves))
 
 
 def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
@@ -110,7 +116,7 @@ def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
     for color, (label, c) in zip(COLORS, curves.items(), strict=False):
         r = "" if np.isnan(c.correlation) else f"  r = {c.correlation:.2f}"
         ax.plot(c.time, _relative(c.norm), color=color, lw=1.8, label=label + r)
-    ax.set(xlabel="seconds", ylim=(0, 1.4), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))
+    ax.set(xlabel="seconds", ylim=(0, _top(curves)), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))
     ax.set_title(truth.name, fontsize=9, color="#334155", loc="left")
     ax.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=1, labelspacing=0.25, borderaxespad=0)
     tidy(ax)
@@ -127,11 +133,12 @@ def draw_norm_trajectories(curves: Mapping[str, Sequence[NormTrajectory]], span_
     if len(count) != 1 or 0 in count:
         raise UserError(f"each model needs the same number of episodes, found {sorted(count)}")
     n = count.pop()
-    fig, axes = plt.subplots(1, n, figsize=(3.5 * n, 2.7), sharey=True, squeeze=False, layout="constrained")
+    size, top = (3.5 * n, 1.9 * _top(curves)), _top(curves)
+    fig, axes = plt.subplots(1, n, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for e, ax in enumerate(axes[0]):
         _panel(ax, {label: c[e] for label, c in curves.items()})
         if span_s:
-            ax.axvline(span_s, ymax=1 / 1.4, color="#64748b", lw=0.8, ls=(0, (2, 3)))
+            ax.axvline(span_s, ymax=1 / top, color="#64748b", lw=0.8, ls=(0, (2, 3)))
     axes[0, 0].set_ylabel("‖z(o₀, oₜ)‖ / largest", fontsize=9)
     return fig
 

@@ -82,10 +82,10 @@ def named(words: tuple[str, ...]) -> dict[str, Path]:
 # %% ../../nbs/5_structure/potential_study.ipynb #2bb88f27
 def measure(folder: Path, config: StudyConfig) -> dict[str, dict]:
     "The row of one model, and the row that its true displacements would have."
-    from aclam.data.store import read_store
+    from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
 
-    lam, store = LatentActionModel.from_pretrained(folder), read_store(config.data)
+    lam, store = LatentActionModel.from_pretrained(folder), open_dataset(config.data)
     ask = StructureConfig(n=config.n, seed=config.seed)
     dataset = held_out_triples(store, lam.config.image_size, ask, origin(folder))
     row = structure_metrics(collect(lam, dataset, ask, "cpu"), lam.config.codebook_size, 200, config.seed)

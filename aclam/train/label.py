@@ -24,7 +24,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_file, cli, plain, print_json, read_json, say, write_json
-from ..data.store import Store, read_store, resize_frames
+from ..data.source import open_dataset
+from ..data.store import Store, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from .loop import first_difference
@@ -222,8 +223,8 @@ def start_job(folder: Path, job: dict, resume: bool) -> dict:
 
 
 def part_ranges(store: Store) -> list[range]:
-    "Episodes of each part of the store's frame table."
-    parts = [t.frames.part for t in store.trajectories]
+    "Episodes of each part of a store's frame table; of another dataset, 64 at a time."
+    parts = [getattr(t.frames, "part", n // 64) for n, t in enumerate(store.trajectories)]
     edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
@@ -264,7 +265,7 @@ def check_config(config: LabelConfig, store: Store) -> None:
 def label(config: LabelConfig) -> dict:
     "Do the job of `config`. Returns what `labels.json` holds at the end, and the folder."
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    store = read_store(config.data)
+    store = open_dataset(config.data)
     check_config(config, store)
     lam, folder = LatentActionModel.from_pretrained(config.model).to(device), folder_of(config)
     found = start_job(folder, job_of(lam, store, config), config.resume)
@@ -328,7 +329,7 @@ def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, tol: fl
 # %% ../../nbs/8_train/label.ipynb #38ef810a
 def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
     "Check: a job stopped after `after` pieces and started again writes the bytes of `whole`; pieces that were kept."
-    store, seen = read_store(config.data), []
+    store, seen = open_dataset(config.data), []
     lam, folder = LatentActionModel.from_pretrained(config.model), folder_of(config)
     start_job(folder, job_of(lam, store, config), False)
 

@@ -7,13 +7,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
            'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
-           'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main', 'summary']
+           'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main']
 
-# %% ../../nbs/8_train/lam.ipynb #217675a7
+# %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..core import UserError, parse, print_json, run_cli, say, suggest, write_json
+from ..core import UserError, parse, say, suggest, write_json
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
 from ..data.recipe import load_mixture
 from ..data.source import open_dataset
@@ -33,7 +32,7 @@ from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
-from .loop import TrainConfig, train
+from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
 TRAINING = {  # by the end of the model preset's name
@@ -245,24 +244,10 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
             say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
-# %% ../../nbs/8_train/lam.ipynb #f1127c1f
+# %% ../../nbs/8_train/lam.ipynb #29039a75
 def main(argv: Sequence[str] | None = None) -> None:
     "Entry point of `aclam-train-lam` and of `accelerate launch -m aclam.train.lam`."
-    argv, prog = list(sys.argv[1:] if argv is None else argv), "aclam-train-lam"
-
-    def command():
-        config = settings_from(argv, prog)
-        result = run(config)
-        if PartialState().is_main_process:
-            print_json(result) if config.json else print(summary(result))
-
-    run_cli(command, prog)
-
-
-def summary(result: dict) -> str:
-    "The last numbers for a person."
-    shown = {k.removeprefix("probe/"): v for k, v in result.items() if isinstance(v, float)}
-    return "\n".join([*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"])
+    train_command("aclam-train-lam", settings_from, run, argv)
 
 
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__

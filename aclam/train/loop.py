@@ -9,9 +9,10 @@ __all__ = ['FREE', 'TrainConfig', 'check_config', 'step', 'Objective', 'draws', 
            'schedule', 'make_optimizer', 'set_schedule', 'seed_step', 'write_tensors', 'read_tensors',
            'optimizer_tensors', 'load_optimizer_tensors', 'checkpoints', 'save_checkpoint', 'load_checkpoint',
            'read_metrics', 'Log', 'origin', 'suspects', 'precision', 'Run', 'optimize', 'run_probe', 'flat',
-           'first_difference', 'prepare_folder', 'train', 'StepBatches', 'scheduled_callback', 'learner']
+           'first_difference', 'prepare_folder', 'train', 'summary', 'train_command', 'StepBatches',
+           'scheduled_callback', 'learner']
 
-# %% ../../nbs/8_train/loop.ipynb #4531079c
+# %% ../../nbs/8_train/loop.ipynb #bd20bdbb
 import dataclasses
 import hashlib
 import importlib
@@ -19,6 +20,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_file, atomic_folder, plain, read_json, say, write_json
+from ..core import UserError, atomic_file, atomic_folder, plain, print_json, read_json, run_cli, say, write_json
 
 # %% ../../nbs/8_train/loop.ipynb #c37dd048
 @dataclass(frozen=True)
@@ -592,6 +594,29 @@ def _finish(run: Run, last: dict) -> None:
         run.bare.save_pretrained(temporary)
     if last or not (run.folder / "result.json").exists():
         write_json(run.folder / "result.json", {"steps": run.config.steps, **last})
+
+# %% ../../nbs/8_train/loop.ipynb #0b37f953
+def summary(result: Mapping[str, Any]) -> str:
+    "The last numbers of a training for a person."
+    shown = {k.removeprefix("probe/"): v for k, v in result.items() if isinstance(v, float)}
+    return "\n".join([*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"])
+
+
+def train_command(
+    prog: str,  # the command's name
+    settings_from: Callable[[Sequence[str], str], Any],  # a command line to settings, one of them `json`
+    run: Callable[[Any], dict],  # trains; the result names the folder of its `model`
+    argv: Sequence[str] | None = None,  # None: the command line of this process
+) -> None:
+    "A training script's `main`: what the main process prints on standard output is the result and nothing else."
+
+    def command():
+        config = settings_from(list(sys.argv[1:] if argv is None else argv), prog)
+        result = run(config)
+        if PartialState().is_main_process:
+            print_json(result) if config.json else print(summary(result))
+
+    run_cli(command, prog)
 
 # %% ../../nbs/8_train/loop.ipynb #3e80f21e
 class StepBatches:

@@ -8,13 +8,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
            'frames_after', 'hops', 'latents_of', 'Episode', 'move_picture', 'PolicyDataset', 'check_rows',
            'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint', 'open_data', 'weights_of',
-           'set_units', 'build', 'policy_probe', 'run', 'main', 'summary']
+           'set_units', 'build', 'policy_probe', 'run', 'main']
 
-# %% ../../nbs/8_train/policy.ipynb #c754ce8e
+# %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +24,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..core import UserError, parse, print_json, run_cli, say, suggest
-from ..data.store import cache_frames, read_store, resize_frames
+from ..core import UserError, parse, say, suggest
+from ..data.source import open_dataset
+from ..data.store import cache_frames, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_paligemma, text_numbers
-from .loop import TrainConfig, train
+from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says
@@ -48,7 +48,7 @@ def training_for(preset: str) -> TrainConfig:
     "How the policies of a preset are trained unless the command line says otherwise."
     return TRAINING["paper" if "paper" in preset else "cpu"]
 
-# %% ../../nbs/8_train/policy.ipynb #eff2a155
+# %% ../../nbs/8_train/policy.ipynb #6c3d7c9f
 @dataclass(frozen=True)
 class PolicyTrainConfig:
     "Train a policy on folders of demonstrations (see aclam-data). A run that was stopped goes on where it was."
@@ -65,6 +65,7 @@ class PolicyTrainConfig:
     train: TrainConfig = TrainConfig()  # the loop
     shift: int = 4  # augmentation: pictures are shifted by up to so many pixels ...  # assumed
     light: float = 0.1  # ... and made brighter or darker by up to this share  # assumed
+    proprio_noise: float = 0.03  # noise on states, as a share of each column's spread  # assumed
     cache_gib: float = 16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
     probe_n: int = 64  # held-out moments that are sampled to watch the training
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
@@ -78,7 +79,7 @@ def settings_for(preset: str) -> PolicyTrainConfig:
         raise UserError(f'unknown preset "{preset}".{near}')
     return PolicyTrainConfig(preset=preset, model=PRESETS[preset], train=training_for(preset))
 
-# %% ../../nbs/8_train/policy.ipynb #db50ef0f
+# %% ../../nbs/8_train/policy.ipynb #32bf25bb
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-policy") -> PolicyTrainConfig:
     "Parse a command line: the preset first, for it decides what the other options are when they are not given."
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -98,8 +99,8 @@ def check_settings(c: PolicyTrainConfig) -> None:
         raise UserError("which latent actions? --lam FOLDER of a latent action model, or a preset that ends in wo_lam")
     if c.lam and not c.model.latents:
         raise UserError(f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset")
-    if not 0 <= c.video_share < 1 or c.shift < 0 or not 0 <= c.light < 1 or c.demonstrations < 0:
-        raise UserError("video_share and light lie in [0, 1), shift and demonstrations are at least 0")
+    if not 0 <= c.video_share < 1 or c.shift < 0 or not 0 <= c.light < 1 or c.demonstrations < 0 or c.proprio_noise < 0:
+        raise UserError("video_share and light lie in [0, 1); shift, proprio_noise and demonstrations are at least 0")
 
 # %% ../../nbs/8_train/policy.ipynb #d33ed997
 def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
@@ -148,7 +149,7 @@ def latents_of(t: Trajectory, after: np.ndarray, lam: Any, chunk: int = 64) -> n
         parts.append(lam.encode(start.to(device).float() / 255, end.to(device).float() / 255).z)
     return torch.cat(parts).float().cpu().numpy()
 
-# %% ../../nbs/8_train/policy.ipynb #1793d20f
+# %% ../../nbs/8_train/policy.ipynb #df331318
 class Episode:
     "One episode, ready to draw from. `commands` is None for video."
 
@@ -165,7 +166,9 @@ class Episode:
         rows = np.minimum(np.arange(f, f + c.actions), len(self.t) - 1)  # after the end the last command is repeated
         action = self.commands[rows] if known else np.zeros((c.actions, c.action_dim), np.float32)
         proprio = self.t.proprio[f] if known else np.zeros(c.proprio_dim, np.float32)
-        found = {"text": self.text.numpy(), "proprio": proprio, "action": action, "has_action": np.bool_(known)}
+        end = self.t.proprio[-1] if known else proprio
+        found = {"text": self.text.numpy(), "proprio": proprio, "end": end, "action": action,
+                 "has_action": np.bool_(known)}
         if self.latents is not None:
             found |= {"latent": self.latents[hops(self.after, f, c.latents)], "has_latent": np.bool_(True)}
         return found
@@ -178,17 +181,18 @@ def move_picture(frame: np.ndarray, shift: int, light: float, rng: np.random.Gen
     rows, columns = ((places + d).clip(0, len(places) - 1) for d in (dy, dx))
     return (frame[:, rows][:, :, columns] * gain).clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/8_train/policy.ipynb #976e387d
+# %% ../../nbs/8_train/policy.ipynb #ede114da
 class PolicyDataset:
     "Moments of demonstrations and of video without end: row n is a pure function of (seed, n). `batch` stacks rows."
 
     def __init__(self, acting: Sequence[Episode], video: Sequence[Episode], model: PolicyConfig,
-                 video_share: float = 0.5, seed: int = 0, shift: int = 0, light: float = 0.0):
+                 video_share: float = 0.5, seed: int = 0, shift: int = 0, light: float = 0.0, noise: float = 0.0):
         if not acting:
             raise UserError("no demonstrations to draw from")
         self.groups, self.model, self.seed = (list(acting), list(video)), model, seed
         self.share, self.shift, self.light = video_share if video else 0.0, shift, light
         self.upto = [np.cumsum([len(e.t) for e in group]) for group in self.groups]
+        self.noise = noise * np.concatenate([e.t.proprio for e in acting]).std(0)  # (P,)
 
     def draw(self, n: int) -> tuple[Episode, int, np.random.Generator]:
         "Episode and frame of row n, and the dice that are left for its picture."
@@ -209,10 +213,13 @@ class PolicyDataset:
             frame = resize_frames(episode.t.frames[[f]], self.model.vlm.image_size)[0].numpy()
             if self.shift or self.light:
                 frame = move_picture(frame, self.shift, self.light, rng)
-            rows.append({"frames": frame, **episode.row(f, self.model)})
+            row = {"frames": frame, **episode.row(f, self.model)}
+            if row["has_action"] and self.noise.any():
+                row["proprio"] = (row["proprio"] + self.noise * rng.standard_normal(len(self.noise))).astype(np.float32)
+            rows.append(row)
         return {key: torch.from_numpy(np.stack([r[key] for r in rows])) for key in rows[0]}
 
-# %% ../../nbs/8_train/policy.ipynb #09b5d5bc
+# %% ../../nbs/8_train/policy.ipynb #005f3114
 def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) -> None:
     "Rows agree with what one reads off the episode by hand: frame, commands, latents; and they are pure."
     batch, again = data.batch(range(n)), data.batch(list(range(n))[::-1])
@@ -223,7 +230,8 @@ def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) ->
         assert all(torch.equal(batch[k][i], again[k][n - 1 - i]) for k in batch)
         if episode.commands is not None:
             by_hand = np.stack([episode.commands[min(f + m, last)] for m in range(c.actions)])
-            assert np.array_equal(batch["action"][i], by_hand) and np.array_equal(batch["proprio"][i], t.proprio[f])
+            assert np.array_equal(batch["action"][i], by_hand) and np.array_equal(batch["end"][i], t.proprio[-1])
+            assert (np.abs(batch["proprio"][i].numpy() - t.proprio[f]) <= 6 * data.noise).all()
         for z, (a, b) in zip(batch.get("latent", [[]] * n)[i], _legs(t, f, c.latent_gap_s), strict=False):
             o = resize_frames(t.frames[[a, b]], lam.config.image_size).float() / 255
             with torch.no_grad():
@@ -243,7 +251,7 @@ def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 def open_episodes(folder: str, image_size: int, cache_gib: float) -> list[Trajectory]:
     "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."
-    store = read_store(folder)
+    store = open_dataset(folder)
     if sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30 > cache_gib:
         return store.trajectories
     with PartialState().main_process_first():  # one process decodes, the others read its file
@@ -297,15 +305,17 @@ def fingerprint(trajectories: Sequence[Trajectory]) -> str:
     rows = [(t.name, len(t), t.task, float(t.timestamp[-1])) for t in trajectories]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
 
-# %% ../../nbs/8_train/policy.ipynb #e3b867a5
+# %% ../../nbs/8_train/policy.ipynb #705327c6
 def open_data(config: PolicyTrainConfig) -> PolicyData:
     "Open the folders of a configuration. Errors (`UserError`) name the folder or episode and what is wrong."
     (acting, video, out), lam = divide(config), open_lam(config.lam)
     model = fit_to_data(config.model, acting[0], lam)
     parts = [[Episode(t, model, lam, acts) for t in group] for group, acts in ((acting, 1), (video, 0), (out, 1))]
-    data = PolicyDataset(*parts[:2], model, config.video_share, config.train.seed, config.shift, config.light)
+    data = PolicyDataset(*parts[:2], model, config.video_share, config.train.seed, config.shift, config.light,
+                        config.proprio_noise)
     about = {"demonstrations": len(acting), "videos": len(video), "content": fingerprint(acting + video),
-             "video_share": config.video_share, "shift": config.shift, "light": config.light, "lam": weights_of(lam)}
+             "video_share": config.video_share, "shift": config.shift, "light": config.light,
+             "proprio_noise": config.proprio_noise, "lam": weights_of(lam)}
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
 
 
@@ -372,24 +382,10 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     result = train(policy, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
-# %% ../../nbs/8_train/policy.ipynb #c97c5127
+# %% ../../nbs/8_train/policy.ipynb #e022fe1b
 def main(argv: Sequence[str] | None = None) -> None:
     "Entry point of `aclam-train-policy` and of `accelerate launch -m aclam.train.policy`."
-    argv, prog = list(sys.argv[1:] if argv is None else argv), "aclam-train-policy"
-
-    def command():
-        config = settings_from(argv, prog)
-        result = run(config)
-        if PartialState().is_main_process:
-            print_json(result) if config.json else print(summary(result))
-
-    run_cli(command, prog)
-
-
-def summary(result: dict) -> str:
-    "The last numbers for a person."
-    shown = {k.removeprefix("probe/"): v for k, v in result.items() if isinstance(v, float)}
-    return "\n".join([*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"])
+    train_command("aclam-train-policy", settings_from, run, argv)
 
 
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
