@@ -148,3 +148,5 @@ def test_goals_are_judged_by_code():
     near_tie = dict.fromkeys(c.METRICS, near | {"mean": 0.11}) | {"note": "", "watch": "stable"}
     table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": near_tie}
     assert [v["met"] for v in c.verdicts(table)[:3]] == [False, False, None]
+    table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": bad | {"note": "collapsed"}}
+    assert [v["met"] for v in c.verdicts(table)] == [None] * 5 + [False]  # won against a model that learned nothing
