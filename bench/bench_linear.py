@@ -60,6 +60,7 @@ def rows() -> Iterator[tuple[str, float, str]]:
     yield "matrix products of this size", m["floor_gflops"], "GFLOP/s"
     yield "floor of a model-step: its products at that rate, and Adam", m["floor_ms"], "CPU ms"
     yield "naive / floor: no arrangement of these products beats it", m["slow"] / m["floor_ms"], "x"
+    yield "floor / batched: share of our time that is the floor", m["floor_ms"] / m["fast"], ""
     yield f"largest difference of matrices after {STEPS} equal steps", m["apart"], ""
     yield "six panels, three seeds, 4,000 steps: CPU estimate", 3 * 4000 * m["models"] * m["fast"] / 60e3, "min"
     yield "closed forms of all six panels", m["closed"], "CPU s"

@@ -323,6 +323,15 @@ def test_json_agrees_with_its_own_closed_form(capsys, words):
     assert 1 - 1e-9 < answer["loss"] / answer["min_loss"] < 1.05
 
 
+@pytest.mark.parametrize("extra", ["--chi 0.4", "--lambda-ac 0.5"])
+def test_labels_beside_a_policy_or_composition(capsys, extra):
+    """No closed form there: the minimum is found by L-BFGS, and is below what a short training reaches."""
+    words = f"--d-o 10 --d-a 2 --d-z 2 --d-b 2 --sigma-iid 0.3 --label-ratio 0.2 --steps 300 {extra}"
+    code, out, _ = run(capsys, "--json", *words.split())
+    answer = json.loads(out)
+    assert code == 0 and answer["theory_method"] == "L-BFGS" and answer["loss"] > answer["min_loss"] > 0
+
+
 def direct_minimum(s: tr.Setting) -> float:
     """The minimum of the loss from a covariance written out by hand: none of the package's factors or objectives."""
     w, eye = make_world(s.world), np.eye(s.d_o)

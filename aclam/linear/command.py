@@ -91,7 +91,7 @@ def run_figure_command(name: str, c: FigureCommand) -> None:
     began, points = time.perf_counter(), figure_points(name, Setting(steps=c.steps, d_o=c.d_o), c.seeds)
     rows = run_figure(points, c.workers, lambda done, total: say(f"{done} of {total} models trained"))
     with atomic_file(png) as temporary:
-        draw_figure(rows).savefig(temporary, format="png")
+        draw_figure(rows).savefig(temporary, format="png", dpi=144)
     table = png.removesuffix(".png") + ".csv"
     write_csv(table, rows)
     cpu, worst = sum(os.times()[:4]), max(abs(r["llo"] - r["llo_theory"]) for r in rows)

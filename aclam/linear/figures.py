@@ -7,12 +7,13 @@ Docs: https://aclam-project.github.io/aclam/1_linear/figures.html.md"""
 # %% auto #0
 __all__ = ['SIGMAS', 'WIDTHS', 'BRIDGE_WORLDS', 'FIGURES', 'COLUMNS', 'XLABEL', 'Point', 'quiet_panel', 'iid_panel',
            'agents_panel', 'policy_panel', 'augmentation_panel', 'label_panel', 'bridge_panel', 'threshold_panel',
-           'figure_points', 'run_job', 'make_jobs', 'run_figure', 'short_rows', 'write_csv', 'read_csv', 'summary',
-           'draw_panel', 'draw_figure']
+           'figure_points', 'run_job', 'make_jobs', 'run_figure', 'short_rows', 'write_csv', 'read_csv', 'in_order',
+           'summary', 'draw_panel', 'draw_figure']
 
 # %% ../../nbs/1_linear/figures.ipynb #9d797c56
 import csv
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -214,10 +215,15 @@ def read_csv(path) -> list[dict]:
     return [{k: v if k in texts else int(v) if k == "seed" else float(v) for k, v in r.items()} for r in rows]
 
 # %% ../../nbs/1_linear/figures.ipynb #4a65b9b0
+def in_order(name: str) -> list:
+    """Sort key that takes digits for numbers: d_a = 4 before d_a = 12."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def summary(rows: list[dict], panel: str) -> dict[str, dict[str, np.ndarray]]:
     """Per series of a panel: x, mean, low, high (over seeds) and theory (mean over seeds), each (n_x,)."""
     out = {}
-    for series in dict.fromkeys(r["series"] for r in rows if r["panel"] == panel):
+    for series in sorted({r["series"] for r in rows if r["panel"] == panel}, key=in_order):
         mine = [r for r in rows if r["panel"] == panel and r["series"] == series]
         xs = sorted({r["x"] for r in mine})
         llo = [[r["llo"] for r in mine if r["x"] == x] for x in xs]
@@ -235,20 +241,24 @@ XLABEL = {
     "4 left": "determinism of the policy",
     "4 middle": "iid noise",
     "4 right": "width of the channel",
-    "bridge": "quiet, iid noise 0.5, agents 0.5, agents 2",
+    "bridge": "world",
     "labels": "strength of the other agents",
 }
 
 
 def draw_panel(ax, rows: list[dict], panel: str) -> None:
-    """Points with bars from the smallest to the largest seed; lines are the closed form."""
-    for i, (series, s) in enumerate(summary(rows, panel).items()):  # colours and marks in the rows' order
+    """Points with bars from the smallest to the largest seed; lines are the closed form. Marks are hollow and get
+    smaller from series to series, so that equal points lie inside one another."""
+    for i, (series, s) in enumerate(summary(rows, panel).items()):
+        look = dict(fmt="os^Dvx"[i % 6], color=f"C{i}", mfc="none", ms=9 - 1.3 * i, lw=1, capsize=2, label=series)
         bars = np.abs(np.stack([s["mean"] - s["low"], s["high"] - s["mean"]]))  # (2, n_x)
-        ax.errorbar(s["x"], s["mean"], bars, fmt="os^Dvx"[i % 6], color=f"C{i}", ms=4, lw=1, capsize=2, label=series)
+        ax.errorbar(s["x"], s["mean"], bars, **look)
         ax.plot(s["x"], s["theory"], "-", color=f"C{i}", lw=1, alpha=0.7)
     ax.axhline(2, color="0.6", ls=":", lw=1)
     ax.set(xlabel=XLABEL[panel], title=f"Figure {panel}" if panel[0].isdigit() else "", ylim=(-0.1, 2.15))
-    ax.legend(frameon=False, fontsize=7)
+    if panel == "bridge":
+        ax.set_xticks(range(len(BRIDGE_WORLDS)), BRIDGE_WORLDS)
+    ax.legend(fontsize=7, edgecolor="none", framealpha=0.8)
 
 # %% ../../nbs/1_linear/figures.ipynb #f42c63ce
 def draw_figure(rows: list[dict]):

@@ -113,7 +113,7 @@ def start_values(d_o: int, d_z: int, seed: int, label, lam0: LAM | None) -> list
     start = list(lam0 or init_lam(d_o, d_z, seed))
     if label is not None:
         start.append(np.random.default_rng(seed).uniform(-0.3, 0.3, (len(label[1]), d_z)))
-    return [torch.tensor(x, requires_grad=True) for x in start]
+    return [torch.tensor(np.ascontiguousarray(x), requires_grad=True) for x in start]
 
 # %% ../../nbs/1_linear/objective.ipynb #ec351afd
 def minimise(terms: list[Term], d_z: int, seed: int = 0, iterations: int = 3000, label=None, lam0: LAM | None = None):
