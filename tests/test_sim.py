@@ -327,11 +327,11 @@ def test_failures_are_retried_and_counted(tmp_path):
     assert meta["attempts"] == 6 and meta["success_rate"] == sum(kept) / 6 < 1
 
 
-def test_episodes_are_shared_out_in_blocks():
+def test_episodes_are_shared_out_in_blocks_and_the_last_tenth_once_more():
     class Four:
         variants = ("a", "b", "c", "d")
 
-    for episodes, expected in ((8, "aabbccdd"), (6, "aabbcc"), (3, "abc"), (1, "a")):
+    for episodes, expected in ((8, "aabbccdd"), (6, "aabccd"), (3, "abc"), (1, "a"), (20, "aaaaabbbbcccccdddd" + "ac")):
         job = prepare.Job("", Four(), episodes)
         assert "".join(prepare.variant_of(job, e) for e in range(episodes)) == expected
 
