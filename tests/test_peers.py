@@ -15,6 +15,7 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import PRESETS, LatentActionModel, univla
 from aclam.lam.bottlenecks import NSVQ
+from aclam.lam.lapa import check_shared
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
 from aclam.lam.univla import check_shortcuts, hashed_words, stage_two
@@ -151,6 +152,11 @@ def test_univla_shortcuts_change_nothing(triples):
     lam = small("univla_cpu", text_dim=8)
     check_shortcuts(lam, frames)
     check_shortcuts(lam, frames, words)
+
+
+def test_lapa_reads_a_shared_first_frame_once(triples):
+    frames = triples.batch(range(3))["frames"]
+    assert check_shared(small("lapa_cpu"), frames) < 1e-5
 
 
 def test_univla_stage_1_is_told_the_instruction(triples):
