@@ -6,19 +6,20 @@ Docs: https://aclam-project.github.io/aclam/1_linear/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['SWEEP', 'GROUP', 'DRAWN', 'ADAM', 'Setting', 'check_setting', 'Expr', 'add', 'scaled', 'Streams', 'runs', 'sweep_key',
-           'group_key', 'make_streams', 'Draws', 'draw_batch', 'Group', 'column', 'make_group', 'pick', 'changes',
-           'GroupTerm', 'group_terms', 'row_of', 'column_of', 'Params', 'shapes', 'views', 'Batch', 'make_batch',
-           'times', 'Encoded', 'encode_term', 'frame_gradient', 'latent_gradient', 'label_weights', 'label_gradient',
-           'batch_gradient', 'vectors', 'plain_loss', 'init_params', 'unpack', 'check_batch_gradient', 'Trained',
-           'Block', 'make_groups', 'make_sweeps', 'Program', 'train_sweep', 'train', 'setting_terms', 'label_lambda',
-           'spans_apart', 'theory', 'labelled_optimum', 'span_order', 'label_loss', 'evaluate', 'Naive', 'naive_batch',
-           'train_naive', 'step_flops', 'best_time', 'machine_floor']
+           'group_key', 'make_streams', 'Draws', 'draw_batch', 'Labels', 'Group', 'column', 'make_labels', 'make_group',
+           'pick', 'changes', 'GroupTerm', 'group_terms', 'Frame', 'group_frames', 'row_of', 'column_of', 'Params',
+           'shapes', 'best_time', 'plain', 'onednn', 'choose_product', 'chosen_product', 'product', 'Batch',
+           'make_batch', 'by', 'Encoded', 'encode_term', 'frame_gradient', 'latent_gradient', 'label_weights',
+           'label_gradient', 'batch_gradient', 'vectors', 'plain_loss', 'init_params', 'unpack', 'check_batch_gradient',
+           'Trained', 'Block', 'make_groups', 'make_sweeps', 'Program', 'train_sweep', 'train', 'setting_terms',
+           'label_lambda', 'spans_apart', 'theory', 'labelled_optimum', 'span_order', 'label_loss', 'evaluate', 'Naive',
+           'naive_batch', 'train_naive', 'step_flops', 'machine_floor']
 
 # %% ../../nbs/1_linear/trainer.ipynb #13c4beb7
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +123,7 @@ def scaled(e: Expr, w: torch.Tensor) -> Expr:
 @dataclass(frozen=True)
 class Streams:
     """The columns of a batch: wide streams of width d_o and, together, the thin sources; `at` says where each is.
-    The decoder's shifted frame u comes first and the encoder's v last, so that each sees one run of columns."""
+    The decoder's shifted frame u comes first and the encoder's v last, so that the encoder sees one run of columns."""
 
     wide: tuple[str, ...]
     thin: dict[str, int]
@@ -137,15 +138,21 @@ class Streams:
     def thin_at(self) -> dict[str, slice]:
         return runs(self.thin)
 
-    @property
-    def encoder(self) -> slice:
-        """Columns that z is made of."""
-        return slice(self.d_o if "u" in self.wide else 0, None)
+    @cached_property
+    def width(self) -> int:
+        """Number of columns."""
+        return max(c.stop for c in self.at.values())
 
-    @property
-    def decoder(self) -> slice:
-        """Columns that the error is made of, besides z."""
-        return slice(0, self.at["thin"].stop)
+    @cached_property
+    def encoder(self) -> slice:
+        """Columns that z is made of: all but u."""
+        return slice(self.d_o if "u" in self.wide else 0, self.width)
+
+    @cached_property
+    def encoder_at(self) -> dict[str, slice]:
+        """Where a stream is within the encoder's columns."""
+        first = self.encoder.start
+        return {k: slice(c.start - first, c.stop - first) for k, c in self.at.items() if c.start >= first}
 
 
 def runs(sizes: dict[str, int]) -> dict[str, slice]:
@@ -216,7 +223,7 @@ class Draws:
 # %% ../../nbs/1_linear/trainer.ipynb #1aa96553
 def draw_batch(s: Setting, streams: Streams, Pi: torch.Tensor, draws: Draws) -> torch.Tensor:
     """One batch of a group's streams, (batch, features), float32; columns as in `streams.at`."""
-    x, o = torch.empty(s.batch, max(c.stop for c in streams.at.values())), draws.normal("o", s.d_o)
+    x, o = torch.empty(s.batch, streams.width), draws.normal("o", s.d_o)
     for name in streams.wide:
         columns = x[:, streams.at[name]]
         if name in "uv":
@@ -233,6 +240,15 @@ def draw_batch(s: Setting, streams: Streams, Pi: torch.Tensor, draws: Draws) -> 
     return x
 
 # %% ../../nbs/1_linear/trainer.ipynb #35636b16
+class Labels(NamedTuple):
+    """What K settings do with labels, (K,) each: the chance of a label, 2 weight / d_a, and whether to average over
+    the labelled samples."""
+
+    ratio: torch.Tensor
+    weight: torch.Tensor
+    by_labelled: torch.Tensor
+
+
 class Group(NamedTuple):
     """K settings prepared for training: expressions of the loss's vectors, and Z = [X / sqrt(gain), Y] (d_o, m)."""
 
@@ -240,6 +256,7 @@ class Group(NamedTuple):
     streams: Streams
     Z: torch.Tensor
     Pi: torch.Tensor
+    labels: Labels
     delta: Expr
     delta2: Expr | None
     action: torch.Tensor  # (K, d_a, n_thin): the action of the first step
@@ -248,6 +265,12 @@ class Group(NamedTuple):
 def column(settings: list[Setting], name: str) -> torch.Tensor:
     """One field of all settings, (K,)."""
     return torch.tensor([float(getattr(s, name)) for s in settings])
+
+
+def make_labels(settings: list[Setting]) -> Labels:
+    """The label fields of all settings."""
+    by_labelled = torch.tensor([s.label_mean == "labelled" for s in settings])
+    return Labels(column(settings, "label_ratio"), 2 * column(settings, "label_weight") / settings[0].d_a, by_labelled)
 
 # %% ../../nbs/1_linear/trainer.ipynb #26f69fa8
 def make_group(settings: list[Setting], streams: Streams | None = None) -> Group:
@@ -258,7 +281,7 @@ def make_group(settings: list[Setting], streams: Streams | None = None) -> Group
     streams, world = streams or make_streams(settings), make_world(s.world)
     X, Y, Pi = (torch.tensor(x, dtype=torch.float32) for x in (world.X / np.sqrt(s.gain), world.Y, world.Pi))
     Z = torch.cat([X, Y], 1) if streams.thin["b1"] else X
-    return Group(settings, streams, Z, Pi, *changes(settings, streams, Z, Pi))
+    return Group(settings, streams, Z, Pi, make_labels(settings), *changes(settings, streams, Z, Pi))
 
 
 def pick(streams: Streams, name: str, policy_rows: int) -> torch.Tensor:
@@ -286,26 +309,40 @@ def changes(settings: list[Setting], streams: Streams, Z: torch.Tensor, Pi: torc
 
 # %% ../../nbs/1_linear/trainer.ipynb #6bb75842
 class GroupTerm(NamedTuple):
-    """A term of the loss for K models: weight (K,), u the name of a wide stream, p and y (= q - p) expressions, and
-    weight * y."""
+    """A term of the loss for K models: weight (K,), u the name of a wide stream, p and y (= q - p) expressions."""
 
     weight: torch.Tensor
     u: str
     p: Expr
     y: Expr
-    weighted_y: Expr
 
 
 def group_terms(g: Group) -> list[GroupTerm]:
     """Reconstruction (augmented or not), of weight 1, and for lambda_ac > 0 the composed term."""
     s, one = g.settings[0], torch.ones(len(g.settings))
     u, v = ("u", "v") if s.augment_var > 0 else ("o", "o")
-    terms = [GroupTerm(one, u, Expr({v: one}), g.delta, g.delta)]
+    terms = [GroupTerm(one, u, Expr({v: one}), g.delta)]
     if g.delta2 is not None:
-        weight, both = column(g.settings, "lambda_ac"), add(g.delta, g.delta2)
         seen = add(Expr({"o": 2 * one}), g.delta)  # o_i + o_j
-        terms.append(GroupTerm(weight, "o", seen, both, scaled(both, weight)))
+        terms.append(GroupTerm(column(g.settings, "lambda_ac"), "o", seen, add(g.delta, g.delta2)))
     return terms
+
+
+class Frame(NamedTuple):
+    """What the decoder sees: the stream u, and over all terms that use it the sums of weight and of weight * y."""
+
+    u: str
+    weight: torch.Tensor
+    y: Expr
+
+
+def group_frames(terms: list[GroupTerm]) -> list[Frame]:
+    """The frames of a loss; two terms on the same frame share their large product."""
+    found = []
+    for u in dict.fromkeys(t.u for t in terms):
+        mine = [t for t in terms if t.u == u]
+        found.append(Frame(u, sum(t.weight for t in mine), add(*(scaled(t.y, t.weight) for t in mine))))
+    return found
 
 # %% ../../nbs/1_linear/trainer.ipynb #237d7dfa
 def row_of(M: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0) -> None:
@@ -313,7 +350,7 @@ def row_of(M: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, al
     for name, c in e.big.items():
         out[:, :, at[name]].addcmul_(M, c[:, None, None], value=alpha)
     if e.thin is not None:
-        out[:, :, at["thin"]].baddbmm_(M, e.thin, alpha=alpha)
+        out[:, :, at["thin"]].add_(M @ e.thin, alpha=alpha)
 
 
 def column_of(R: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0) -> None:
@@ -339,133 +376,164 @@ def shapes(s: Setting, d_z: int) -> list[tuple[int, int]]:
     """Shapes of E, B^T, C, D, H."""
     return [(s.d_o, s.d_o), (d_z, s.d_o), (d_z, s.d_o), (d_z, s.d_o), (s.d_a, d_z)]
 
+# %% ../../nbs/1_linear/trainer.ipynb #164e7beb
+def best_time(run: Callable[[], object], rounds: int = 5, repeats: int = 20) -> float:
+    """Least CPU seconds of a call, over rounds: a busy machine only ever adds."""
+    found = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(repeats):
+            run()
+        found.append((time.process_time() - start) / repeats)
+    return min(found)
 
-def views(flat: torch.Tensor, settings: list[Setting]) -> Params:
-    """The matrices of K models as views of one flat vector."""
-    K, sizes = len(settings), shapes(settings[0], max(s.d_z for s in settings))
-    parts = flat.split([K * rows * cols for rows, cols in sizes])
-    return Params(*(p.view(K, rows, cols) for p, (rows, cols) in zip(parts, sizes, strict=True)))
+
+def plain(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """a w^T as PyTorch does it, (m, k), (r, k) -> (m, r)."""
+    return torch.mm(a, w.T)
+
+
+def onednn(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """a w^T by oneDNN, as PyTorch's compiler calls it (not a public function, so it may be missing)."""
+    return torch.ops.mkldnn._linear_pointwise(a, w, None, "none", [], "")
+
+# %% ../../nbs/1_linear/trainer.ipynb #6e36214b
+def choose_product(other: Callable = onednn, rows: int = 1536, d_o: int = 128, gain: float = 1.2) -> Callable:
+    """`other` if it is there and `gain` times faster than `plain` on a product like the large one, else `plain`."""
+    a, w = torch.ones(rows, d_o), torch.ones(d_o, d_o)
+    try:
+        other(a, w)
+    except (AttributeError, RuntimeError):  # no such operator, or not for this processor
+        return plain
+    fast, usual = (best_time(lambda f=f: f(a, w), rounds=3, repeats=10) for f in (other, plain))
+    return other if gain * fast < usual else plain
+
+
+@lru_cache(maxsize=1)
+def chosen_product() -> Callable:
+    """What `choose_product` finds here; timed once in a process."""
+    return choose_product()
+
+
+def product(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """a w^T for float32 matrices, (m, k), (r, k) -> (m, r), by the faster library."""
+    return chosen_product()(a, w)
 
 # %% ../../nbs/1_linear/trainer.ipynb #2b62ccb3
 class Batch(NamedTuple):
-    """Samples X (n, features), moments x u^T * scale by the name of u (decoder's columns, d_o), uniform (n,) or
-    None."""
+    """Samples X (n, features), uniform numbers (n,) or None, and moments 2 / (n d_o) x x^T: all columns with the
+    encoder's (features, encoder's), its transpose, and each frame with itself (d_o, d_o)."""
 
     X: torch.Tensor
-    moments: dict[str, torch.Tensor]
     uniform: torch.Tensor | None
-    scale: float  # 2 / (n d_o)
+    columns: torch.Tensor
+    rows: torch.Tensor
+    frames: dict[str, torch.Tensor]
 
 
 def make_batch(X: torch.Tensor, streams: Streams, uniform: torch.Tensor | None) -> Batch:
-    """The moments of a batch with u, or o, or both."""
-    scale, frames = 2 / (len(X) * streams.d_o), [w for w in streams.wide if w in "uo"]
-    decoder = X[:, streams.decoder].T
-    return Batch(X, {u: times(decoder, X[:, streams.at[u]], scale) for u in frames}, uniform, scale)
+    """The moments of a batch."""
+    scale, seen = 2 / (len(X) * streams.d_o), X[:, streams.encoder]
+    columns = product(X.T, seen.T).mul_(scale)
+    rows = columns if seen.shape == X.shape else columns.T.contiguous()
+    frames = {u: columns[streams.at[u], at].contiguous() for u, at in streams.encoder_at.items() if u == "o"}
+    if "u" in streams.wide:  # which the encoder does not see
+        frames["u"] = product(X[:, streams.at["u"]].T, X[:, streams.at["u"]].T).mul_(scale)
+    return Batch(X, uniform, columns, rows, frames)
 
 
-def times(a: torch.Tensor, b: torch.Tensor, alpha: float) -> torch.Tensor:
-    """alpha a b in one product."""
-    return torch.addmm(a.new_empty(1), a, b, beta=0, alpha=alpha)
+def by(rows: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
+    """rows M^T for all models in one product: (K, r, m), (s, m) -> (K, r, s)."""
+    return product(rows.flatten(0, 1), M).view(*rows.shape[:2], len(M))
 
 # %% ../../nbs/1_linear/trainer.ipynb #90f2251c
 class Encoded(NamedTuple):
-    """A term with its latent: z (K, d_z, n), its moments with the decoder's columns (K, d_z, features) and with itself
-    (K, d_z, d_z), both times weight and scale."""
+    """A term with its latent z = T x, T (K, d_z, encoder's columns), and the moments of z with all columns (K, d_z,
+    features) and with itself (K, d_z, d_z), both times weight."""
 
     term: GroupTerm
-    z: torch.Tensor
+    T: torch.Tensor
     zx: torch.Tensor
     zz: torch.Tensor
 
 
 def encode_term(x: Params, t: GroupTerm, g: Group, batch: Batch, alone: bool) -> Encoded:
     """z = (C + D) p + D y of a term; `alone`: the only one, of weight 1."""
-    K, d_z, at, n = *x.C.shape[:2], g.streams.at, len(batch.X)
-    T = x.C.new_zeros(K, d_z, batch.X.shape[1])  # z as rows of coefficients on the streams
-    row_of(x.C + x.D, t.p, at, T)
-    row_of(x.D, t.y, at, T)
-    seen = slice(g.streams.encoder.start, None)
-    z = (T[:, :, seen].flatten(0, 1) @ batch.X[:, seen].T).view(K, d_z, n)
-    zx = times(z.flatten(0, 1), batch.X[:, g.streams.decoder], batch.scale).view(K, d_z, -1)
-    zz = torch.baddbmm(z.new_empty(1), z, z.mT, beta=0, alpha=batch.scale)
-    if not alone:
-        zx, zz = zx * t.weight[:, None, None], zz * t.weight[:, None, None]
-    return Encoded(t, z, zx, zz)
+    T = x.C.new_zeros(*x.C.shape[:2], len(batch.rows))
+    row_of(x.C + x.D, t.p, g.streams.encoder_at, T)
+    row_of(x.D, t.y, g.streams.encoder_at, T)
+    zx = by(T, batch.columns)
+    zx = zx if alone else zx * t.weight[:, None, None]
+    return Encoded(t, T, zx, zx[:, :, g.streams.encoder] @ T.mT)
 
 # %% ../../nbs/1_linear/trainer.ipynb #50dae340
-def frame_gradient(x: Params, parts: list[Encoded], g: Group, batch: Batch, grad: Params) -> None:
-    """A's gradient, sum over terms of weight * ((A - I) G_uu + B G_zu - G_yu), and (A - I) G_uz for B's."""
-    at, K = g.streams.at, len(x.E)
-    for number, u in enumerate(sorted({e.term.u for e in parts})):
-        mine, G = [e for e in parts if e.term.u == u], batch.moments[u]
-        moved = grad.E if number == 0 else torch.empty_like(grad.E)
-        torch.mm(x.E.flatten(0, 1), G[at[u]], out=moved.flatten(0, 1))  # the one large product
-        if len(parts) > 1:
-            moved *= sum(e.term.weight for e in mine)[:, None, None]
-        zu = mine[0].zx[:, :, at[u]] if len(mine) == 1 else sum(e.zx[:, :, at[u]] for e in mine)
-        moved.baddbmm_(x.Bt.mT, zu)
-        for y in (e.term.weighted_y for e in mine):
-            moved.baddbmm_(y.thin, G[at["thin"]].expand(K, -1, -1), alpha=-1)
-            for name, c in y.big.items():
-                moved.addcmul_(c[:, None, None], G[at[name]], value=-1)
-        if number > 0:
-            grad.E.add_(moved)
-        grad.Bt.baddbmm_(zu, x.E.mT)
+def frame_gradient(x: Params, f: Frame, parts: list[Encoded], g: Group, batch: Batch):
+    """What one frame u adds to the gradients of A, sum over terms of weight * ((A - I) G_uu + B G_zu - G_yu), and of
+    B^T, G_zu (A - I)^T."""
+    at, encoder_at = g.streams.at, g.streams.encoder_at
+    moved = by(x.E, batch.frames[f.u])  # the one large product
+    if len(parts) > 1:
+        moved *= f.weight[:, None, None]
+    zu = [e.zx[:, :, at[f.u]] for e in parts if e.term.u == f.u]
+    zu = zu[0] if len(zu) == 1 else sum(zu)
+    moved.baddbmm_(x.Bt.mT, zu)
+    moved.flatten(0, 1).addmm_(f.y.thin.flatten(0, 1), batch.rows[encoder_at["thin"], at[f.u]], alpha=-1)
+    for name, c in f.y.big.items():
+        moved.addcmul_(c[:, None, None], batch.rows[encoder_at[name], at[f.u]], value=-1)
+    return moved, zu @ x.E.mT
 
 # %% ../../nbs/1_linear/trainer.ipynb #d3361cd4
 def latent_gradient(x: Params, e: Encoded, g: Group, batch: Batch, grad: Params, alone: bool) -> None:
-    """Add the gradients of B, C and D of one term."""
-    t, at, K = e.term, g.streams.at, len(x.E)
+    """Add what one term gives to B, C and H, and to D beyond what it gives to C."""
+    t, at, encoder_at = e.term, g.streams.at, g.streams.encoder_at
     grad.Bt.baddbmm_(e.zz, x.Bt)
     column_of(e.zx, t.y, at, grad.Bt, alpha=-1.0)
-    N = x.C.new_zeros(K, x.C.shape[1], at["thin"].stop)  # B^T ((A - I) u - y) as rows of coefficients
-    torch.bmm(x.Bt, x.E, out=N[:, :, at[t.u]])
+    N = x.C.new_zeros(*x.C.shape[:2], g.streams.width)  # l = B^T r = N x
+    N[:, :, g.streams.encoder] = (x.Bt @ x.Bt.mT) @ e.T
+    N[:, :, at[t.u]] += x.Bt @ x.E
     row_of(x.Bt, t.y, at, N, alpha=-1.0)
-    back = (N.flatten(0, 1) @ batch.X[:, g.streams.decoder].T).view_as(e.z)
-    back.baddbmm_(x.Bt @ x.Bt.mT, e.z)  # l = B^T r, (K, d_z, n)
+    lx = by(N, batch.rows)  # (K, d_z, encoder's columns)
     if not alone:
-        back *= t.weight[:, None, None]
+        lx *= t.weight[:, None, None]
     if batch.uniform is not None and t.u == g.streams.wide[0]:
-        label_gradient(x, e.z, g, batch, back, grad)
-    LX = torch.empty(K, x.C.shape[1], batch.X.shape[1])
-    seen = slice(g.streams.encoder.start, None)
-    LX[:, :, seen] = times(back.flatten(0, 1), batch.X[:, seen], batch.scale).view(K, x.C.shape[1], -1)
-    column_of(LX, t.p, at, grad.C)
-    column_of(LX, t.p, at, grad.D)
-    column_of(LX, t.y, at, grad.D)
+        label_gradient(x, e.T, g, batch, lx, grad)
+    column_of(lx, t.p, encoder_at, grad.C)
+    column_of(lx, t.y, encoder_at, grad.D)
 
 # %% ../../nbs/1_linear/trainer.ipynb #e9eeabf1
-def label_weights(settings: list[Setting], uniform: torch.Tensor) -> torch.Tensor:
+def label_weights(labels: Labels, uniform: torch.Tensor) -> torch.Tensor:
     """Twice the weight of each sample's action error in each model's loss, (K, n); 0 where it has no label."""
-    on = (uniform < column(settings, "label_ratio")[:, None]).float()
-    by_labelled = torch.tensor([s.label_mean == "labelled" for s in settings])
-    rows = torch.where(by_labelled, on.sum(1).clamp(min=1), float(len(uniform)))
-    return on * (2 * column(settings, "label_weight") / (settings[0].d_a * rows))[:, None]
+    on = (uniform < labels.ratio[:, None]).float()
+    rows = torch.where(labels.by_labelled, on.sum(1).clamp(min=1), float(len(uniform)))
+    return on * (labels.weight / rows)[:, None]
 
 
-def label_gradient(x: Params, z: torch.Tensor, g: Group, batch: Batch, back: torch.Tensor, grad: Params) -> None:
-    """Add the mean-reduced action loss to the head's gradient and to the error at the latent, `back`."""
-    ratio = max(s.label_ratio for s in g.settings)
-    labelled = (batch.uniform < ratio).nonzero()[:, 0]
+def label_gradient(x: Params, T: torch.Tensor, g: Group, batch: Batch, lx: torch.Tensor, grad: Params) -> None:
+    """Add the mean-reduced action loss to the head's gradient and to the moments of the latent's error, `lx`."""
+    labelled = (batch.uniform < g.labels.ratio.max()).nonzero()[:, 0]
     if len(labelled) == 0:
         return
-    w = label_weights(g.settings, batch.uniform)[:, None, labelled]
-    seen, known = z[:, :, labelled], batch.X[labelled]
-    error = (x.H @ seen - g.action @ known[:, g.streams.at["thin"]].T) * w  # (K, d_a, n_labelled)
-    grad.H.baddbmm_(error, seen.mT)
-    back[:, :, labelled] += (x.H.mT @ error) / batch.scale
+    w, known = label_weights(g.labels, batch.uniform)[:, None, labelled], batch.X[labelled]
+    seen = known[:, g.streams.encoder]
+    z = (T.flatten(0, 1) @ seen.T).view(*T.shape[:2], -1)  # (K, d_z, n_labelled)
+    error = (x.H @ z - g.action @ known[:, g.streams.at["thin"]].T) * w  # (K, d_a, n_labelled)
+    grad.H.baddbmm_(error, z.mT)
+    lx += (x.H.mT @ error) @ seen
 
 # %% ../../nbs/1_linear/trainer.ipynb #77100765
-def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], batch: Batch, grad: Params) -> None:
-    """Gradient of the mean-reduced training loss for K models on one batch, written into `grad`."""
-    for v in grad[1:]:
-        v.zero_()
+def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], frames: list[Frame], batch: Batch) -> Params:
+    """Gradient of the mean-reduced training loss for K models on one batch."""
     alone = len(terms) == 1
     parts = [encode_term(x, t, g, batch, alone) for t in terms]
-    frame_gradient(x, parts, g, batch, grad)
+    E, Bt = frame_gradient(x, frames[0], parts, g, batch)
+    for f in frames[1:]:
+        more = frame_gradient(x, f, parts, g, batch)
+        E, Bt = E.add_(more[0]), Bt.add_(more[1])
+    grad = Params(E, Bt, torch.zeros_like(x.C), torch.zeros_like(x.D), torch.zeros_like(x.H))
     for e in parts:
         latent_gradient(x, e, g, batch, grad, alone)
+    grad.D.add_(grad.C)
+    return grad
 
 # %% ../../nbs/1_linear/trainer.ipynb #a4736701
 def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -498,12 +566,11 @@ def plain_loss(A, B, C, D, H, s: Setting, S: dict[str, torch.Tensor], labelled=N
     return loss
 
 # %% ../../nbs/1_linear/trainer.ipynb #03e55816
-def init_params(settings: list[Setting]) -> tuple[torch.Tensor, Params]:
-    """Starts like nn.Linear without bias, from each setting's seed and d_z, as a flat vector and its views; narrower
-    models are padded with zeros, which stay zero."""
+def init_params(settings: list[Setting]) -> Params:
+    """Starts like nn.Linear without bias, from each setting's seed and d_z; narrower models are padded with zeros,
+    which stay zero."""
     d_z = max(s.d_z for s in settings)
-    flat = torch.zeros(len(settings) * sum(rows * cols for rows, cols in shapes(settings[0], d_z)))
-    x = views(flat, settings)
+    x = Params(*(torch.zeros(len(settings), *shape) for shape in shapes(settings[0], d_z)))
     for k, s in enumerate(settings):
         generator = torch.Generator().manual_seed(s.seed)
         for i, (rows, cols) in enumerate(shapes(s, s.d_z)):
@@ -512,7 +579,7 @@ def init_params(settings: list[Setting]) -> tuple[torch.Tensor, Params]:
             start = start.T if i == 1 else start
             x[i][k, : start.shape[0], : start.shape[1]] = start
     x.E.diagonal(dim1=1, dim2=2).sub_(1)
-    return flat, x
+    return x
 
 # %% ../../nbs/1_linear/trainer.ipynb #36351fad
 def unpack(x: Params, k: int, s: Setting) -> list[torch.Tensor]:
@@ -524,11 +591,11 @@ def unpack(x: Params, k: int, s: Setting) -> list[torch.Tensor]:
 def check_batch_gradient(settings: list[Setting]) -> float:
     """Largest relative difference between the batched gradients and autograd on plain samples, over models and
     matrices."""
-    g, (_, x), s = make_group(settings), init_params(settings), settings[0]
+    g, x, s = make_group(settings), init_params(settings), settings[0]
     X = draw_batch(s, g.streams, g.Pi, Draws(1, s.batch))
     uniform = torch.ones(s.batch).index_fill_(0, torch.arange(3), 0.0) if s.label_ratio > 0 else None  # 3 labels
-    grad = Params(*(torch.zeros_like(v) for v in x))
-    batch_gradient(x, g, group_terms(g), make_batch(X, g.streams, uniform), grad)
+    terms = group_terms(g)
+    grad = batch_gradient(x, g, terms, group_frames(terms), make_batch(X, g.streams, uniform))
     worst = 0.0
     for k, s in enumerate(settings):
         leaves = [v.clone().requires_grad_(True) for v in unpack(x, k, s)]
@@ -554,22 +621,23 @@ ADAM = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, m
 
 
 class Block:
-    """Some models of a group, stepped together: one flat vector each of parameters, gradients and Adam's moments."""
+    """Some models of a group, stepped together."""
 
     def __init__(self, settings: list[Setting], streams: Streams):
         self.group = make_group(settings, streams)
         self.terms, self.lr = group_terms(self.group), settings[0].lr
-        self.flat, self.x = init_params(settings)
-        self.flat_grad, self.mean, self.square = (torch.zeros_like(self.flat) for _ in range(3))
-        self.grad, self.count = views(self.flat_grad, settings), torch.tensor(0.0)
+        self.frames = group_frames(self.terms)
+        self.x = init_params(settings)
+        self.mean, self.square = ([torch.zeros_like(v) for v in self.x] for _ in range(2))
+        self.counts = [torch.tensor(0.0) for _ in self.x]
         self.labels = any(s.label_ratio > 0 for s in settings)
 
     def step(self, batch: Batch) -> None:
         """One step of Adam on a batch (in PyTorch's functional form: the optimiser object costs more than its work)."""
         batch = batch if self.labels else batch._replace(uniform=None)
-        batch_gradient(self.x, self.group, self.terms, batch, self.grad)
-        state = [self.flat_grad], [self.mean], [self.square], [], [self.count]
-        adam([self.flat], *state, foreach=False, fused=True, lr=self.lr, **ADAM)
+        grad = batch_gradient(self.x, self.group, self.terms, self.frames, batch)
+        state = list(grad), self.mean, self.square, [], self.counts
+        adam(list(self.x), *state, foreach=False, fused=True, lr=self.lr, **ADAM)
 
     def trained(self) -> list[Trained]:
         """The models as they are now, in float64."""
@@ -617,7 +685,7 @@ class Program:
         return make_batch(X, self.streams, draws.uniform() if self.labels else None)
 
 
-def train_sweep(settings: list[Setting], block: int = 12, chunk: int = 10) -> list[Trained]:
+def train_sweep(settings: list[Setting], block: int = 20, chunk: int = 10) -> list[Trained]:
     """Train settings with equal `sweep_key` on the same draws: `chunk` steps of `block` models at a time, so that
     they stay in the processor's cache. Returned in the given order."""
     s, groups = settings[0], make_groups(settings)
@@ -786,7 +854,7 @@ def naive_batch(s: Setting, g: Group, data: torch.Generator) -> dict[str, torch.
 # %% ../../nbs/1_linear/trainer.ipynb #a529a414
 def train_naive(s: Setting, same_batches: bool = True) -> Trained:
     """One model, autograd, Adam. same_batches: the very batches of `train_sweep`; otherwise its own plain samples."""
-    g, (_, x), draws, data = make_group([s]), init_params([s]), Draws(s.seed, s.batch), torch.Generator()
+    g, x, draws, data = make_group([s]), init_params([s]), Draws(s.seed, s.batch), torch.Generator()
     model, labelled = Naive(x, 0, s), None
     adam = torch.optim.Adam(model.parameters(), lr=s.lr)
     data.manual_seed(s.seed)
@@ -805,34 +873,22 @@ def train_naive(s: Setting, same_batches: bool = True) -> Trained:
 # %% ../../nbs/1_linear/trainer.ipynb #0aab426f
 def step_flops(s: Setting) -> int:
     """Floating-point operations of one model-step in `batch_gradient`: products only, without drawing and Adam."""
-    streams, d, k, n = make_streams([s]), s.d_o, s.d_z, s.batch
+    streams, d, k = make_streams([s]), s.d_o, s.d_z
     thin, terms = sum(streams.thin.values()), 2 if s.lambda_ac > 0 else 1
     frames = sum(w in "uo" for w in streams.wide)  # decoder frames: each has a product of its own
-    seen = max(c.stop for c in streams.at.values()) - (streams.encoder.start or 0)
-    through_A = frames * (2 * d**3 + 4 * d * d * k) + terms * 2 * d * d * (k + thin)
-    return through_A + terms * 8 * k * seen * n  # z, its moments, the error at z, and that one's moments
+    seen = len(range(streams.width)[streams.encoder])
+    through_A = frames * (2 * d**3 + 4 * d * d * k + 2 * d * d * thin) + terms * 2 * d * d * k
+    return through_A + terms * 4 * k * seen * streams.width  # moments of z and of the error at z
 
 # %% ../../nbs/1_linear/trainer.ipynb #9037cf29
-def best_time(run: Callable[[], object], rounds: int = 5, repeats: int = 20) -> float:
-    """Least CPU seconds of a call, over rounds: a busy machine only ever adds."""
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        for _ in range(repeats):
-            run()
-        found.append((time.process_time() - start) / repeats)
-    return min(found)
-
-
-def machine_floor(settings: list[Setting], models: int = 12) -> dict[str, float]:
-    """The least CPU time a model-step of these settings can take here: 'gflops' of a product like the large one,
-    'adam_ns' a parameter, and 'ms' = operations / gflops + parameters * adam_ns, averaged over the settings."""
+def machine_floor(settings: list[Setting], models: int = 20) -> dict[str, float]:
+    """The least CPU time a model-step of these settings can take here: 'gflops' of the large product, by the
+    library that `product` uses, 'adam_ns' a parameter, and 'ms' = operations / gflops + parameters * adam_ns, averaged over the settings."""
     d = settings[0].d_o
     E, G, flat = torch.randn(models * d, d), torch.randn(d, d), torch.rand(4, models * d * d)
-    state, out = [[v] for v in flat], torch.empty_like(E)
-    product = best_time(lambda: torch.mm(E, G, out=out))
+    state, multiply = [[v] for v in flat], best_time(lambda: product(E, G))
     update = best_time(lambda: adam(*state, [], [torch.tensor(1.0)], foreach=False, fused=True, lr=1e-6, **ADAM))
-    gflops, adam_ns = 2e-9 * models * d**3 / product, 1e9 * update / flat[0].numel()
+    gflops, adam_ns = 2e-9 * models * d**3 / multiply, 1e9 * update / flat[0].numel()
     parameters = [s.d_o**2 + 3 * s.d_o * s.d_z for s in settings]
     ms = [step_flops(s) / gflops * 1e-6 + p * adam_ns * 1e-6 for s, p in zip(settings, parameters, strict=True)]
     return {"gflops": gflops, "adam_ns": adam_ns, "ms": float(np.mean(ms))}
