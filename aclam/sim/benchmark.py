@@ -8,15 +8,17 @@ Docs: https://aclam-project.github.io/aclam/7_sim/benchmark.html.md"""
 __all__ = ['CARDS', 'REPLAYED', 'MAX_STEPS', 'DELTA_LIMITS', 'CONTROLS', 'ENVIRONMENT', 'BRISK', 'emoji_split', 'card_distances',
            'check_cards_differ', 'hand_poses', 'delta_actions', 'Joints', 'DeltaPose', 'EnvConfig',
            'demonstration_layouts', 'recorded_layouts', 'find_control', 'spaces', 'draw_episode', 'EmojiTableTopEnv',
-           'register', 'expert_episode', 'expert_rate', 'serve', 'Answer', 'report', 'play_reset', 'play_commands',
-           'play_expert', 'EnvProcess', 'film_hash']
+           'register', 'expert_episode', 'expert_rate', 'serve', 'answer_all', 'Answer', 'report', 'play_reset',
+           'play_commands', 'play_expert', 'EnvProcess', 'film_hash']
 
 # %% ../../nbs/7_sim/benchmark.ipynb #2855e383
 import hashlib
+import io
 import multiprocessing
 import string
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -284,22 +286,24 @@ def expert_rate(split: str, control: str = "delta_pose", episodes: int = 100, se
 # %% ../../nbs/7_sim/benchmark.ipynb #4d149083
 def serve(pipe: Any, config: Any) -> None:
     "The life of an environment's process: answer ('reset', seed), ('act', commands (n, A)), ('expert', seed)."
-    try:
-        env = config.open()
-    except UserError as e:
-        pipe.send(("refused", str(e)))
-        return
-    pipe.send(("ready", None))
+    with redirect_stdout(io.StringIO()):  # simulators print; standard output belongs to the command's answer
+        try:
+            env = config.open()
+            pipe.send(("ready", None))
+            answer_all(pipe, env)
+        except UserError as e:  # such as a task that cannot be opened
+            pipe.send(("refused", str(e)))
+
+
+def answer_all(pipe: Any, env: Any) -> None:
+    "Answer until the other end is gone."
     answers = {"reset": play_reset, "act": play_commands, "expert": play_expert}
     while True:
         try:
             what, argument = pipe.recv()
-        except EOFError:  # the other end is gone
+        except EOFError:
             return env.close()
-        try:
-            pipe.send(("done", answers[what](env, argument)))
-        except UserError as e:  # such as a task that cannot be opened
-            pipe.send(("refused", str(e)))
+        pipe.send(("done", answers[what](env, argument)))
 
 # %% ../../nbs/7_sim/benchmark.ipynb #9f2226b6
 @dataclass(frozen=True)
