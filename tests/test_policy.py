@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -225,6 +226,45 @@ def test_rows_are_what_the_episodes_say(folders):
     training.check_rows(data.train, training.open_lam(str(folders / "lam")))
 
 
+def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
+    from pathlib import Path
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from aclam.train.label import LabelConfig, label
+
+    other = dataclasses.replace(synthetic_trajectory(seed=9, T=12, size=24, fps=5), embodiment="other")
+    four = dataclasses.replace(other, action=other.action[:, :2], proprio=None, layout=None)  # another robot's commands
+    write_store(tmp_path / "video", [four], shard_size=1)
+    done = label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(2,)))  # 0.4 s at 5 Hz
+    part = Path(done["folder"]) / "part-00000.parquet"
+    table = pq.read_table(part)
+    marked = pa.array([[7.0] * 32] * 10 + [None] * 2, table.column("latent_action_2").type)
+    pq.write_table(table.set_column(2, "latent_action_2", marked), part)  # a mark: whoever reads it has read the labels
+    data = training.open_data(small(folders, "", video=(str(tmp_path / "video"),), demonstrations=5))
+    (video,), lam = data.train.groups[1], training.open_lam(str(folders / "lam"))
+    assert video.commands is None and (video.latents[:10] == 7).all() and not (video.latents[10:] == 7).any()
+    batch = data.train.batch(range(40))
+    assert not batch["has_action"].all() and batch["has_latent"].all() and batch["has_action"].any()
+    label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(3,), name="three"))
+    torch.nn.init.normal_(next(lam.parameters()))
+    assert training.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [None]  # other weights
+    assert "are needed" not in capsys.readouterr().err
+
+
+def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
+    import shutil
+
+    from aclam.train.label import LabelConfig, label
+
+    shutil.copytree(folders / "slow", tmp_path / "slow")
+    label(LabelConfig(folders / "lam", tmp_path / "slow", offsets=(1,)))
+    store, lam = training.open_dataset(tmp_path / "slow"), training.open_lam(str(folders / "lam"))
+    assert training.known_latents(store, lam, 0.4) == [None] * 3
+    assert "aclam-label --offsets 2" in capsys.readouterr().err
+
+
 def test_a_run_resumes_at_the_same_bits(folders, tmp_path):
     import shutil
 
@@ -310,8 +350,74 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
     refused(capsys, main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
     wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
     refused(capsys, main, wrong, 'commands "joints"', 'expects "delta_pose"')
+    square = [*out, "--policy", tmp_path / "square"]
+    refused(capsys, main, square, 'commands "recorded"', 'Emoji Table-Top expects "delta_pose"')
+    refused(capsys, main, [*square, "--split", "id", "libero_object"], "one trial is of Emoji Table-Top or of LIBERO")
+    refused(capsys, main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
     other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
     refused(capsys, main, other, "16 numbers", "made for 32")
+
+
+def test_bad_input_to_libero(capsys, tmp_path):
+    pytest.importorskip("libero")
+    model.Policy(SQUARE).save_pretrained(tmp_path / "square")
+    model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "joints")
+    argv = ["--out", tmp_path / "out", "--policy", tmp_path / "square", "--split", "libero_spatial"]
+    refused(capsys, rollout.main, argv, "reads 7", "LIBERO takes commands of 7 numbers and gives states of 8")
+    refused(capsys, rollout.main, [*argv, "--few"], "--few", "LIBERO has none")
+    refused(capsys, rollout.main, [*argv[:-1], "libero_spacial"], '"libero_spatial"')
+    argv[3] = tmp_path / "joints"
+    refused(capsys, rollout.main, argv, 'commands "joints"', 'LIBERO expects "recorded"')
+
+
+def test_rates_of_tasks():
+    rows = [{"S": n < 3, "task": "ab"[n % 2], "crashed": False} for n in range(6)]
+    found = rollout.task_rates([*rows, {"S": False, "crashed": True}])
+    assert (found["S"]["k"], found["S"]["n"], found["crashed"]) == (3, 6, 1) and found["tasks"]["a"]["k"] == 2
+    text = rollout.table({"libero_object": found, "shares": {}, "episodes_per_second": 1.0})
+    assert "2 of 3: a" in text and "0.50 (0.19 to 0.81)" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_trial_in_libero_is_killed_and_goes_on(tmp_path):
+    pytest.importorskip("libero")
+    words = dataclasses.replace(SQUARE.vlm, text_length=16)
+    model.Policy(dataclasses.replace(SQUARE, vlm=words, proprio_dim=8)).save_pretrained(tmp_path / "policy")
+    argv = ["--policy", str(tmp_path / "policy"), "--split", "libero_object", "--max-steps", "8", "--envs", "1"]
+    argv += ["--episodes", "2", "--seed", "10", "--out", str(tmp_path / "trial"), "--json"]
+    command = [sys.executable, "-c", "from aclam.policy.rollout import main; main()", *argv]
+    lines = tmp_path / "trial" / "episodes.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (lines.exists() and lines.read_text().count("\n")):
+            time.sleep(0.05)
+        process.kill()
+    first = lines.read_text().splitlines()[0]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)  # LIBERO prints; this is one JSON object all the same
+    assert lines.read_text().startswith(first) and lines.read_text().count("\n") == 2
+    suite = result["libero_object"]
+    assert result["played_now"] == 1 and suite["S"]["n"] == 2 and len(suite["tasks"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_on_the_table_is_killed_and_goes_on(tmp_path):
+    pytest.importorskip("mujoco")
+    argv = ["--policy", "expert", "--split", "val", "--envs", "2", "--episodes", "6", "--json"]
+    command = [sys.executable, "-c", "from aclam.policy.rollout import main; main()", *argv]
+    lines = tmp_path / "killed" / "episodes.jsonl"
+    killed = [*command, "--out", str(tmp_path / "killed")]
+    with subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (lines.exists() and lines.read_text().count("\n")):
+            time.sleep(0.02)
+        process.kill()
+    before = lines.read_text().count("\n")
+    result = json.loads(subprocess.run(killed, capture_output=True, text=True, check=True).stdout)
+    whole = [*command, "--out", str(tmp_path / "whole")]
+    assert json.loads(subprocess.run(whole, capture_output=True, text=True, check=True).stdout)["val"] == result["val"]
+    rows = [sorted((tmp_path / x / "episodes.jsonl").read_text().splitlines()) for x in ("killed", "whole")]
+    assert result["played_now"] == 6 - before and rows[0] == rows[1]
 
 
 def test_missing_renderer(tmp_path, capsys, monkeypatch):
@@ -441,3 +547,25 @@ def test_bad_input_to_a_comparison(folders, capsys):
     refused(capsys, pc.main, [*data, "--lams", folders / "lam"], "NAME=FOLDER")
     refused(capsys, pc.main, [*data, "--lams", "a=nowhere"], "no latent action model at nowhere")
     refused(capsys, pc.main, [*data, "--preset", "policy_cpu_wo_lam"], "a policy with latents")
+
+
+def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
+    import shutil
+
+    from aclam.train import policy_comparison as pc
+    from aclam.train.label import labels_of
+
+    shutil.copytree(folders / "data", tmp_path / "data")
+    shutil.copytree(folders / "slow", tmp_path / "slow")
+    c = pc.PolicyCompareConfig((str(tmp_path / "data"),), (f"a={folders / 'lam'}",), video=(str(tmp_path / "slow"),))
+    pc.label_all(c)
+    lam = training.open_lam(str(folders / "lam"))
+    at = [labels_of(training.open_dataset(tmp_path / name), lam) for name in ("data", "slow")]
+    assert [list(found) for found in at] == [[8], [2]]  # 0.4 s at 20 Hz and at 5 Hz
+    written = at[0][8].joinpath("part-00000.parquet").stat().st_mtime_ns
+    pc.label_all(c)
+    assert at[0][8].joinpath("part-00000.parquet").stat().st_mtime_ns == written
+    assert pc.training_of(c, pc.entries(c)[0]).video == (str(tmp_path / "slow"),)
+    real = pc.paper_rows(("id", "ood_d", "ood_b"))
+    assert real[-1] == ["170, paper, real arm", "AC-LAM", "?", "0.60", "-", "-", "0.53", "-", "-", "0.33", "-", "-"]
+    assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["500, paper"] * 5 + ["170, paper, real arm"] * 5

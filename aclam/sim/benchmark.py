@@ -8,15 +8,17 @@ Docs: https://aclam-project.github.io/aclam/7_sim/benchmark.html.md"""
 __all__ = ['CARDS', 'REPLAYED', 'MAX_STEPS', 'DELTA_LIMITS', 'CONTROLS', 'ENVIRONMENT', 'BRISK', 'emoji_split', 'card_distances',
            'check_cards_differ', 'hand_poses', 'delta_actions', 'Joints', 'DeltaPose', 'EnvConfig',
            'demonstration_layouts', 'recorded_layouts', 'find_control', 'spaces', 'draw_episode', 'EmojiTableTopEnv',
-           'register', 'expert_episode', 'expert_rate', 'serve', 'Answer', 'report', 'play_reset', 'play_commands',
-           'play_expert', 'EnvProcess', 'film_hash']
+           'register', 'expert_episode', 'expert_rate', 'serve', 'answer_all', 'Answer', 'report', 'play_reset',
+           'play_commands', 'play_expert', 'EnvProcess', 'film_hash']
 
 # %% ../../nbs/7_sim/benchmark.ipynb #2855e383
 import hashlib
+import io
 import multiprocessing
 import string
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -137,6 +139,15 @@ class EnvConfig:
     arm: str = "auto"  # see `EmojiConfig`
     max_steps: int = MAX_STEPS
 
+    title, hz, widths = "Emoji Table-Top", CONTROL_HZ, (7, 7)  # widths: numbers of a command and of a state
+
+    def place(self, seed: int) -> int:
+        "What has to be open for the episode of a seed: here always the same table."
+        return 0
+
+    def open(self) -> "EmojiTableTopEnv":
+        return EmojiTableTopEnv(**asdict(self))
+
 
 def demonstration_layouts(few: bool = False, episodes: int = 500, seed: int = 0) -> tuple:
     "Cards and target of the first try of each episode that `aclam-data prepare emoji` records with this seed."
@@ -228,6 +239,9 @@ class EmojiTableTopEnv(gym.Env):
         reward, terminated, truncated, info = self.apply(action)
         return self.observe(), reward, terminated, truncated, info
 
+    def by_expert(self, seed: int) -> dict:
+        return expert_episode(self, seed)[0]
+
     def render(self) -> np.ndarray | None:
         return self.world.render() if self.render_mode else None
 
@@ -270,19 +284,24 @@ def expert_rate(split: str, control: str = "delta_pose", episodes: int = 100, se
             "commands": np.mean([n for _, n in played])}
 
 # %% ../../nbs/7_sim/benchmark.ipynb #4d149083
-def serve(pipe: Any, config: EnvConfig) -> None:
-    "The life of an environment's process: answer ('reset', seed), ('act', commands (n, 7)), ('expert', seed)."
-    try:
-        env = EmojiTableTopEnv(**asdict(config))
-    except UserError as e:
-        pipe.send(("refused", str(e)))
-        return
-    pipe.send(("ready", None))
+def serve(pipe: Any, config: Any) -> None:
+    "The life of an environment's process: answer ('reset', seed), ('act', commands (n, A)), ('expert', seed)."
+    with redirect_stdout(io.StringIO()):  # simulators print; standard output belongs to the command's answer
+        try:
+            env = config.open()
+            pipe.send(("ready", None))
+            answer_all(pipe, env)
+        except UserError as e:  # such as a task that cannot be opened
+            pipe.send(("refused", str(e)))
+
+
+def answer_all(pipe: Any, env: Any) -> None:
+    "Answer until the other end is gone."
     answers = {"reset": play_reset, "act": play_commands, "expert": play_expert}
     while True:
         try:
             what, argument = pipe.recv()
-        except EOFError:  # the other end is gone
+        except EOFError:
             return env.close()
         pipe.send(("done", answers[what](env, argument)))
 
@@ -298,18 +317,18 @@ class Answer:
     seconds: dict  # physics and rendering, since the process began
 
 
-def report(env: EmojiTableTopEnv, seen: dict | None, info: dict, done: bool) -> Answer:
+def report(env: Any, seen: dict | None, info: dict, done: bool) -> Answer:
     return Answer(seen, info, done, env.steps, dict(env.seconds))
 
 
-def play_reset(env: EmojiTableTopEnv, seed: int) -> Answer:
+def play_reset(env: Any, seed: int) -> Answer:
     "Begin the episode of a seed."
     seen, info = env.reset(seed=seed)
     return report(env, seen, info, False)
 
 
-def play_commands(env: EmojiTableTopEnv, rows: np.ndarray) -> Answer:
-    "Carry out commands (n, 7), fewer if the episode ends, then look."
+def play_commands(env: Any, rows: np.ndarray) -> Answer:
+    "Carry out commands (n, A), fewer if the episode ends, then look."
     for row in rows:
         _, terminated, truncated, info = env.apply(row)
         if terminated or truncated:
@@ -317,17 +336,16 @@ def play_commands(env: EmojiTableTopEnv, rows: np.ndarray) -> Answer:
     return report(env, env.observe(), info, terminated or truncated)
 
 
-def play_expert(env: EmojiTableTopEnv, seed: int) -> Answer:
+def play_expert(env: Any, seed: int) -> Answer:
     "A whole episode by the scripted expert."
-    info, _ = expert_episode(env, seed)
-    return report(env, None, info, True)
+    return report(env, None, env.by_expert(seed), True)
 
 # %% ../../nbs/7_sim/benchmark.ipynb #b32d6e6e
 class EnvProcess:
     "An environment in a process of its own. `ask` and `answer` are apart, so that many can work at once."
 
-    def __init__(self, config: EnvConfig):
-        self.config = config
+    def __init__(self, config: Any):
+        self.config = config  # `EnvConfig`, or another with `open()`
         self.start()
 
     def start(self) -> None:

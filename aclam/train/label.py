@@ -6,8 +6,9 @@ Docs: https://aclam-project.github.io/aclam/8_train/label.html.md"""
 
 # %% auto #0
 __all__ = ['LabelConfig', 'schema', 'pieces_of', 'pair_rows', 'reads_frames', 'batches', 'encode_pairs', 'frames_of',
-           'label_piece', 'schema_of', 'weights_hash', 'job_of', 'folder_of', 'start_job', 'part_ranges', 'label_part',
-           'check_config', 'label', 'finish', 'read_labels', 'as_array', 'check_labels', 'check_resume', 'run', 'main']
+           'label_piece', 'schema_of', 'weights_hash', 'content_of', 'job_of', 'folder_of', 'start_job', 'part_ranges',
+           'label_part', 'check_config', 'label', 'finish', 'read_labels', 'as_array', 'labels_of', 'check_labels',
+           'check_resume', 'run', 'main']
 
 # %% ../../nbs/8_train/label.ipynb #8b7970ea
 import hashlib
@@ -191,13 +192,17 @@ def weights_hash(lam) -> str:
     return h.hexdigest()[:12]
 
 
+def content_of(store: Store) -> str:
+    "Twelve digits that change with the files of a store."
+    return hashlib.sha256(repr(plain(store.meta["parts"])).encode()).hexdigest()[:12]
+
+
 def job_of(lam, store: Store, config: LabelConfig) -> dict:
     "What decides the content of the labels."
     about = {"format": "aclam-labels", "format_version": 1, "offsets": list(config.offsets)}
     work = {"batch_size": config.batch_size, "piece_frames": config.piece_frames}
     model = {"weights": weights_hash(lam), "image_size": lam.config.image_size}
-    content = hashlib.sha256(repr(plain(store.meta["parts"])).encode()).hexdigest()[:12]
-    return {**about, **work, "model": model, "store": content, "frames": sum(map(len, store.trajectories))}
+    return {**about, **work, "model": model, "store": content_of(store), "frames": sum(map(len, store.trajectories))}
 
 
 def folder_of(config: LabelConfig) -> Path:
@@ -307,6 +312,16 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
     out = np.full((len(whole), kind.list_size), empty, kind.value_type.to_pandas_dtype())
     out[valid] = whole.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
     return out
+
+# %% ../../nbs/8_train/label.ipynb #d307fb60
+def labels_of(store: Store, lam) -> dict[int, Path]:
+    "Offset -> folder of finished labels that a model with these weights wrote beside a store that is still the same."
+    model, content, found = {"weights": weights_hash(lam), "image_size": lam.config.image_size}, content_of(store), {}
+    for file in sorted((Path(store.folder) / "labels").glob("*/labels.json")):
+        about = read_json(file)
+        if about.get("done") and about["model"] == model and about["store"] == content:
+            found |= {int(k): file.parent for k in about["offsets"]}
+    return found
 
 # %% ../../nbs/8_train/label.ipynb #58bde859
 def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, tol: float = 1e-4, seed: int = 0) -> float:

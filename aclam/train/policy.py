@@ -6,9 +6,9 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
-           'frames_after', 'hops', 'latents_of', 'Episode', 'move_picture', 'PolicyDataset', 'check_rows',
-           'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint', 'open_data', 'weights_of',
-           'set_units', 'build', 'policy_probe', 'run', 'main']
+           'frames_after', 'hops', 'latents_of', 'known_latents', 'Episode', 'move_picture', 'PolicyDataset',
+           'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint',
+           'open_data', 'weights_of', 'set_units', 'build', 'policy_probe', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,12 @@ from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, say, suggest
 from ..data.source import open_dataset
-from ..data.store import cache_frames, resize_frames
+from ..data.store import Store, cache_frames, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_paligemma, text_numbers
+from .label import as_array, labels_of, read_labels
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
@@ -137,27 +138,46 @@ def hops(after: np.ndarray, start: int, n: int) -> list[int]:
         found.append(int(after[found[-1]]))
     return found
 
-
+# %% ../../nbs/8_train/policy.ipynb #7bf2d470
 @torch.no_grad()
-def latents_of(t: Trajectory, after: np.ndarray, lam: Any, chunk: int = 64) -> np.ndarray:
-    "Latent actions (T, d), float32, of each frame with the one after it, by any latent action model."
-    frames = resize_frames(t.frames[list(range(len(t)))], lam.config.image_size)  # (T, 3, S, S) uint8
-    device = next(lam.parameters()).device
-    parts = []
-    for a in range(0, len(t), chunk):
-        start, end = frames[a : a + chunk], frames[after[a : a + chunk]]
-        parts.append(lam.encode(start.to(device).float() / 255, end.to(device).float() / 255).z)
-    return torch.cat(parts).float().cpu().numpy()
+def latents_of(t: Trajectory, after: np.ndarray, lam: Any, known: np.ndarray | None = None, chunk: int = 64):
+    "Latent actions (T, d), float32, of each frame with the one after it. known: (T, d), where NaN it is computed."
+    z = np.full((len(t), lam.config.latent_dim), np.nan, np.float32) if known is None else known.copy()
+    rows, device = np.flatnonzero(np.isnan(z).any(1)), next(lam.parameters()).device
+    needed = np.unique([rows, after[rows]])
+    frames = resize_frames(t.frames[needed.tolist()], lam.config.image_size)  # (n, 3, S, S) uint8
+    for part in (rows[a : a + chunk] for a in range(0, len(rows), chunk)):
+        start, end = (frames[np.searchsorted(needed, at)].to(device).float() / 255 for at in (part, after[part]))
+        z[part] = lam.encode(start, end).z.float().cpu().numpy()
+    return z
+
+# %% ../../nbs/8_train/policy.ipynb #67765083
+def known_latents(store: Store, lam: Any, gap_s: float) -> list[np.ndarray | None]:
+    "What aclam-label wrote for each episode: (T, d), NaN where a pair is not `gap_s` seconds apart; None: nothing."
+    trajectories, there = store.trajectories, labels_of(store, lam)
+    wanted = [max(1, round(gap_s * t.fps)) for t in trajectories]
+    whole = {k: as_array(read_labels(there[k], [f"latent_action_{k}"]).column(0)) for k in {*wanted} & {*there}}
+    missing = sorted({*wanted} - {*there})
+    if there and missing:
+        say(f"{store.folder} has labels of {sorted(there)} frames, {missing} are needed: computed anew "
+            f"(aclam-label --offsets {' '.join(map(str, missing))} would keep them)")
+    ends, found = np.cumsum([len(t) for t in trajectories]).tolist(), []
+    for t, k, end in zip(trajectories, wanted, ends, strict=True):
+        z = whole[k][end - len(t) : end].copy() if k in whole else None
+        if z is not None:
+            z[frames_after(t.timestamp, gap_s) != np.arange(len(t)) + k] = np.nan
+        found.append(z)
+    return found
 
 # %% ../../nbs/8_train/policy.ipynb #df331318
 class Episode:
     "One episode, ready to draw from. `commands` is None for video."
 
-    def __init__(self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool):
-        self.t, self.name = t, t.name
+    def __init__(self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool, known: np.ndarray | None = None):
+        self.t, self.name = t, t.name  # known: see `latents_of`
         self.commands = commands_of(t, config) if acts else None
         self.after = frames_after(t.timestamp, config.latent_gap_s)
-        self.latents = latents_of(t, self.after, lam) if lam is not None else None
+        self.latents = latents_of(t, self.after, lam, known) if lam is not None else None
         self.text = text_numbers([t.task or "move"], config.vlm)[0]
 
     def row(self, f: int, c: PolicyConfig) -> dict:
@@ -249,13 +269,21 @@ def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
     return legs
 
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
-def open_episodes(folder: str, image_size: int, cache_gib: float) -> list[Trajectory]:
-    "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."
-    store = open_dataset(folder)
-    if sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30 > cache_gib:
-        return store.trajectories
+class Shown(NamedTuple):
+    "An episode and what is known of its latents, see `known_latents`."
+
+    t: Trajectory
+    known: np.ndarray | None
+
+
+def open_episodes(folder: str, config: PolicyTrainConfig, lam: Any) -> list[Shown]:
+    "The episodes of a store, decoded to the policy's size once where that takes at most `cache_gib`."
+    store, size = open_dataset(folder), config.model.vlm.image_size
+    known = known_latents(store, lam, config.model.latent_gap_s) if lam is not None else [None] * len(store)
+    if sum(len(t) for t in store.trajectories) * 3 * size**2 / 2**30 > config.cache_gib:
+        return [Shown(*pair) for pair in zip(store.trajectories, known, strict=True)]
     with PartialState().main_process_first():  # one process decodes, the others read its file
-        return cache_frames(store, image_size)
+        return [Shown(*pair) for pair in zip(cache_frames(store, size), known, strict=True)]
 
 
 def open_lam(folder: str) -> Any:
@@ -280,11 +308,11 @@ def fit_to_data(model: PolicyConfig, t: Trajectory, lam: Any) -> PolicyConfig:
     return replace(model, action_dim=actions.shape[1], proprio_dim=t.proprio.shape[1], **latent)
 
 # %% ../../nbs/8_train/policy.ipynb #3e1f1aff
-def divide(config: PolicyTrainConfig) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:
+def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown], list[Shown]]:
     "Episodes to act by, to watch only, and held out (the last of each folder of `data`)."
     acting, video, out = [], [], []
     for folder in config.data:
-        found = open_episodes(folder, config.model.vlm.image_size, config.cache_gib)
+        found = open_episodes(folder, config, lam)
         n = max(1, int(config.val_fraction * len(found)))
         if n >= len(found):
             raise UserError(f"{folder} has {len(found)} episodes: {n} held out leaves none to train on")
@@ -293,7 +321,7 @@ def divide(config: PolicyTrainConfig) -> tuple[list[Trajectory], list[Trajectory
     if keep > len(acting):
         raise UserError(f"demonstrations is {keep}, but there are {len(acting)} episodes to train on")
     for folder in config.video:
-        video += open_episodes(folder, config.model.vlm.image_size, config.cache_gib)
+        video += open_episodes(folder, config, lam)
     if not config.lam and (video or keep < len(acting)):
         say("without latents, video teaches nothing: only episodes with commands are used")
         return acting[:keep], [], out
@@ -308,12 +336,13 @@ def fingerprint(trajectories: Sequence[Trajectory]) -> str:
 # %% ../../nbs/8_train/policy.ipynb #705327c6
 def open_data(config: PolicyTrainConfig) -> PolicyData:
     "Open the folders of a configuration. Errors (`UserError`) name the folder or episode and what is wrong."
-    (acting, video, out), lam = divide(config), open_lam(config.lam)
-    model = fit_to_data(config.model, acting[0], lam)
-    parts = [[Episode(t, model, lam, acts) for t in group] for group, acts in ((acting, 1), (video, 0), (out, 1))]
+    lam = open_lam(config.lam)
+    acting, video, out = divide(config, lam)
+    model, roles = fit_to_data(config.model, acting[0].t, lam), ((acting, True), (video, False), (out, True))
+    parts = [[Episode(s.t, model, lam, acts, s.known) for s in group] for group, acts in roles]
     data = PolicyDataset(*parts[:2], model, config.video_share, config.train.seed, config.shift, config.light,
                         config.proprio_noise)
-    about = {"demonstrations": len(acting), "videos": len(video), "content": fingerprint(acting + video),
+    about = {"demonstrations": len(acting), "videos": len(video), "content": fingerprint([s.t for s in acting + video]),
              "video_share": config.video_share, "shift": config.shift, "light": config.light,
              "proprio_noise": config.proprio_noise, "lam": weights_of(lam)}
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)

@@ -1,4 +1,4 @@
-"""One command that trains policies with and without latents on few labelled demonstrations, plays them, and prints Table 3.
+"""One command that trains policies with and without latents on few labelled demonstrations, plays them, and prints Tables 3 and 4.
 
 Docs: https://aclam-project.github.io/aclam/8_train/policy_comparison.html.md"""
 
@@ -6,7 +6,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy_comparison.html.md"""
 
 # %% auto #0
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'PolicyCompareConfig', 'methods_of', 'Entry', 'entries', 'training_of',
-           'trial_of', 'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paper_rows', 'as_markdown', 'main']
+           'trial_of', 'label_all', 'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paper_cells', 'paper_rows',
+           'as_markdown', 'main']
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #b9dac3f5
 import math
@@ -17,11 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..core import UserError, cli, plain, print_json, read_json, say, write_json
+from ..data.source import open_dataset
+from ..lam import LatentActionModel
 from ..policy import rollout
 from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
 from ..structure.report import hardware
 from . import policy as training
+from .label import LabelConfig, label, weights_hash
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #73790cc2
 PAPER_TABLE_3 = {  # percent: (S, S/A) in splits id, train, val; R is their ratio
@@ -38,12 +42,13 @@ WITHOUT = "w/o LAM"
 # %% ../../nbs/8_train/policy_comparison.ipynb #ef9b3ec1
 @dataclass(frozen=True)
 class PolicyCompareConfig:
-    "Train policies with and without latents, play them, print Table 3. A comparison that was stopped goes on."
+    "Train policies with and without latents, play them, print Table 3 or 4. A comparison that was stopped goes on."
 
     data: tuple[str, ...] = ()  # folders of demonstrations, see aclam-data prepare emoji --use policy
     lams: tuple[str, ...] = ()  # latent action models, each as NAME=FOLDER; w/o LAM always takes part
     preset: str = "policy_cpu"  # of the policies; its twin wo_lam is the one without
-    demonstrations: tuple[int, ...] = (20, 50, 100)  # with commands; all others are used as video
+    demonstrations: tuple[int, ...] = (20, 50, 100)  # with commands; all others are used as video; 0: all with commands
+    video: tuple[str, ...] = ()  # further folders, of any robots, of which no commands are used
     seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
     steps: int = 0  # optimiser steps of every policy; 0: as the preset is usually trained
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
@@ -93,8 +98,8 @@ def training_of(c: PolicyCompareConfig, e: Entry) -> training.PolicyTrainConfig:
     lam = methods_of(c)[e.method]
     usual = training.settings_for(c.preset if lam else f"{c.preset}_wo_lam")
     loop = replace(usual.train, seed=e.seed, steps=c.steps or usual.train.steps)
-    return replace(usual, data=tuple(c.data), lam=lam, demonstrations=e.demonstrations, train=loop,
-                   out=str(Path(c.out) / e.folder))
+    return replace(usual, data=tuple(c.data), lam=lam, demonstrations=e.demonstrations, video=tuple(c.video),
+                   train=loop, out=str(Path(c.out) / e.folder))
 
 
 def trial_of(c: PolicyCompareConfig, e: Entry) -> RolloutConfig:
@@ -102,11 +107,24 @@ def trial_of(c: PolicyCompareConfig, e: Entry) -> RolloutConfig:
     at = Path(c.out) / e.folder
     return RolloutConfig(str(at / "model"), c.split, c.episodes, data=c.data[0], few=c.few, out=str(at / "trial"))
 
+# %% ../../nbs/8_train/policy_comparison.ipynb #b3c353ae
+def label_all(c: PolicyCompareConfig) -> None:
+    "Write the latents that the policies need beside each folder of episodes, where they are not there yet."
+    gap_s = PRESETS[c.preset].latent_gap_s
+    for name, model in methods_of(c).items():
+        for folder in (*c.data, *c.video) if model else ():
+            offsets = {max(1, round(gap_s * t.fps)) for t in open_dataset(folder).trajectories}
+            own = f"{name}_{weights_hash(LatentActionModel.from_pretrained(model))}"
+            label(LabelConfig(Path(model), Path(folder), tuple(sorted(offsets)), own))
+
 # %% ../../nbs/8_train/policy_comparison.ipynb #9ceddd9b
-def compare(c: PolicyCompareConfig, train: Callable = training.run, play: Callable = rollout.run) -> dict:
+def compare(c: PolicyCompareConfig, train: Callable = training.run, play: Callable = rollout.run,
+            prepare: Callable = label_all) -> dict:
     "Train and play what is missing: the results, also in `out`/results.json. train, play: see `training`, `rollout`."
     end = time.monotonic() + 60 * c.minutes if c.minutes else math.inf
     out, found = Path(c.out), []
+    if not all((out / e.folder / "comparison.json").exists() for e in entries(c)):
+        prepare(c)
     for e in entries(c):
         done = out / e.folder / "comparison.json"
         if not done.exists():
@@ -160,17 +178,22 @@ def rows_of(report: Mapping) -> list[list[str]]:
             for (n, method), group in groups.items()]
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #9b3ab66b
+def paper_cells(s: float | None, a: float | None) -> list[str]:
+    "S, S/A, R of percentages; '-' for what the paper does not have."
+    text = lambda x: "-" if x is None else f"{x:.2f}"  # noqa: E731
+    return [text(None if s is None else s / 100), text(None if a is None else a / 100), text(s / a if a else None)]
+
+# %% ../../nbs/8_train/policy_comparison.ipynb #c6432b2d
 def paper_rows(splits: Sequence[str]) -> list[list[str]]:
-    "Table 3 of the paper in the same columns; '-' for splits that it does not have."
-    rows = []
-    for name, parts in PAPER_TABLE_3.items():
-        there = dict(zip(("id", "train", "val"), parts, strict=True))
-        row = ["500, paper", name, "?"]
-        for split in splits:
-            s, a = there.get(split, (0, 0))
-            row += [f"{s / 100:.2f}", f"{a / 100:.2f}", f"{s / a:.2f}"] if a else ["-"] * 3
-        rows.append(row)
-    return rows
+    "Table 3 of the paper in the same columns, Table 4 (a real arm, S only) where `splits` has ood_d or ood_b, or both."
+    other = {"ood_d", "ood_b"} & {*splits}
+    tables = [("170, paper, real arm", {m: dict(zip(("id", "ood_d", "ood_b"), ((s, None) for s in row), strict=True))
+                                        for m, row in PAPER_TABLE_4.items()})] if other else []
+    if not other or {"train", "val"} & {*splits}:
+        named = {m: dict(zip(("id", "train", "val"), row, strict=True)) for m, row in PAPER_TABLE_3.items()}
+        tables.insert(0, ("500, paper", named))
+    return [[label, m, "?", *(x for split in splits for x in paper_cells(*there.get(split, (None, None))))]
+            for label, table in tables for m, there in table.items()]
 
 
 def as_markdown(report: Mapping) -> str:
