@@ -17,9 +17,10 @@ def cpu_ms(run, model_steps: int) -> float:
 
 
 def measure() -> dict[str, float]:
-    """All six panels, one seed. Batched: each job, one thread. Naive: some settings of every panel, weighted by its size,
-    with as many threads as PyTorch starts with, and with one. Each is timed in ROUNDS rounds that take turns, and its
-    least time counts: a busy machine only ever adds. What a process does once (kernels for a shape) is not counted."""
+    """All six panels, one seed. Batched: each job, one thread. Naive: some settings of every panel, weighted by its
+    size, with as many threads as PyTorch starts with, and with one. Each is timed in ROUNDS rounds that take turns, and
+    its least time counts: a busy machine only ever adds. What a process does once (kernels for a shape) is not
+    counted."""
     from dataclasses import replace
 
     from aclam.linear.figures import figure_points, make_jobs

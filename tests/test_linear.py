@@ -212,6 +212,25 @@ def test_batched_gradients_are_those_of_autograd(changes):
     assert tr.check_batch_gradient([first, other]) < 1e-4
 
 
+def test_the_two_products_agree_and_what_is_missing_is_not_chosen():
+    a, w = torch.randn(600, 131), torch.randn(97, 131)  # large enough for the faster library
+    exact = (a.double() @ w.double().T).float()
+    assert torch.allclose(tr.product(a, w), exact, atol=1e-4) and torch.allclose(tr.plain(a, w), exact, atol=1e-4)
+    assert torch.allclose(tr.product(a[:, 3:].T.mT, w.T[3:].T), exact - a[:, :3] @ w[:, :3].T, atol=1e-4)  # strided
+
+    def missing(a, w):
+        return torch.ops.mkldnn.no_such_operator(a, w)
+
+    def refuses(a, w):
+        raise RuntimeError("not on this processor")
+
+    def slow(a, w):
+        return [tr.plain(a, w) for _ in range(3)][0]
+
+    for other in (missing, refuses, slow):
+        assert tr.choose_product(other, rows=256) is tr.plain
+
+
 def test_batched_training_is_naive_training():
     quick = replace(SMALL, steps=40, sigma_iid=0.4, sigma_agents=0.5, lambda_ac=0.5)
     together = tr.train([quick, replace(quick, d_z=5, sigma_iid=0.0), replace(quick, chi=0.5)])

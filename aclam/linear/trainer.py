@@ -416,8 +416,9 @@ def chosen_product() -> Callable:
 
 
 def product(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """a w^T for float32 matrices, (m, k), (r, k) -> (m, r), by the faster library."""
-    return chosen_product()(a, w)
+    """a w^T for float32 matrices, (m, k), (r, k) -> (m, r), by the faster library; small or strided ones by `plain`."""
+    large = a.numel() * len(w) >= 2**20 and a.is_contiguous() and w.is_contiguous()
+    return chosen_product()(a, w) if large else plain(a, w)
 
 # %% ../../nbs/1_linear/trainer.ipynb #2b62ccb3
 class Batch(NamedTuple):
@@ -433,12 +434,12 @@ class Batch(NamedTuple):
 
 def make_batch(X: torch.Tensor, streams: Streams, uniform: torch.Tensor | None) -> Batch:
     """The moments of a batch."""
-    scale, seen = 2 / (len(X) * streams.d_o), X[:, streams.encoder]
-    columns = product(X.T, seen.T).mul_(scale)
-    rows = columns if seen.shape == X.shape else columns.T.contiguous()
+    scale, Xt = 2 / (len(X) * streams.d_o), X.T.contiguous()
+    columns = product(Xt, Xt[streams.encoder]).mul_(scale)
+    rows = columns if columns.shape[0] == columns.shape[1] else columns.T.contiguous()
     frames = {u: columns[streams.at[u], at].contiguous() for u, at in streams.encoder_at.items() if u == "o"}
     if "u" in streams.wide:  # which the encoder does not see
-        frames["u"] = product(X[:, streams.at["u"]].T, X[:, streams.at["u"]].T).mul_(scale)
+        frames["u"] = product(Xt[streams.at["u"]], Xt[streams.at["u"]]).mul_(scale)
     return Batch(X, uniform, columns, rows, frames)
 
 
@@ -882,8 +883,9 @@ def step_flops(s: Setting) -> int:
 
 # %% ../../nbs/1_linear/trainer.ipynb #9037cf29
 def machine_floor(settings: list[Setting], models: int = 20) -> dict[str, float]:
-    """The least CPU time a model-step of these settings can take here: 'gflops' of the large product, by the
-    library that `product` uses, 'adam_ns' a parameter, and 'ms' = operations / gflops + parameters * adam_ns, averaged over the settings."""
+    """The least CPU time a model-step of these settings can take here: 'gflops' of the large product by the
+    library that `product` uses, 'adam_ns' a parameter, and 'ms' = operations / gflops + parameters * adam_ns, averaged
+    over the settings."""
     d = settings[0].d_o
     E, G, flat = torch.randn(models * d, d), torch.randn(d, d), torch.rand(4, models * d * d)
     state, multiply = [[v] for v in flat], best_time(lambda: product(E, G))
