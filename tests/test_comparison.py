@@ -72,7 +72,8 @@ def test_the_whole_path(tmp_path, monkeypatch):
         assert tuple(rows) == ALL and all(row["watch"] == "stable" for row in rows.values())
         assert all(math.isfinite(rows[m][k]["mean"]) for m in ALL for k in ("additivity", "identity", "inverse"))
         assert rows["potential_lam_cpu"]["additivity"]["mean"] < 1e-9 < rows["ac_lam_cpu"]["additivity"]["mean"]
-    assert tuple(results["table_2"]) == ALL and results["table_2"]["lapa_cpu"]["chance"] == pytest.approx(1 / 3)
+    probes = results["table_2"]
+    assert tuple(probes) == (*ALL, c.MOTION) and probes["lapa_cpu"]["chance"] == pytest.approx(1 / 3)
     figures = {f.stem for f in (quick.out / "figures").glob("*.png")}
     assert figures == {f"{kind}_{s}" for kind in ("norm_trajectory", "motion_transfer") for s in results["table_1"]}
     assert read_json(quick.out / "results.json")["tables"] == (quick.out / "tables.md").read_text(encoding="utf-8")
