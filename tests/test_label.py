@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import torch
 
 from aclam.core import UserError
 from aclam.data.lerobot import write_lerobot
-from aclam.data.source import open_dataset
+from aclam.data.source import Declared, open_dataset
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.lam import LatentActionModel
+from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import Quantized
 from aclam.train import label as L
 
@@ -127,10 +128,6 @@ def test_a_model_that_reads_frames_reads_each_once():
 
 
 def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
-    from dataclasses import replace
-
-    from aclam.lam import PRESETS
-
     preset = PRESETS["ac_lam_cpu"]
     quantised = replace(preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform"))
     lam = LatentActionModel(quantised)
@@ -167,3 +164,66 @@ def test_the_command(place, capsys):
         L.main([*words[:2], "--data", str(place / "nowhere")])
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and out == "" and err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def vla(place, whole):
+    """The episodes and their labels as one LeRobot dataset; the folder."""
+    done = L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla"))
+    assert done["lerobot"] == [f"latent_action_{k}{end}" for k in (1, 4, -2) for end in ("", "_is_pad")]
+    return place / "vla"
+
+
+def bytes_of(folder) -> dict:
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_labels_become_columns_of_a_lerobot_dataset(place, vla):
+    info = json.loads((vla / "meta" / "info.json").read_text())
+    d = L.read_labels(place / "whole").column("latent_action_1").type.list_size
+    assert info["features"]["latent_action_4"] == {"dtype": "float32", "shape": [d], "names": None}
+    assert info["features"]["latent_action_4_is_pad"] == {"dtype": "bool", "shape": [1], "names": None}
+    labels = L.as_array(L.read_labels(place / "whole").column("latent_action_4"))
+    got = open_dataset(vla, Declared(action=("latent_action_4",))).trajectories
+    assert np.array_equal(np.concatenate([t.action for t in got]), np.nan_to_num(labels))
+    pad = open_dataset(vla, Declared(action=("latent_action_4_is_pad",))).trajectories
+    assert [int(t.action.sum()) for t in pad] == [4] * 7
+    for t, u in zip(read_store(place / "data").trajectories, open_dataset(vla).trajectories, strict=True):
+        assert np.array_equal(t.proprio, u.proprio) and t.task == u.task
+
+
+def test_padding_does_not_count_in_a_labelled_datasets_statistics(place, vla):
+    labels = L.as_array(L.read_labels(place / "whole").column("latent_action_4"))
+    found = json.loads((vla / "meta" / "stats.json").read_text())["latent_action_4"]
+    assert found["count"] == [int(np.isfinite(labels).all(1).sum())]
+    assert np.allclose(found["mean"], np.nanmean(labels.astype(float), 0), atol=1e-6)
+
+
+def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(place, vla, tmp_path):
+    before = bytes_of(vla)
+    for path in [*vla.glob("meta/episodes/*/*"), *vla.glob("data/*/*"), vla / "meta" / "info.json"]:
+        path.unlink()  # as if it had been killed before its first part was done
+    L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
+    assert bytes_of(vla) == before
+    with pytest.raises(UserError, match="vla was begun with extra"):
+        L.label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
+
+
+def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
+    preset = PRESETS["ac_lam_cpu"]
+    quantised = replace(preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform"))
+    LatentActionModel(quantised).save_pretrained(tmp_path / "model")
+    L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla"))
+    codes = L.as_array(L.read_labels(tmp_path / "labels").column("latent_codes_1"))
+    got = open_dataset(tmp_path / "vla", Declared(action=("latent_codes_1",))).trajectories
+    assert np.array_equal(np.concatenate([t.action for t in got]), np.maximum(codes, 0))
+    info = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())
+    assert info["features"]["latent_codes_1"] == {"dtype": "int64", "shape": [preset.tokens], "names": None}
+
+
+def test_extra_columns_must_fit_the_episodes(tmp_path):
+    films = [synthetic_trajectory(s, T=12, size=40) for s in range(2)]
+    ok, short, other = ({"z": np.zeros((n, 3), kind)} for n, kind in ((12, np.float32), (11, np.float32), (12, float)))
+    for extra, words in (([ok, short], "11 rows for 12 frames"), ([ok, other], "float64"), ([ok], "1 episodes for 2")):
+        with pytest.raises(UserError, match=words):
+            write_lerobot(tmp_path / "bad", films, extra=extra)

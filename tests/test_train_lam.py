@@ -19,6 +19,7 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
+from aclam.lam.univla import hashed_words
 from aclam.train import demo, lam, loop, scale
 
 SMALL = (
@@ -315,3 +316,59 @@ def test_console_scripts_point_here():
     settings = (Path(__file__).parents[1] / "settings.ini").read_text()
     assert "aclam-train-lam=aclam.train.lam:main" in settings and "aclam-demo=aclam.train.demo:main" in settings
     assert callable(lam.main) and callable(demo.main)
+
+
+# --- UniVLA's two stages ----------------------------------------------------------------------------------------------
+
+TINY = "--model.width 16 --model.eye-width 16 --model.idm-depth 1 --model.fdm-depth 1 --model.eye-depth 1 --probe-n 16 "
+TINY += "--model.bottleneck.continuous-steps 2 --train.steps 4 --train.batch-size 4 --train.probe-every 4"
+TINY = TINY.split()
+
+
+@pytest.fixture(scope="module")
+def stage_1(store, tmp_path_factory):
+    """A finished run of UniVLA's stage 1, told the tasks."""
+    out = tmp_path_factory.mktemp("stage_1")
+    words = ["--preset", "univla_stage_1_cpu", "--data", str(store), "--out", str(out), *TINY]
+    lam.run(lam.settings_from(words))
+    return out
+
+
+def test_stage_1_hears_the_task_of_each_episode(stage_1, store):
+    films = [dataclasses.replace(synthetic_trajectory(seed=n, size=32), task=f"do {'ab'[n % 2]}") for n in range(4)]
+    data = lam.Instructed(TripleDataset(films, TripleConfig(), 32), 6)
+    batch, alone = data.batch(range(8)), data.dataset.batch(range(8))
+    own = [films[n].task for n in batch["index"][:, 0].tolist()]
+    assert len(set(own)) == 2 and torch.equal(batch["frames"], alone["frames"])
+    for n, task in enumerate(own):
+        said, mask = hashed_words([task], 6)
+        assert torch.equal(batch["words"][n], said[0]) and torch.equal(batch["word_mask"][n], mask[0])
+    trained = LatentActionModel.from_pretrained(stage_1 / "model")
+    assert trained.config.text_dim == 32 and "words" in json.loads((stage_1 / "config.json").read_text())
+    torch.manual_seed(0)
+    fresh = LatentActionModel(trained.config)
+    assert not torch.equal(trained.language.weight, fresh.language.weight)  # it had a gradient
+
+
+def test_stage_2_keeps_the_codes_of_stage_1_and_nothing_else(stage_1, store, tmp_path):
+    words = ["--preset", "univla_stage_2_cpu", "--data", str(store), "--out", str(tmp_path), *TINY]
+    lam.run(lam.settings_from([*words, "--stage-1", str(stage_1 / "model")]))
+    first, second = (LatentActionModel.from_pretrained(p / "model").state_dict() for p in (stage_1, tmp_path))
+    assert torch.equal(second["aside.bottleneck.book.codes"], first["codes.bottleneck.book.codes"])
+    assert not torch.equal(second["codes.bottleneck.book.codes"], first["codes.bottleneck.book.codes"])
+    assert not torch.equal(second["idm.blocks.0.mlp.fc1.weight"], first["idm.blocks.0.mlp.fc1.weight"])
+    assert all(torch.equal(second[n], first[n]) for n in first if n.startswith("eye."))
+    assert not any(n.startswith("language") for n in second)
+
+
+def test_stages_that_do_not_fit_are_one_line(stage_1, store, tmp_path, capsys):
+    start = ["--data", store, "--out", tmp_path / "x", "--stage-1", stage_1 / "model"]
+    assert "not to \"univla_cpu\"" in fails(capsys, "--preset", "univla_cpu", *TINY, *start)
+    second = ["--preset", "univla_stage_2_cpu", *TINY, *start]
+    assert "code_dim is 8, but 4" in fails(capsys, *second, "--model.code-dim", "8")
+    assert "codebook of stage 1 has another size" in fails(capsys, *second, "--model.bottleneck.codes", "8")
+    silent = tmp_path / "silent"
+    films = (dataclasses.replace(synthetic_trajectory(seed=n, size=32), task="") for n in range(3))
+    write_store(silent, films)
+    argv = ["--preset", "univla_stage_1_cpu", "--data", silent, "--out", tmp_path / "y", *TINY]
+    assert "no episode has a task: give --model.text-dim 0" in fails(capsys, *argv)

@@ -9,10 +9,11 @@ __all__ = ['VERSIONS', 'inside', 'TableImages', 'Tables', 'read_lerobot', 'verif
            'check_round_trip', 'download']
 
 # %% ../../nbs/3_data/lerobot.ipynb #a1899685
+import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core import UserError, atomic_file, plain, read_json, suggest, write_json
@@ -407,6 +409,7 @@ class _Plan:
     widths: dict  # {'observation.state': D, 'action': A}, what all episodes have
     tasks: tuple[str, ...]
     crf: int
+    extra: dict  # {column: (dtype, width)} of what stands beside the trajectories' own columns
 
     def file(self, kind: str, part: int) -> Path:
         "kind: 'data', 'meta/episodes' or 'videos/CAMERA'."
@@ -434,11 +437,12 @@ def _widths(trajectories: Sequence[Trajectory]) -> dict:
     return out
 
 # %% ../../nbs/3_data/lerobot.ipynb #b5519188
-def _columns(plan: _Plan, t: Trajectory, episode: int, first: int) -> pa.Table:
+def _columns(plan: _Plan, t: Trajectory, episode: int, first: int, extra: Mapping) -> pa.Table:
     "The rows of one episode."
     n, columns = len(t), {}
-    for key, width in plan.widths.items():
-        flat = pa.array((t.proprio if key == "observation.state" else t.action).ravel(), pa.float32())
+    own = {k: (t.proprio if k == "observation.state" else t.action).astype(np.float32) for k in plan.widths}
+    for key, values in (own | {k: extra[k] for k in plan.extra}).items():
+        flat, width = pa.array(values.ravel()), values.size // n
         columns[key] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
     task = plan.tasks.index(t.task)
     whole = {"frame_index": range(n), "episode_index": [episode] * n, "index": range(first, first + n),
@@ -461,7 +465,7 @@ def _episode(plan: _Plan, t: Trajectory, part: int, episode: int, first: int, st
             **{f"meta/episodes/{k}": v for k, v in place.items()}, "aclam": json.dumps(plain(notes))}
 
 # %% ../../nbs/3_data/lerobot.ipynb #335cdb3f
-def _write_part(plan: _Plan, part: int, batch: Sequence[Trajectory], episode: int, first: int) -> int:
+def _write_part(plan: _Plan, part: int, batch: Sequence[Trajectory], episode: int, first: int, extra: Sequence) -> int:
     "One file of each kind, for a batch of episodes. The episode table comes last: it marks the part as done."
     rows, start = [], 0
     with atomic_file(plan.file(f"videos/{plan.camera}", part)) as film, atomic_file(plan.file("data", part)) as data:
@@ -470,7 +474,7 @@ def _write_part(plan: _Plan, part: int, batch: Sequence[Trajectory], episode: in
             for n, t in enumerate(batch):
                 for a in range(0, len(t), 32):
                     video.append(t.frames[list(range(a, min(a + 32, len(t))))])
-                tables.append(_columns(plan, t, episode + n, first + start))
+                tables.append(_columns(plan, t, episode + n, first + start, extra[n] if extra else {}))
                 rows.append(_episode(plan, t, part, episode + n, first + start, start))
                 start += len(t)
         with pq.ParquetWriter(data, tables[0].schema, compression="snappy") as writer:
@@ -507,7 +511,8 @@ def _all_statistics(plan: _Plan, trajectories: Sequence[Trajectory], parts: int)
     table = pa.concat_tables(pq.read_table(plan.file("data", p), use_threads=False) for p in range(parts))
     out = {}
     for key in table.column_names:
-        column = table[key].combine_chunks()
+        pad = table[f"{key}_is_pad"] if f"{key}_is_pad" in table.column_names else None
+        column = (table[key] if pad is None else table[key].filter(pc.invert(pad))).combine_chunks()
         flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
         out[key] = _statistics(flat.to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float64))
     step = max(len(trajectories) // 50, 1)
@@ -525,10 +530,12 @@ def _features(plan: _Plan, height: int, width: int) -> dict:
             "video.channels": 3, "has_audio": False}
     numbers = {k: {"dtype": "float32", "shape": [w], "names": [f"{k.split('.')[-1]}_{n}" for n in range(w)]}
                for k, w in plan.widths.items()}
+    more = {k: {"dtype": dtype, "shape": [w], "names": None} for k, (dtype, w) in plan.extra.items()}
     index = {k: {"dtype": "int64", "shape": [1], "names": None}
              for k in ("frame_index", "episode_index", "index", "task_index")}
     camera = {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": film}
-    return {**numbers, plan.camera: camera, "timestamp": {"dtype": "float32", "shape": [1], "names": None}, **index}
+    times = {"timestamp": {"dtype": "float32", "shape": [1], "names": None}}
+    return {**numbers, **more, plan.camera: camera, **times, **index}
 
 # %% ../../nbs/3_data/lerobot.ipynb #409c2980
 def _finish(plan: _Plan, trajectories: Sequence[Trajectory], parts: int) -> dict:
@@ -550,6 +557,41 @@ def _finish(plan: _Plan, trajectories: Sequence[Trajectory], parts: int) -> dict
     write_json(plan.folder / "meta" / "info.json", info)
     return info
 
+# %% ../../nbs/3_data/lerobot.ipynb #02ee23d1
+_KINDS = ("float32", "int64", "bool")  # of extra columns
+
+
+def _extra_columns(trajectories: Sequence[Trajectory], extra: Sequence[Mapping]) -> dict:
+    "{column: (dtype, width)}; `UserError` where episodes disagree, or rows and frames do."
+    if extra and len(extra) != len(trajectories):
+        raise UserError(f"extra columns of {len(extra)} episodes for {len(trajectories)} trajectories")
+    out = {k: (str(v.dtype), v[0].size) for k, v in extra[0].items()} if extra else {}
+    for t, columns in zip(trajectories, extra, strict=bool(extra)):
+        found = {k: (str(v.dtype), v[0].size) for k, v in columns.items()}
+        if found != out or any(kind not in _KINDS for kind, _ in found.values()):
+            raise UserError(f"{t.name}: extra columns are {found}, those of the first episode {out}: the same are "
+                            f"needed, of {', '.join(_KINDS)}")
+        if wrong := [k for k, v in columns.items() if len(v) != len(t)]:
+            raise UserError(f"{t.name}: {wrong[0]} has {len(columns[wrong[0]])} rows for {len(t)} frames")
+    return out
+
+# %% ../../nbs/3_data/lerobot.ipynb #b5f26379
+def _digest(extra: Sequence[Mapping]) -> str:
+    "Twelve digits that change with the content of extra columns."
+    h = hashlib.sha256()
+    for columns in extra:
+        for key, values in columns.items():
+            h.update(key.encode())
+            h.update(np.ascontiguousarray(values).tobytes())
+    return h.hexdigest()[:12]
+
+
+def _recipe(plan: _Plan, trajectories: Sequence[Trajectory], extra: Sequence[Mapping]) -> dict:
+    "What makes it another dataset."
+    whole = {k: v for k, v in asdict(plan).items() if k != "folder" and (v or k != "extra")}
+    content = [[t.name, len(t), float(t.timestamp[-1])] for t in trajectories]
+    return {**whole, "episodes": content, **({"extra_content": _digest(extra)} if extra else {})}
+
 # %% ../../nbs/3_data/lerobot.ipynb #29b51900
 def write_lerobot(
     folder: str | os.PathLike,
@@ -559,8 +601,12 @@ def write_lerobot(
     crf: int = 23,  # quality of h264, 0 is the best
     per_file: int = 64,  # episodes in a file
     workers: int = 1,  # processes
+    extra: Sequence[Mapping[str, np.ndarray]] = (),  # of each episode: more columns (T, w), float32, int64 or bool
 ) -> dict:  # info.json
-    "Write a LeRobotDataset v3.0 (h264, every second frame a key frame). The same call again goes on after a kill."
+    """Write a LeRobotDataset v3.0 (h264, every second frame a key frame). The same call again goes on after a kill.
+
+    Rows that an extra column KEY_is_pad marks do not count in the statistics of the column KEY.
+    """
     if not trajectories:
         raise UserError("no trajectories to write")
     rate = fps or float(round(trajectories[0].fps, 3))
@@ -569,18 +615,16 @@ def write_lerobot(
         _steady(t, rate)
     plan = _Plan(Path(folder), int(rate) if rate == int(rate) else rate,
                  "observation.images." + camera.removeprefix("observation.images."), _widths(trajectories),
-                 tuple(dict.fromkeys(t.task for t in trajectories)), crf)
-    content = [[t.name, len(t), float(t.timestamp[-1])] for t in trajectories]
-    whole = {k: v for k, v in asdict(plan).items() if k != "folder"}
-    _begin(plan.folder, {**whole, "per_file": per_file, "episodes": content})
-    _write_parts(plan, trajectories, per_file, workers)
+                 tuple(dict.fromkeys(t.task for t in trajectories)), crf, _extra_columns(trajectories, extra))
+    _begin(plan.folder, _recipe(plan, trajectories, extra) | {"per_file": per_file})
+    _write_parts(plan, trajectories, per_file, workers, extra)
     return _finish(plan, trajectories, math.ceil(len(trajectories) / per_file))
 
 # %% ../../nbs/3_data/lerobot.ipynb #5a43aa0e
-def _write_parts(plan: _Plan, trajectories: Sequence[Trajectory], per_file: int, workers: int) -> None:
+def _write_parts(plan: _Plan, trajectories: Sequence[Trajectory], per_file: int, workers: int, extra: Sequence) -> None:
     "The parts that are missing, in this process or in several."
     frames = np.cumsum([0, *map(len, trajectories)]).tolist()
-    todo = [(plan, p, trajectories[a:a + per_file], a, frames[a])
+    todo = [(plan, p, trajectories[a:a + per_file], a, frames[a], extra[a:a + per_file])
             for p, a in enumerate(range(0, len(trajectories), per_file))
             if not plan.file("meta/episodes", p).exists()]
     if workers == 1 or len(todo) < 2:

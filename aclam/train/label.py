@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/label.html.md"""
 # %% auto #0
 __all__ = ['LabelConfig', 'schema', 'pieces_of', 'pair_rows', 'reads_frames', 'batches', 'encode_pairs', 'frames_of',
            'label_piece', 'schema_of', 'weights_hash', 'content_of', 'job_of', 'folder_of', 'start_job', 'part_ranges',
-           'label_part', 'check_config', 'label', 'finish', 'read_labels', 'as_array', 'labels_of', 'check_labels',
-           'check_resume', 'run', 'main']
+           'label_part', 'check_config', 'label', 'finish', 'read_labels', 'as_array', 'labels_of', 'label_columns',
+           'to_lerobot', 'check_labels', 'check_resume', 'run', 'main']
 
 # %% ../../nbs/8_train/label.ipynb #8b7970ea
 import hashlib
@@ -25,6 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_file, cli, plain, print_json, read_json, say, write_json
+from ..data.lerobot import write_lerobot
 from ..data.source import open_dataset
 from ..data.store import Store, resize_frames
 from ..data.trajectory import Trajectory
@@ -41,6 +42,7 @@ class LabelConfig:
     offsets: tuple[int, ...] = (1,)  # k, in frames; negative: back in time
     name: str = ""  # of the labels: they go to DATA/labels/NAME; default: the name of the model's run
     out: Path | None = None  # another folder for them
+    lerobot: Path | None = None  # also write data and labels together, as a LeRobot v3.0 dataset in this folder
     batch_size: int = 256  # pairs (or frames) that the model sees at a time
     piece_frames: int = 1024  # frames of work that are lost when the job is killed
     device: str = "auto"  # cuda where there is one, else cpu
@@ -266,7 +268,7 @@ def check_config(config: LabelConfig, store: Store) -> None:
     if min(config.batch_size, config.piece_frames) < 1:
         raise UserError("batch_size and piece_frames are at least 1")
 
-
+# %% ../../nbs/8_train/label.ipynb #1d18bdb5
 def label(config: LabelConfig) -> dict:
     "Do the job of `config`. Returns what `labels.json` holds at the end, and the folder."
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
@@ -276,11 +278,13 @@ def label(config: LabelConfig) -> dict:
     found = start_job(folder, job_of(lam, store, config), config.resume)
     if found["done"]:
         say(f"{folder} is complete already")
-        return found | {"folder": str(folder)}
-    with tqdm(total=found["frames"], unit="frame", desc=folder.name, mininterval=0.5) as bar:
-        for part, episodes in enumerate(part_ranges(store)):
-            label_part(lam, store, part, episodes, config, folder, device, bar.update)
-    return finish(folder, store, found, config) | {"folder": str(folder)}
+    else:
+        with tqdm(total=found["frames"], unit="frame", desc=folder.name, mininterval=0.5) as bar:
+            for part, episodes in enumerate(part_ranges(store)):
+                label_part(lam, store, part, episodes, config, folder, device, bar.update)
+        found = finish(folder, store, found, config)
+    whole = found | {"folder": str(folder)}
+    return whole | ({"lerobot": to_lerobot(config.lerobot, store, folder)} if config.lerobot else {})
 
 # %% ../../nbs/8_train/label.ipynb #7175b25b
 def finish(folder: Path, store: Store, found: dict, config: LabelConfig) -> dict:
@@ -322,6 +326,28 @@ def labels_of(store: Store, lam) -> dict[int, Path]:
         if about.get("done") and about["model"] == model and about["store"] == content:
             found |= {int(k): file.parent for k in about["offsets"]}
     return found
+
+# %% ../../nbs/8_train/label.ipynb #e171c769
+def label_columns(folder: Path, lengths: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    "The labels of each episode, of these lengths, as columns without empty cells: {column: (T, w)}."
+    table, columns = read_labels(folder), {}
+    for name in table.column_names[2:]:
+        values = as_array(table.column(name))
+        if name.startswith("latent_action"):
+            missing = ~np.isfinite(values).all(1)
+            columns |= {name: np.where(missing[:, None], np.float32(0), values), f"{name}_is_pad": missing[:, None]}
+        else:
+            columns[name] = np.maximum(values, 0).astype(np.int64)
+    ends = np.cumsum(lengths)[:-1]
+    parts = {name: np.split(values, ends) for name, values in columns.items()}
+    return [{name: part[e] for name, part in parts.items()} for e in range(len(lengths))]
+
+
+def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
+    "Write the episodes of `store` and their labels as a LeRobot v3.0 dataset; the columns that the labels became."
+    extra = label_columns(labels, [len(t) for t in store.trajectories])
+    write_lerobot(out, store.trajectories, store.meta.get("camera") or "image", extra=extra)
+    return list(extra[0])
 
 # %% ../../nbs/8_train/label.ipynb #58bde859
 def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, tol: float = 1e-4, seed: int = 0) -> float:
@@ -372,6 +398,8 @@ def run(config: LabelConfig) -> None:
         return print_json(found)
     pairs = ", ".join(f"{n:,d} pairs at offset {k}" for k, n in found["pairs"].items())
     print(f"{found['folder']}: {found['frames']:,d} frames, {pairs}")
+    if config.lerobot:
+        print(f"{config.lerobot}: LeRobot v3.0, columns {', '.join(found['lerobot'])}")
 
 
 def main(argv=None) -> None:

@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
            'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
-           'fit_to_data', 'build', 'describe', 'watched_probe', 'run', 'main']
+           'fit_to_data', 'Instructed', 'told', 'build', 'describe', 'file_hash', 'watched_probe', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import argparse
@@ -30,6 +30,7 @@ from ..data.store import Store, cache_frames
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
+from ..lam.univla import hashed_words, stage_two
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
 from .loop import TrainConfig, train, train_command
@@ -60,6 +61,7 @@ class LamTrainConfig(Generic[Model]):
     held_out: str = ""  # a folder of episodes to probe with; default: the last `val_fraction` of each data folder
     mixture: str = ""  # instead of data: a mixture (see aclam-data plan), such as cpu or my/mixture.yaml
     root: str = "data"  # folder of the mixture's sources
+    stage_1: str = ""  # folder of a trained model of UniVLA's stage 1, whose codes a model of its stage 2 keeps, frozen
     val_fraction: float = 0.1  # of the episodes; at least one; not used for training
     out: str = "runs/lam"  # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: Model = LamConfig()  # the model's sizes and its objective; which there are depends on the preset's family
@@ -205,17 +207,63 @@ def fit_to_data(model: Any, dataset: TripleDataset) -> Any:
     sizes = {"proprio_dim": item["proprio"].shape[-1], "action_dim": item["action"].shape[-1] if acts else 0}
     return replace(model, embodiments=len(dataset.embodiments), **sizes)
 
+# %% ../../nbs/8_train/lam.ipynb #14397b2b
+class Instructed:
+    "Triples with the task of their episode: `batch` also has words (B, L, W) and word_mask (B, L), see `hashed_words`."
+
+    def __init__(self, dataset: TripleDataset, width: int):
+        tasks = [t.task for t in dataset.trajectories]
+        if not any(tasks):
+            raise UserError(f"text_dim is {width}, but no episode has a task: give --model.text-dim 0")
+        known = {task: n for n, task in enumerate(dict.fromkeys(tasks))}
+        self.dataset, self.row = dataset, torch.tensor([known[task] for task in tasks])
+        self.words, self.mask = hashed_words(list(known), width)
+        self.content = hashlib.sha256(json.dumps(tasks).encode()).hexdigest()[:12]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # a copy that is being made has none yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: Sequence[int]) -> dict:
+        out = self.dataset.batch(indices)
+        rows = self.row[out["index"][:, 0]]
+        return {**out, "words": self.words[rows], "word_mask": self.mask[rows]}
+
+
+def told(config: LamTrainConfig, data: LamData) -> LamData:
+    "The data as the model of `config` takes them: with instructions where it has a `text_dim`."
+    width = getattr(config.model, "text_dim", 0)
+    return replace(data, train=Instructed(data.train, width)) if width else data
+
 # %% ../../nbs/8_train/lam.ipynb #3ef2687c
 def build(config: LamTrainConfig, data: LamData) -> LatentActionModel:
     "The untrained model, with the same first weights on every process."
+    stage, settings = getattr(config.model, "stage", 0), fit_to_data(config.model, data.train)
+    if bool(config.stage_1) and stage != 2:
+        raise UserError(f'--stage-1 belongs to a preset of UniVLA\'s stage 2, not to "{config.preset}"')
+    first = LatentActionModel.from_pretrained(config.stage_1) if config.stage_1 else None
     torch.manual_seed(config.train.seed)
-    return LatentActionModel(fit_to_data(config.model, data.train))
+    if stage == 2 and first is None:
+        say("stage 2 without --stage-1 FOLDER: the frozen codes beside its own are random, nobody's")
+    return LatentActionModel(settings) if first is None else stage_two(first, settings)
 
 
 def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> dict:
     "What a run is, for its config.json: another model, other data or other draws make it another run."
     triples = {**asdict(config.triples), "augment": asdict(config.augment) if config.augmentation else None}
-    return {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
+    more = {"stage_1": file_hash(Path(config.stage_1) / "model.safetensors")} if config.stage_1 else {}
+    more |= {"words": data.train.content} if isinstance(data.train, Instructed) else {}
+    whole = {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
+    return whole | more
+
+
+def file_hash(file: Path) -> str:
+    "Twelve digits that change with the content of a file."
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 # %% ../../nbs/8_train/lam.ipynb #d6c3ace8
 def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> tuple[Callable, Watch]:
@@ -229,7 +277,7 @@ def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionMode
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the first call decides who is there
-    data = open_data(config)
+    data = told(config, open_data(config))
     model = build(config, data)
     parameters = sum(p.numel() for p in model.parameters())
     if state.is_main_process:
