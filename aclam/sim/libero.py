@@ -10,7 +10,9 @@ __all__ = ['REACHABLE', 'SUITES', 'VIEWS', 'BRISK', 'SETTLE', 'corners_of', 'wid
            'make_environment', 'BenchHand', 'LiberoStage']
 
 # %% ../../nbs/7_sim/libero.ipynb #68b37d9e
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -167,7 +169,8 @@ def find_task(variant: str):
     suite, _, index = variant.partition("/")
     if suite not in SUITES or not index.isdigit() or int(index) > 9:
         raise UserError(f'no task "{variant}": it is {SUITES[0]}/0 to {SUITES[1]}/9.{suggest(suite, SUITES)}')
-    benchmark = load_simulator("libero.libero.benchmark").get_benchmark(suite)(task_order_index=0)
+    with redirect_stdout(io.StringIO()):  # it greets
+        benchmark = load_simulator("libero.libero.benchmark").get_benchmark(suite)(task_order_index=0)
     return benchmark.get_task(int(index)), benchmark.get_task_init_states(int(index))
 
 
