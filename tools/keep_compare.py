@@ -1,5 +1,5 @@
-"""Keep what a comparison found for its chapter: nbs/results/compare.json, nbs/images/compare_transfer.png, and the trained
-models of seed 0 in nbs/results/models/PRESET/.
+"""Keep what a comparison found for its chapter: nbs/results/compare.json, nbs/images/compare_transfer.png, and the
+trained models of seed 0 in nbs/results/models/PRESET/.
 
     python tools/keep_compare.py [runs/compare]
 
