@@ -239,6 +239,21 @@ class Measure:
 
         return leakage({k: probe_rows(lam, d, self.config.probe_n, device=self.device) for k, d in datasets.items()})
 
+    def inverses(self, lam, dataset, n: int = 1024) -> dict:
+        """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all pairs share, which
+        is the mean latent of a frame with itself (`centred`)."""
+        import torch
+
+        from aclam.structure.metrics import inverse
+
+        frames = dataset.batch(range(min(n, self.config.n)))["frames"].to(self.device).float() / 255  # (n, 3, 3, S, S)
+        with torch.no_grad():
+            there, back, still = (lam.encode(frames[:, i], frames[:, j]) for i, j in ((0, 1), (1, 0), (0, 0)))
+        shared = still.z.mean(0)
+        pairs = {"whole": (there.z, back.z), "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1))}
+        pairs["centred"] = there.z - shared, back.z - shared
+        return {k: inverse(a.cpu().numpy(), b.cpu().numpy()) for k, (a, b) in pairs.items()}
+
     def motion(self, datasets: Mapping) -> dict | None:
         "The environment probe on the hand's true displacement, which no latent is asked to hide; None where unknown."
         from aclam.structure.leakage import environment_probe
@@ -276,9 +291,10 @@ def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -
     leaks = measured(kept / "leakage.json", probes, lambda: measure.leakage(lam, data))
     leaks["motion"] = measured(kept / "motion.json", probes, lambda: measure.motion(data))
     curves = measured(kept / "curves.json", what, lambda: measure.curves(lam, data))
+    parts = measured(kept / "inverse.json", what, lambda: {k: measure.inverses(lam, d) for k, d in data.items()})
     size = sum(p.numel() for p in lam.parameters())
-    return {"structure": rows, "leakage": leaks, "curves": curves, "stability": stability(trained), "parameters": size,
-            **{k: trained[k] for k in ("steps", "seconds")}}
+    return {"structure": rows, "leakage": leaks, "curves": curves, "inverse": parts, "parameters": size,
+            "stability": stability(trained), **{k: trained[k] for k in ("steps", "seconds")}}
 
 
 def stability(trained: Mapping) -> str:
