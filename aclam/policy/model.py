@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..core import UserError, atomic_folder, from_dict, read_json, suggest, write_json
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
 from .experts import Expert, LayerSize, Prefix, run_experts, shared_layer
-from .flow import FlowConfig, draw_times, path, velocity
+from .flow import FlowConfig, draw_times, path, remaining, to_velocity, velocity
 from .vlm import SMALL, VlmConfig, make_vlm, text_numbers
 
 # %% ../../nbs/6_policy/model.ipynb #4fd94f1e
@@ -45,6 +45,7 @@ class PolicyConfig:
     proprio_dim: int = 7  # set from the data
     control: Literal["delta_pose", "joints", "recorded"] = "delta_pose"  # what a command means; see aclam.sim
     control_hz: float = 20.0  # commands a second (Emoji Table-Top)
+    units: Literal["percentiles", "spread"] = "percentiles"  # 1 inside: the 1st to the 99th of 100, or the spread
     lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
     lambda_action: float = 1.0  # weight of the actions' loss  # assumed
     lambda_aim: float = 0.0  # weight of "where will it end?"; 0: not asked, as in the papers
@@ -74,6 +75,8 @@ CPU = PolicyConfig(
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
     lambda_aim=1.0,  # an encoder that starts from nothing learns from every frame which card is meant
     draws=2,  # the experts are cheap beside the encoder
+    units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
+    flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
 )
 PRESETS = {
     "policy_cpu": CPU, "policy_cpu_wo_lam": without_latents(CPU),
@@ -93,24 +96,25 @@ def preset(name: str, **overrides: Any) -> PolicyConfig:
 
 # %% ../../nbs/6_policy/model.ipynb #b1df999e
 class Limits(nn.Module):
-    "Maps [low, high] of each column to [-1, 1], clipped, and back; columns that never change become 0."
+    "Maps [low, high] of each column to [-1, 1], clipped at +- `reach`, and back; columns that never change become 0."
 
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("low", -torch.ones(dim))
         self.register_buffer("high", torch.ones(dim))
+        self.register_buffer("reach", torch.ones(()))
 
-    def set(self, low: Sequence[float], high: Sequence[float]) -> None:
-        for name, values in (("low", low), ("high", high)):
+    def set(self, low: Sequence[float], high: Sequence[float], reach: float = 1.0) -> None:
+        for name, values in (("low", low), ("high", high), ("reach", reach)):
             getattr(self, name).copy_(torch.as_tensor(values, dtype=torch.float32))
 
     def inside(self, x: Tensor) -> Tensor:
         width = self.high - self.low
         scaled = 2 * (x - self.low) / torch.where(width > 0, width, 1) - 1
-        return torch.where(width > 0, scaled, 0).clamp(-1, 1)
+        return torch.where(width > 0, scaled, 0).clamp(-self.reach, self.reach)
 
     def outside(self, x: Tensor) -> Tensor:
-        return self.low + (x.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        return self.low + (x.clamp(-self.reach, self.reach) + 1) / 2 * (self.high - self.low)
 
 
 class Scale(nn.Module):
@@ -173,15 +177,17 @@ class PolicyNetwork(nn.Module):
             parts.append((self.robot, self.robot.tokens(noisy.action, t, state)))
         return [e for e, _ in parts], [x for _, x in parts]
 
-    def leave(self, noisy: Pair, experts: Sequence[Expert], tokens: Sequence[Tensor]) -> Pair:
-        "Last tokens to directions, in the places where `noisy` has something."
-        found = iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)])
+    def leave(self, noisy: Pair, t: Tensor, experts: Sequence[Expert], tokens: Sequence[Tensor]) -> Pair:
+        "Last tokens to directions at times t (B,), in the places where `noisy` has something."
+        found, flow = iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)]), self.config.flow
+        if flow.predicts == "data":
+            return noisy.apply(lambda x: to_velocity(next(found), x, t, flow.sigma_min))
         return noisy.apply(lambda _: next(found))
 
     def field(self, prefix: Prefix, noisy: Pair, t: Tensor, state: Tensor, hide: bool = False) -> Pair:
         "Directions of noisy latents and commands at times t (B,), for a normalised state (B, proprio_dim)."
         experts, tokens = self.enter(noisy, t, state)
-        return self.leave(noisy, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
+        return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
     def guess_end(self, prefix: Prefix) -> Tensor:
         "Where the hand will be at the end, (B, 3) in the units inside, from the values of the words."
@@ -227,7 +233,8 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     prefix, state = policy.vlm(batch["frames"], batch["text"]), policy.proprio_units.inside(batch["proprio"])
     many = Prefix(list(map(often, prefix.keys)), list(map(often, prefix.values)), often(prefix.valid))
     found = policy.field(many, noisy, t, often(state), hide=policy.training)
-    losses = found.apply(lambda f, w, k: mean_of_known((f - w).square(), k), wanted, known)
+    left = remaining(t, c.flow.sigma_min) if c.flow.predicts == "data" else torch.ones_like(t)  # (draws * B,)
+    losses = found.apply(lambda f, w, k: mean_of_known((left[:, None, None] * (f - w)).square(), k), wanted, known)
     terms = {name: (getattr(losses, name), getattr(c, f"lambda_{name}")) for name in ("latent", "action")}
     terms = {name: term for name, term in terms.items() if term[0] is not None} | aim_term(policy, prefix, batch)
     loss = sum(weight * value for value, weight in terms.values())
@@ -352,7 +359,7 @@ def joint_field(policy: Policy, frames: Tensor, text: Tensor, noisy: Pair, t: Te
     places, mask = (1 + torch.arange(sum(lengths))).split(lengths), block_mask(blocks, valid)
     for layers in zip(policy.vlm.layers, *(e.layers for e in experts), strict=True):
         tokens = shared_layer(layers, tokens, places, mask)
-    return policy.leave(noisy, experts, tokens[1:])
+    return policy.leave(noisy, t, experts, tokens[1:])
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ from .loop import TrainConfig, train, train_command
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says
     "cpu": TrainConfig(
-        steps=3500, batch_size=64, lr=1e-3, schedule="one_cycle", probe_every=500, checkpoint_every=100, log_every=20
+        steps=2500, batch_size=64, lr=1e-3, schedule="one_cycle", probe_every=500, checkpoint_every=100, log_every=20
     ),
     "paper": TrainConfig(  # AC-LAM, A.2; what follows the warm-up is not stated
         steps=15_000, lr=5e-5, warmup_steps=200, schedule="constant", num_workers=4, checkpoint_every=1000
@@ -64,7 +64,7 @@ class PolicyTrainConfig:
     out: str = "runs/policy"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: PolicyConfig = PolicyConfig()  # the policy's sizes and its objective
     train: TrainConfig = TrainConfig()  # the loop
-    shift: int = 4  # augmentation: pictures are shifted by up to so many pixels ...  # assumed
+    shift: int = 2  # augmentation: pictures are shifted by up to so many pixels ...  # assumed
     light: float = 0.1  # ... and made brighter or darker by up to this share  # assumed
     proprio_noise: float = 0.03  # noise on states, as a share of each column's spread  # assumed
     cache_gib: float = 16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
@@ -361,9 +361,13 @@ def weights_of(lam: Any) -> str | None:
 def set_units(policy: Policy, data: PolicyDataset) -> None:
     "Percentiles of states and commands, mean and spread of latents, from the training episodes into the policy."
     acting, video = data.groups
-    for units, rows in ((policy.proprio_units, [e.t.proprio for e in acting]),
-                        (policy.action_units, [e.commands for e in acting])):
-        units.set(*np.quantile(np.concatenate(rows), [0.01, 0.99], axis=0))
+    states, commands = (np.concatenate(x) for x in ([e.t.proprio for e in acting], [e.commands for e in acting]))
+    policy.proprio_units.set(*np.quantile(states, [0.01, 0.99], axis=0))
+    if policy.config.units == "spread":
+        mean, spread = commands.mean(0), commands.std(0)
+        policy.action_units.set(mean - spread, mean + spread, reach=4.0)
+    else:
+        policy.action_units.set(*np.quantile(commands, [0.01, 0.99], axis=0))
     if policy.latent_units is not None:
         policy.latent_units.fit(torch.from_numpy(np.concatenate([e.latents for e in [*acting, *video]])))
 
