@@ -48,7 +48,7 @@ class PolicyConfig:
     units: Literal["percentiles", "spread"] = "percentiles"  # 1 inside: the 1st to the 99th of 100, or the spread
     lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
     lambda_action: float = 1.0  # weight of the actions' loss  # assumed
-    lambda_aim: float = 0.0  # weight of "where will it end?"; 0: not asked, as in the papers
+    lambda_aim: float = 0.0  # weight of "where will it grip, where will it end?"; 0: not asked, as in the papers
     draws: int = 1  # times and noises drawn for each picture; the encoder looks at it once  # assumed
     flow: FlowConfig = FlowConfig()
     mask: MaskConfig = MaskConfig()
@@ -73,7 +73,7 @@ def without_latents(config: PolicyConfig) -> PolicyConfig:
 CPU = PolicyConfig(
     vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
-    lambda_aim=1.0,  # an encoder that starts from nothing learns from every frame which card is meant
+    lambda_aim=3.0,  # an encoder that starts from nothing learns from every frame where the cube is and which card is meant
     draws=2,  # the experts are cheap beside the encoder
     units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
     flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
@@ -159,7 +159,7 @@ class PolicyNetwork(nn.Module):
         self.robot = Expert(c.action_dim, c.vlm.depth, c.expert, c.proprio_dim)
         self.proprio_units, self.action_units = Limits(c.proprio_dim), Limits(c.action_dim)
         self.latent_units = Scale(c.latent_dim) if c.latents else None
-        self.aim = nn.Linear(c.vlm.layer.kv_heads * c.vlm.layer.head_dim, 3) if c.lambda_aim else None
+        self.aim = nn.Linear(c.vlm.layer.kv_heads * c.vlm.layer.head_dim, 6) if c.lambda_aim else None
 
     def rows(self, prefix: Prefix, noisy: Pair, hide: bool) -> Tensor:
         "The experts' rows of the block mask, (B, T, P + T)."
@@ -189,9 +189,9 @@ class PolicyNetwork(nn.Module):
         experts, tokens = self.enter(noisy, t, state)
         return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
-    def guess_end(self, prefix: Prefix) -> Tensor:
-        "Where the hand will be at the end, (B, 3) in the units inside, from the values of the words."
-        L = self.config.vlm.text_length
+    def guess_aims(self, prefix: Prefix) -> Tensor:
+        "Where the hand will be when the gripper changes next, and at the end: (B, 6), units inside, from the words' values."
+        L = self.config.vlm.text_length + self.config.vlm.overviews
         x, seen = prefix.values[-1][:, :, -L:].transpose(1, 2).flatten(2), prefix.valid[:, -L:, None]  # (B, L, H * D)
         return self.aim((x * seen).sum(1) / seen.sum(1))
 
@@ -214,8 +214,8 @@ def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor])
     "Error of the guess where the hand ends, and its weight; nothing for a policy that is not asked."
     if policy.aim is None:
         return {}
-    end = policy.proprio_units.inside(batch["end"])[:, :3]  # the state begins with the hand's position
-    return {"aim": (mean_of_known((policy.guess_end(prefix) - end).square(), batch["has_action"]),
+    aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # the hand's position comes first
+    return {"aim": (mean_of_known((policy.guess_aims(prefix) - torch.cat(aims, 1)).square(), batch["has_action"]),
                     policy.config.lambda_aim)}
 
 # %% ../../nbs/6_policy/model.ipynb #0fba8a81
@@ -223,7 +223,7 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     """Joint flow matching of one batch: the loss with its gradient, and its terms.
 
     batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,), for one with an aim end (B, P); in the units of the data."""
+    policy with latents latent (B, N, d), has_latent (B,), for one with an aim turn, end (B, P); in the units of the data."""
     c, often = policy.config, lambda x: x.repeat_interleave(policy.config.draws, 0)
     data, known = (pair.apply(often) for pair in targets(policy, batch))
     t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device)
