@@ -73,7 +73,7 @@ def without_latents(config: PolicyConfig) -> PolicyConfig:
 CPU = PolicyConfig(
     vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
-    lambda_aim=3.0,  # an encoder that starts from nothing learns from every frame where the cube is and which card is meant
+    lambda_aim=3.0,  # an encoder that starts from nothing learns from each frame where the cube is, which card is meant
     draws=2,  # the experts are cheap beside the encoder
     units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
     flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
@@ -147,7 +147,7 @@ class Pair(NamedTuple):
         "f of the latents, f of the commands (with those of other pairs)."
         return Pair(*(None if a is None else f(a, *rest) for a, *rest in zip(self, *others, strict=True)))
 
-
+# %% ../../nbs/6_policy/model.ipynb #6c9c0277
 class PolicyNetwork(nn.Module):
     "The bare network: VLM, latent expert (where `config.latents` > 0), robot expert, units. `Policy` is for users."
 
@@ -190,7 +190,7 @@ class PolicyNetwork(nn.Module):
         return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
     def guess_aims(self, prefix: Prefix) -> Tensor:
-        "Where the hand will be when the gripper changes next, and at the end: (B, 6), units inside, from the words' values."
+        "Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: overviews and words."
         L = self.config.vlm.text_length + self.config.vlm.overviews
         x, seen = prefix.values[-1][:, :, -L:].transpose(1, 2).flatten(2), prefix.valid[:, -L:, None]  # (B, L, H * D)
         return self.aim((x * seen).sum(1) / seen.sum(1))
@@ -214,7 +214,7 @@ def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor])
     "Error of the guess where the hand ends, and its weight; nothing for a policy that is not asked."
     if policy.aim is None:
         return {}
-    aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # the hand's position comes first
+    aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # a state begins with the place
     return {"aim": (mean_of_known((policy.guess_aims(prefix) - torch.cat(aims, 1)).square(), batch["has_action"]),
                     policy.config.lambda_aim)}
 
@@ -223,7 +223,7 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     """Joint flow matching of one batch: the loss with its gradient, and its terms.
 
     batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,), for one with an aim turn, end (B, P); in the units of the data."""
+    policy with latents latent (B, N, d), has_latent (B,), for one with aims turn, end (B, P); in units of the data."""
     c, often = policy.config, lambda x: x.repeat_interleave(policy.config.draws, 0)
     data, known = (pair.apply(often) for pair in targets(policy, batch))
     t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device)

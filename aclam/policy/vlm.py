@@ -120,6 +120,7 @@ def unit_frames(frames: Tensor, config: VlmConfig) -> Tensor:
     return 2 * (frames.float() / 255 if frames.dtype == torch.uint8 else frames) - 1
 
 
+# %% ../../nbs/6_policy/vlm.ipynb #215d5dba
 class SmallVLM(nn.Module):
     "Frames (B, 3, S, S) and word numbers (B, L) to a `Prefix`."
 
@@ -134,7 +135,8 @@ class SmallVLM(nn.Module):
                   for _ in range(c.vision_depth))
         self.vision, self.project = nn.Sequential(*blocks), nn.Linear(c.vision_width, c.layer.width)
         if c.overviews:  # few numbers of each patch are enough to say what is where
-            self.narrow, self.whole = nn.Linear(c.vision_width, 32), nn.Linear(32 * side**2, c.overviews * c.layer.width)
+            self.narrow = nn.Linear(c.vision_width, 32)
+            self.whole = nn.Linear(32 * side**2, c.overviews * c.layer.width)
         self.words = Words(c.vocab, c.layer.width)
         self.layers = nn.ModuleList(Layer(c.layer) for _ in range(c.depth))
 

@@ -267,7 +267,7 @@ def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) ->
             with torch.no_grad():
                 assert (lam.encode(o[:1], o[1:]).z[0] - z).abs().max() < tol
 
-
+# %% ../../nbs/8_train/policy.ipynb #82405c3b
 def _turn(gripper: np.ndarray, f: int) -> int:
     "Five frames after the next change of the gripper, by a walk."
     g = f + 1
