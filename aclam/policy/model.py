@@ -73,7 +73,7 @@ def without_latents(config: PolicyConfig) -> PolicyConfig:
 CPU = PolicyConfig(
     vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
-    lambda_aim=3.0,  # an encoder that starts from nothing learns from each frame where the cube is, which card is meant
+    lambda_aim=1.0,  # an encoder that starts from nothing learns from each frame where the cube is, which card is meant
     draws=2,  # the experts are cheap beside the encoder
     units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
     flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
@@ -159,7 +159,8 @@ class PolicyNetwork(nn.Module):
         self.robot = Expert(c.action_dim, c.vlm.depth, c.expert, c.proprio_dim)
         self.proprio_units, self.action_units = Limits(c.proprio_dim), Limits(c.action_dim)
         self.latent_units = Scale(c.latent_dim) if c.latents else None
-        self.aim = nn.Linear(c.vlm.layer.kv_heads * c.vlm.layer.head_dim, 6) if c.lambda_aim else None
+        wide = c.vlm.layer.kv_heads * c.vlm.layer.head_dim
+        self.aim = nn.ModuleDict({k: nn.Linear(wide, 3) for k in ("turn", "end")}) if c.lambda_aim else None
 
     def rows(self, prefix: Prefix, noisy: Pair, hide: bool) -> Tensor:
         "The experts' rows of the block mask, (B, T, P + T)."
@@ -190,10 +191,13 @@ class PolicyNetwork(nn.Module):
         return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
     def guess_aims(self, prefix: Prefix) -> Tensor:
-        "Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: overviews and words."
-        L = self.config.vlm.text_length + self.config.vlm.overviews
-        x, seen = prefix.values[-1][:, :, -L:].transpose(1, 2).flatten(2), prefix.valid[:, -L:, None]  # (B, L, H * D)
-        return self.aim((x * seen).sum(1) / seen.sum(1))
+        """Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: the first from the
+        overviews, the second from the words, which must look at the cards for it."""
+        c, x = self.config.vlm, prefix.values[-1].transpose(1, 2).flatten(2)  # (B, P, H * D)
+        words, seen = x[:, -c.text_length :], prefix.valid[:, -c.text_length :, None]
+        read = (words * seen).sum(1) / seen.sum(1)  # (B, H * D)
+        whole = x[:, : -c.text_length][:, -c.overviews :].mean(1) if c.overviews else read
+        return torch.cat([self.aim["turn"](whole), self.aim["end"](read)], 1)
 
 # %% ../../nbs/6_policy/model.ipynb #a98809f0
 def mean_of_known(error: Tensor, known: Tensor) -> Tensor:

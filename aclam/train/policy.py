@@ -64,7 +64,7 @@ class PolicyTrainConfig:
     out: str = "runs/policy"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: PolicyConfig = PolicyConfig()  # the policy's sizes and its objective
     train: TrainConfig = TrainConfig()  # the loop
-    shift: int = 0  # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
+    shift: int = 1  # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
     light: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
     proprio_noise: float = 0.01  # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
     cache_gib: float = 16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
