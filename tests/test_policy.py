@@ -58,6 +58,14 @@ def test_times_and_settings():
         flow.FlowConfig(sigma_min=1.0)
 
 
+def test_data_at_the_end_of_a_way_say_its_direction():
+    x0, x1, t = torch.randn(6, 3, 2), torch.randn(6, 3, 2), torch.linspace(0, 0.99, 6)
+    x, right = flow.path(x0, x1, t, 0.01), flow.velocity(x0, x1, 0.01)
+    assert torch.allclose(flow.to_velocity(x1, x, t, 0.01), right, atol=1e-4)
+    off = flow.to_velocity(x1 + 1, x, t, 0.01) - right
+    assert torch.allclose(off * flow.remaining(t, 0.01)[:, None, None], torch.ones(6, 3, 2), atol=1e-4)
+
+
 # --- mask and experts -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("blocks", [(5, 3, 4), (5, 0, 4), (5, 3, 0), (1, 1, 1)])
@@ -146,6 +154,25 @@ def test_video_trains_the_plan_only():
     loss.backward()
     assert metrics["action"] == 0 and policy.latent.embed.weight.grad is not None
     assert all(p.grad is None for p in policy.robot.parameters())
+
+
+def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
+    config = dataclasses.replace(model.without_latents(TINY), flow=flow.FlowConfig(predicts="data"))
+    policy, batch = model.Policy(config).eval(), model.toy_batch(5, config, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # whatever it sees, it says 0.25
+        policy.robot.head.weight.zero_(), policy.robot.head.bias.fill_(0.25)
+    loss = policy.loss(batch)[1]["action"]
+    assert loss == pytest.approx((0.25 - batch["action"]).square().mean().item(), rel=1e-4)
+    drawn = policy.sample(*inputs(config), model.draw_noise(config, [0, 1])).action
+    assert torch.allclose(drawn, torch.full_like(drawn, 0.25), atol=0.01)
+
+
+def test_overviews_are_tokens_of_the_small_encoder():
+    plain = vlm.SmallVLM(dataclasses.replace(TINY.vlm, overviews=0))
+    given = inputs(TINY)[:2]
+    assert plain.tokens(*given)[0].shape[1] == plain.config.tokens == TINY.vlm.tokens - TINY.vlm.overviews
+    with pytest.raises(UserError, match="overviews"):
+        vlm.VlmConfig(overviews=2)
 
 
 def test_rows_without_commands_count_nothing():
@@ -336,6 +363,21 @@ def test_lines_cut_in_half_and_other_trials(tmp_path):
     assert (tmp_path / "episodes.jsonl").read_text() == row + "\n"
     with pytest.raises(UserError, match="policy was a and is b"):
         rollout.prepare_folder(tmp_path, {"policy": "b"})
+
+
+def test_units_of_commands(folders):
+    for units, reach in (("percentiles", 1.0), ("spread", 4.0)):
+        config = dataclasses.replace(SQUARE, units=units, latents=0)
+        acting = [training.Episode(synthetic_trajectory(seed=n, T=40, size=24, fps=20), config, None, True)
+                  for n in range(3)]
+        policy, data = model.Policy(config), training.PolicyDataset(acting, [], config)
+        training.set_units(policy, data)
+        commands = torch.from_numpy(np.concatenate([e.commands for e in acting]))
+        inside = policy.action_units.inside(commands)
+        moving = commands.std(0) > 1e-6
+        assert policy.action_units.reach == reach and inside.abs().max() <= reach
+        if units == "spread":
+            assert torch.allclose(inside.std(0, correction=0)[moving], torch.ones(int(moving.sum())), atol=0.05)
 
 
 def test_bad_input_to_a_trial(capsys, tmp_path):

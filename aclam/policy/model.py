@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..core import UserError, atomic_folder, from_dict, read_json, suggest, write_json
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
 from .experts import Expert, LayerSize, Prefix, run_experts, shared_layer
-from .flow import FlowConfig, draw_times, path, velocity
+from .flow import FlowConfig, draw_times, path, remaining, to_velocity, velocity
 from .vlm import SMALL, VlmConfig, make_vlm, text_numbers
 
 # %% ../../nbs/6_policy/model.ipynb #4fd94f1e
@@ -45,9 +45,10 @@ class PolicyConfig:
     proprio_dim: int = 7  # set from the data
     control: Literal["delta_pose", "joints", "recorded"] = "delta_pose"  # what a command means; see aclam.sim
     control_hz: float = 20.0  # commands a second (Emoji Table-Top)
+    units: Literal["percentiles", "spread"] = "percentiles"  # 1 inside: the 1st to the 99th of 100, or the spread
     lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
     lambda_action: float = 1.0  # weight of the actions' loss  # assumed
-    lambda_aim: float = 0.0  # weight of "where will it end?"; 0: not asked, as in the papers
+    lambda_aim: float = 0.0  # weight of "where will it grip, where will it end?"; 0: not asked, as in the papers
     draws: int = 1  # times and noises drawn for each picture; the encoder looks at it once  # assumed
     flow: FlowConfig = FlowConfig()
     mask: MaskConfig = MaskConfig()
@@ -72,8 +73,10 @@ def without_latents(config: PolicyConfig) -> PolicyConfig:
 CPU = PolicyConfig(
     vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
     actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
-    lambda_aim=1.0,  # an encoder that starts from nothing learns from every frame which card is meant
+    lambda_aim=1.0,  # an encoder that starts from nothing learns from each frame where the cube is, which card is meant
     draws=2,  # the experts are cheap beside the encoder
+    units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
+    flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
 )
 PRESETS = {
     "policy_cpu": CPU, "policy_cpu_wo_lam": without_latents(CPU),
@@ -93,24 +96,25 @@ def preset(name: str, **overrides: Any) -> PolicyConfig:
 
 # %% ../../nbs/6_policy/model.ipynb #b1df999e
 class Limits(nn.Module):
-    "Maps [low, high] of each column to [-1, 1], clipped, and back; columns that never change become 0."
+    "Maps [low, high] of each column to [-1, 1], clipped at +- `reach`, and back; columns that never change become 0."
 
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("low", -torch.ones(dim))
         self.register_buffer("high", torch.ones(dim))
+        self.register_buffer("reach", torch.ones(()))
 
-    def set(self, low: Sequence[float], high: Sequence[float]) -> None:
-        for name, values in (("low", low), ("high", high)):
+    def set(self, low: Sequence[float], high: Sequence[float], reach: float = 1.0) -> None:
+        for name, values in (("low", low), ("high", high), ("reach", reach)):
             getattr(self, name).copy_(torch.as_tensor(values, dtype=torch.float32))
 
     def inside(self, x: Tensor) -> Tensor:
         width = self.high - self.low
         scaled = 2 * (x - self.low) / torch.where(width > 0, width, 1) - 1
-        return torch.where(width > 0, scaled, 0).clamp(-1, 1)
+        return torch.where(width > 0, scaled, 0).clamp(-self.reach, self.reach)
 
     def outside(self, x: Tensor) -> Tensor:
-        return self.low + (x.clamp(-1, 1) + 1) / 2 * (self.high - self.low)
+        return self.low + (x.clamp(-self.reach, self.reach) + 1) / 2 * (self.high - self.low)
 
 
 class Scale(nn.Module):
@@ -143,7 +147,7 @@ class Pair(NamedTuple):
         "f of the latents, f of the commands (with those of other pairs)."
         return Pair(*(None if a is None else f(a, *rest) for a, *rest in zip(self, *others, strict=True)))
 
-
+# %% ../../nbs/6_policy/model.ipynb #6c9c0277
 class PolicyNetwork(nn.Module):
     "The bare network: VLM, latent expert (where `config.latents` > 0), robot expert, units. `Policy` is for users."
 
@@ -155,7 +159,8 @@ class PolicyNetwork(nn.Module):
         self.robot = Expert(c.action_dim, c.vlm.depth, c.expert, c.proprio_dim)
         self.proprio_units, self.action_units = Limits(c.proprio_dim), Limits(c.action_dim)
         self.latent_units = Scale(c.latent_dim) if c.latents else None
-        self.aim = nn.Linear(c.vlm.layer.kv_heads * c.vlm.layer.head_dim, 3) if c.lambda_aim else None
+        wide = c.vlm.layer.kv_heads * c.vlm.layer.head_dim
+        self.aim = nn.ModuleDict({k: nn.Linear(wide, 3) for k in ("turn", "end")}) if c.lambda_aim else None
 
     def rows(self, prefix: Prefix, noisy: Pair, hide: bool) -> Tensor:
         "The experts' rows of the block mask, (B, T, P + T)."
@@ -173,21 +178,26 @@ class PolicyNetwork(nn.Module):
             parts.append((self.robot, self.robot.tokens(noisy.action, t, state)))
         return [e for e, _ in parts], [x for _, x in parts]
 
-    def leave(self, noisy: Pair, experts: Sequence[Expert], tokens: Sequence[Tensor]) -> Pair:
-        "Last tokens to directions, in the places where `noisy` has something."
-        found = iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)])
+    def leave(self, noisy: Pair, t: Tensor, experts: Sequence[Expert], tokens: Sequence[Tensor]) -> Pair:
+        "Last tokens to directions at times t (B,), in the places where `noisy` has something."
+        found, flow = iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)]), self.config.flow
+        if flow.predicts == "data":
+            return noisy.apply(lambda x: to_velocity(next(found), x, t, flow.sigma_min))
         return noisy.apply(lambda _: next(found))
 
     def field(self, prefix: Prefix, noisy: Pair, t: Tensor, state: Tensor, hide: bool = False) -> Pair:
         "Directions of noisy latents and commands at times t (B,), for a normalised state (B, proprio_dim)."
         experts, tokens = self.enter(noisy, t, state)
-        return self.leave(noisy, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
+        return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
 
-    def guess_end(self, prefix: Prefix) -> Tensor:
-        "Where the hand will be at the end, (B, 3) in the units inside, from the values of the words."
-        L = self.config.vlm.text_length
-        x, seen = prefix.values[-1][:, :, -L:].transpose(1, 2).flatten(2), prefix.valid[:, -L:, None]  # (B, L, H * D)
-        return self.aim((x * seen).sum(1) / seen.sum(1))
+    def guess_aims(self, prefix: Prefix) -> Tensor:
+        """Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: the first from the
+        overviews, the second from the words, which must look at the cards for it."""
+        c, x = self.config.vlm, prefix.values[-1].transpose(1, 2).flatten(2)  # (B, P, H * D)
+        words, seen = x[:, -c.text_length :], prefix.valid[:, -c.text_length :, None]
+        read = (words * seen).sum(1) / seen.sum(1)  # (B, H * D)
+        whole = x[:, : -c.text_length][:, -c.overviews :].mean(1) if c.overviews else read
+        return torch.cat([self.aim["turn"](whole), self.aim["end"](read)], 1)
 
 # %% ../../nbs/6_policy/model.ipynb #a98809f0
 def mean_of_known(error: Tensor, known: Tensor) -> Tensor:
@@ -208,8 +218,8 @@ def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor])
     "Error of the guess where the hand ends, and its weight; nothing for a policy that is not asked."
     if policy.aim is None:
         return {}
-    end = policy.proprio_units.inside(batch["end"])[:, :3]  # the state begins with the hand's position
-    return {"aim": (mean_of_known((policy.guess_end(prefix) - end).square(), batch["has_action"]),
+    aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # a state begins with the place
+    return {"aim": (mean_of_known((policy.guess_aims(prefix) - torch.cat(aims, 1)).square(), batch["has_action"]),
                     policy.config.lambda_aim)}
 
 # %% ../../nbs/6_policy/model.ipynb #0fba8a81
@@ -217,7 +227,7 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     """Joint flow matching of one batch: the loss with its gradient, and its terms.
 
     batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,), for one with an aim end (B, P); in the units of the data."""
+    policy with latents latent (B, N, d), has_latent (B,), for one with aims turn, end (B, P); in units of the data."""
     c, often = policy.config, lambda x: x.repeat_interleave(policy.config.draws, 0)
     data, known = (pair.apply(often) for pair in targets(policy, batch))
     t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device)
@@ -227,7 +237,8 @@ def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[T
     prefix, state = policy.vlm(batch["frames"], batch["text"]), policy.proprio_units.inside(batch["proprio"])
     many = Prefix(list(map(often, prefix.keys)), list(map(often, prefix.values)), often(prefix.valid))
     found = policy.field(many, noisy, t, often(state), hide=policy.training)
-    losses = found.apply(lambda f, w, k: mean_of_known((f - w).square(), k), wanted, known)
+    left = remaining(t, c.flow.sigma_min) if c.flow.predicts == "data" else torch.ones_like(t)  # (draws * B,)
+    losses = found.apply(lambda f, w, k: mean_of_known((left[:, None, None] * (f - w)).square(), k), wanted, known)
     terms = {name: (getattr(losses, name), getattr(c, f"lambda_{name}")) for name in ("latent", "action")}
     terms = {name: term for name, term in terms.items() if term[0] is not None} | aim_term(policy, prefix, batch)
     loss = sum(weight * value for value, weight in terms.values())
@@ -352,7 +363,7 @@ def joint_field(policy: Policy, frames: Tensor, text: Tensor, noisy: Pair, t: Te
     places, mask = (1 + torch.arange(sum(lengths))).split(lengths), block_mask(blocks, valid)
     for layers in zip(policy.vlm.layers, *(e.layers for e in experts), strict=True):
         tokens = shared_layer(layers, tokens, places, mask)
-    return policy.leave(noisy, experts, tokens[1:])
+    return policy.leave(noisy, t, experts, tokens[1:])
 
 
 @torch.no_grad()

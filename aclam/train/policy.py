@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
-           'frames_after', 'hops', 'latents_of', 'known_latents', 'Episode', 'move_picture', 'PolicyDataset',
+           'frames_after', 'hops', 'latents_of', 'known_latents', 'turns', 'Episode', 'move_picture', 'PolicyDataset',
            'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint',
            'open_data', 'weights_of', 'set_units', 'build', 'policy_probe', 'run', 'main']
 
@@ -64,9 +64,9 @@ class PolicyTrainConfig:
     out: str = "runs/policy"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     model: PolicyConfig = PolicyConfig()  # the policy's sizes and its objective
     train: TrainConfig = TrainConfig()  # the loop
-    shift: int = 4  # augmentation: pictures are shifted by up to so many pixels ...  # assumed
-    light: float = 0.1  # ... and made brighter or darker by up to this share  # assumed
-    proprio_noise: float = 0.03  # noise on states, as a share of each column's spread  # assumed
+    shift: int = 1  # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
+    light: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
+    proprio_noise: float = 0.01  # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
     cache_gib: float = 16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
     probe_n: int = 64  # held-out moments that are sampled to watch the training
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
@@ -170,6 +170,14 @@ def known_latents(store: Store, lam: Any, gap_s: float) -> list[np.ndarray | Non
     return found
 
 # %% ../../nbs/8_train/policy.ipynb #df331318
+def turns(gripper: np.ndarray, after: int = 5) -> np.ndarray:
+    "For each frame the one at which the gripper's next change is under way (`after` frames), else the last: (T,)."
+    last = len(gripper) - 1
+    changed = np.append(np.flatnonzero(np.abs(np.diff(gripper)) > 0.5) + 1, last)  # frames with a new command, the last
+    following = np.searchsorted(changed, np.arange(len(gripper)), side="right").clip(max=len(changed) - 1)
+    return (changed[following] + after).clip(max=last)  # the arm lags behind its commands: let it arrive
+
+
 class Episode:
     "One episode, ready to draw from. `commands` is None for video."
 
@@ -179,6 +187,7 @@ class Episode:
         self.after = frames_after(t.timestamp, config.latent_gap_s)
         self.latents = latents_of(t, self.after, lam, known) if lam is not None else None
         self.text = text_numbers([t.task or "move"], config.vlm)[0]
+        self.turns = turns(t.action[:, -1]) if acts else None
 
     def row(self, f: int, c: PolicyConfig) -> dict:
         "What is known of frame f but the picture, as arrays."
@@ -186,8 +195,8 @@ class Episode:
         rows = np.minimum(np.arange(f, f + c.actions), len(self.t) - 1)  # after the end the last command is repeated
         action = self.commands[rows] if known else np.zeros((c.actions, c.action_dim), np.float32)
         proprio = self.t.proprio[f] if known else np.zeros(c.proprio_dim, np.float32)
-        end = self.t.proprio[-1] if known else proprio
-        found = {"text": self.text.numpy(), "proprio": proprio, "end": end, "action": action,
+        turn, end = (self.t.proprio[self.turns[f]], self.t.proprio[-1]) if known else (proprio, proprio)
+        found = {"text": self.text.numpy(), "proprio": proprio, "turn": turn, "end": end, "action": action,
                  "has_action": np.bool_(known)}
         if self.latents is not None:
             found |= {"latent": self.latents[hops(self.after, f, c.latents)], "has_latent": np.bool_(True)}
@@ -251,11 +260,20 @@ def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) ->
         if episode.commands is not None:
             by_hand = np.stack([episode.commands[min(f + m, last)] for m in range(c.actions)])
             assert np.array_equal(batch["action"][i], by_hand) and np.array_equal(batch["end"][i], t.proprio[-1])
+            assert np.array_equal(batch["turn"][i], t.proprio[_turn(t.action[:, -1], f)])
             assert (np.abs(batch["proprio"][i].numpy() - t.proprio[f]) <= 6 * data.noise).all()
         for z, (a, b) in zip(batch.get("latent", [[]] * n)[i], _legs(t, f, c.latent_gap_s), strict=False):
             o = resize_frames(t.frames[[a, b]], lam.config.image_size).float() / 255
             with torch.no_grad():
                 assert (lam.encode(o[:1], o[1:]).z[0] - z).abs().max() < tol
+
+# %% ../../nbs/8_train/policy.ipynb #82405c3b
+def _turn(gripper: np.ndarray, f: int) -> int:
+    "Five frames after the next change of the gripper, by a walk."
+    g = f + 1
+    while g < len(gripper) and abs(gripper[g] - gripper[g - 1]) <= 0.5:
+        g += 1
+    return min(g + 5, len(gripper) - 1)
 
 
 def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
@@ -361,9 +379,13 @@ def weights_of(lam: Any) -> str | None:
 def set_units(policy: Policy, data: PolicyDataset) -> None:
     "Percentiles of states and commands, mean and spread of latents, from the training episodes into the policy."
     acting, video = data.groups
-    for units, rows in ((policy.proprio_units, [e.t.proprio for e in acting]),
-                        (policy.action_units, [e.commands for e in acting])):
-        units.set(*np.quantile(np.concatenate(rows), [0.01, 0.99], axis=0))
+    states, commands = (np.concatenate(x) for x in ([e.t.proprio for e in acting], [e.commands for e in acting]))
+    policy.proprio_units.set(*np.quantile(states, [0.01, 0.99], axis=0))
+    if policy.config.units == "spread":
+        mean, spread = commands.mean(0), commands.std(0)
+        policy.action_units.set(mean - spread, mean + spread, reach=4.0)
+    else:
+        policy.action_units.set(*np.quantile(commands, [0.01, 0.99], axis=0))
     if policy.latent_units is not None:
         policy.latent_units.fit(torch.from_numpy(np.concatenate([e.latents for e in [*acting, *video]])))
 
