@@ -7,10 +7,10 @@ Docs: https://aclam-project.github.io/aclam/5_structure/comparison.html.md"""
 # %% auto #0
 __all__ = ['PAPER_TABLE_1', 'PAPER_TABLE_2', 'METRICS', 'METHODS', 'ONE_THREAD', 'MOTION', 'CURVES', 'HEAD', 'RATIOS', 'FIRST',
            'method_of', 'CompareConfig', 'names_of', 'check_config', 'train_words', 'run_of', 'trainings', 'is_trained',
-           'start_training', 'train_all', 'stop', 'measured', 'curve_of', 'Measure', 'measure_run', 'stability',
-           'combine', 'check_combine', 'collapsed', 'table_1', 'table_2', 'cell', 'paper_cell', 'markdown',
-           'order_differs', 'verdicts', 'compare', 'keep', 'results_of', 'command_of', 'missing_of', 'as_text',
-           'draw_curves', 'draw_transfers', 'draw', 'quick']
+           'start_training', 'train_all', 'stop', 'measured', 'curve_of', 'Measure', 'inverse_parts', 'motion_probe',
+           'measure_run', 'stability', 'combine', 'check_combine', 'collapsed', 'table_1', 'table_2', 'cell',
+           'paper_cell', 'markdown', 'order_differs', 'verdicts', 'compare', 'keep', 'results_of', 'command_of',
+           'missing_of', 'as_text', 'draw_curves', 'draw_transfers', 'draw', 'quick']
 
 # %% ../../nbs/5_structure/comparison.ipynb #be95e7b9
 import math
@@ -239,40 +239,46 @@ class Measure:
 
         return leakage({k: probe_rows(lam, d, self.config.probe_n, device=self.device) for k, d in datasets.items()})
 
-    def inverses(self, lam, dataset, n: int = 1024) -> dict:
-        """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all pairs share, which
-        is the mean latent of a frame with itself (`centred`)."""
-        import torch
-
-        from aclam.structure.metrics import inverse
-
-        frames = dataset.batch(range(min(n, self.config.n)))["frames"].to(self.device).float() / 255  # (n, 3, 3, S, S)
-        with torch.no_grad():
-            there, back, still = (lam.encode(frames[:, i], frames[:, j]) for i, j in ((0, 1), (1, 0), (0, 0)))
-        shared = still.z.mean(0)
-        pairs = {"whole": (there.z, back.z), "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1))}
-        pairs["centred"] = there.z - shared, back.z - shared
-        return {k: inverse(a.cpu().numpy(), b.cpu().numpy()) for k, (a, b) in pairs.items()}
-
-    def motion(self, datasets: Mapping) -> dict | None:
-        "The environment probe on the hand's true displacement, which no latent is asked to hide; None where unknown."
-        from aclam.structure.leakage import environment_probe
-
-        moved, store, episode = [], [], []
-        for place, d in enumerate(datasets.values()):
-            batch = d.batch(range(self.config.probe_n))
-            if not bool(batch["has_proprio"].all()):
-                return None
-            hand = batch["proprio"][:, :, :3].numpy()  # (n, 3, 3): position at i, j, k, in units of the store's range
-            moved.append(hand[:, 1] - hand[:, 0]), episode.append(batch["index"][:, 0].numpy())
-            store.append(np.full(len(hand), place))
-        rows = [np.concatenate(x) for x in (moved, store, episode)]
-        return {by: environment_probe(*rows, by) for by in ("random", "trajectory")} if len(moved) > 1 else None
-
     def curves(self, lam, datasets: Mapping) -> dict:
         "{store: Figures 1, 3 and 6 of one model}: time, norm and displacement over the first held-out episodes."
         return {name: [curve_of(lam, d, e, self.device) for e in range(min(CURVES, len(d.trajectories)))]
                 for name, d in datasets.items()}  # fmt: skip
+
+# %% ../../nbs/5_structure/comparison.ipynb #01e85b7c
+def inverse_parts(lam, dataset, n: int = 1024, device: str = "cpu") -> dict:
+    """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all pairs share, which is
+    the mean latent of a frame with itself (`centred`)."""
+    import torch
+
+    from aclam.structure.metrics import inverse
+
+    frames = dataset.batch(range(n))["frames"].to(device).float() / 255  # (n, 3, 3, S, S)
+    with torch.no_grad():
+        there, back, still = (lam.encode(frames[:, i], frames[:, j]) for i, j in ((0, 1), (1, 0), (0, 0)))
+    shared = still.z.mean(0)
+    pairs = {"whole": (there.z, back.z), "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1))}
+    pairs["centred"] = there.z - shared, back.z - shared
+    return {k: inverse(a.cpu().numpy(), b.cpu().numpy()) for k, (a, b) in pairs.items()}
+
+
+def _inverses(config: CompareConfig, lam, datasets: Mapping, device: str) -> dict:
+    return {k: inverse_parts(lam, d, min(1024, config.n), device) for k, d in datasets.items()}
+
+# %% ../../nbs/5_structure/comparison.ipynb #ef48bef6
+def motion_probe(datasets: Mapping, n: int) -> dict | None:
+    "The environment probe on the hand's true displacement, which no latent is asked to hide; None where unknown."
+    from aclam.structure.leakage import environment_probe
+
+    moved, store, episode = [], [], []
+    for place, d in enumerate(datasets.values()):
+        batch = d.batch(range(n))
+        if not bool(batch["has_proprio"].all()):
+            return None
+        hand = batch["proprio"][:, :, :3].numpy()  # (n, 3, 3): position at i, j, k, in units of the store's range
+        moved.append(hand[:, 1] - hand[:, 0]), episode.append(batch["index"][:, 0].numpy())
+        store.append(np.full(len(hand), place))
+    rows = [np.concatenate(x) for x in (moved, store, episode)]
+    return {by: environment_probe(*rows, by) for by in ("random", "trajectory")} if len(moved) > 1 else None
 
 # %% ../../nbs/5_structure/comparison.ipynb #2a7ed76d
 def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -> dict:
@@ -289,9 +295,9 @@ def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -
     rows = {k: measured(kept / f"{k}.json", what, lambda d=d: measure.structure(lam, d)) for k, d in data.items()}
     probes = {"probe_n": config.probe_n, "stores": sorted(data), **{k: what[k] for k in ("steps", "seconds")}}
     leaks = measured(kept / "leakage.json", probes, lambda: measure.leakage(lam, data))
-    leaks["motion"] = measured(kept / "motion.json", probes, lambda: measure.motion(data))
+    leaks["motion"] = measured(kept / "motion.json", probes, lambda: motion_probe(data, config.probe_n))
     curves = measured(kept / "curves.json", what, lambda: measure.curves(lam, data))
-    parts = measured(kept / "inverse.json", what, lambda: {k: measure.inverses(lam, d) for k, d in data.items()})
+    parts = measured(kept / "inverse.json", what, lambda: _inverses(config, lam, data, measure.device))
     size = sum(p.numel() for p in lam.parameters())
     return {"structure": rows, "leakage": leaks, "curves": curves, "inverse": parts, "parameters": size,
             "stability": stability(trained), **{k: trained[k] for k in ("steps", "seconds")}}
