@@ -66,11 +66,12 @@ def agents_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #9a8dee6c
 def policy_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5; read from D(o' - o)."""
+    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5; read from D(o' - o).
+    Not at 0.5, where the two parties tie and the optimum is any mixture of them."""
     for sigma in (0.0, 0.5):
-        for chi in np.round(np.arange(0, 0.91, 0.1), 2):
-            s = replace(base, chi=float(chi), sigma_agents=sigma, orthogonal_agents=True)
-            yield Point("4 left", f"agents {sigma:g}" if sigma else "quiet", float(chi), s, "delta")
+        for chi in (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8, 0.9):
+            s = replace(base, chi=chi, sigma_agents=sigma, orthogonal_agents=True)
+            yield Point("4 left", f"agents {sigma:g}" if sigma else "quiet", chi, s, "delta")
 
 
 def augmentation_panel(base: Setting) -> Iterator[Point]:
@@ -248,7 +249,7 @@ XLABEL = {
 
 def draw_panel(ax, rows: list[dict], panel: str) -> None:
     """Points with bars from the smallest to the largest seed; lines are the closed form. Marks are hollow and get
-    smaller from series to series, so that equal points lie inside one another."""
+    smaller from series to series, so that equal points lie inside one another. The legend is below the panel."""
     for i, (series, s) in enumerate(summary(rows, panel).items()):
         look = dict(fmt="os^Dvx"[i % 6], color=f"C{i}", mfc="none", ms=9 - 1.3 * i, lw=1, capsize=2, label=series)
         bars = np.abs(np.stack([s["mean"] - s["low"], s["high"] - s["mean"]]))  # (2, n_x)
@@ -258,7 +259,7 @@ def draw_panel(ax, rows: list[dict], panel: str) -> None:
     ax.set(xlabel=XLABEL[panel], title=f"Figure {panel}" if panel[0].isdigit() else "", ylim=(-0.1, 2.15))
     if panel == "bridge":
         ax.set_xticks(range(len(BRIDGE_WORLDS)), BRIDGE_WORLDS)
-    ax.legend(fontsize=7, edgecolor="none", framealpha=0.8)
+    ax.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 # %% ../../nbs/1_linear/figures.ipynb #f42c63ce
 def draw_figure(rows: list[dict]):
@@ -266,9 +267,9 @@ def draw_figure(rows: list[dict]):
     from matplotlib.figure import Figure  # here, so that training needs no plotting library
 
     panels = [p for p in XLABEL if any(r["panel"] == p for r in rows)]
-    figure = Figure(figsize=(4.3 * len(panels), 3.6), dpi=72, layout="constrained")
+    figure = Figure(figsize=(max(3.1 * len(panels), 5), 4.4), dpi=72, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         draw_panel(ax, rows, panel)
-    axes[0].set_ylabel("LLO (points: trained, lines: closed form)")
+    axes[0].set_ylabel("LLO (points: trained,\nlines: closed form)")
     return figure
