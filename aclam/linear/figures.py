@@ -271,5 +271,5 @@ def draw_figure(rows: list[dict]):
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):
         draw_panel(ax, rows, panel)
-    axes[0].set_ylabel("LLO (points: trained,\nlines: closed form)")
+    axes[0].set_ylabel("LLO (lines: closed form)")
     return figure
