@@ -32,13 +32,13 @@ Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 class Prepare:
     "Render demonstrations into a store. Resumable: the same command again goes on where it stopped."
 
-    source: Annotated[Literal["emoji", "metaworld", "robosuite", "libero", "hands"], tyro.conf.Positional]  # what
+    source: Annotated[Literal["emoji", "metaworld", "robosuite", "libero", "hands", "stills"], tyro.conf.Positional]
     out: str  # folder of the store
-    episodes: int | None = None  # in the store; default: 440 of emoji, all pieces of hands, 100 of another
+    episodes: int | None = None  # in the store; default: 440 of emoji, 2500 of stills, all pieces of hands, 100 else
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
-    use: Literal["video", "policy"] = "video"  # policy: of emoji or libero, a frame at each command, no detours
-    split: str = ""  # emoji: train (default), val, train100 (for policies), val100; libero: a suite or one task
+    use: Literal["video", "policy"] = "video"  # policy: of emoji or libero, a frame at each command, a steady hand
+    split: str = ""  # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
     quality: int = 95  # of the JPEGs, 1 to 100
@@ -129,13 +129,15 @@ def use_settings(config: Prepare) -> dict:
         from aclam.sim.libero import libero_settings  # here: needs the simulator
 
         return libero_settings(config.split, acts)
+    if config.source == "stills" and not acts:
+        return {"split": config.split}
     if config.source != "emoji":
         raise UserError(f"--use policy and --split are for emoji and libero, {config.source} has neither")
     from aclam.sim.emoji_tabletop import EmojiConfig
-    from aclam.sim.expert import ExpertConfig
+    from aclam.sim.expert import STEADY
 
     world = EmojiConfig(split=config.split or "train100", record_every=1 if acts else EmojiConfig().record_every)
-    return {"world": world} | ({"expert": ExpertConfig(detour=0.0)} if acts else {})
+    return {"world": world} | ({"expert": STEADY} if acts else {})
 
 # %% ../../nbs/3_data/command.ipynb #8d7a8bdf
 def prepare(config: Prepare) -> None:

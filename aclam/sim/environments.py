@@ -20,6 +20,7 @@ SOURCES = {  # name -> module, class, episodes where nobody says how many
     "robosuite": ("aclam.sim.robosuite", "RobosuiteSource", 100),
     "libero": ("aclam.sim.libero", "LiberoSource", 100),
     "hands": ("aclam.sim.hands", "HandsSource", None),  # as many as there are pieces
+    "stills": ("aclam.sim.stills", "StillSource", 2500),  # pictures without motion, for the eyes of small policies
 }
 NAMES = ("emoji", *SOURCES)
 
@@ -43,7 +44,7 @@ def count_episodes(name: str, pieces: int, wish: int | None) -> int:
 def prepare_source(
     name: str,                               # one of NAMES
     folder: str | os.PathLike,               # the store; begun, continued or, if whole, left as it is
-    episodes: int | None = None,             # default: 440 of emoji, all pieces of hands, 100 of another
+    episodes: int | None = None,             # default: 440 of emoji, 2500 of stills, all of hands, 100 of another
     seed: int = 0,                           # same seed and settings, same bytes, whatever `workers` is
     size: int = 64,                          # pixels
     workers: int | None = None,              # processes; default: one a core. 1 renders in this process
