@@ -6,26 +6,30 @@ Docs: https://aclam-project.github.io/aclam/6_policy/vlm.html.md"""
 
 # %% auto #0
 __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_numbers', 'Words', 'factors', 'stem', 'unit_frames',
-           'SmallVLM', 'named_squares', 'PlaceReader', 'check_words_matter', 'transformers', 'paligemma_config',
-           'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm', 'check_paligemma']
+           'SmallVLM', 'named_squares', 'PlaceReader', 'check_words_matter', 'save_small', 'load_small', 'transformers',
+           'paligemma_config', 'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm', 'load_weights',
+           'check_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
 import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, atomic_folder, from_dict, read_json, write_json
 from .attention_mask import Blocks, block_mask
-from .experts import Layer, LayerSize, Prefix, attend, rotate
+from .experts import QKV, Layer, LayerSize, Prefix, attend, rotate
 
 # %% ../../nbs/6_policy/vlm.ipynb #ef0d5ee8
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class VlmConfig:
     layer: LayerSize = LayerSize(2048, 16384)
     vocab: int = 257_152  # rows of the word embedding
     text_length: int = 128  # tokens of the instruction, padding included (A.2)
-    weights: str = ""  # where PaliGemma's trained weights and its tokenizer are: a folder or a hub name; "": random
+    weights: str = ""  # trained ones: PaliGemma's folder or hub name; of a small encoder a folder; "": random
     overviews: int = 0  # more tokens, each of which sees all patches at once; of the small encoder only
 
     def __post_init__(self):
@@ -73,7 +77,8 @@ def word_numbers(text: str) -> list[int]:
 
 def text_numbers(texts: Sequence[str], config: VlmConfig) -> Tensor:
     "Instructions as int64 (B, text_length), 0 where there is no word. One that is too long is a `UserError`."
-    rows = list(map(tokenizer(config.weights) if config.weights else word_numbers, texts))
+    brings = config.kind == "paligemma" and config.weights
+    rows = list(map(tokenizer(config.weights) if brings else word_numbers, texts))
     for text, row in zip(texts, rows, strict=True):
         if not 0 < len(row) <= config.text_length:
             raise UserError(f'an instruction has 1 to {config.text_length} words, "{text[:40]}" has {len(row)}')
@@ -155,16 +160,19 @@ class SmallVLM(nn.Module):
         valid = torch.cat([torch.ones_like(patches[..., 0], dtype=torch.bool), text > 0], 1)
         return torch.cat([patches, words], 1), valid
 
+    def read(self, x: Tensor, valid: Tensor) -> list[QKV]:
+        "Queries, keys and values (B, H, P, D) of each layer over tokens (B, P, width), of which valid (B, P) count."
+        mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
+        found = []
+        for layer in self.layers:
+            found.append(layer.read(x, places))
+            x = layer.write(x, attend(*found[-1], mask))
+        return found
+
     def forward(self, frames: Tensor, text: Tensor) -> Prefix:
         x, valid = self.tokens(frames, text)
-        mask = block_mask(Blocks(x.shape[1], 0, 0), valid)
-        places, keys, values = 1 + torch.arange(x.shape[1], device=x.device), [], []
-        for layer in self.layers:
-            qkv = layer.read(x, places)
-            keys.append(qkv.k)
-            values.append(qkv.v)
-            x = layer.write(x, attend(*qkv, mask))
-        return Prefix(keys, values, valid)
+        layers = self.read(x, valid)
+        return Prefix([qkv.k for qkv in layers], [qkv.v for qkv in layers], valid)
 
 # %% ../../nbs/6_policy/vlm.ipynb #c853549a
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 230)}
@@ -213,6 +221,32 @@ def check_words_matter(config: VlmConfig, steps: int = 250, seed: int = 0) -> tu
     right, shuffled = ((a == place).float().mean().item() for a in answers)
     assert right > 0.9 and shuffled < 0.5, (right, shuffled)
     return right, shuffled
+
+# %% ../../nbs/6_policy/vlm.ipynb #f2f72372
+def save_small(vlm: SmallVLM, folder: str | Path) -> None:
+    "Write config.json and model.safetensors of a small encoder; the folder appears only when both are whole."
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "config.json", {"model": "aclam-vlm", **asdict(vlm.config)})
+        tensors = {k: v.detach().cpu().contiguous() for k, v in vlm.state_dict().items()}
+        save_file(tensors, temporary / "model.safetensors")
+
+
+def load_small(vlm: SmallVLM) -> None:
+    "Copy the weights in the folder `vlm.config.weights`, written by `save_small`; `UserError` where they do not fit."
+    folder = Path(vlm.config.weights)
+    if not (folder / "config.json").exists():
+        raise UserError(f"no small encoder at {folder}: make one with python -m aclam.train.grounding")
+    row = dict(read_json(folder / "config.json"))
+    if row.pop("model", None) != "aclam-vlm":
+        raise UserError(f"{folder} is not a small encoder's folder: python -m aclam.train.grounding makes one")
+    theirs, ours = asdict(from_dict(VlmConfig, row, where=str(folder / "config.json"))), asdict(vlm.config)
+    wrong = [k for k in ours if k != "weights" and ours[k] != theirs[k]]
+    if wrong:
+        raise UserError(f"{folder} has {wrong[0]} {theirs[wrong[0]]}, this policy {ours[wrong[0]]}")
+    try:
+        vlm.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as e:
+        raise UserError(f"{folder}/model.safetensors cannot be used: {str(e).splitlines()[0]}") from e
 
 # %% ../../nbs/6_policy/vlm.ipynb #bfca6d4d
 def transformers() -> Any:
@@ -275,6 +309,11 @@ def load_paligemma(vlm: PaliGemma) -> None:
 def make_vlm(config: VlmConfig) -> nn.Module:
     "The encoder that a configuration names, with random weights."
     return PaliGemma(config) if config.kind == "paligemma" else SmallVLM(config)
+
+
+def load_weights(vlm: nn.Module) -> None:
+    "Copy the trained weights named by `vlm.config.weights` into an encoder of either kind."
+    load_paligemma(vlm) if vlm.config.kind == "paligemma" else load_small(vlm)
 
 # %% ../../nbs/6_policy/vlm.ipynb #179f6351
 REDUCED = VlmConfig(

@@ -30,7 +30,7 @@ from ..data.store import Store, cache_frames, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
-from ..policy.vlm import load_paligemma, text_numbers
+from ..policy.vlm import load_weights, text_numbers
 from .label import as_array, labels_of, read_labels
 from .loop import TrainConfig, train, train_command
 
@@ -392,11 +392,11 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
 
 
 def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
-    "The untrained policy, with the same first weights on every process (PaliGemma's own where they are named)."
+    "The untrained policy, the same on every process; its encoder has the trained weights that are named, if any."
     torch.manual_seed(config.train.seed)
     policy = Policy(data.model)
     if data.model.vlm.weights:
-        load_paligemma(policy.vlm)
+        load_weights(policy.vlm)
     set_units(policy, data.train)
     return policy
 

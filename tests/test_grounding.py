@@ -1,0 +1,159 @@
+"""Still pictures that say what is where, the reader that learns from them, and policies that begin from its encoder."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from aclam.core import UserError
+from aclam.data import command as data_command
+from aclam.data.source import open_dataset
+from aclam.data.store import cache_frames, write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.policy import grounding, vlm
+from aclam.policy.experts import LayerSize
+from aclam.sim.environments import prepare_source
+from aclam.train import grounding as training
+from aclam.train import policy as policy_training
+from aclam.train.loop import TrainConfig
+
+EYES = dataclasses.replace(vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu"))
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grounding") / "stills"
+    prepare_source("stills", folder, episodes=4, size=48, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eyes(stills, tmp_path_factory):
+    "A run of a few steps, and the folder of its encoder."
+    out = tmp_path_factory.mktemp("eyes")
+    loop = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3)
+    return out, training.run(training.GroundingTrainConfig(str(stills), str(out), EYES, probe_n=8, train=loop))
+
+
+def scenes(folder) -> list:
+    return open_dataset(folder).trajectories
+
+
+def refused(capsys, main, argv, *words) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(list(map(str, argv)))
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and out == "" and err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+
+
+def test_stills_are_a_function_of_the_seed(stills, tmp_path):
+    prepare_source("stills", tmp_path / "again", episodes=4, size=48, workers=1, progress=False)
+    for a, b in zip(scenes(stills), scenes(tmp_path / "again"), strict=True):
+        assert np.array_equal(a.frames[list(range(8))], b.frames[list(range(8))]) and a.info == b.info
+    for t in scenes(stills):
+        assert len(t) == 8 and len(t.info["cube"]) == 8 and len({*t.info["names"]}) == 3
+        assert [s.split()[-1] for s in t.info["instructions"]] == [n.split()[-1] for n in t.info["names"]]
+
+
+def test_the_cube_is_on_the_table_or_in_the_hand(stills):
+    heights = np.array([t.info["cube"] for t in scenes(stills)])[..., 2].ravel()
+    assert (heights > 0.0149).all() and (heights < 0.02).sum() > 10 and (heights > 0.03).sum() > 3
+
+
+def test_stills_from_the_command_line(tmp_path, capsys):
+    argv = ["prepare", "stills", "--episodes", "1", "--size", "32", "--split", "val100", "--workers", "1", "--json"]
+    data_command.main([*argv, "--out", str(tmp_path / "s")])
+    assert json.loads(capsys.readouterr().out)["frames"] == 8
+    from aclam.sim.emoji_tabletop import SPLITS
+
+    assert {*scenes(tmp_path / "s")[0].info["names"]} <= {*SPLITS["val100"]}
+    wrong = ["prepare", "stills", "--use", "policy", "--out", tmp_path / "x"]
+    refused(capsys, data_command.main, wrong, "--use policy")
+
+
+def test_scores_by_hand():
+    torch.manual_seed(0)
+    reader = grounding.Reader(EYES, ["fox", "red apple", "key"]).requires_grad_(False)
+    patches = torch.randn(2, 3, 32)
+    scores = grounding.name_scores(reader, patches)
+    table, numbers = reader.vlm.words, vlm.text_numbers(["red apple"], EYES)
+    said = reader.said(table(numbers)[0, :2].mean(0))
+    cosine = torch.nn.functional.cosine_similarity(reader.seen(patches[1, 2]), said, dim=0)
+    assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(cosine.item() * np.exp(2.0), rel=1e-5)
+    frames, text = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8), vlm.text_numbers(["a fox", "key"], EYES)
+    layer = reader.vlm.read(*reader.vlm.tokens(frames, text))[1]
+    look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (EYES.text_length, 9, 8)
+    for b, n in ((0, 2), (1, 1)):  # pictures, words
+        q = layer.q[b, :, -L : n - L].mean(1)  # (H, D)
+        by_hand = [2 * (q * layer.k[b, :, p]).sum(-1).mean().item() / D**0.5 for p in range(N)]
+        assert look[b].tolist() == pytest.approx(by_hand, rel=1e-4, abs=1e-6)
+
+
+def test_padding_says_nothing():
+    torch.manual_seed(0)
+    reader = grounding.Reader(EYES, ["fox"]).eval()
+    longer = grounding.Reader(dataclasses.replace(EYES, text_length=20), ["fox"]).eval()
+    longer.load_state_dict({**reader.state_dict(), "names": longer.names})
+    frames = torch.randint(256, (1, 3, 48, 48), dtype=torch.uint8)
+    a, b = (grounding.guess(r, frames, vlm.text_numbers(["on the fox"], r.vlm.config)) for r in (reader, longer))
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_report_counts_the_nearest_card():
+    cards = np.array([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]] * 2)
+    found = np.array([[0.9, 0.0, 0, 0, 0], [0.9, 0.0, 0, 0, 0.003]])
+    r = grounding.grounding_report(found, cards, np.array([1, 2]), np.zeros((2, 3)))
+    assert r == pytest.approx({"right_card": 0.5, "card_mm": (100 + 1100) / 2, "cube_mm": 1.5})
+
+
+def test_questions_say_what_scenes_say(stills):
+    data = cache_frames(open_dataset(stills), 48)
+    names = sorted({name for t in data for name in t.info["names"]})
+    training.check_questions(training.Questions(data, names, EYES, shift=1, light=0.1))
+
+
+def test_a_policy_begins_from_trained_eyes(eyes, stills):
+    _, result = eyes
+    film = synthetic_trajectory(seed=0, T=30, size=48, fps=20)
+    wide = dataclasses.replace(policy_training.PRESETS["policy_cpu_wo_lam"], control="recorded",
+                               vlm=dataclasses.replace(EYES, weights=result["model"]), expert=EYES.layer)
+    config = policy_training.PolicyTrainConfig("policy_cpu_wo_lam", ("x",), model=wide)
+    acting = [policy_training.Episode(film, wide, None, True)]
+    data = policy_training.PolicyDataset(acting, [], wide)
+    policy = policy_training.build(config, policy_training.PolicyData(data, data, wide, {}))
+    trained = vlm.load_file(f"{result['model']}/model.safetensors")
+    assert all(torch.equal(policy.vlm.state_dict()[k], v) for k, v in trained.items())
+
+
+def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
+    _, whole = eyes
+    loop = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3)
+    shutil.copytree(eyes[0], tmp_path / "run")
+    for late in ("checkpoints/step_000006", "model"):
+        shutil.rmtree(tmp_path / "run" / late)
+    c = training.GroundingTrainConfig(str(stills), str(tmp_path / "run"), EYES, probe_n=8, train=loop)
+    result = training.run(c)
+    assert not capsys.readouterr().err.count("0/6")  # it did not begin anew
+    a, b = (vlm.load_file(f"{r['model']}/model.safetensors") for r in (whole, result))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_bad_input(eyes, capsys, tmp_path):
+    out, _ = eyes
+    write_store(tmp_path / "films", (synthetic_trajectory(n, T=9, size=48) for n in range(2)))
+    refused(capsys, training.main, [], "aclam-data prepare stills")
+    refused(capsys, training.main, ["--data", tmp_path / "nothing"], "nothing")
+    films = ["--data", tmp_path / "films", "--out", tmp_path / "o"]
+    refused(capsys, training.main, films, 'does not say "instructions"')
+    large = ["--data", "x", "--vlm.kind", "paligemma", "--vlm.overviews", "0"]
+    refused(capsys, training.main, large, "--vlm.kind small")
+    for folder, word in ((tmp_path / "no", "no small encoder"), (out, "is not a small encoder's folder")):
+        with pytest.raises(UserError, match=word):
+            vlm.load_weights(vlm.SmallVLM(dataclasses.replace(EYES, weights=str(folder))))
+    wrong = dataclasses.replace(EYES, vocab=64, weights=str(out / "model"))
+    with pytest.raises(UserError, match="vocab"):
+        vlm.load_weights(vlm.SmallVLM(wrong))
