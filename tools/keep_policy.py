@@ -1,9 +1,10 @@
 """Keep what a trained policy, or a comparison of policies, did on the table: nbs/results/policy.json.
 
     python tools/keep_policy.py --run runs/policy --trial runs/trial     # aclam-train-policy, aclam-rollout
+    python tools/keep_policy.py --run ... --trial ... --other NAME       # one to be held against it
     python tools/keep_policy.py --comparison runs/policies               # aclam.train.policy_comparison
 
-Each keeps its own part of the file and leaves the other as it is.
+Each keeps its own part of the file and leaves the others as they are.
 """
 
 import argparse
@@ -24,8 +25,11 @@ def single(run: Path, trial: Path, points: int = 40) -> dict:
     rows = [{k: r[k] for k in ("step", "loss", "action", "aim") if k in r} for r in read_metrics(run) if "loss" in r]
     t, d, played = config["train"], config["data"], json.loads((trial / "result.json").read_text())
     splits = [name for name, rates in played.items() if isinstance(rates, dict) and "S" in rates]
+    trained_eyes = bool(config["model"]["vlm"]["weights"])
+    eyes = "python -m aclam.train.grounding --data data/stills --out runs/eyes; " if trained_eyes else ""
+    begin = "--model.vlm.weights runs/eyes/model " if trained_eyes else ""
     command = (
-        f"aclam-train-policy --preset {config['preset']} --data data/demos --train.steps {t['steps']} "
+        f"{eyes}aclam-train-policy --preset {config['preset']} {begin}--data data/demos --train.steps {t['steps']} "
         f"--train.seed {t['seed']}; aclam-rollout --policy runs/policy/model --data data/demos "
         f"--split {' '.join(splits)} --episodes {played[splits[0]]['S']['n']}"
     )
@@ -42,12 +46,14 @@ def single(run: Path, trial: Path, points: int = 40) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path), parser.add_argument("--trial", type=Path)
-    parser.add_argument("--comparison", type=Path)
+    parser.add_argument("--comparison", type=Path), parser.add_argument("--other", metavar="NAME")
     c = parser.parse_args()
     if bool(c.run) != bool(c.trial) or not (c.run or c.comparison):
         parser.error("--run and --trial together, or --comparison")
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    if c.run:
+    if c.run and c.other:
+        kept.setdefault("others", {})[c.other] = {"trial": single(c.run, c.trial)["trial"]}
+    elif c.run:
         kept["single"] = single(c.run, c.trial)
     if c.comparison:
         kept["comparison"] = json.loads((c.comparison / "results.json").read_text())

@@ -49,6 +49,7 @@ class PolicyCompareConfig:
     preset: str = "policy_cpu"  # of the policies; its twin wo_lam is the one without
     demonstrations: tuple[int, ...] = (20, 50, 100)  # with commands; all others are used as video; 0: all with commands
     video: tuple[str, ...] = ()  # further folders, of any robots, of which no commands are used
+    eyes: str = ""  # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained one
     seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
     steps: int = 0  # optimiser steps of every policy; 0: as the preset is usually trained
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
@@ -98,8 +99,9 @@ def training_of(c: PolicyCompareConfig, e: Entry) -> training.PolicyTrainConfig:
     lam = methods_of(c)[e.method]
     usual = training.settings_for(c.preset if lam else f"{c.preset}_wo_lam")
     loop = replace(usual.train, seed=e.seed, steps=c.steps or usual.train.steps)
+    model = replace(usual.model, vlm=replace(usual.model.vlm, weights=c.eyes or usual.model.vlm.weights))
     return replace(usual, data=tuple(c.data), lam=lam, demonstrations=e.demonstrations, video=tuple(c.video),
-                   train=loop, out=str(Path(c.out) / e.folder))
+                   model=model, train=loop, out=str(Path(c.out) / e.folder))
 
 
 def trial_of(c: PolicyCompareConfig, e: Entry) -> RolloutConfig:
