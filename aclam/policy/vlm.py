@@ -10,8 +10,6 @@ __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_num
            'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm', 'check_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
-import importlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, library
 from .attention_mask import Blocks, block_mask
 from .experts import Layer, LayerSize, Prefix, attend, rotate
 
@@ -217,9 +215,7 @@ def check_words_matter(config: VlmConfig, steps: int = 250, seed: int = 0) -> tu
 # %% ../../nbs/6_policy/vlm.ipynb #bfca6d4d
 def transformers() -> Any:
     "The library, imported only now; `UserError` where it is missing."
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError('PaliGemma needs the library transformers, which is not installed: pip install "aclam[policy]"')
-    return importlib.import_module("transformers")
+    return library("transformers", "policy", "PaliGemma")
 
 
 def paligemma_config(c: VlmConfig) -> Any:
