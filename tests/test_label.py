@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import Quantized
 from aclam.train import label as L
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +194,26 @@ def test_labels_become_columns_of_a_lerobot_dataset(place, vla):
     assert [int(t.action.sum()) for t in pad] == [4] * 7
     for t, u in zip(read_store(place / "data").trajectories, open_dataset(vla).trajectories, strict=True):
         assert np.array_equal(t.proprio, u.proprio) and t.task == u.task
+
+
+@pytest.mark.slow
+def test_the_peer_reads_the_labels(place, vla, tmp_path):
+    "As test_formats.py does it with data alone: set ACLAM_LEROBOT_PYTHON to a python that has lerobot-dataset 0.4.4."
+    python = os.environ.get("ACLAM_LEROBOT_PYTHON")
+    if not python:
+        pytest.skip("ACLAM_LEROBOT_PYTHON is not set")
+    truth = {}
+    for n, t in enumerate(open_dataset(vla).trajectories):
+        truth |= {f"state{n}": t.proprio, f"frames{n}": t.frames[range(len(t))]}
+    table = L.read_labels(place / "whole")
+    for name in ("latent_action_1", "latent_action_4", "latent_action_-2"):
+        z = L.as_array(table.column(name))
+        truth |= {f"column/{name}": np.nan_to_num(z), f"column/{name}_is_pad": np.isnan(z[:, :1])}
+    np.savez(tmp_path / "truth.npz", **truth)
+    run = [python, FIXTURES / "open_with_lerobot.py", vla, tmp_path / "truth.npz"]
+    done = subprocess.run(list(map(str, run)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(done.stdout)
 
 
 def test_padding_does_not_count_in_a_labelled_datasets_statistics(place, vla):

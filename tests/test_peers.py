@@ -18,7 +18,7 @@ from aclam.lam.bottlenecks import NSVQ
 from aclam.lam.lapa import check_shared
 from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
-from aclam.lam.univla import check_shortcuts, hashed_words, stage_two
+from aclam.lam.univla import check_shortcuts, check_t5, hashed_words, instruction_words, stage_two
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
 from aclam.structure.metrics import measure_batch
 from aclam.train import lam as train_lam
@@ -172,6 +172,69 @@ def test_univla_stage_1_is_told_the_instruction(triples):
     assert not torch.allclose(a.pre_vq, b.pre_vq) and lam.decode(o_i, a.z, words, mask).shape == (4, 16, 2, 2)
     with pytest.raises(UserError, match="text_dim"):
         small("univla_cpu").eval().encode(o_i, o_j, words, mask)
+
+
+TEXTS = ["put the cube on the card", "go", "stop it", "go"]
+
+
+def test_univla_stage_1_is_told_by_t5(triples):
+    pytest.importorskip("transformers")
+    assert check_t5() < 1e-5
+    lam, batch = small("univla_cpu", text_dim=16, text=univla.SMALL_T5), triples.batch(range(4))
+    words, mask = instruction_words(TEXTS, lam.config)
+    ids, own = univla.t5_numbers(TEXTS, lam.config.text)
+    library = univla.t5_encoder(16, lam.config.text)(input_ids=ids, attention_mask=own.long()).last_hidden_state
+    assert torch.equal(words, library) and torch.equal(mask, own) and mask.sum(1).tolist() == [7, 2, 3, 2]
+    other = torch.where(mask, ids, 77)  # what stands in the padding
+    again = univla.t5_encoder(16, lam.config.text)(input_ids=other, attention_mask=own.long()).last_hidden_state
+    assert torch.allclose(words[mask], again[mask], atol=1e-6) and torch.equal(words[1][:2], words[3][:2])
+    told = batch | {"words": words, "word_mask": mask}
+    lam.loss(told)
+    before = lam.eval().language.weight.detach().clone(), lam.loss(told)[1]["rec"]
+    assert abs(lam.loss(told | {"words": torch.where(mask[..., None], words, 7.0)})[1]["rec"] - before[1]) < 1e-6
+    first, last = step_lowers_loss(lam, told, lr=1e-3, steps=6)
+    assert last < first and not torch.equal(lam.language.weight, before[0])
+    assert not any("text" in name for name in lam.state_dict())
+
+
+def test_t5_of_the_papers_size():
+    pytest.importorskip("transformers")
+    config = PRESETS["univla_stage_1"]
+    assert (config.text.kind, config.text_dim, PRESETS["univla_stage_1_cpu"].text.kind) == ("t5", 768, "hashed")
+    with torch.device("meta"):
+        t5, lam = univla.t5_encoder(768, config.text), LatentActionModel(config)
+    assert sum(p.numel() for p in t5.parameters()) == 109_628_544  # T5-base's encoder and its 32,128 word pieces
+    assert not any(p.requires_grad for p in t5.parameters())
+    attention, mlp = t5.encoder.block[0].layer
+    assert attention.SelfAttention.q.weight.shape == (768, 768) and mlp.DenseReluDense.wi.out_features == 3072
+    assert attention.SelfAttention.relative_attention_bias.weight.shape == (32, 12) and len(t5.encoder.block) == 12
+    assert tuple(lam.language.weight.shape) == (768, 768)
+
+
+def test_t5_from_a_folder_and_what_is_wrong_with_it(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(f"\u2581{word}", -1.0) for word in ("put", "the", "cube", "on")]
+    torch.manual_seed(5)
+    trained = transformers.T5EncoderModel(univla.t5_config(16, univla.SMALL_T5)).eval()
+    trained.save_pretrained(tmp_path), transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path)
+    text = univla.TextConfig("t5", str(tmp_path))
+    words, mask = univla.t5_words(["put the cube on the thing", "cube"], 16, text)
+    assert univla.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [7, 2]
+    with torch.no_grad():
+        assert torch.allclose(words[1, :2], trained(torch.tensor([[5, 1]])).last_hidden_state[0], atol=1e-5)
+    with pytest.raises(UserError, match="a T5 with 8 numbers"):
+        univla.t5_words(["cube"], 8, text)
+    half = load_file(tmp_path / "model.safetensors")
+    half.pop("encoder.final_layer_norm.weight")
+    save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="not the whole"):
+        univla.t5_words(["cube"], 16, text)
+    with pytest.raises(UserError, match="no T5 at"):
+        univla.t5_words(["cube"], 16, univla.TextConfig("t5", str(tmp_path / "nowhere")))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'T5 needs .* pip install "aclam\[policy\]"'):
+        instruction_words(["go"], replace(PRESETS["univla_stage_1"], text=univla.SMALL_T5))
 
 
 def test_univla_stage_2_keeps_the_codes_of_stage_1(triples):

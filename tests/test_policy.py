@@ -118,7 +118,7 @@ def test_paligemma_in_small():
 
 
 def test_transformers_missing(monkeypatch):
-    monkeypatch.setattr(vlm.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "aclam\[policy\]"'):
         model.Policy.from_preset("policy_paper")
 

@@ -19,7 +19,7 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
-from aclam.lam.univla import hashed_words
+from aclam.lam.univla import TextConfig, UniVLAConfig, hashed_words
 from aclam.train import demo, lam, loop, scale
 
 SMALL = (
@@ -336,7 +336,7 @@ def stage_1(store, tmp_path_factory):
 
 def test_stage_1_hears_the_task_of_each_episode(stage_1, store):
     films = [dataclasses.replace(synthetic_trajectory(seed=n, size=32), task=f"do {'ab'[n % 2]}") for n in range(4)]
-    data = lam.Instructed(TripleDataset(films, TripleConfig(), 32), 6)
+    data = lam.Instructed(TripleDataset(films, TripleConfig(), 32), UniVLAConfig(stage=1, text_dim=6))
     batch, alone = data.batch(range(8)), data.dataset.batch(range(8))
     own = [films[n].task for n in batch["index"][:, 0].tolist()]
     assert len(set(own)) == 2 and torch.equal(batch["frames"], alone["frames"])
@@ -359,6 +359,16 @@ def test_stage_2_keeps_the_codes_of_stage_1_and_nothing_else(stage_1, store, tmp
     assert not torch.equal(second["idm.blocks.0.mlp.fc1.weight"], first["idm.blocks.0.mlp.fc1.weight"])
     assert all(torch.equal(second[n], first[n]) for n in first if n.startswith("eye."))
     assert not any(n.startswith("language") for n in second)
+
+
+def test_stage_1_is_told_by_t5_where_it_is_asked_to(store, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    t5 = "--model.text.kind t5 --model.text.depth 1 --model.text.heads 2 --model.text.vocab 64".split()
+    words = ["--preset", "univla_stage_1_cpu", "--data", str(store), "--out", str(tmp_path), *TINY]
+    lam.run(lam.settings_from([*words, *t5]))
+    assert "T5 of random weights" in capsys.readouterr().err
+    trained = LatentActionModel.from_pretrained(tmp_path / "model")
+    assert trained.config.text == TextConfig("t5", depth=1, heads=2, vocab=64)
 
 
 def test_stages_that_do_not_fit_are_one_line(stage_1, store, tmp_path, capsys):

@@ -11,8 +11,6 @@ __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_num
            'check_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
-import importlib
-import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +25,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..core import UserError, atomic_folder, from_dict, read_json, write_json
+from ..core import UserError, atomic_folder, from_dict, library, read_json, write_json
 from .attention_mask import Blocks, block_mask
 from .experts import QKV, Layer, LayerSize, Prefix, attend, rotate
 
@@ -251,9 +249,7 @@ def load_small(vlm: SmallVLM) -> None:
 # %% ../../nbs/6_policy/vlm.ipynb #bfca6d4d
 def transformers() -> Any:
     "The library, imported only now; `UserError` where it is missing."
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError('PaliGemma needs the library transformers, which is not installed: pip install "aclam[policy]"')
-    return importlib.import_module("transformers")
+    return library("transformers", "policy", "PaliGemma")
 
 
 def paligemma_config(c: VlmConfig) -> Any:

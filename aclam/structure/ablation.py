@@ -239,11 +239,11 @@ def as_table(found: Mapping) -> str:
     names = [name for name in STUDIES[found["study"]]() if name in there]
     keys = {"additivity": "additivity", "norm_correlation": "norm r", "identity": "identity", "inverse": "inverse",
             "reconstruction": "rec", "sum_reconstruction": "rec of sum", "probe_r2": "R2 motion"}  # fmt: skip
-    lines = [f"{'':24s}" + "".join(f"{title:>12s}" for title in keys.values()) + "  stability"]
+    lines = [f"{'':23s}" + "".join(f"{title:>11s}" for title in keys.values()) + "  stability"]
     for name in names:
         cells = [summary(found, [name], k)[name] for k in keys]
-        shown = "".join(f"{np.mean(c):12.3f}" if c else f"{'-':>12s}" for c in cells)
-        lines.append(f"{name:24s}{shown}  {', '.join(sorted(set(summary(found, [name], 'stability')[name])))}")
+        shown = "".join(f"{np.mean(c):11.3f}" if c else f"{'-':>11s}" for c in cells)
+        lines.append(f"{name:23s}{shown}  {', '.join(sorted(set(summary(found, [name], 'stability')[name])))}")
     return "\n".join(lines)
 
 

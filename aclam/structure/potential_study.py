@@ -130,11 +130,14 @@ def _cell(value) -> str:
 
 
 def as_table(rows: dict[str, dict]) -> str:
-    "The rows for a person; `-` where a model has no such number."
-    lines = [" " * 26 + "".join(f"{title:>11s}" for title in COLUMNS.values())]
-    for name, row in rows.items():
-        lines.append(f"{name:26s}" + "".join(f"{_cell(row.get(key)):>11s}" for key in COLUMNS))
-    return "\n".join(lines)
+    "The rows for a person, the algebra and below it the rest; `-` where a model has no such number."
+    blocks, keys = [], list(COLUMNS)
+    for part in (keys[:4], keys[4:]):
+        lines = [" " * 26 + "".join(f"{COLUMNS[key]:>12s}" for key in part)]
+        for name, row in rows.items():
+            lines.append(f"{name:26s}" + "".join(f"{_cell(row.get(key)):>12s}" for key in part))
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
 
 
 def main(argv=None) -> None:

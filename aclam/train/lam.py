@@ -30,7 +30,7 @@ from ..data.store import Store, cache_frames
 from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
-from ..lam.univla import hashed_words, stage_two
+from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
 from .loop import TrainConfig, train, train_command
@@ -209,15 +209,15 @@ def fit_to_data(model: Any, dataset: TripleDataset) -> Any:
 
 # %% ../../nbs/8_train/lam.ipynb #14397b2b
 class Instructed:
-    "Triples with the task of their episode: `batch` also has words (B, L, W) and word_mask (B, L), see `hashed_words`."
+    "Triples with the task of their episode: `batch` also has words (B, L, W) and word_mask (B, L)."
 
-    def __init__(self, dataset: TripleDataset, width: int):
+    def __init__(self, dataset: TripleDataset, config: UniVLAConfig):
         tasks = [t.task for t in dataset.trajectories]
         if not any(tasks):
-            raise UserError(f"text_dim is {width}, but no episode has a task: give --model.text-dim 0")
+            raise UserError(f"text_dim is {config.text_dim}, but no episode has a task: give --model.text-dim 0")
         known = {task: n for n, task in enumerate(dict.fromkeys(tasks))}
         self.dataset, self.row = dataset, torch.tensor([known[task] for task in tasks])
-        self.words, self.mask = hashed_words(list(known), width)
+        self.words, self.mask = instruction_words(list(known), config)
         self.content = hashlib.sha256(json.dumps(tasks).encode()).hexdigest()[:12]
 
     def __getattr__(self, name: str) -> Any:
@@ -236,8 +236,11 @@ class Instructed:
 
 def told(config: LamTrainConfig, data: LamData) -> LamData:
     "The data as the model of `config` takes them: with instructions where it has a `text_dim`."
-    width = getattr(config.model, "text_dim", 0)
-    return replace(data, train=Instructed(data.train, width)) if width else data
+    if not getattr(config.model, "text_dim", 0):
+        return data
+    if config.model.text.kind == "t5" and not config.model.text.weights:
+        say(f"the words are made by a T5 of random weights: trained ones are at --model.text.weights {T5_BASE}")
+    return replace(data, train=Instructed(data.train, config.model))
 
 # %% ../../nbs/8_train/lam.ipynb #3ef2687c
 def build(config: LamTrainConfig, data: LamData) -> LatentActionModel:
