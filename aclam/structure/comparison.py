@@ -341,7 +341,7 @@ def collapsed(row: Mapping) -> str:
     if tokens and float(np.mean(tokens)) < 1.5:
         return f"collapsed: {np.mean(tokens):.2f} codes a token in use"
     if row.get("reconstruction") is not None and row["reconstruction"] >= 0.99:
-        return f"no better than copying the frame: {row['reconstruction']:.2f}"
+        return "no better than copying the frame"  # by how much, the table says
     if not row.get("norm", 1) > 1e-6:
         return "latents have vanished"
     return ""
@@ -399,7 +399,7 @@ def markdown(results: Mapping) -> str:
         kind = "out of distribution" if store in results["ood"] else "in distribution"
         lines += ["", f"**{store}** ({kind})", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for preset, row in rows.items():
-            codes = ", ".join(number(row[k]["mean"]) for k in ("codes_used", "perplexity") if k in row) or "none"
+            codes = ", ".join(f"{row[k]['mean']:.0f}" for k in ("codes_used", "perplexity") if k in row) or "none"
             cells = [cell(row.get(k)) for k in (*METRICS, "reconstruction", "probe_r2")] + [codes, row["watch"]]
             lines.append(f"| {preset}{' (' + row['note'] + ')' if row['note'] else ''} | {' | '.join(cells)} |")
     lines += ["", "**The paper** (Table 1: Fractal / Bridge / LIBERO)", "", f"| {' | '.join(HEAD)} |", "|---" * 5 + "|"]
