@@ -157,3 +157,24 @@ def test_bad_input(eyes, capsys, tmp_path):
     wrong = dataclasses.replace(EYES, vocab=64, weights=str(out / "model"))
     with pytest.raises(UserError, match="vocab"):
         vlm.load_weights(vlm.SmallVLM(wrong))
+
+
+def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
+    "Where it expects the hand to end is nearest to the card that the instruction names, in most of 48 pictures."
+    from pathlib import Path
+
+    from aclam.policy.model import Policy
+
+    policy = Policy.from_pretrained(Path(__file__).parent.parent / "nbs/results/policies/policy_cpu_wo_lam")
+    prepare_source("stills", tmp_path / "s", episodes=2, seed=7, size=96, workers=1, progress=False)
+    right = []
+    for t in scenes(tmp_path / "s"):
+        frames = torch.from_numpy(np.stack([t.frames[[n]][0] for n in range(8)])).permute(0, 3, 1, 2)
+        for card, words in enumerate(t.info["instructions"]):
+            with torch.no_grad():
+                aims = policy.guess_aims(policy.vlm(frames, vlm.text_numbers([words] * 8, policy.config.vlm)))
+            ends = torch.nn.functional.pad(aims[:, 3:], (0, 4))  # a state begins with the hand's place
+            place = policy.proprio_units.outside(ends)[:, :2].numpy()  # (8, 2) metres
+            far = np.linalg.norm(place[:, None] - np.array(t.info["cards_xy"]), axis=-1)
+            right += (far.argmin(1) == card).tolist()
+    assert len(right) == 48 and np.mean(right) > 0.6  # chance: a third; most of these poses are in no demonstration
