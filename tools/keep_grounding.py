@@ -26,7 +26,7 @@ def kept_run(folder: Path) -> dict:
         f"{config['train']['seed']} --grounding.lambda-name {terms['lambda_name']} "
         f"--grounding.lambda-look {terms['lambda_look']}"
     )
-    numbers = {key: result[f"probe/{key}"] for key in SHOWN}
+    numbers = {key: result[f"probe/{key}"] for key in SHOWN} | {"name_loss": result["name"]}  # of the last batch
     return {"command": command, "steps": steps, "seconds": result["seconds"], **numbers}
 
 
