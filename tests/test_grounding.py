@@ -13,6 +13,7 @@ from aclam.data import command as data_command
 from aclam.data.source import open_dataset
 from aclam.data.store import cache_frames, write_store
 from aclam.data.trajectory import synthetic_trajectory
+from aclam.lam.registry import read_tensors
 from aclam.policy import grounding, vlm
 from aclam.policy.experts import LayerSize
 from aclam.sim.environments import prepare_source
@@ -125,8 +126,27 @@ def test_a_policy_begins_from_trained_eyes(eyes, stills):
     acting = [policy_training.Episode(film, wide, None, True)]
     data = policy_training.PolicyDataset(acting, [], wide)
     policy = policy_training.build(config, policy_training.PolicyData(data, data, wide, {}))
-    trained = vlm.load_file(f"{result['model']}/model.safetensors")
+    trained = read_tensors(f"{result['model']}/model.safetensors")
     assert all(torch.equal(policy.vlm.state_dict()[k], v) for k, v in trained.items())
+
+
+def test_other_eyes_are_another_run(eyes, tmp_path):
+    "A policy's run that began from one encoder does not go on from another one at the same place."
+    write_store(tmp_path / "films", (synthetic_trajectory(n, T=30, size=48, fps=20) for n in range(3)))
+    shutil.copytree(eyes[1]["model"], tmp_path / "eyes")
+    preset = policy_training.settings_for("policy_cpu_wo_lam")
+    seen = dataclasses.replace(EYES, weights=str(tmp_path / "eyes"))
+    model = dataclasses.replace(preset.model, control="recorded", vlm=seen, expert=EYES.layer)
+    loop = TrainConfig(steps=1, batch_size=2, warmup_steps=0, probe_every=0)
+    config = dataclasses.replace(preset, data=(str(tmp_path / "films"),), model=model, train=loop, probe_n=2,
+                                 out=str(tmp_path / "run"))
+    policy_training.run(config)
+    policy_training.run(config)  # the same: nothing to do
+    changed = vlm.SmallVLM(seen)
+    shutil.rmtree(tmp_path / "eyes")
+    vlm.save_small(changed, tmp_path / "eyes")
+    with pytest.raises(UserError, match="eyes"):
+        policy_training.run(config)
 
 
 def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
@@ -138,7 +158,7 @@ def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
     c = training.GroundingTrainConfig(str(stills), str(tmp_path / "run"), EYES, probe_n=8, train=loop)
     result = training.run(c)
     assert not capsys.readouterr().err.count("0/6")  # it did not begin anew
-    a, b = (vlm.load_file(f"{r['model']}/model.safetensors") for r in (whole, result))
+    a, b = (read_tensors(f"{r['model']}/model.safetensors") for r in (whole, result))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 

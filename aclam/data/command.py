@@ -132,7 +132,7 @@ def use_settings(config: Prepare) -> dict:
     if config.source == "stills" and not acts:
         return {"split": config.split}
     if config.source != "emoji":
-        raise UserError(f"--use policy and --split are for emoji and libero, {config.source} has neither")
+        raise UserError(f"--use policy is for emoji and libero, --split for them and stills, not for {config.source}")
     from aclam.sim.emoji_tabletop import EmojiConfig
     from aclam.sim.expert import STEADY
 

@@ -170,10 +170,10 @@ def sized(o: Tensor, size: int) -> Tensor:
     return as_float(o)
 
 # %% ../../nbs/4_lam/registry.ipynb #260427df
-def save(model: LatentActionModel, folder: str | Path) -> None:
-    "Write config.json and model.safetensors below `folder`, all or nothing."
+def save(model: nn.Module, folder: str | Path, kind: str = "") -> None:
+    "Write config.json (of kind, or of the model's family) and model.safetensors below `folder`, all or nothing."
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "config.json", {"model": model.family, **asdict(model.config)})
+        write_json(temporary / "config.json", {"model": kind or model.family, **asdict(model.config)})
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
 
 

@@ -12,22 +12,21 @@ __all__ = ['CPU', 'PRESETS', 'TINY', 'PolicyConfig', 'without_latents', 'preset'
 
 # %% ../../nbs/6_policy/model.ipynb #e1919e62
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core import UserError, atomic_folder, from_dict, read_json, suggest, write_json
+from ..core import UserError, from_dict, read_json, suggest
+from ..lam.registry import fill, read_tensors, save
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
 from .experts import Expert, LayerSize, Prefix, run_experts, shared_layer
 from .flow import FlowConfig, draw_times, path, remaining, to_velocity, velocity
-from .vlm import SMALL, VlmConfig, make_vlm, text_numbers
+from .vlm import SMALL, VlmConfig, make_vlm, readouts, text_numbers
 
 # %% ../../nbs/6_policy/model.ipynb #4fd94f1e
 @dataclass(frozen=True)
@@ -193,10 +192,7 @@ class PolicyNetwork(nn.Module):
     def guess_aims(self, prefix: Prefix) -> Tensor:
         """Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: the first from the
         overviews, the second from the words, which must look at the cards for it."""
-        c, x = self.config.vlm, prefix.values[-1].transpose(1, 2).flatten(2)  # (B, P, H * D)
-        words, seen = x[:, -c.text_length :], prefix.valid[:, -c.text_length :, None]
-        read = (words * seen).sum(1) / seen.sum(1)  # (B, H * D)
-        whole = x[:, : -c.text_length][:, -c.overviews :].mean(1) if c.overviews else read
+        whole, read = readouts(prefix.values[-1], prefix.valid, self.config.vlm)
         return torch.cat([self.aim["turn"](whole), self.aim["end"](read)], 1)
 
 # %% ../../nbs/6_policy/model.ipynb #a98809f0
@@ -281,10 +277,7 @@ class Policy(PolicyNetwork):
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Write config.json and model.safetensors; the folder appears only when both are whole."
-        with atomic_folder(folder) as temporary:
-            write_json(temporary / "config.json", {"model": "aclam-policy", **asdict(self.config)})
-            tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-            save_file(tensors, temporary / "model.safetensors")
+        save(self, folder, "aclam-policy")
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         "See `flow_matching`."
@@ -323,15 +316,7 @@ def load(folder: str | Path, cls: type[PolicyNetwork]) -> PolicyNetwork:
     if row.pop("model", None) != "aclam-policy":
         raise UserError(f'{folder / "config.json"} is not a policy of this house ("model": "aclam-policy" expected)')
     model = cls(from_dict(PolicyConfig, row, where=str(folder / "config.json")))
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or sorted(k for k in own if own[k].shape != tensors[k].shape)
-    if wrong:
-        raise UserError(f"{file}: tensor {wrong[0]} is not as this policy's (and {len(wrong) - 1} more)")
-    model.load_state_dict(tensors)
+    fill(model, read_tensors(file), file)
     return model.eval()
 
 # %% ../../nbs/6_policy/model.ipynb #2ab3fa19

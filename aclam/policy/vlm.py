@@ -6,9 +6,9 @@ Docs: https://aclam-project.github.io/aclam/6_policy/vlm.html.md"""
 
 # %% auto #0
 __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_numbers', 'Words', 'factors', 'stem', 'unit_frames',
-           'SmallVLM', 'named_squares', 'PlaceReader', 'check_words_matter', 'save_small', 'load_small', 'transformers',
-           'paligemma_config', 'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm', 'load_weights',
-           'check_paligemma']
+           'SmallVLM', 'mean_of_words', 'readouts', 'named_squares', 'PlaceReader', 'check_words_matter', 'save_small',
+           'load_small', 'transformers', 'paligemma_config', 'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm',
+           'load_weights', 'check_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
 import re
@@ -19,13 +19,12 @@ from typing import Any, Literal
 from zlib import crc32
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..core import UserError, atomic_folder, from_dict, library, read_json, write_json
+from ..core import UserError, from_dict, library, read_json
+from ..lam.registry import fill, read_tensors, save
 from .attention_mask import Blocks, block_mask
 from .experts import QKV, Layer, LayerSize, Prefix, attend, rotate
 
@@ -172,6 +171,18 @@ class SmallVLM(nn.Module):
         layers = self.read(x, valid)
         return Prefix([qkv.k for qkv in layers], [qkv.v for qkv in layers], valid)
 
+# %% ../../nbs/6_policy/vlm.ipynb #01f21ae5
+def mean_of_words(x: Tensor, seen: Tensor) -> Tensor:
+    "Mean of x (B, L, width) over the words that are there, seen (B, L): (B, width)."
+    return (x * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+
+
+def readouts(values: Tensor, valid: Tensor, c: VlmConfig) -> tuple[Tensor, Tensor]:
+    "Means of a layer's values (B, H, P, D) over overviews (without any: over words) and over words: (B, H * D) each."
+    x, L = values.transpose(1, 2).flatten(2), c.text_length  # (B, P, H * D)
+    read = mean_of_words(x[:, -L:], valid[:, -L:])
+    return (x[:, :-L][:, -c.overviews :].mean(1) if c.overviews else read), read
+
 # %% ../../nbs/6_policy/vlm.ipynb #c853549a
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 230)}
 
@@ -223,10 +234,7 @@ def check_words_matter(config: VlmConfig, steps: int = 250, seed: int = 0) -> tu
 # %% ../../nbs/6_policy/vlm.ipynb #f2f72372
 def save_small(vlm: SmallVLM, folder: str | Path) -> None:
     "Write config.json and model.safetensors of a small encoder; the folder appears only when both are whole."
-    with atomic_folder(folder) as temporary:
-        write_json(temporary / "config.json", {"model": "aclam-vlm", **asdict(vlm.config)})
-        tensors = {k: v.detach().cpu().contiguous() for k, v in vlm.state_dict().items()}
-        save_file(tensors, temporary / "model.safetensors")
+    save(vlm, folder, "aclam-vlm")
 
 
 def load_small(vlm: SmallVLM) -> None:
@@ -241,10 +249,7 @@ def load_small(vlm: SmallVLM) -> None:
     wrong = [k for k in ours if k != "weights" and ours[k] != theirs[k]]
     if wrong:
         raise UserError(f"{folder} has {wrong[0]} {theirs[wrong[0]]}, this policy {ours[wrong[0]]}")
-    try:
-        vlm.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, SafetensorError, RuntimeError) as e:
-        raise UserError(f"{folder}/model.safetensors cannot be used: {str(e).splitlines()[0]}") from e
+    fill(vlm, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
 
 # %% ../../nbs/6_policy/vlm.ipynb #bfca6d4d
 def transformers() -> Any:

@@ -26,12 +26,13 @@ from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, say, suggest
 from ..data.source import open_dataset
-from ..data.store import Store, cache_frames, resize_frames
+from ..data.store import Store, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_weights, text_numbers
 from .label import as_array, labels_of, read_labels
+from .lam import decoded_once, split
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
@@ -206,6 +207,8 @@ class Episode:
 
 def move_picture(frame: np.ndarray, shift: int, light: float, rng: np.random.Generator) -> np.ndarray:
     "A frame uint8 (3, S, S), shifted by up to `shift` pixels (edges repeated) and made brighter or darker."
+    if not shift and not light:
+        return frame
     dy, dx, gain = *rng.integers(-shift, shift + 1, 2), 1 + light * rng.uniform(-1, 1)
     places = np.arange(frame.shape[-1])
     rows, columns = ((places + d).clip(0, len(places) - 1) for d in (dy, dx))
@@ -241,8 +244,7 @@ class PolicyDataset:
         rows = []
         for episode, f, rng in map(self.draw, indices):
             frame = resize_frames(episode.t.frames[[f]], self.model.vlm.image_size)[0].numpy()
-            if self.shift or self.light:
-                frame = move_picture(frame, self.shift, self.light, rng)
+            frame = move_picture(frame, self.shift, self.light, rng)
             row = {"frames": frame, **episode.row(f, self.model)}
             if row["has_action"] and self.noise.any():
                 row["proprio"] = (row["proprio"] + self.noise * rng.standard_normal(len(self.noise))).astype(np.float32)
@@ -299,10 +301,7 @@ def open_episodes(folder: str, config: PolicyTrainConfig, lam: Any) -> list[Show
     "The episodes of a store, decoded to the policy's size once where that takes at most `cache_gib`."
     store, size = open_dataset(folder), config.model.vlm.image_size
     known = known_latents(store, lam, config.model.latent_gap_s) if lam is not None else [None] * len(store)
-    if sum(len(t) for t in store.trajectories) * 3 * size**2 / 2**30 > config.cache_gib:
-        return [Shown(*pair) for pair in zip(store.trajectories, known, strict=True)]
-    with PartialState().main_process_first():  # one process decodes, the others read its file
-        return [Shown(*pair) for pair in zip(cache_frames(store, size), known, strict=True)]
+    return [Shown(*pair) for pair in zip(decoded_once(store, size, config.cache_gib), known, strict=True)]
 
 
 def open_lam(folder: str) -> Any:
@@ -332,10 +331,8 @@ def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown
     acting, video, out = [], [], []
     for folder in config.data:
         found = open_episodes(folder, config, lam)
-        n = max(1, int(config.val_fraction * len(found)))
-        if n >= len(found):
-            raise UserError(f"{folder} has {len(found)} episodes: {n} held out leaves none to train on")
-        acting, out = acting + found[:-n], out + found[-n:]
+        kept, held_out = split(found, config.val_fraction)
+        acting, out = acting + kept, out + held_out
     keep = config.demonstrations or len(acting)
     if keep > len(acting):
         raise UserError(f"demonstrations is {keep}, but there are {len(acting)} episodes to train on")
@@ -367,12 +364,12 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
 
 
-def weights_of(lam: Any) -> str | None:
-    "Twelve digits that change with the weights of the latent action model."
-    if lam is None:
+def weights_of(model: Any) -> str | None:
+    "Twelve digits that change with the weights of a model; None without one."
+    if model is None:
         return None
     h = hashlib.sha256()
-    for _, v in sorted(lam.state_dict().items()):
+    for _, v in sorted(model.state_dict().items()):
         h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:12]
 
@@ -429,7 +426,8 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     if state.is_main_process:
         say(f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, {d['videos']} videos, "
             f"{config.out}")
-    about = {"preset": config.preset, "model": asdict(data.model), "data": d}
+    eyes = weights_of(policy.vlm) if data.model.vlm.kind == "small" and data.model.vlm.weights else None
+    about = {"preset": config.preset, "model": asdict(data.model), "data": d, "eyes": eyes}
     probe = policy_probe(data.held_out, config.probe_n)
     result = train(policy, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
