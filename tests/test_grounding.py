@@ -60,6 +60,11 @@ def test_stills_are_a_function_of_the_seed(stills, tmp_path):
         assert [s.split()[-1] for s in t.info["instructions"]] == [n.split()[-1] for n in t.info["names"]]
 
 
+def test_a_store_of_stills_knows_what_decides_its_bytes(stills):
+    recipe = json.loads((stills / "recipe.json").read_text())
+    assert recipe["arm"] in ("meshes", "capsules") and recipe["cards"] in ("twemoji", "shapes") and recipe["mujoco"]
+
+
 def test_the_cube_is_on_the_table_or_in_the_hand(stills):
     heights = np.array([t.info["cube"] for t in scenes(stills)])[..., 2].ravel()
     assert (heights > 0.0149).all() and (heights < 0.02).sum() > 10 and (heights > 0.03).sum() > 3

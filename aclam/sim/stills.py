@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from ..data.trajectory import FrameArray, Trajectory
-from .emoji_tabletop import (CARD_THICK, CUBE_HALF, CUBE_XY, EmojiConfig, EmojiTableTop, draw_scene,
-                                      load_mujoco, opening_to_finger)
+from .emoji_tabletop import (CARD_THICK, CUBE_HALF, CUBE_XY, EmojiConfig, EmojiTableTop, choose_arm,
+                                      draw_scene, load_mujoco, opening_to_finger)
 from .expert import HOLD, InverseKinematics, pointing_down
+from .prepare import EmojiSource
 from .scenery import pixel_of
 
 # %% ../../nbs/7_sim/stills.ipynb #9d6a645c
@@ -106,7 +107,8 @@ class StillSource:
         return StillStage(self)
 
     def versions(self) -> dict:
-        return {"mujoco": load_mujoco().__version__}
+        arm = "capsules" if choose_arm(self.arm) is None else "meshes"  # 'auto' becomes the arm that is really there
+        return EmojiSource().versions() | {"arm": arm}
 
 
 class StillStage:
