@@ -118,7 +118,7 @@ def pair(tmp_path_factory, one):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     env = {**ONE_THREAD, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command(*jobs, launcher=torchrun), env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return root
 
 
@@ -133,6 +133,14 @@ def test_two_processes_are_one_process(one, pair, run, first):
     for r, t in zip(read_metrics(one[0]), read_metrics(two), strict=True):  # losses are means over both ranks
         assert r["loss"] == pytest.approx(t["loss"], rel=1e-4)
         assert r["grad_norm"] == pytest.approx(t["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the threads of a process are listed on Linux only")
+def test_no_thread_outlives_the_group(pair):
+    """One that does may abort a process that has finished: seen once in 27 runs on a busy machine."""
+    for rank in range(2):
+        before, after = json.loads((pair / "resumed" / f"helpers_{rank}.json").read_text())
+        assert before and not after
 
 
 def test_fastai_learner_drives_the_same_step(tmp_path):

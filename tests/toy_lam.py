@@ -5,6 +5,7 @@ As a script it does training runs in its own process:
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 
-from aclam.train.loop import TrainConfig, train
+from aclam.train.loop import TrainConfig, leave_group, train
 
 
 class ToyLam(nn.Module):
@@ -74,7 +75,16 @@ def run(folder: str, settings: dict, wait: float = 0.0, dropout: float = 0.1) ->
     Path(folder, f"asked_{rank}.json").write_text(json.dumps(data.asked))
 
 
+def helpers() -> list[str]:
+    """The threads with which this process talks to others, as Linux names them."""
+    return sorted(t.read_text().strip() for t in Path("/proc/self/task").glob("*/comm") if "gloo" in t.read_text())
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for job in json.loads(sys.argv[1]):
         run(**job)
+    before = helpers()
+    leave_group()
+    rank = os.environ.get("RANK", "0")
+    Path(job["folder"], f"helpers_{rank}.json").write_text(json.dumps([before, helpers()]))

@@ -9,11 +9,12 @@ __all__ = ['FREE', 'TrainConfig', 'check_config', 'step', 'Objective', 'draws', 
            'schedule', 'make_optimizer', 'set_schedule', 'seed_step', 'write_tensors', 'read_tensors',
            'optimizer_tensors', 'load_optimizer_tensors', 'checkpoints', 'save_checkpoint', 'load_checkpoint',
            'read_metrics', 'Log', 'origin', 'suspects', 'precision', 'Run', 'optimize', 'run_probe', 'flat',
-           'first_difference', 'prepare_folder', 'train', 'summary', 'train_command', 'StepBatches',
+           'first_difference', 'prepare_folder', 'train', 'leave_group', 'summary', 'train_command', 'StepBatches',
            'scheduled_callback', 'learner']
 
 # %% ../../nbs/8_train/loop.ipynb #bd20bdbb
 import dataclasses
+import gc
 import hashlib
 import importlib
 import json
@@ -28,8 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+# %% ../../nbs/8_train/loop.ipynb #876328c6
 import numpy as np
 import torch
+import torch.distributed.nn  # before there is a group, see `leave_group`
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from safetensors import SafetensorError
@@ -595,6 +598,12 @@ def _finish(run: Run, last: dict) -> None:
     if last or not (run.folder / "result.json").exists():
         write_json(run.folder / "result.json", {"steps": run.config.steps, **last})
 
+# %% ../../nbs/8_train/loop.ipynb #2306efbb
+def leave_group() -> None:
+    "Leave the group of processes, if there is one, and end its threads: the last act of a script, see pytorch#179291."
+    gc.collect()  # a wrapped model that waits for the collector holds the group
+    PartialState().destroy_process_group()
+
 # %% ../../nbs/8_train/loop.ipynb #0b37f953
 def summary(result: Mapping[str, Any]) -> str:
     "The last numbers of a training for a person."
@@ -615,6 +624,7 @@ def train_command(
         result = run(config)
         if PartialState().is_main_process:
             print_json(result) if config.json else print(summary(result))
+        leave_group()
 
     run_cli(command, prog)
 
