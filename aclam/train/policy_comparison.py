@@ -6,16 +6,19 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy_comparison.html.md"""
 
 # %% auto #0
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'PolicyCompareConfig', 'methods_of', 'Entry', 'entries', 'training_of',
-           'trial_of', 'label_all', 'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paper_cells', 'paper_rows',
-           'as_markdown', 'main']
+           'trial_of', 'label_all', 'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paired', 'paper_cells',
+           'paper_rows', 'as_markdown', 'main']
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #b9dac3f5
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from scipy import stats
 
 from ..core import UserError, cli, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
@@ -143,10 +146,10 @@ def compare(c: PolicyCompareConfig, train: Callable = training.run, play: Callab
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #fd836f8d
 def command_of(c: PolicyCompareConfig) -> str:
-    "The command line that asks for these settings."
+    "The command line that asks for these settings, without a limit of time."
     words = ["python -m aclam.train.policy_comparison"]
     for name, value in asdict(c).items():
-        if name != "json" and value != getattr(PolicyCompareConfig, name):
+        if name not in ("json", "minutes") and value != getattr(PolicyCompareConfig, name):
             value = ("" if value else "no-") if isinstance(value, bool) else value
             text = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
             words.append(f"--{name.replace('_', '-')} {text}".strip())
@@ -178,6 +181,16 @@ def rows_of(report: Mapping) -> list[list[str]]:
     splits = report["settings"]["split"]
     return [[str(n), method, str(len(group)), *(cell(pooled(group, s, k)) for s in splits for k in ("S", "S/A", "R"))]
             for (n, method), group in groups.items()]
+
+# %% ../../nbs/8_train/policy_comparison.ipynb #768560ac
+def paired(policies: Sequence[Mapping], method: str, other: str, split: str, key: str = "S") -> dict:
+    "How much better `method` is than `other` where both were trained alike: mean, 95 % interval (t), pairs, wins."
+    rates = {(p["method"], p["demonstrations"], p["seed"]): p["trial"][split][key] for p in policies}
+    share = {which: r["k"] / r["n"] for which, r in rates.items() if r["n"]}
+    d = [s - share[other, *rest] for (m, *rest), s in share.items() if m == method and (other, *rest) in share]
+    n, middle = len(d), statistics.fmean(d) if d else math.nan
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(d) / math.sqrt(n) if n > 1 else math.inf
+    return {"mean": middle, "interval": [middle - half, middle + half], "pairs": n, "wins": sum(x > 0 for x in d)}
 
 # %% ../../nbs/8_train/policy_comparison.ipynb #9b3ab66b
 def paper_cells(s: float | None, a: float | None) -> list[str]:
