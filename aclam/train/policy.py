@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
            'frames_after', 'hops', 'latents_of', 'known_latents', 'turns', 'Episode', 'move_picture', 'PolicyDataset',
            'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint',
-           'open_data', 'weights_of', 'set_units', 'build', 'policy_probe', 'run', 'main']
+           'open_data', 'set_units', 'build', 'policy_probe', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
@@ -31,7 +31,7 @@ from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_weights, text_numbers
-from .label import as_array, labels_of, read_labels
+from .label import as_array, labels_of, read_labels, weights_hash
 from .lam import decoded_once, split
 from .loop import TrainConfig, train, train_command
 
@@ -360,18 +360,8 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
                         config.proprio_noise)
     about = {"demonstrations": len(acting), "videos": len(video), "content": fingerprint([s.t for s in acting + video]),
              "video_share": config.video_share, "shift": config.shift, "light": config.light,
-             "proprio_noise": config.proprio_noise, "lam": weights_of(lam)}
+             "proprio_noise": config.proprio_noise, "lam": None if lam is None else weights_hash(lam)}
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
-
-
-def weights_of(model: Any) -> str | None:
-    "Twelve digits that change with the weights of a model; None without one."
-    if model is None:
-        return None
-    h = hashlib.sha256()
-    for _, v in sorted(model.state_dict().items()):
-        h.update(v.detach().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:12]
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
 def set_units(policy: Policy, data: PolicyDataset) -> None:
@@ -426,7 +416,7 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     if state.is_main_process:
         say(f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, {d['videos']} videos, "
             f"{config.out}")
-    eyes = weights_of(policy.vlm) if data.model.vlm.kind == "small" and data.model.vlm.weights else None
+    eyes = weights_hash(policy.vlm) if data.model.vlm.kind == "small" and data.model.vlm.weights else None
     about = {"preset": config.preset, "model": asdict(data.model), "data": d, "eyes": eyes}
     probe = policy_probe(data.held_out, config.probe_n)
     result = train(policy, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
