@@ -3,6 +3,7 @@
     python tools/keep_policy.py --run runs/policy --trial runs/trial     # aclam-train-policy, aclam-rollout
     python tools/keep_policy.py --run ... --trial ... --other NAME       # one to be held against it
     python tools/keep_policy.py --comparison runs/policies               # aclam.train.policy_comparison
+    python tools/keep_policy.py --comparison runs/looks --other looks    # another comparison
 
 Each keeps its own part of the file and leaves the others as they are.
 """
@@ -56,7 +57,7 @@ def main() -> None:
     elif c.run:
         kept["single"] = single(c.run, c.trial)
     if c.comparison:
-        kept["comparison"] = json.loads((c.comparison / "results.json").read_text())
+        kept[c.other or "comparison"] = json.loads((c.comparison / "results.json").read_text())
     write_json(KEPT, kept)
 
 
