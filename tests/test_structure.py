@@ -476,6 +476,15 @@ def test_training_curves_find_prefixed_keys():
         r.draw_training({"a": [{"step": 1}]})
 
 
+def test_no_model_is_left_out_of_a_figure_because_colours_end():
+    many = [f"model {i}" for i in range(len(r.COLORS) + 2)]
+    log = [{"step": i, "loss": 1.0} for i in range(3)]
+    loss = r.draw_training({name: log for name in many}).axes[0]
+    assert [line.get_label() for line in loss.lines] == many
+    shares = r.draw_code_usage({name: np.array([0, 1]) for name in many}, 2)
+    assert [len(ax.patches) for ax in shares.axes] == [2] * len(many)
+
+
 def test_save_figures(tmp_path, dots):
     z = m.collect_latents(DotLam(codes=9), dots, n=32)
     paths = r.save_figures(tmp_path, {"codes": r.draw_code_usage({"a": z["indices"]}, 9)})

@@ -11,6 +11,7 @@ __all__ = ['COLORS', 'TRUTH', 'NormTrajectory', 'norm_trajectory', 'check_offset
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #e5f4a431
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
     if truth.displacement is not None:
         ax.fill_between(truth.time, _relative(truth.displacement), color=TRUTH, alpha=0.3, lw=0, label="displacement")
         ax.plot(truth.time, _relative(truth.displacement), color=TRUTH, lw=1)
-    for color, (label, c) in zip(COLORS, curves.items(), strict=False):
+    for color, (label, c) in zip(cycle(COLORS), curves.items()):
         r = "" if np.isnan(c.correlation) else f"  r = {c.correlation:.2f}"
         ax.plot(c.time, _relative(c.norm), color=color, lw=1.8, label=label + r)
     ax.set(xlabel="seconds", ylim=(0, _top(curves)), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -240,7 +241,7 @@ def draw_training(histories: Mapping[str, Sequence[Mapping]], panels: Sequence[t
 # %% ../../nbs/5_structure/report.ipynb #1799d5eb
 def _curves(ax, histories: Mapping, key: str, title: str) -> None:
     "One panel: a faint line of the values and a strong one of their running mean."
-    for color, (name, history) in zip(COLORS, histories.items(), strict=False):
+    for color, (name, history) in zip(cycle(COLORS), histories.items()):
         steps, values = series(history, key)
         width = max(1, len(values) // 40)
         smooth = np.convolve(values, np.ones(width) / width, "valid") if len(values) else values
@@ -260,7 +261,7 @@ def draw_code_usage(indices: Mapping[str, np.ndarray], codebook_size: int):
 
     n = len(indices)
     fig, axes = plt.subplots(1, n, figsize=(3.9 * n, 2.1), sharey=True, squeeze=False, layout="constrained")
-    for ax, color, (name, codes) in zip(axes[0], COLORS, indices.items(), strict=False):
+    for ax, color, (name, codes) in zip(axes[0], cycle(COLORS), indices.items()):
         count = np.bincount(np.asarray(codes).ravel(), minlength=codebook_size)
         share = np.sort(count)[::-1] / count.sum()
         ax.bar(np.arange(len(share)), share, color=color, width=0.9)

@@ -128,7 +128,7 @@ SHARED = ("data", "preset", "video", "eyes", "steps", "few")  # settings that al
 
 def claim_folder(c: PolicyCompareConfig) -> Path:
     "The folder of a comparison; `UserError` where it holds policies that were made otherwise."
-    file, models = Path(c.out) / "config.json", {name: folder for name, folder in methods_of(c).items() if folder}
+    file, models = Path(c.out) / "config.json", {f"model {m}": folder for m, folder in methods_of(c).items() if folder}
     about = plain({**{key: getattr(c, key) for key in SHARED}, **models})
     old = read_json(file) if file.exists() else {}
     for key in about:
