@@ -18,7 +18,7 @@ import multiprocessing
 import string
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -289,7 +289,8 @@ def serve(pipe: Any, config: Any) -> None:
             pipe.send(("ready", None))
             answer_all(pipe, env)
         except UserError as e:  # such as a task that cannot be opened
-            pipe.send(("refused", str(e)))
+            with suppress(BrokenPipeError):  # another process was refused first, and nobody listens any more
+                pipe.send(("refused", str(e)))
 
 
 def answer_all(pipe: Any, env: Any) -> None:
