@@ -17,9 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import resized_crop
 
 from aclam.core import UserError
-from aclam.data import command, store
+from aclam.data import augment, command, store
+from aclam.data.augment import (
+    PARAMETERS,
+    AugmentConfig,
+    apply_augmentation,
+    augment_frames,
+    augment_triple,
+    augmentation_parameters,
+)
 from aclam.data.rotation import (
     check_relative_angle,
     check_rotation,
@@ -42,10 +51,8 @@ from aclam.data.store import (
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
 from aclam.data.triples import (
     EPS,
-    AugmentConfig,
     TripleConfig,
     TripleDataset,
-    augment_triple,
     check_draws,
     collate,
     draw_triple,
@@ -558,6 +565,67 @@ def test_augmentation_is_shared_by_the_three_frames(episodes):
         assert (lit == lit[:1]).all() and lit.shape == still.shape and lit.dtype == torch.uint8 and (lit != still).any()
     off = AugmentConfig(0, 0, 0, 0, crop=1.0)
     assert torch.equal(augment_triple(still, off, np.random.default_rng(0)), still)
+
+
+def by_torchvision(frames: torch.Tensor, config: AugmentConfig, rng: np.random.Generator) -> torch.Tensor:
+    "One triple as it was augmented before there were batches: torchvision's crop, float32 sums, a matrix of its own."
+    *u, side, top, left = rng.random(7).tolist()
+    height, width = frames.shape[-2:]
+    side = config.crop + (1 - config.crop) * side
+    rows, columns = max(round(side * height), 1), max(round(side * width), 1)
+    place = round(top * (height - rows)), round(left * (width - columns))
+    x = resized_crop(frames, *place, rows, columns, [height, width], antialias=True).float()
+    strengths = config.brightness, config.contrast, config.saturation, 2 * np.pi * config.hue
+    brightness, contrast, saturation, turn = (s * (2 * v - 1) for s, v in zip(strengths, u, strict=True))
+    c, s = np.cos(turn), np.sin(turn) / np.sqrt(3)
+    same, before, after = c + (1 - c) / 3, (1 - c) / 3 - s, (1 - c) / 3 + s
+    hue = torch.tensor([[same, before, after], [after, same, before], [before, after, same]], dtype=torch.float32)
+    luma = torch.tensor(augment.LUMA)
+    blend = (1 + saturation) * torch.eye(3) - saturation * luma.expand(3, 3)
+    matrix = (1 + brightness) * ((1 + contrast) * blend @ hue)
+    gray = float((x.mean((0, 2, 3)) * luma).sum())
+    y = sum(x[:, n:n + 1] * matrix[:, n].view(1, 3, 1, 1) for n in range(3))
+    return (y - (1 + brightness) * contrast * gray).round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("size", [16, 64, 97])
+def test_augmentation_equals_the_old_one_triple_by_triple(size):
+    "At most one step of 255 apart, in a few of a million bytes: the old sums were rounded in float32."
+    rng = np.random.default_rng(size)
+    frames = torch.from_numpy(rng.integers(0, 256, (40, 3, 3, size, size), dtype=np.uint8))
+    numbers = augmentation_parameters(AugmentConfig(), size, size, seed=3, epoch=1, indices=range(100, 140))
+    ours = augment_frames(frames, numbers)
+    streams = [np.random.default_rng([3, 1, n, 1]) for n in range(100, 140)]
+    theirs = torch.stack([by_torchvision(f, AugmentConfig(), s) for f, s in zip(frames, streams, strict=True)])
+    off = (ours.int() - theirs.int()).abs()
+    assert off.max() <= 1 and (off > 0).double().mean() < 5e-5, (off.max(), (off > 0).sum())
+
+
+def test_augmentation_is_the_same_for_any_batch_device_and_compiler():
+    assert augment.check_augmentation(40, 9, seed=2) == 9 * 9 * 40 * 40
+    for height, width in ((1, 1), (2, 3), (17, 31), (120, 64)):
+        augment.check_crop(height, width)
+    frames = torch.randint(0, 256, (3, 3, 3, 20, 20), dtype=torch.uint8).permute(0, 1, 2, 4, 3)  # any strides
+    batch = {"frames": frames, "augment": augmentation_parameters(AugmentConfig(), 20, 20, 0, 0, range(3)), "x": 1}
+    compiled = torch.compile(apply_augmentation, backend="aot_eager", fullgraph=True)(batch)
+    assert torch.equal(compiled["frames"], apply_augmentation(batch)["frames"])
+    assert set(compiled) == {"frames", "x"} and apply_augmentation({"x": 1}) == {"x": 1}
+    meta = apply_augmentation({"frames": frames.to("meta"), "augment": batch["augment"].to("meta")})
+    assert meta["frames"].shape == frames.shape  # no number was looked at
+
+
+def test_a_dataset_leaves_augmentation_to_whoever_takes_the_batch(episodes, dataset):
+    later = TripleDataset(episodes, TripleConfig(seed=5), 16, AugmentConfig(), length=40, defer_augmentation=True)
+    plain = TripleDataset(episodes, TripleConfig(seed=5), 16, length=40)
+    batch = later.batch(range(9, 15))
+    assert batch["augment"].shape == (6, PARAMETERS)
+    assert torch.equal(batch["frames"], plain.batch(range(9, 15))["frames"])
+    assert same(apply_augmentation(batch), dataset.batch(range(9, 15)))
+    assert same(collate([later[n] for n in range(9, 15)]), batch)
+    ranks = [later.batch([n])["augment"][0] for n in range(9, 15)]  # any division among ranks
+    assert torch.equal(torch.stack(ranks), batch["augment"])
+    later.set_epoch(1)
+    assert not torch.equal(later.batch([9])["augment"], batch["augment"][:1])
 
 
 @quick

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from aclam.core import UserError
+from aclam.data.augment import AugmentConfig, apply_augmentation
 from aclam.data.layout import arm_motion, check_harmless, check_layout, check_mislabels, hidden_quaternion, mislabels
 from aclam.data.lerobot import write_lerobot
 from aclam.data.mixture import (
@@ -30,7 +31,7 @@ from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, che
 from aclam.data.source import PERCENTILES
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
-from aclam.data.triples import AugmentConfig, TripleConfig, TripleDataset, collate, draw_triple, global_indices
+from aclam.data.triples import TripleConfig, TripleDataset, collate, draw_triple, global_indices
 from aclam.lam.fdm import masked_mse
 
 # --- layouts --------------------------------------------------------------------------------------------------------
@@ -170,11 +171,19 @@ def test_ranks_are_disjoint_their_union_is_one_rank_and_a_restart_at_any_index_c
     assert check_ranks(make, n=96, world=4, size=2, stops=every) == 12
 
 
+def test_a_mixture_leaves_augmentation_to_the_device_too(sources):
+    now = MixtureDataset(sources, 16, seed=2, augment=AugmentConfig())
+    later = MixtureDataset(sources, 16, seed=2, augment=AugmentConfig(), defer_augmentation=True)
+    assert batch_digest(apply_augmentation(later.batch(range(20)))) == batch_digest(now.batch(range(20)))
+    assert check_ranks(lambda: MixtureDataset(sources, 16, 2, AugmentConfig(), defer_augmentation=True), 16, 2, 2) == 4
+
+
 KILLED = """
 import sys, hashlib
 from aclam.data.mixture import MixtureDataset, Source, batch_digest
 from aclam.data.store import read_store
-from aclam.data.triples import AugmentConfig, global_indices
+from aclam.data.augment import AugmentConfig
+from aclam.data.triples import global_indices
 folder, start, die = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 sources = [Source(n, read_store(f"{folder}/{n}").trajectories, w) for n, w in (("a", 2), ("b", 1))]
 data = MixtureDataset(sources, 16, seed=4, augment=AugmentConfig())

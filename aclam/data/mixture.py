@@ -22,13 +22,14 @@ import torch
 
 from ..core import UserError
 from . import scenes
+from .augment import AugmentConfig
 from .layout import check_layout
 from .recipe import Mixture, Part, Recipe, dataset_folders
 from .source import declared_by, kept_percentiles, open_dataset, recognise
 from .store import Recent, Store
 from .trajectory import Trajectory
 from .triples import (
-    AugmentConfig, Draw, EndlessTriples, Parts, Pictures, TripleConfig, TripleDataset, count_draws, draw_kept,
+    Draw, EndlessTriples, Parts, Pictures, TripleConfig, TripleDataset, count_draws, draw_kept,
     frame_rotations, global_indices, measured_quantiles, normalise)
 
 # %% ../../nbs/3_data/mixture.ipynb #e213cdfd
@@ -153,6 +154,11 @@ class MixturePictures:
         self.draws, self.size = draws, size
         self.parts = [Pictures(s.trajectories, size) for s in draws.sources]
 
+    @property
+    def in_memory(self) -> bool:
+        "Whether no source needs decoding."
+        return all(part.in_memory for part in self.parts)
+
     def __call__(self, where: np.ndarray) -> torch.Tensor:
         "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
         source = np.searchsorted(self.draws.first, where[:, 0], side="right") - 1  # (B,)
@@ -183,6 +189,7 @@ class MixtureDataset(TripleDataset):
         epoch: int = 0,
         length: int | None = None,  # items an epoch; default: as many as there are frames
         embodiments: Sequence[str] | None = None,  # see `source_embodiments`; default: those of the sources
+        defer_augmentation: bool = False,  # True: whoever takes a batch calls `apply_augmentation`, on the device
     ):
         if not sources or len({s.name for s in sources}) < len(sources):
             raise UserError("a mixture needs sources, each with a name of its own")
@@ -194,8 +201,8 @@ class MixtureDataset(TripleDataset):
             raise UserError(f"embodiment {unknown[0]} is not among {', '.join(names)}")
         states = (MixtureStates(draws, c) for c in ("proprio", "action"))
         parts = Parts(draws, MixturePictures(draws, image_size), *states, np.array([known[m] for m in mine]))
-        config = TripleConfig(seed=seed)
-        EndlessTriples.__init__(self, trajectories, config, image_size, augment, epoch, names, parts)
+        EndlessTriples.__init__(self, trajectories, TripleConfig(seed=seed), image_size, augment, epoch, names, parts,
+                                defer_augmentation)
         self.sources, self.length = draws.sources, sum(map(len, trajectories)) if length is None else length
 
     def batch(self, indices: Sequence[int]) -> dict:
