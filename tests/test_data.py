@@ -386,6 +386,35 @@ def test_writing_and_inspecting_import_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+WITHOUT = """
+import importlib, sys
+for name in "av datasets fastai simplejpeg mujoco gymnasium xgboost emoji transformers".split():
+    sys.modules[name] = None  # as if it were not installed
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+import numpy as np
+from aclam.core import UserError
+from aclam.data.video import VideoFile
+from aclam.policy.rollout import write_video
+for work in (lambda: VideoFile("film.mp4"), lambda: write_video("film.mp4", [np.zeros((4, 4, 3), np.uint8)], 5)):
+    try: work()
+    except UserError as e: print(e)
+"""
+MODULES = ["aclam.train.lam", "aclam.train.policy", "aclam.policy.rollout", "aclam.train.demo", "aclam.train.label",
+           "aclam.train.grounding", "aclam.data.lerobot", "aclam.data.rlds"]  # fmt: skip
+
+
+def test_training_needs_no_library_for_video_simulators_or_language(tmp_path):
+    import aclam.structure as structure
+
+    modules = [f"aclam.structure.{p.stem}" for p in Path(structure.__path__[0]).glob("[a-z]*.py")]
+    words = [sys.executable, "-c", WITHOUT, *MODULES, *modules]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-600:]
+    missing = 'needs the library av, which is not installed: pip install "aclam[video]"'
+    assert done.stdout.splitlines() == [f"a video file {missing}", f"a film {missing}"] and not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- triples
 
 cameras = st.lists(st.floats(0.01, 0.7), min_size=2, max_size=60).map(lambda steps: np.cumsum([0.0, *steps]).tolist())

@@ -23,13 +23,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..core import UserError, atomic_file, cli, plain, print_json, read_json, write_json
+from ..core import UserError, atomic_file, cli, library, plain, print_json, read_json, write_json
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
 from .model import Policy, check_latents_fit, decode_plan
@@ -257,6 +256,7 @@ class Trial:
 # %% ../../nbs/6_policy/rollout.ipynb #ae0d1ad5
 def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> None:
     "Write frames uint8 (H, W, 3) as an MP4 file (H.264), whole or not at all; an odd row or column is left out."
+    av = library("av", "video", "a film")
     height, width = (n - n % 2 for n in frames[0].shape[:2])
     with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
