@@ -29,6 +29,7 @@ from aclam.data.augment import (
     augment_triple,
     augmentation_parameters,
 )
+from aclam.data.loading import loader_settings
 from aclam.data.rotation import (
     check_relative_angle,
     check_rotation,
@@ -669,6 +670,68 @@ def test_ranks_share_the_work_without_overlap(world, batch, length, resume):
     steps = min(resume, len(single))
     for r in range(world):
         assert list(global_indices(length, batch, r, world, start=steps * batch * world)) == ranks[r][steps:]
+
+
+# ---------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize(
+    "device, cores, ranks, in_memory, workers",
+    [("cuda", 208, 8, False, 16), ("cuda", 16, 1, False, 15), ("cuda", 4, 8, False, 1), ("cuda:3", 16, 4, True, 2),
+     ("cpu", 8, 1, True, 0), ("cpu", 8, 1, False, 2), ("cpu", 1, 1, False, 0), ("cpu", 2, 2, False, 0)],
+)  # fmt: skip
+def test_workers_follow_from_the_machine(device, cores, ranks, in_memory, workers):
+    settings = loader_settings(-1, device, cores, ranks, in_memory=in_memory, prefetch=3, timeout_s=7)
+    assert settings["num_workers"] == workers and settings["pin_memory"] == device.startswith("cuda")
+    assert ("prefetch_factor" in settings) == (workers > 0)
+
+
+def test_ranks_of_a_node_share_its_cores(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader_settings(device="cuda", cores=16)["num_workers"] == 3
+    assert loader_settings(5, "cuda", cores=16)["num_workers"] == 5  # who asks gets it
+    for wrong in (dict(num_workers=-2), dict(prefetch=0), dict(timeout_s=-1)):
+        with pytest.raises(UserError, match="at least -1, 1 and 0"):
+            loader_settings(**wrong)
+
+
+WORKERS = """
+import subprocess, sys, time
+import torch
+from torch.utils.data import DataLoader
+from aclam.data.loading import loader_settings
+from aclam.data.store import read_store
+from aclam.data.triples import TripleConfig, TripleDataset
+
+class Batches(torch.utils.data.Dataset):
+    def __init__(self, data): self.data = data
+    def __len__(self): return 50
+    def __getitem__(self, n): return {**self.data.batch([n]), "threads": torch.get_num_threads()}
+
+if __name__ == "__main__":
+    data = TripleDataset(read_store(sys.argv[1]).trajectories, TripleConfig(), 32)
+    for device in ("cuda", "cpu"):
+        settings = {**loader_settings(1, device), "pin_memory": False}
+        batches = iter(DataLoader(Batches(data), batch_size=None, **settings))
+        first, (worker,) = next(batches), batches._workers
+        assert torch.equal(first["frames"], data.batch([0])["frames"]) and first["threads"] == 1
+        for name in ("TERM", "USR1"):
+            subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+        time.sleep(0.2)
+        rest = [next(batches) for _ in range(20)]  # it goes on
+        assert torch.equal(rest[-1]["frames"], data.batch([20])["frames"])
+        worker.terminate()
+        worker.join(10)
+        context = settings["multiprocessing_context"]
+        print(worker.exitcode, context and context.get_start_method())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="signals of Linux")
+def test_a_worker_has_one_thread_and_ends_when_its_run_says_so(folder, tmp_path):
+    (tmp_path / "run.py").write_text(WORKERS)  # a file: workers that are not forked import it
+    done = subprocess.run([sys.executable, tmp_path / "run.py", folder], capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines() == ["0 forkserver", "0 None"], done.stderr[-800:]
 
 
 # ---------------------------------------------------------------- aclam-data
