@@ -24,6 +24,7 @@ from datasets.utils.logging import disable_progress_bar
 from PIL import Image
 
 import aclam.data.store as stored
+from aclam.data.augment import AugmentConfig
 from aclam.data.lerobot import read_lerobot, write_lerobot
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, Trajectory, synthetic_trajectory
@@ -134,6 +135,22 @@ def sampler_seconds(size: int) -> dict[str, float]:
     return {name: seconds(way, 8) / BATCH for name, way in ways.items()}
 
 
+def augmentation_rates(scratch: Path, source: Trajectory) -> dict[str, float]:
+    """Triples per CPU second of whole batches from a JPEG store, by who augments them. The ways take turns.
+
+    What a process that loads has to do, "left to the device", is to draw the parameters of the augmentation."""
+    write_store(scratch / "store", [source], quality=90)
+    episodes = read_store(scratch / "store").trajectories
+    ways = {"as recorded": {}, "augmented by the loader": {"augment": AugmentConfig()},
+            "augmentation left to the device": {"augment": AugmentConfig(), "defer_augmentation": True}}  # fmt: skip
+    sets = {name: TripleDataset(episodes, TripleConfig(), 224, **options) for name, options in ways.items()}
+    costs = {name: [] for name in ways}
+    for turn in range(ROUNDS):
+        for name, data in sets.items():
+            costs[name].append(seconds(lambda d=data, t=turn: d.batch(range(BATCH * t, BATCH * t + BATCH)), 1))
+    return {name: BATCH / min(c) for name, c in costs.items()}
+
+
 def peer_rates(scratch: Path, source: Trajectory, triples: np.ndarray) -> dict[str, float]:
     "What lerobot-dataset reaches on a LeRobot v3.0 dataset, and we on the same one; empty where it is not there."
     python = os.environ.get("ACLAM_LEROBOT_PYTHON")
@@ -151,6 +168,13 @@ def peer_rates(scratch: Path, source: Trajectory, triples: np.ndarray) -> dict[s
 def rows() -> Iterator[tuple[str, float, str]]:
     "Triples per CPU second of each reader, and the ratios that the project promises."
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        rates = augmentation_rates(Path(scratch), film(*SIZES["224"]))
+    for what, rate in rates.items():
+        yield f"224: triples from the JPEG store, {what}", rate, "triples/CPU s"
+    raw, here, later = rates.values()
+    yield "224: left to the device / augmented by the loader", later / here, "x (goal: as recorded)"
+    yield "224: left to the device / as recorded", later / raw, "x"
     for name, size in SIZES.items():
         with tempfile.TemporaryDirectory() as scratch:
             yield from one_size(Path(scratch), name, film(*size))
