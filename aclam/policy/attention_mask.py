@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core import UserError
+from ..lam.global_batch import draw_rows
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #26e45b56
 class Blocks(NamedTuple):
@@ -84,11 +85,23 @@ class MaskConfig:
             raise UserError(f"p_mask lies in [0, 1] and p_drop in [0, 1), not {self.p_mask} and {self.p_drop}")
 
 
-def hide_latents(mask: Tensor, blocks: Blocks, config: MaskConfig) -> Tensor:
+def hide_latents(
+    mask: Tensor,  # (B, T, T)
+    blocks: Blocks,
+    config: MaskConfig,
+    repeats: int = 1,  # neighbors that stem from one row of the batch, see `draw_rows`
+) -> Tensor:
     "A copy of mask (B, T, T) in which robot tokens miss some latents, from PyTorch's global generator."
-    where, mask = blocks.slices(), mask.clone()
-    kept = torch.rand(len(mask), 1, 1, device=mask.device) >= config.p_mask  # (B, 1, 1)
-    kept = kept & (torch.rand(len(mask), blocks.robot, blocks.latent, device=mask.device) >= config.p_drop)
+    where, mask, device = blocks.slices(), mask.clone(), mask.device
+
+    def draw_block(rows: int) -> Tensor:
+        return torch.rand(rows, 1, 1, device=device)
+
+    def draw_entries(rows: int) -> Tensor:
+        return torch.rand(rows, blocks.robot, blocks.latent, device=device)
+
+    kept = draw_rows(draw_block, len(mask), repeats) >= config.p_mask  # (B, 1, 1)
+    kept = kept & (draw_rows(draw_entries, len(mask), repeats) >= config.p_drop)  # (B, robot, latent)
     mask[:, where["robot"], where["latent"]] &= kept
     return mask
 

@@ -101,7 +101,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     found = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask.repeat(1, groups, 1)[:, None])
     return found.unflatten(2, (groups, -1)).flatten(1, 2)  # (B, H, T, D)
 
-# %% ../../nbs/6_policy/experts.ipynb #832cea1e
+# %% ../../nbs/6_policy/experts.ipynb #0ffaa1aa
 def attend_copied(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     "What `attend` computes, with a copy of keys and values for each query head: the reference."
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -213,7 +213,8 @@ class Expert(nn.Module):
         x = self.embed(noisy)  # (B, n, width)
         code = time_code(t, x.shape[-1])[:, None].expand_as(x)
         x = self.time(torch.cat([x, code], -1))
-        return x if self.state is None else torch.cat([self.state(state)[:, None], x], 1)
+        x = x if self.state is None else torch.cat([self.state(state)[:, None], x], 1)
+        return x.float()  # under autocast too: what the layers add up is not rounded to bfloat16 after each of them
 
     def directions(self, x: Tensor) -> Tensor:
         "Tokens (B, T, width) after the last layer to directions (B, n, dim)."

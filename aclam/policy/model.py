@@ -6,13 +6,15 @@ Docs: https://aclam-project.github.io/aclam/6_policy/model.html.md"""
 
 # %% auto #0
 __all__ = ['CPU', 'PRESETS', 'TINY', 'PolicyConfig', 'without_latents', 'preset', 'Limits', 'Scale', 'Pair', 'PolicyNetwork',
-           'mean_of_known', 'targets', 'aim_term', 'flow_matching', 'solve', 'draw_noise', 'Policy', 'shrink', 'load',
-           'check_plan_and_robot', 'joint_field', 'check_cached_sample', 'toy_batch', 'decode_plan',
-           'check_latents_fit', 'part_counts', 'on_meta']
+           'mean_of_known', 'known_counts', 'targets', 'aim_term', 'noise_like', 'repeat_rows', 'flow_terms',
+           'flow_matching', 'solve', 'draw_noise', 'Policy', 'shrink', 'load', 'check_plan_and_robot', 'joint_field',
+           'check_cached_sample', 'toy_batch', 'gradient_in_parts', 'check_divided', 'decode_plan', 'check_latents_fit',
+           'part_counts', 'on_meta']
 
 # %% ../../nbs/6_policy/model.ipynb #e1919e62
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import UserError, from_dict, read_json, suggest
+from ..lam.global_batch import MicroBatch, draw_rows, known_rows, micro_batch, share_counts
 from ..lam.registry import fill, read_tensors, save
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
 from .experts import Expert, LayerSize, Prefix, run_experts, shared_layer
@@ -166,7 +169,9 @@ class PolicyNetwork(nn.Module):
         n, m = (0 if x is None else x.shape[1] for x in noisy)
         blocks = Blocks(prefix.valid.shape[1], n, m + 1 if m else 0)  # one token more: the robot's state
         mask = block_mask(blocks, prefix.valid)
-        return (hide_latents(mask, blocks, self.config.mask) if hide and n and m else mask)[:, blocks.vlm :]
+        if hide and n and m:
+            mask = hide_latents(mask, blocks, self.config.mask, self.config.draws)
+        return mask[:, blocks.vlm :]
 
     def enter(self, noisy: Pair, t: Tensor, state: Tensor) -> tuple[list[Expert], list[Tensor]]:
         "The experts that have something to do and their first tokens."
@@ -196,18 +201,29 @@ class PolicyNetwork(nn.Module):
         return torch.cat([self.aim["turn"](whole), self.aim["end"](read)], 1)
 
 # %% ../../nbs/6_policy/model.ipynb #a98809f0
-def mean_of_known(error: Tensor, known: Tensor) -> Tensor:
-    "Mean of error (B, ...) over the rows where known (B,) is true; 0 where there are none."
+def mean_of_known(name: str, error: Tensor, known: Tensor) -> Tensor:
+    "Mean of error (B, ...) over the rows where known (B,) is true, 0 where there are none; name: see `known_rows`."
     rows = error.flatten(1).mean(1)  # (B,)
-    return (rows * known).sum() / known.sum().clamp(min=1)
+    return (rows * known).sum() / known_rows(name, known)
+
+
+def known_counts(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "How many rows each of the loss's means is over, by the mean's name: integers that stay on the device."
+    acting, draws = batch["has_action"].sum(), policy.config.draws
+    counts = {"action": draws * acting}
+    if policy.latent is not None:
+        counts["latent"] = draws * batch["has_latent"].sum()
+    if policy.aim is not None:
+        counts["aim"] = acting
+    return counts
 
 
 def targets(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Pair, Pair]:
     "Latents and commands of a batch in the units inside, and which rows are known."
-    z, known_z = (policy.latent_units.inside(batch["latent"]), batch["has_latent"]) if policy.latent else (None, None)
-    acts = bool(batch["has_action"].any())
-    return (Pair(z, policy.action_units.inside(batch["action"]) if acts else None),
-            Pair(known_z, batch["has_action"] if acts else None))
+    action, acting = policy.action_units.inside(batch["action"]), batch["has_action"]
+    if policy.latent is None:
+        return Pair(None, action), Pair(None, acting)
+    return Pair(policy.latent_units.inside(batch["latent"]), action), Pair(batch["has_latent"], acting)
 
 
 def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, float]]:
@@ -215,31 +231,52 @@ def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor])
     if policy.aim is None:
         return {}
     aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # a state begins with the place
-    return {"aim": (mean_of_known((policy.guess_aims(prefix) - torch.cat(aims, 1)).square(), batch["has_action"]),
-                    policy.config.lambda_aim)}
+    error = (policy.guess_aims(prefix) - torch.cat(aims, 1)).square()  # (B, 6)
+    return {"aim": (mean_of_known("aim", error, batch["has_action"]), policy.config.lambda_aim)}
+
+# %% ../../nbs/6_policy/model.ipynb #ad725be0
+def noise_like(x: Tensor, draws: int) -> Tensor:
+    "Noise of the shape of x (draws * B, ...), drawn by row of the global batch."
+
+    def draw(rows: int) -> Tensor:
+        return torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device)
+
+    return draw_rows(draw, len(x), draws)
+
+
+def repeat_rows(x: Tensor, draws: int) -> Tensor:
+    "Each row of x (B, ...) `draws` times: (draws * B, ...)."
+    return x if draws == 1 else x.repeat_interleave(draws, 0)
 
 # %% ../../nbs/6_policy/model.ipynb #0fba8a81
-def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    """Joint flow matching of one batch: the loss with its gradient, and its terms.
-
-    batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,), for one with aims turn, end (B, P); in units of the data."""
-    c, often = policy.config, lambda x: x.repeat_interleave(policy.config.draws, 0)
+def flow_terms(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, float]]:
+    "The terms of the loss of one batch with their weights: latent, action and, where it is asked, aim."
+    c = policy.config
+    often = partial(repeat_rows, draws=c.draws)
     data, known = (pair.apply(often) for pair in targets(policy, batch))
-    t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device)
-    noise = data.apply(torch.randn_like)
+    t = draw_times(c.draws * len(batch["frames"]), c.flow, batch["frames"].device, c.draws)
+    noise = data.apply(partial(noise_like, draws=c.draws))
     noisy = noise.apply(lambda x0, x1: path(x0, x1, t, c.flow.sigma_min), data)
     wanted = noise.apply(lambda x0, x1: velocity(x0, x1, c.flow.sigma_min), data)
     prefix, state = policy.vlm(batch["frames"], batch["text"]), policy.proprio_units.inside(batch["proprio"])
-    many = Prefix(list(map(often, prefix.keys)), list(map(often, prefix.values)), often(prefix.valid))
+    many = Prefix([often(k) for k in prefix.keys], [often(v) for v in prefix.values], often(prefix.valid))
     found = policy.field(many, noisy, t, often(state), hide=policy.training)
     left = remaining(t, c.flow.sigma_min) if c.flow.predicts == "data" else torch.ones_like(t)  # (draws * B,)
-    losses = found.apply(lambda f, w, k: mean_of_known((left[:, None, None] * (f - w)).square(), k), wanted, known)
-    terms = {name: (getattr(losses, name), getattr(c, f"lambda_{name}")) for name in ("latent", "action")}
-    terms = {name: term for name, term in terms.items() if term[0] is not None} | aim_term(policy, prefix, batch)
+    error = found.apply(lambda f, w: (left[:, None, None] * (f - w)).square(), wanted)
+    terms = {"action": (mean_of_known("action", error.action, known.action), c.lambda_action)}
+    if error.latent is not None:
+        terms = {"latent": (mean_of_known("latent", error.latent, known.latent), c.lambda_latent), **terms}
+    return terms | aim_term(policy, prefix, batch)
+
+
+def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Joint flow matching of one batch: the loss with its gradient; loss and terms without, on the device.
+
+    batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
+    policy with latents latent (B, N, d), has_latent (B,), for one with aims turn, end (B, P); in units of the data."""
+    terms = flow_terms(policy, batch)
     loss = sum(weight * value for value, weight in terms.values())
-    seen = {"action": 0.0} | {name: value.item() for name, (value, _) in terms.items()}  # same keys on all ranks
-    return loss, {"loss": loss.item(), **seen}
+    return loss, {"loss": loss.detach(), **{name: value.detach() for name, (value, _) in terms.items()}}
 
 # %% ../../nbs/6_policy/model.ipynb #02a82dd3
 def solve(field, noise: Pair, steps: int) -> Pair:
@@ -279,9 +316,13 @@ class Policy(PolicyNetwork):
         "Write config.json and model.safetensors; the folder appears only when both are whole."
         save(self, folder, "aclam-policy")
 
-    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         "See `flow_matching`."
         return flow_matching(self, batch)
+
+    def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        "See `known_counts`; what a training loop adds up over micro-batches and processes before a step."
+        return known_counts(self, batch)
 
     @torch.no_grad()
     def sample(self, frames: Tensor, text: Tensor, proprio: Tensor, noise: Pair) -> Pair:
@@ -377,6 +418,27 @@ def toy_batch(n: int, config: PolicyConfig, dice: torch.Generator, p_action: flo
         "frames": frames, "text": words, "proprio": torch.zeros(n, 2),
         "action": aim[:, None].repeat(1, config.actions, 1), "has_action": torch.rand(n, generator=dice) < p_action,
         "latent": aim[:, None].repeat(1, max(config.latents, 1), 1), "has_latent": torch.ones(n, dtype=torch.bool)}
+
+# %% ../../nbs/6_policy/model.ipynb #01d7e0b9
+def gradient_in_parts(policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int, seed: int = 0) -> list[Tensor]:
+    "The gradient of all parameters from a batch in so many micro-batches; zeros where the loss does not reach."
+    rows = torch.arange(len(batch["text"])).chunk(parts)
+    shares = [{name: value[part] for name, value in batch.items()} for part in rows]
+    counts = share_counts([known_counts(policy, share) for share in shares])
+    policy.zero_grad()
+    for part, share in zip(rows, shares, strict=True):
+        torch.manual_seed(seed)
+        with micro_batch(MicroBatch(part, len(batch["text"]), counts)):
+            (flow_matching(policy, share)[0] / parts).backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
+
+
+def check_divided(policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int = 3, tol: float = 1e-5) -> float:
+    "The gradient of a batch in parts is that of the batch: largest difference, relative to the largest number."
+    whole, divided = (torch.cat([g.flatten() for g in gradient_in_parts(policy, batch, n)]) for n in (1, parts))
+    gap = ((whole - divided).abs().max() / whole.abs().max()).item()
+    assert gap < tol, gap
+    return gap
 
 # %% ../../nbs/6_policy/model.ipynb #5f1e3bc1
 @torch.no_grad()

@@ -7,19 +7,22 @@ Docs: https://aclam-project.github.io/aclam/6_policy/vlm.html.md"""
 # %% auto #0
 __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_numbers', 'Words', 'factors', 'stem', 'unit_frames',
            'SmallVLM', 'mean_of_words', 'readouts', 'named_squares', 'PlaceReader', 'check_words_matter', 'save_small',
-           'load_small', 'transformers', 'paligemma_config', 'PaliGemma', 'tokenizer', 'load_paligemma', 'make_vlm',
-           'load_weights', 'check_paligemma']
+           'load_small', 'transformers', 'paligemma_config', 'PaliGemma', 'tokenizer', 'read_paligemma',
+           'check_paligemma_fits', 'words_only', 'load_paligemma', 'make_vlm', 'load_weights', 'check_paligemma',
+           'check_library_forward', 'write_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
+from safetensors import SafetensorError
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -42,7 +45,7 @@ class VlmConfig:
     vision_mlp: int = 4304
     depth: int = 18  # layers of the language model; the experts have as many (A.2)
     layer: LayerSize = LayerSize(2048, 16384)
-    vocab: int = 257_152  # rows of the word embedding
+    vocab: int = 257_152  # rows of the word embedding: as many as PaliGemma's tokenizer has words
     text_length: int = 128  # tokens of the instruction, padding included (A.2)
     weights: str = ""  # trained ones: PaliGemma's folder or hub name; of a small encoder a folder; "": random
     overviews: int = 0  # more tokens, each of which sees all patches at once; of the small encoder only
@@ -121,7 +124,6 @@ def unit_frames(frames: Tensor, config: VlmConfig) -> Tensor:
         raise UserError(f"frames have shape {tuple(frames.shape)}: (B, 3, {S}, {S}) expected by this policy")
     return 2 * (frames.float() / 255 if frames.dtype == torch.uint8 else frames) - 1
 
-
 # %% ../../nbs/6_policy/vlm.ipynb #215d5dba
 class SmallVLM(nn.Module):
     "Frames (B, 3, S, S) and word numbers (B, L) to a `Prefix`."
@@ -160,10 +162,14 @@ class SmallVLM(nn.Module):
     def read(self, x: Tensor, valid: Tensor) -> list[QKV]:
         "Queries, keys and values (B, H, P, D) of each layer over tokens (B, P, width), of which valid (B, P) count."
         mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
-        found = []
-        for layer in self.layers:
-            found.append(layer.read(x, places))
-            x = layer.write(x, attend(*found[-1], mask))
+        found, last = [], len(self.layers) - 1
+
+        def exchange(own: QKV) -> Tensor:
+            return attend(*own, mask)
+
+        for n, layer in enumerate(self.layers):
+            x, own = layer(x, places, exchange if n < last else None)  # nobody reads the last layer's answer
+            found.append(own)
         return found
 
     def forward(self, frames: Tensor, text: Tensor) -> Prefix:
@@ -278,33 +284,75 @@ class PaliGemma(nn.Module):
         super().__init__()
         self.config, self.model = config, transformers().PaliGemmaModel(paligemma_config(config))
 
+    def tokens(self, frames: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        "What enters the first layer, (B, P, width), and which tokens count, (B, P)."
+        words = self.model.get_input_embeddings()(text % self.config.vocab)  # (B, L, width)
+        seen = self.model.get_image_features(unit_frames(frames, self.config))
+        patches = seen.pooler_output.to(words.dtype)  # (B, N, width), in the language model's width
+        valid = torch.cat([torch.ones_like(patches[..., 0], dtype=torch.bool), text > 0], 1)
+        return torch.cat([patches, words], 1), valid
+
     def forward(self, frames: Tensor, text: Tensor) -> Prefix:
-        c = self.config
-        image = text.new_full((len(text), c.tokens - c.text_length), c.vocab)  # the number that stands for a patch
-        ids = torch.cat([image, text % c.vocab], 1)  # (B, P)
-        valid = torch.cat([torch.ones_like(image, dtype=torch.bool), text > 0], 1)
-        prefix = torch.zeros_like(ids)  # token types: all of it is prefix, seen in both directions
-        out = self.model(ids, unit_frames(frames, c), valid.long(), token_type_ids=prefix, use_cache=True)
+        x, valid = self.tokens(frames, text)
+        mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
+        out = self.model.language_model(
+            inputs_embeds=x, attention_mask=mask[:, None], position_ids=places[None], use_cache=True)
         kept = out.past_key_values.layers
         return Prefix([layer.keys for layer in kept], [layer.values for layer in kept], valid)
 
 # %% ../../nbs/6_policy/vlm.ipynb #fbab1a8f
-def tokenizer(weights: str) -> Any:
+@cache  # reading the tokenizer's file takes a second, and each episode of a data set asks for it
+def tokenizer(weights: str) -> Callable[[str], list[int]]:
     "text -> token numbers of PaliGemma's own tokenizer, with its start token and the newline that ends a prompt."
     try:
-        own = transformers().AutoTokenizer.from_pretrained(weights)
+        own = transformers().AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise UserError(f"no tokenizer at {weights}: {str(e).splitlines()[0]}") from e
-    return lambda text: own(f"{own.bos_token}{text}\n", add_special_tokens=False)["input_ids"]
+
+    def numbers(text: str) -> list[int]:
+        return own(f"{own.bos_token}{text}\n", add_special_tokens=False)["input_ids"]
+
+    return numbers
+
+
+def read_paligemma(weights: str) -> Any:
+    "The library's model in a folder or on the hub; `UserError` where there is none, or not the whole of one."
+    try:
+        trained, report = transformers().PaliGemmaModel.from_pretrained(
+            weights, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise UserError(f"no PaliGemma at {weights}: {str(e).splitlines()[0]}") from e
+    if report["missing_keys"]:
+        raise UserError(f"{weights} is not the whole of a PaliGemma: {min(report['missing_keys'])} is missing")
+    return trained
+
+
+def check_paligemma_fits(own: Any, trained: Any, weights: str) -> None:
+    "Numbers of layers and heads, which no shape shows, agree between two configurations; else a `UserError`."
+    both = ("num_hidden_layers", "num_attention_heads")
+    for part, names in (("text_config", (*both, "num_key_value_heads", "head_dim")), ("vision_config", both)):
+        for name in names:
+            ours, theirs = (getattr(getattr(c, part), name) for c in (own, trained))
+            if ours != theirs:
+                raise UserError(f"{weights} has {part}.{name} {theirs}, this policy {ours}")
+
+
+def words_only(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:
+    "PaliGemma's tensors without rows of the word embedding that are no words; `UserError` where a shape differs."
+    name = "language_model.embed_tokens.weight"
+    found = {**tensors, name: tensors[name][: len(own[name])]}
+    for key, value in own.items():
+        if found[key].shape != value.shape:
+            raise UserError(f"{weights} has {key} of shape {tuple(found[key].shape)}, this policy {tuple(value.shape)}")
+    return found
 
 
 def load_paligemma(vlm: PaliGemma) -> None:
-    "Copy the trained weights named by `vlm.config.weights` into the encoder."
-    try:
-        trained = transformers().PaliGemmaModel.from_pretrained(vlm.config.weights)
-    except (OSError, ValueError) as e:
-        raise UserError(f"no PaliGemma at {vlm.config.weights}: {str(e).splitlines()[0]}") from e
-    vlm.model.load_state_dict(trained.state_dict())
+    "Copy the trained weights named by `vlm.config.weights` into the encoder; `UserError` where they do not fit."
+    weights = vlm.config.weights
+    trained = read_paligemma(weights)
+    check_paligemma_fits(vlm.model.config, trained.config, weights)
+    vlm.model.load_state_dict(words_only(trained.state_dict(), vlm.model.state_dict(), weights))
 
 
 def make_vlm(config: VlmConfig) -> nn.Module:
@@ -339,3 +387,32 @@ def check_paligemma(config: VlmConfig = REDUCED, tol: float = 1e-5) -> float:
     heard = (short.keys[1][:, :, 0] - other.keys[1][:, :, 0]).abs().max().item()  # small: so are the random weights
     assert heard > 1e-7, "the patches do not hear the words: the prefix is causal"
     return gap
+
+# %% ../../nbs/6_policy/vlm.ipynb #e5040a98
+def check_library_forward(config: VlmConfig = REDUCED, tol: float = 1e-5) -> float:
+    "Keys and values of `PaliGemma` and of the library's forward pass with placeholders: largest difference, asserted."
+    torch.manual_seed(0)
+    vlm, frames = PaliGemma(config).eval(), torch.rand(2, 3, config.image_size, config.image_size)
+    text = text_numbers(["a b", "a b c d"], config)
+    image = torch.full((2, config.tokens - config.text_length), config.vocab)  # the number that stands for a patch
+    ids = torch.cat([image, text % config.vocab], 1)  # (B, P)
+    valid = torch.cat([torch.ones_like(image), (text > 0).long()], 1)
+    with torch.no_grad():
+        ours = vlm(frames, text)
+        theirs = vlm.model(ids, unit_frames(frames, config), valid, token_type_ids=torch.zeros_like(ids), use_cache=True)
+    seen = valid.bool()[:, None, :, None]  # what padding reads is nobody's affair
+    kept = theirs.past_key_values.layers
+    gaps = [((a - b.keys) * seen).abs().max() for a, b in zip(ours.keys, kept, strict=True)]
+    gaps += [((a - b.values) * seen).abs().max() for a, b in zip(ours.values, kept, strict=True)]
+    gap = torch.stack(gaps).max().item()
+    assert gap < tol, gap
+    return gap
+
+# %% ../../nbs/6_policy/vlm.ipynb #aea88647
+def write_paligemma(folder: str | Path, config: VlmConfig = REDUCED, more: int = 64) -> Any:
+    "The library's model of a configuration with `more` rows of words, saved as published ones are: for tests."
+    c = paligemma_config(config)
+    c.text_config.vocab_size = config.vocab + more
+    model = transformers().PaliGemmaForConditionalGeneration(c)
+    model.save_pretrained(folder)
+    return model
