@@ -48,11 +48,11 @@ class Reader(nn.Module):
         "Write the encoder alone, for `VlmConfig.weights`: the questions have done their work."
         save_small(self.vlm, folder)
 
-    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        "See `grounding_terms`."
+    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        "See `grounding_terms`; loss and terms without gradient stay on the device."
         terms = grounding_terms(self, batch)
         loss = terms["place"] + self.config.lambda_name * terms["name"] + self.config.lambda_look * terms["look"]
-        return loss, {"loss": loss.item(), **{k: v.item() for k, v in terms.items()}}
+        return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
 
 # %% ../../nbs/6_policy/grounding.ipynb #2002014c
 def name_scores(reader: Reader, patches: Tensor) -> Tensor:
