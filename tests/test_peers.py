@@ -349,12 +349,12 @@ def test_lapa_noise_is_as_long_as_the_rounding_error():
 
 
 def test_lapa_replaces_dead_codes_on_schedule():
-    vq = NSVQ(4, 2)
-    vq.steps.fill_(10)
-    vq.used.copy_(torch.tensor([9.0, 0.0, 0.0, 9.0]))
+    vq = NSVQ(4, 2, dead_below=0.1)
+    vq.load_state_dict(vq.state_dict() | {"steps": torch.tensor(10), "used": torch.tensor([8.0, 0.0, 0.0, 8.0])})
+    vq.pending.append((torch.tensor([0, 3]), 8))  # a step of 8 pairs: codes used less than 0.8 times are dead
     alive = vq.codebooks[[0, 3]].clone()
-    vq.refresh(least=0.8)
+    vq.commit_step()
     assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0
-    vq.used.fill_(5.0)
-    vq.refresh(least=0.8)  # step 11: nothing is due
-    assert vq.used.sum() == 20
+    vq.pending.append((torch.tensor([0, 0, 3]), 8))
+    vq.commit_step()  # step 11: nothing is due
+    assert vq.used.tolist() == [2, 0, 0, 1] and vq.steps == 12

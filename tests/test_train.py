@@ -46,7 +46,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 def without_time(folder) -> list[dict]:
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder)]
+    return [loop.without_timings(r) for r in read_metrics(folder)]
 
 
 @pytest.fixture(scope="module", autouse=True)

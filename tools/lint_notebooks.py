@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOB = "https://colab.research.google.com/github/aclam-project/aclam/blob/main/"
 
 MAX_LINE = 120
-MAX_CELL_LINES = 25  # of a code cell; a reader should see the whole of it
+MAX_CELL_LINES = 35  # of a code cell; a reader should see the whole of it
 MAX_CLASS_LINES = 45  # of an exported cell that defines a class, which cannot be split
 MAX_BYTES = 400_000  # of a notebook with its figures
 HEAD = 4  # the first cells, which carry title, module, badge and time

@@ -69,11 +69,14 @@ class ProprioFDM(nn.Module):
         return q_i + self.state(h), self.action(h) if self.action else None
 
 # %% ../../nbs/4_lam/fdm.ipynb #321c3a84
-def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor, columns: Tensor | None = None) -> Tensor:
+def masked_mse(
+    predicted: Tensor, target: Tensor, mask: Tensor, columns: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
     """Mean squared error over the rows where `mask` (B,) is true; 0 (with zero gradient) where there is none.
-    columns (B, P), bool: which columns of each row are real, where sources of different width share a batch."""
+    columns (B, P), bool: which columns of each row are real, where sources of different width share a batch.
+    count: by what the sum is divided, see `known_rows` in `aclam.lam.global_batch`; default: the rows of the mask."""
     error = (predicted - target).square()  # (B, P)
     real = None if columns is None else columns.to(error.dtype)
     rows = error.mean(dim=-1) if real is None else (error * real).sum(dim=-1) / real.sum(dim=-1).clamp(min=1.0)  # (B,)
     mask = mask.to(rows.dtype)
-    return (rows * mask).sum() / mask.sum().clamp(min=1.0)
+    return (rows * mask).sum() / (mask.sum().clamp(min=1.0) if count is None else count)

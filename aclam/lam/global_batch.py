@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/4_lam/global_batch.html.md"""
 # %% auto #0
 __all__ = ['MicroBatch', 'current_micro_batch', 'micro_batch', 'draw_rows', 'check_draws_by_row', 'world_size', 'sum_over_ranks',
            'across_ranks', 'mean_over_ranks', 'batch_statistics', 'pooled_statistics', 'known_rows', 'share_counts',
-           'collects', 'commit', 'full_precision', 'interpolate']
+           'collects', 'commit', 'global_rows', 'widened', 'full_precision', 'interpolate']
 
 # %% ../../nbs/4_lam/global_batch.ipynb #29cc4206
 from collections.abc import Callable, Iterator, Mapping
@@ -152,13 +152,35 @@ def commit(model: torch.nn.Module) -> None:
         if hasattr(module, "commit_step"):
             module.commit_step()
 
+# %% ../../nbs/4_lam/global_batch.ipynb #93415a09
+@torch.no_grad()
+def global_rows(parts: list[tuple[Tensor, MicroBatch | None]]) -> Tensor:
+    """The rows of the global batch, in its order, from this process's micro-batches (blocks * n, ...) and their places.
+
+    Without places, the rows of one process behind those of the one before. Returns (blocks * total, ...).
+    """
+    x, place = parts[0]
+    if len(parts) == 1 and world_size() == 1:
+        return x
+    if place is None:
+        everyone = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(everyone, x.contiguous())
+        return torch.cat(everyone)
+    blocks = len(x) // len(place.rows)
+    whole = x.new_zeros(blocks, place.total, *x.shape[1:])
+    for part, at in parts:
+        whole.index_copy_(1, at.rows, part.unflatten(0, (blocks, -1)))
+    return sum_over_ranks(whole).flatten(0, 1)  # where this process has no rows there are zeros
+
 # %% ../../nbs/4_lam/global_batch.ipynb #6d803a1a
+def widened(value: object) -> object:
+    "Half-precision tensors as float32; everything else as it is."
+    narrow = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if narrow else value
+
+
 def full_precision(function: Callable) -> Callable:
     "Decorator for a method (self, x, ...): its floating-point tensors are at least float32, autocast is off inside."
-    def widened(value: object) -> object:
-        narrow = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-        return value.float() if narrow else value
-
     @wraps(function)
     def inner(self, x: Tensor, *others, **named):
         with torch.autocast(x.device.type, enabled=False):
@@ -172,4 +194,4 @@ def full_precision(function: Callable) -> Callable:
 def interpolate(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     "`torch.lerp` in float32, for tensors of any precision; the result has the precision of `start`."
     with torch.autocast(start.device.type, enabled=False):
-        return torch.lerp(start.float(), end.float(), weight.float()).to(start.dtype)
+        return torch.lerp(widened(start), widened(end), widened(weight)).to(start.dtype)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..core import UserError
 from .blocks import patchify, unpatchify
 from .bottlenecks import NSVQ
+from .global_batch import interpolate, widened
 from .objective import Encoded, ObjectiveConfig, pair_frames
 from .registry import LatentActionModel, fill, read_torch, register, sized, translate
 
@@ -111,8 +112,8 @@ def unit(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     "What queries (B, heads, n, h) take from keys and values (B, heads, m, h); of two keys the softmax is a sigmoid."
     if k.shape[2] == 2 and bias is None:
-        first = torch.sigmoid((q * (k[:, :, :1] - k[:, :, 1:])).sum(-1, keepdim=True))
-        return torch.lerp(v[:, :, 1:], v[:, :, :1], first)
+        first = torch.sigmoid((q * (k[:, :, :1] - k[:, :, 1:])).sum(-1, keepdim=True, dtype=torch.float32))
+        return interpolate(v[:, :, 1:], v[:, :, :1], first)
     logits = q @ k.mT
     return (logits if bias is None else logits.add_(bias)).softmax(-1) @ v
 
@@ -215,7 +216,7 @@ class LapaParts(LatentActionModel):
         self.distance = Distance(c.width, c.heads)
         self.embed = nn.Sequential(nn.LayerNorm(numbers), nn.Linear(numbers, c.width), nn.LayerNorm(c.width))
         self.space, self.time, self.decoder = Stack(c), Stack(c), Stack(c, crossed=True)
-        self.vq = NSVQ(c.codes, c.code_dim)
+        self.vq = NSVQ(c.codes, c.code_dim, c.dead_below)
         self.project_in, self.project_out = nn.Linear(c.width, c.code_dim), nn.Linear(c.code_dim, c.width)
         self.read, self.to_pixels = reader(c), nn.Linear(c.width, numbers)
 
@@ -236,27 +237,30 @@ class Lapa(LapaParts):
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
         "Latents of pairs of frames (B, 3, S, S) in [0, 1]."
-        return self.read_pairs(self.seen(torch.cat([o_i, o_j])), torch.arange(len(o_i), device=o_i.device))
+        tokens = self.read_pairs(self.seen(torch.cat([o_i, o_j])), torch.arange(len(o_i), device=o_i.device))
+        return self.quantize(tokens)
 
-    def triple_latents(self, frames: Tensor) -> Encoded:
-        "Latents of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
+    def triple_tokens(self, frames: Tensor) -> Tensor:
+        "Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
         i, j, k = self.seen(frames.flatten(0, 1)).unflatten(0, (-1, 3)).unbind(1)
         first = torch.arange(2 * len(i), device=i.device)
         return self.read_pairs(torch.cat([i, j, j, k, k]), torch.cat([first, first[: len(i)]]))
 
-    def read_pairs(self, x: Tensor, parent: Tensor) -> Encoded:
-        "Tokens (starts + S, n, D) of first frames, then of S second ones; the n-th of these follows frame parent[n]."
+    def read_pairs(self, x: Tensor, parent: Tensor) -> Tensor:
+        """Patches (starts + S, n, D) of first frames, then of S second ones; the n-th of these follows frame parent[n].
+        Returns what enters the codebook, (S, N, c)."""
         c, S, starts = self.config, len(parent), len(x) - len(parent)
         x = self.space(x, Clips(slice(0, starts), slice(starts, None), parent), self.distance(c.side))
         x = torch.stack([x[:starts][parent], x[starts:]], dim=2)  # (S, n, 2, D)
         x = self.time(x.flatten(0, 1), Clips(slice(0, None, 2), slice(1, None, 2), None)).unflatten(0, (S, -1))
         grid = self.project_in(x).permute(2, 0, 3, 1).flatten(0, 1).unflatten(-1, (c.side, c.side))  # (2S, c, h, w)
         first, last = self.read(grid).flatten(2).mT.chunk(2)  # (S, N, c) each
-        pre = last - first
-        z, indices = self.vq(pre.flatten(0, 1))
-        if self.training:
-            self.vq.refresh(c.dead_below * S)
-        return Encoded(z.view(S, -1), pre.flatten(1), indices.view(S, -1), z.new_zeros(()))
+        return widened(last) - widened(first)
+
+    def quantize(self, tokens: Tensor) -> Encoded:
+        S, N, _ = tokens.shape
+        z, indices = self.vq(tokens.flatten(0, 1), repeats=N)
+        return Encoded(z.view(S, -1), tokens.flatten(1), indices.view(S, -1), z.new_zeros(()))
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
         "Frames (B, 3, S, S) in [0, 1] and latents (B, d) to frames; the patches of o_i are embedded without gradient."

@@ -19,7 +19,7 @@ from ..core import UserError
 from .bottlenecks import codebook_size, make_bottleneck
 from .fdm import FDM, ProprioFDM
 from .idm import IDM
-from .objective import Encoded, ObjectiveConfig
+from .objective import Encoded, ObjectiveConfig, pair_frames
 from .quantizer import BottleneckConfig
 from .registry import PRESETS, LatentAction, LatentActionModel, preset, register
 
@@ -106,7 +106,13 @@ class AcLam(LatentActionModel):
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
         "Latents of pairs of frames (B, 3, S, S) in ImageNet units, with gradient."
-        q = self.bottleneck(self.idm(o_i, o_j))  # (B, N, c)
+        return self.quantize(self.idm(o_i, o_j))
+
+    def triple_tokens(self, frames: Tensor) -> Tensor:
+        return self.idm(*pair_frames(frames))  # (3B, N, c)
+
+    def quantize(self, tokens: Tensor) -> Encoded:
+        q = self.bottleneck(tokens)
         return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:

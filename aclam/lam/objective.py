@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/4_lam/objective.html.md"""
 
 # %% auto #0
 __all__ = ['Pairs', 'pair_frames', 'ObjectiveConfig', 'ac_idm_loss', 'check_stop_gradient', 'Encoded', 'squared_error',
-           'image_losses', 'proprio_losses', 'objective', 'report']
+           'image_losses', 'known_pairs', 'proprio_losses', 'objective', 'losses_of', 'report']
 
 # %% ../../nbs/4_lam/objective.ipynb #23a189ad
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..core import UserError
 from .fdm import masked_mse
-from .quantizer import usage
+from .global_batch import current_micro_batch, known_rows, widened
+from .quantizer import code_counts, usage_of
 
 # %% ../../nbs/4_lam/objective.ipynb #97aaf8af
 class Pairs(NamedTuple):
@@ -81,8 +82,8 @@ class Encoded(NamedTuple):
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
-    "Mean squared error in ImageNet pixel units (villa-X): a scalar."
-    return (a - b).square().mean()
+    "Mean squared error in ImageNet pixel units (villa-X), in float32: a scalar."
+    return (widened(a) - widened(b)).square().mean()
 
 # %% ../../nbs/4_lam/objective.ipynb #451afa18
 def image_losses(model, start: Tensor, end: Tensor, code: Encoded, config: ObjectiveConfig) -> dict[str, Tensor]:
@@ -96,31 +97,47 @@ def image_losses(model, start: Tensor, end: Tensor, code: Encoded, config: Objec
     return {"rec": squared_error(painted[: 3 * B], end), "ac": squared_error(painted[3 * B :], end[2 * B :])}
 
 # %% ../../nbs/4_lam/objective.ipynb #238183df
+def known_pairs(batch: dict) -> dict[str, Tensor]:
+    "Which of the stacked pairs, (3B,) bool, have a robot's state, and which an action that goes forward in time."
+    known = {"proprio": batch["has_proprio"].bool().repeat(3)}
+    if "has_action" in batch and "times" in batch:
+        t_i, t_j = pair_frames(batch["times"])
+        known["action"] = batch["has_action"].bool().repeat(3) & (t_j > t_i)
+    return known
+
+
 def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> dict[str, Tensor]:
     "State and action heads of the proprio FDM on the three pairs; rows without proprio count nothing."
     q_i, q_j = pair_frames(batch["proprio"])  # (3B, P)
-    known = batch["has_proprio"].bool().repeat(3)
+    known = known_pairs(batch)
     state, action = model.proprio_fdm(q_i, z, batch["embodiment"].repeat(3))
     real = {name: batch[name].repeat(3, 1) for name in ("proprio_mask", "action_mask") if name in batch}  # (3B, P or A)
-    losses = {"proprio": masked_mse(state, q_j, known, real.get("proprio_mask"))}
+
+    def mean(name: str, predicted: Tensor, target: Tensor) -> Tensor:
+        count = known_rows(name, known[name])
+        return masked_mse(widened(predicted), target, known[name], real.get(f"{name}_mask"), count)
+
+    losses = {"proprio": mean("proprio", state, q_j)}
     if action is not None and config.lambda_action > 0:
-        a_i, _ = pair_frames(batch["action"])
-        t_i, t_j = pair_frames(batch["times"])
-        forward = batch["has_action"].bool().repeat(3) & (t_j > t_i)
-        losses["action"] = masked_mse(action, a_i, forward, real.get("action_mask"))
+        losses["action"] = mean("action", action, pair_frames(batch["action"])[0])
     return losses
 
 # %% ../../nbs/4_lam/objective.ipynb #48c24c79
-def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
-    """Eq. 6 for one batch of triples: the loss with its gradient, and every term as a float.
+def objective(model, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 6 for one batch of triples: the loss with its gradient, and every term, detached.
 
     batch: frames (B, 3, 3, S, S), floats in [0, 1] or bytes; for the proprio FDM also proprio (B, 3, P),
     has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,), times (B, 3), seconds.
     Where sources of different width share a batch, proprio_mask (B, P) and action_mask (B, A) say what is not padding.
     """
-    config = model.config.objective
     frames = model.pixels(batch["frames"])  # (B, 3, 3, S, S)
-    (start, end), code = pair_frames(frames), model.triple_latents(frames)  # 3B rows each
+    return losses_of(model, batch, frames, model.triple_latents(frames))
+
+
+def losses_of(model, batch: dict, frames: Tensor, code: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
+    "The same from frames in the units inside and the latents of their pairs."
+    config = model.config.objective
+    start, end = pair_frames(frames)  # 3B rows each
     losses = image_losses(model, start, end, code, config)
     if config.ac_form == "idm" and config.lambda_ac > 0:
         side = code.pre_vq if config.ac_place == "pre_vq" else code.z
@@ -129,14 +146,20 @@ def objective(model, batch: dict) -> tuple[Tensor, dict[str, float]]:
         losses |= proprio_losses(model, batch, code.z, config)
     weights = {"rec": 1.0, "ac": config.lambda_ac, "proprio": config.lambda_proprio, "action": config.lambda_action}
     loss = config.lambda_reg * code.reg + sum(weights[name] * value for name, value in losses.items())
-    return loss, report(loss, losses | {"reg": code.reg}, code)
+    return loss, report(loss, losses | {"reg": code.reg}, code, model.config.codebook_size)
 
 # %% ../../nbs/4_lam/objective.ipynb #eec91986
 @torch.no_grad()
-def report(loss: Tensor, losses: dict[str, Tensor], code: Encoded) -> dict[str, float]:
-    "Floats to log: the losses, the size of the latents, and how much of the codebook this batch used."
-    row = {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
-    row["latent_norm"] = code.z.norm(dim=1).mean().item()
+def report(loss: Tensor, losses: dict[str, Tensor], code: Encoded, codes: int | None) -> dict[str, Tensor]:
+    """What to log, on the device: the losses, the size of the latents, and how much of `codes` codes this batch used.
+
+    Of a micro-batch also `code_counts` (codes,), from which the use of the global batch is found.
+    """
+    row = {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
+    row["latent_norm"] = code.z.norm(dim=1).mean()
     if code.indices is not None:
-        row["codes_used"], row["perplexity"] = usage(code.indices)
+        counts = code_counts(code.indices, codes)
+        row["codes_used"], row["perplexity"] = usage_of(counts)
+        if current_micro_batch() is not None:
+            row["code_counts"] = counts
     return row

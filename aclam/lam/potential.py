@@ -19,6 +19,7 @@ from ..core import UserError
 from .blocks import PatchTokens, transformer
 from .bottlenecks import make_bottleneck
 from .fdm import FDM, ProprioFDM
+from .global_batch import widened
 from .idm import residuals
 from .model import CPU, LamConfig
 from .objective import Encoded, ObjectiveConfig
@@ -92,7 +93,7 @@ class PotentialLam(LatentActionModel):
 
     def codes(self, o: Tensor) -> Quantized:
         "What each frame (B, 3, S, S), in pixel units, says by itself: z and pre (B, N, c)."
-        phi = self.phi(o)
+        phi = widened(self.phi(o))  # differences of bfloat16 numbers would not add up
         return self.bottleneck(phi) if self.config.place == "frame" else Quantized(phi, phi, None, phi.new_zeros(()))
 
     def between(self, i: Quantized, j: Quantized) -> Encoded:
@@ -107,11 +108,21 @@ class PotentialLam(LatentActionModel):
         read, B = self.codes(torch.cat([o_i, o_j])), len(o_i)
         return self.between(take(read, slice(0, B)), take(read, slice(B, 2 * B)))
 
-    def triple_latents(self, frames: Tensor) -> Encoded:
-        "Latents of the stacked pairs ij, jk, ik of triples (B, 3, 3, S, S): three passes a triple, not six."
-        i, j, k = torch.arange(3 * len(frames), device=frames.device).view(-1, 3).unbind(1)
-        read = self.codes(frames.flatten(0, 1))
-        return self.between(take(read, torch.cat([i, j, i])), take(read, torch.cat([j, k, k])))
+    def triple_tokens(self, frames: Tensor) -> Tensor:
+        "Of triples (B, 3, 3, S, S), three passes each: differences ij, jk, ik, or readings i, j, k, all (3B, N, c)."
+        read = widened(self.phi(frames.transpose(0, 1).flatten(0, 1)))  # all i, all j, all k
+        if self.config.place == "frame":
+            return read
+        i, j, k = read.chunk(3)
+        return torch.cat([j - i, k - j, k - i])
+
+    def quantize(self, tokens: Tensor) -> Encoded:
+        "Latents of the stacked pairs ij, jk, ik."
+        q = self.bottleneck(tokens)
+        if self.config.place == "difference":
+            return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
+        i, j, k = torch.arange(len(tokens), device=tokens.device).chunk(3)
+        return self.between(take(q, torch.cat([i, j, i])), take(q, torch.cat([j, k, k])))
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
         "The FDM: frames (B, 3, S, S) in pixel units and latents (B, d) to frames."

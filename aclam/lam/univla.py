@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..core import UserError, library
 from .bottlenecks import codebook_size, make_bottleneck
-from .objective import Encoded, ObjectiveConfig, objective, pair_frames
+from .objective import Encoded, ObjectiveConfig, pair_frames
 from .quantizer import Bottleneck, BottleneckConfig
 from .registry import LatentAction, LatentActionModel, fill, fuse, read_torch, register, translate
 from .villa_x import heads, pair_attention
@@ -217,7 +217,10 @@ class Codes(nn.Module):
         self.bottleneck = make(c.tokens, c.code_dim, c.bottleneck)
 
     def read(self, x: Tensor) -> Encoded:  # (B, N, D)
-        q = self.bottleneck(self.narrow(x))
+        return self.quantize(self.narrow(x))
+
+    def quantize(self, tokens: Tensor) -> Encoded:  # (B, N, c)
+        q = self.bottleneck(tokens)
         return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
 
     def write(self, z: Tensor) -> Tensor:  # (B, d) -> (B, N, D)
@@ -247,8 +250,11 @@ class Told:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.lam, name)
 
+    def triple_tokens(self, frames: Tensor) -> Tensor:
+        return self.lam.triple_tokens(frames, self.words)
+
     def triple_latents(self, frames: Tensor) -> Encoded:
-        return self.lam.triple_latents(frames, self.words)
+        return self.lam.quantize(self.triple_tokens(frames))
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
         return self.lam.paint(o_i, z, self.words)
@@ -283,10 +289,10 @@ class UniParts(LatentActionModel):
         "Features (B, F, side, side): what `decode` predicts."
         return self.pixels(o)
 
-    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        "The objective; stage 1 is told the `words` (B, L, W) and `word_mask` (B, L) of the batch, if there are any."
+    def given(self, batch: Mapping[str, Tensor]) -> "UniVLA | Told":
+        "Stage 1 is told the `words` (B, L, W) and `word_mask` (B, L) of the batch, if there are any."
         told = "words" in batch and self.language is not None
-        return objective(Told(self, (batch["words"], batch["word_mask"])) if told else self, batch)
+        return Told(self, (batch["words"], batch["word_mask"])) if told else self
 
     def said(self, words: tuple | None) -> tuple | None:
         "Words (B, L, W) and which are no padding (B, L), to what the streams take."
@@ -306,20 +312,28 @@ class UniParts(LatentActionModel):
 class UniVLA(UniParts):
     "UniVLA's latent action model, on features of pairs of frames; words are (B, L, W) and their mask (B, L)."
 
-    def read_pairs(self, x: Tensor, starts: int, parent: Tensor, words: tuple | None) -> Encoded:
-        "Features of `starts` first frames, then of second ones; the n-th of these follows first frame parent[n]."
+    def read_pairs(self, x: Tensor, starts: int, parent: Tensor, words: tuple | None) -> Tensor:
+        """Features of `starts` first frames, then of S second ones; the n-th of these follows first frame parent[n].
+        Returns what enters the bottlenecks, one set of codes behind the other: (S, sets * N, c)."""
         keep, pairs = self.config.stage * self.config.tokens, {"starts": starts, "parent": parent}
         x = self.idm(self.seen(x), self.said(words), pairs, keep)[starts:]  # (S, sets * N, D)
-        found = [s.read(t) for s, t in zip(self.sets, x.split(self.config.tokens, dim=1), strict=True)]
+        parts = x.split(self.config.tokens, dim=1)
+        return torch.cat([s.narrow(part) for s, part in zip(self.sets, parts, strict=True)], dim=1)
+
+    def quantize(self, tokens: Tensor) -> Encoded:
+        "In stage 2 z and pre_vq hold both halves, the task-centric one first."
+        parts = tokens.split(self.config.tokens, dim=1)
+        found = [s.quantize(part) for s, part in zip(self.sets, parts, strict=True)]
         z, pre = (torch.cat([getattr(f, n) for f in found], dim=1) for n in ("z", "pre_vq"))
         return Encoded(z, pre, found[0].indices, sum(f.reg for f in found))
 
     def latents(self, o_i: Tensor, o_j: Tensor, words: tuple | None = None) -> Encoded:
-        "Latents of pairs of features; in stage 2 z and pre_vq hold both halves, the task-centric one first."
-        return self.read_pairs(torch.cat([o_i, o_j]), len(o_i), torch.arange(len(o_i), device=o_i.device), words)
+        "Latents of pairs of features."
+        parent = torch.arange(len(o_i), device=o_i.device)
+        return self.quantize(self.read_pairs(torch.cat([o_i, o_j]), len(o_i), parent, words))
 
-    def triple_latents(self, frames: Tensor, words: tuple | None = None) -> Encoded:
-        "Latents of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
+    def triple_tokens(self, frames: Tensor, words: tuple | None = None) -> Tensor:
+        "Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
         i, j, k = frames.unbind(1)
         first = torch.arange(2 * len(i), device=i.device)
         return self.read_pairs(torch.cat([i, j, j, k, k]), 2 * len(i), torch.cat([first, first[: len(i)]]), words)
@@ -354,7 +368,7 @@ def check_shortcuts(lam: UniVLA, triples: Tensor, words: tuple | None = None, to
     with torch.no_grad():
         x = lam.eval().pixels(triples)
         thrice = words and tuple(t.repeat(3, *[1] * (t.ndim - 1)) for t in words)
-        pairs, shared = lam.latents(*pair_frames(x), thrice).pre_vq, lam.triple_latents(x, words).pre_vq
+        pairs, shared = lam.latents(*pair_frames(x), thrice).pre_vq, lam.quantize(lam.triple_tokens(x, words)).pre_vq
         n, frames = 3 * len(x), torch.cat(pair_frames(x))
         alone = {"starts": n, "parent": torch.arange(n)}
         tokens = lam.idm(lam.seen(frames), lam.said(thrice), alone)[n:].split(lam.config.tokens, dim=1)
@@ -373,7 +387,7 @@ def stage_two(first: LatentActionModel, config: UniVLAConfig | None = None) -> U
     config: the settings of stage 2, which must agree with `first` in what they share; default: those of `first`.
     """
     c, is_first = first.config, isinstance(first, UniVLA) and first.config.stage == 1
-    if not is_first or c.bottleneck.kind != "vq" or not first.codes.bottleneck.book.ready:
+    if not is_first or c.bottleneck.kind != "vq" or not first.codes.bottleneck.book.started:
         raise UserError("stage 2 begins with a model of UniVLA's stage 1 that has learned a codebook")
     own = config or replace(c, stage=2, text_dim=0)
     for name in SHARED:

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from ..core import UserError, read_json
 from .blocks import patchify, unpatchify
+from .bottlenecks import codebook_size, make_bottleneck
 from .fdm import ProprioFDM
+from .global_batch import interpolate
 from .objective import Encoded, ObjectiveConfig, pair_frames
-from .quantizer import Bottleneck, BottleneckConfig
+from .quantizer import BottleneckConfig
 from .registry import LatentAction, LatentActionModel, fill, fuse, read_tensors, register, translate
 
 # %% ../../nbs/4_lam/villa_x.ipynb #33169c1c
@@ -76,8 +78,7 @@ class VillaXConfig:
 
     @property
     def codebook_size(self) -> int | None:
-        groups = 1 if self.bottleneck.shared else self.tokens
-        return groups * self.bottleneck.codes if self.bottleneck.kind == "vq" else None
+        return codebook_size(self.tokens, self.bottleneck)
 
 # %% ../../nbs/4_lam/villa_x.ipynb #bb18d525
 def sines(positions: Tensor, width: int) -> Tensor:
@@ -112,8 +113,8 @@ def pair_attention(att: Attention, x: Tensor, time: Tensor | None, starts: int, 
     q = heads(att, F.linear(x[starts:], att.qkv.weight[:D], q_bias))  # (S, N, heads, h)
     k, v = att.k_norm(heads(att, k)), heads(att, v)
     (k_1, k_2), (v_1, v_2) = ((t[:starts][parent], t[starts:]) for t in (k, v))
-    first = torch.sigmoid((att.q_norm(q) * (k_1 - k_2)).sum(-1, keepdim=True) * att.scale)
-    return att.proj(torch.cat([v[:starts], torch.lerp(v_2, v_1, first)]).flatten(2))
+    first = torch.sigmoid((att.q_norm(q) * (k_1 - k_2)).sum(-1, keepdim=True, dtype=torch.float32) * att.scale)
+    return att.proj(torch.cat([v[:starts], interpolate(v_2, v_1, first)]).flatten(2))
 
 
 def clip_attention(att: Attention, x: Tensor, time: Tensor | None, length: int) -> Tensor:
@@ -283,30 +284,30 @@ class VillaX(LatentActionModel):
         self.idm, self.fdm = VillaIDM(c).apply(xavier), VillaFDM(c).apply(xavier)
         if c.residual:
             nn.init.zeros_(self.fdm.paint.weight)
-        self.bottleneck = Bottleneck(c.tokens, c.code_dim, c.bottleneck)
+        self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
         sizes = (c.proprio_dim, c.action_dim, c.latent_dim, c.embodiments, c.proprio_hidden)
         self.proprio_fdm = ProprioFDM(*sizes) if c.proprio_dim else None
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
         "Latents of pairs of frames (B, 3, S, S) in ImageNet units: clips of two."
         first, second = self.idm.look(torch.cat([o_i, o_j])).chunk(2)
-        return self._narrow(self.idm.pairs(first, second, torch.arange(len(o_i), device=o_i.device)))
+        return self.quantize(self.idm.pairs(first, second, torch.arange(len(o_i), device=o_i.device)))
 
-    def triple_latents(self, frames: Tensor) -> Encoded:
-        "Latents of ij, jk, ik of triples (B, 3, 3, S, S): i and j are first frames, j, k and k follow i, j and i."
+    def triple_tokens(self, frames: Tensor) -> Tensor:
+        "Tokens of ij, jk, ik of triples (B, 3, 3, S, S): i and j are first frames, j, k and k follow i, j and i."
         B = len(frames)
         x = self.idm.look(frames.transpose(0, 1).flatten(0, 1))  # (3B, N, D): all i, all j, all k
         first, second = torch.arange(2 * B, device=x.device), torch.cat([x[B:], x[2 * B :]])
-        return self._narrow(self.idm.pairs(x[: 2 * B], second, torch.cat([first, first[:B]])))
+        return self.idm.pairs(x[: 2 * B], second, torch.cat([first, first[:B]]))
 
     def encode_clip(self, o: Tensor) -> LatentAction:
         "Latents of the T - 1 steps of a film (T, 3, S, S): windows of `config.window` frames that slide by one."
         x, W = self.pixels(o), min(len(o), self.config.window)
         tokens = self.idm.clips(x.unfold(0, W, 1).movedim(-1, 1))  # (T - W + 1, W - 1, N, c)
-        code = self._narrow(torch.cat([tokens[0], tokens[1:, -1]]))  # all of the first window, the last of the others
+        code = self.quantize(torch.cat([tokens[0], tokens[1:, -1]]))  # all of the first window, the last of the others
         return LatentAction(code.z, code.pre_vq.unflatten(1, (self.config.tokens, -1)), code.indices)
 
-    def _narrow(self, tokens: Tensor) -> Encoded:
+    def quantize(self, tokens: Tensor) -> Encoded:
         q = self.bottleneck(tokens)
         return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
 
