@@ -6,9 +6,10 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
-           'frames_after', 'hops', 'latents_of', 'known_latents', 'turns', 'Episode', 'move_picture', 'PolicyDataset',
-           'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData', 'fit_to_data', 'divide', 'fingerprint',
-           'open_data', 'set_units', 'build', 'policy_probe', 'run', 'main']
+           'frames_after', 'hops', 'Known', 'LabeledLatents', 'latents_of', 'known_latents', 'turns', 'Episode',
+           'move_picture', 'PolicyDataset', 'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData',
+           'fit_to_data', 'divide', 'fingerprint', 'open_data', 'some_latents', 'set_units', 'build', 'policy_probe',
+           'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
@@ -31,7 +32,7 @@ from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import load_weights, text_numbers
-from .label import as_array, labels_of, read_labels, weights_hash
+from .label import Labels, labels_of, read_labels, rows_of, weights_hash
 from .lam import decoded_once, split
 from .loop import TrainConfig, train, train_command
 
@@ -141,34 +142,65 @@ def hops(after: np.ndarray, start: int, n: int) -> list[int]:
     return found
 
 # %% ../../nbs/8_train/policy.ipynb #7bf2d470
+@dataclass(frozen=True)
+class Known:
+    "Which latents of one episode lie in the labels; they are read when they are asked for."
+
+    labels: Labels
+    column: str
+    first: int  # row of the episode's first frame in the labels
+    there: np.ndarray  # (T,) bool
+
+
+class LabeledLatents:
+    "Latents (T, d) of one episode, float32: `latents[rows]` reads those of the labels and has the others in memory."
+
+    def __init__(self, known: Known, rows: np.ndarray, computed: np.ndarray):
+        self.known, self.rows, self.computed = known, rows, computed  # rows (n,) and their latents (n, d)
+
+    def __len__(self) -> int:
+        return len(self.known.there)
+
+    def __getitem__(self, at: slice | Sequence[int]) -> np.ndarray:
+        rows = np.arange(len(self))[at]
+        kept = self.known.there[rows]
+        z = np.empty((len(rows), self.computed.shape[1]), np.float32)
+        z[~kept] = self.computed[np.searchsorted(self.rows, rows[~kept])]
+        if kept.any():
+            z[kept] = rows_of(self.known.labels, self.known.column, self.known.first + rows[kept])
+        return z
+
+# %% ../../nbs/8_train/policy.ipynb #5e1a7b40
 @torch.no_grad()
-def latents_of(t: Trajectory, after: np.ndarray, lam: Any, known: np.ndarray | None = None, chunk: int = 64):
-    "Latent actions (T, d), float32, of each frame with the one after it. known: (T, d), where NaN it is computed."
-    z = np.full((len(t), lam.config.latent_dim), np.nan, np.float32) if known is None else known.copy()
-    rows, device = np.flatnonzero(np.isnan(z).any(1)), next(lam.parameters()).device
+def latents_of(t: Trajectory, after: np.ndarray, lam: Any, known: Known | None = None, chunk: int = 64):
+    "Latent actions (T, d), float32, of each frame with the one after it: computed where they are not known."
+    rows = np.arange(len(t)) if known is None else np.flatnonzero(~known.there)
+    z, device = np.empty((len(rows), lam.config.latent_dim), np.float32), next(lam.parameters()).device
     needed = np.unique([rows, after[rows]])
     frames = resize_frames(t.frames[needed.tolist()], lam.config.image_size)  # (n, 3, S, S) uint8
-    for part in (rows[a : a + chunk] for a in range(0, len(rows), chunk)):
+    for a in range(0, len(rows), chunk):
+        part = rows[a : a + chunk]
         start, end = (frames[np.searchsorted(needed, at)].to(device).float() / 255 for at in (part, after[part]))
-        z[part] = lam.encode(start, end).z.float().cpu().numpy()
-    return z
+        z[a : a + chunk] = lam.encode(start, end).z.float().cpu().numpy()
+    return z if known is None else LabeledLatents(known, rows, z)
 
 # %% ../../nbs/8_train/policy.ipynb #67765083
-def known_latents(store: Store, lam: Any, gap_s: float) -> list[np.ndarray | None]:
-    "What aclam-label wrote for each episode: (T, d), NaN where a pair is not `gap_s` seconds apart; None: nothing."
+def known_latents(store: Store, lam: Any, gap_s: float) -> list[Known | None]:
+    "What aclam-label wrote for each episode: of the pairs that are `gap_s` seconds apart. None: nothing."
     trajectories, there = store.trajectories, labels_of(store, lam)
     wanted = [max(1, round(gap_s * t.fps)) for t in trajectories]
-    whole = {k: as_array(read_labels(there[k], [f"latent_action_{k}"]).column(0)) for k in {*wanted} & {*there}}
+    opened = {k: read_labels(there[k]) for k in {*wanted} & {*there}}
     missing = sorted({*wanted} - {*there})
-    if there and missing:
-        say(f"{store.folder} has labels of {sorted(there)} frames, {missing} are needed: computed anew "
+    codes = labels_of(store, lam, ("codes",)) if missing else {}
+    if missing and (there or codes):
+        has = f"labels of {sorted(there)} frames" + (f", codes alone of {sorted(codes)}" if codes else "")
+        say(f"{store.folder} has {has}, {missing} are needed: computed anew "
             f"(aclam-label --offsets {' '.join(map(str, missing))} would keep them)")
     ends, found = np.cumsum([len(t) for t in trajectories]).tolist(), []
     for t, k, end in zip(trajectories, wanted, ends, strict=True):
-        z = whole[k][end - len(t) : end].copy() if k in whole else None
-        if z is not None:
-            z[frames_after(t.timestamp, gap_s) != np.arange(len(t)) + k] = np.nan
-        found.append(z)
+        partner = np.arange(len(t)) + k
+        fits = (partner < len(t)) & (frames_after(t.timestamp, gap_s) == partner)
+        found.append(Known(opened[k], f"latent_action_{k}", end - len(t), fits) if k in opened else None)
     return found
 
 # %% ../../nbs/8_train/policy.ipynb #df331318
@@ -183,7 +215,7 @@ def turns(gripper: np.ndarray, after: int = 5) -> np.ndarray:
 class Episode:
     "One episode, ready to draw from. `commands` is None for video."
 
-    def __init__(self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool, known: np.ndarray | None = None):
+    def __init__(self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool, known: Known | None = None):
         self.t, self.name = t, t.name  # known: see `latents_of`
         self.commands = commands_of(t, config) if acts else None
         self.after = frames_after(t.timestamp, config.latent_gap_s)
@@ -294,7 +326,7 @@ class Shown(NamedTuple):
     "An episode and what is known of its latents, see `known_latents`."
 
     t: Trajectory
-    known: np.ndarray | None
+    known: Known | None
 
 
 def open_episodes(folder: str, config: PolicyTrainConfig, lam: Any) -> list[Shown]:
@@ -364,6 +396,12 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
+def some_latents(episodes: Sequence[Episode], width: int, most: int = 1 << 25) -> np.ndarray:
+    "Latents (n, width) of every k-th frame of each episode, k as small as leaves at most about `most` numbers."
+    step = -(-sum(len(e.t) for e in episodes) * width // most)
+    return np.concatenate([e.latents[::step] for e in episodes])
+
+
 def set_units(policy: Policy, data: PolicyDataset) -> None:
     "Percentiles of states and commands, mean and spread of latents, from the training episodes into the policy."
     acting, video = data.groups
@@ -375,7 +413,7 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
     else:
         policy.action_units.set(*np.quantile(commands, [0.01, 0.99], axis=0))
     if policy.latent_units is not None:
-        policy.latent_units.fit(torch.from_numpy(np.concatenate([e.latents for e in [*acting, *video]])))
+        policy.latent_units.fit(torch.from_numpy(some_latents([*acting, *video], policy.config.latent_dim)))
 
 
 def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
