@@ -17,7 +17,6 @@ from functools import wraps
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # before there is a group: see `leave_group` of the training loop
 from torch import Tensor
 
 # %% ../../nbs/4_lam/global_batch.ipynb #9f979a26
@@ -102,9 +101,21 @@ def across_ranks(t: Tensor) -> Tensor:
     return t if world_size() == 1 else sum_over_ranks(t) / world_size()
 
 
+class _SumOverRanks(torch.autograd.Function):
+    "A sum over processes whose gradient is the sum of the processes' gradients."
+
+    @staticmethod
+    def forward(ctx: object, t: Tensor) -> Tensor:
+        return sum_over_ranks(t)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient.contiguous())
+
+
 def mean_over_ranks(t: Tensor) -> Tensor:
     "The mean of `t` over all processes, with gradient to all of them; `t` itself where there is one process."
-    return t if world_size() == 1 else torch.distributed.nn.functional.all_reduce(t) / world_size()
+    return t if world_size() == 1 else _SumOverRanks.apply(t) / world_size()
 
 # %% ../../nbs/4_lam/global_batch.ipynb #aa219ce5
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
