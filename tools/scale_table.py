@@ -2,8 +2,8 @@
 
     python tools/scale_table.py [--out nbs/results/scale.json] [--worlds 1 2 4] [--names ac_lam_cpu ...]
 
-Real presets in small (tests/scale_runs.py), 30 float32 steps through the opening of the codes, on CPU processes. For each
-training: the largest relative difference of the loss to one process without accumulation, and the step, if there is one,
+Real presets in small (tests/scale_runs.py), 30 float32 steps through the opening of the codes, on CPU processes. For
+each training: the largest relative difference of the loss to one process without accumulation, and the step, if any,
 in which a token first chose another code; the difference before that step shows what rounding alone does.
 """
 
@@ -34,7 +34,8 @@ def trained(world: int, todo: list[dict], port: int = 29_871) -> list[dict]:
     """The curves of all jobs on `world` processes."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "",
            "PYTHONPATH": str(ROOT)}  # fmt: skip
-    launch = [str(Path(sys.executable).parent / "torchrun"), f"--nproc_per_node={world}", f"--master_port={port + world}"]
+    torchrun = str(Path(sys.executable).parent / "torchrun")
+    launch = [torchrun, f"--nproc_per_node={world}", f"--master_port={port + world}"]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         script = [str(ROOT / "tests" / "scale_runs.py"), str(out), json.dumps(todo)]

@@ -40,7 +40,7 @@ TRAINING = {  # by the end of the model preset's name
     "cpu": TrainConfig(
         steps=3400, batch_size=32, lr=2e-3, schedule="one_cycle", probe_every=200, checkpoint_every=200
     ),
-    "paper": TrainConfig(num_workers=4, probe_every=1000, checkpoint_every=1000),
+    "paper": TrainConfig(num_workers=-1, probe_every=1000, checkpoint_every=1000),
 }
 
 
@@ -68,7 +68,7 @@ class LamTrainConfig(Generic[Model]):
     model: Model = LamConfig()  # the model's sizes and its objective; which there are depends on the preset's family
     train: TrainConfig = TrainConfig()  # the loop
     triples: TripleConfig = TripleConfig()  # how (i, j, k) are drawn
-    augmentation: bool = False  # colour jitter and a shared crop (paper, B.2); costly on a CPU
+    augmentation: bool = False  # color jitter and a shared crop (paper, B.2), on the device
     augment: AugmentConfig = AugmentConfig()  # its strengths
     cache_gib: float = 8.0  # frames are decoded once if, at the model's size, all fit into this many GiB on disk
     probe_n: int = 512  # held-out triples that the structure probe measures
@@ -143,7 +143,7 @@ def open_data(config: LamTrainConfig) -> LamData:
     quantiles = parts[0][1] if len(parts) == 1 else measured_quantiles(kept)
     shared = {"quantiles": quantiles, "embodiments": sorted({t.embodiment for t in kept})}
     augment = config.augment if config.augmentation else None
-    data = TripleDataset(kept, config.triples, size, augment, **shared)
+    data = TripleDataset(kept, config.triples, size, augment, defer_augmentation=True, **shared)
     probe = TripleDataset(out, replace(config.triples, seed=config.triples.seed + 1), size, **shared)
     about = {"episodes": len(kept), "frames": len(data), "content": fingerprint(kept)}
     return LamData(data, probe, about, {**shared, "folders": origin_of(config, [p for p, _ in parts])})
@@ -169,7 +169,8 @@ def open_mixture_data(config: LamTrainConfig) -> LamData:
     parts = [split(s.trajectories, config.val_fraction) for s in sources]
     kept, out = ([replace(s, trajectories=p[n]) for s, p in zip(sources, parts, strict=True)] for n in (0, 1))
     names = source_embodiments(sources)
-    data = MixtureDataset(kept, size, seed, config.augment if config.augmentation else None, embodiments=names)
+    augment = config.augment if config.augmentation else None
+    data = MixtureDataset(kept, size, seed, augment, embodiments=names, defer_augmentation=True)
     probe = MixtureDataset(out, size, seed + 1, embodiments=names)
     about = {"episodes": len(data.trajectories), "frames": len(data), "mixture": mixture.name,
              "sources": {s.name: [share, fingerprint(s.trajectories)]

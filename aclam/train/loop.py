@@ -43,7 +43,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_file, atomic_folder, plain, print_json, read_json, run_cli, say, write_json
+from ..data.augment import apply_augmentation
+from ..data.loading import loader_settings
 from ..lam.global_batch import commit
+from .cluster import loading
 from .step import Objective, ThreePasses, add_gradients, add_gradients_exactly, ask_all, check_replicas
 from .step import combined, mean_loss, not_finite, places_of, seed_step, start_codes, step
 
@@ -70,7 +73,10 @@ class TrainConfig:
     compile: bool = False  # torch.compile the step: a minute at the start, then faster on a GPU
     deterministic: bool = False  # ask PyTorch for reproducible GPU kernels: slower; CPU runs are exact anyway
     seed: int = 0  # of everything random inside the step; data have their own
-    num_workers: int = 0  # processes that load data, for each rank; 0 is best for frames in memory
+    num_workers: int = 0  # processes that load data, for each rank; 0 is best for frames in memory; -1: as many as fit
+    prefetch: int = 4  # batches that each of them keeps ready
+    loader_timeout_s: float = 300.0  # without a batch for so long, loading has failed
+    group_timeout_s: float = 600.0  # a process that is silent for so long ends the run of all
     log_every: int = 10  # steps between lines of metrics.jsonl
     probe_every: int = 500  # steps between structure probes; 0: none
     checkpoint_every: int = 500  # steps between checkpoints; the last step always has one; 0: only the last
@@ -83,8 +89,8 @@ def check_config(config: TrainConfig, world: int = 1) -> None:
     for name in ("steps", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}: at least 1 expected")
-    for name in ("lr", "weight_decay", "clip_norm", "warmup_steps", "num_workers", "probe_every", "checkpoint_every",
-                 "digest_every"):
+    for name in ("lr", "weight_decay", "clip_norm", "warmup_steps", "probe_every", "checkpoint_every", "digest_every",
+                 "loader_timeout_s", "group_timeout_s"):
         if not 0 <= getattr(config, name) < math.inf:
             raise UserError(f"{name} is {getattr(config, name)}: a finite number of at least 0 expected")
     parts = world * config.accumulate
@@ -396,8 +402,9 @@ class Run:
         return add_gradients(self.wrapped, parts, places, self.config.seed, s, self.synchronize)
 
     def to_device(self, batch: dict) -> dict:
-        "A batch on the device; what is no tensor stays as it is."
-        return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        "A batch on the device, augmented there if it says how; what is no tensor stays as it is."
+        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return apply_augmentation(moved)
 
     def load(self, part: Sequence[int]) -> dict:
         "The batch of some draws, on the device."
@@ -431,17 +438,21 @@ def three_passes(model: nn.Module, config: TrainConfig) -> ThreePasses | None:
         passes.decode = torch.compile(passes.decode, **COMPILE)
     return passes
 
-
+# %% ../../nbs/8_train/loop.ipynb #78b50c1a
 def batches_of(run: Run, first: int) -> Iterator[list[dict]]:
     "The micro-batches of this process, a list a step, from step `first` on."
+    c = run.config
     data = Batches(run.dataset, run.collate)
-    sampler = Draws(run.config, first, run.rank, run.world)
-    options = {"num_workers": run.config.num_workers, "pin_memory": run.device.type == "cuda"}
+    sampler = Draws(c, first, run.rank, run.world)
+    in_memory = bool(getattr(run.dataset, "in_memory", False))
+    options = loader_settings(
+        c.num_workers, run.device, in_memory=in_memory, prefetch=c.prefetch, timeout_s=c.loader_timeout_s)
     own = torch.Generator()  # else the loader takes a number from the global one when it starts
-    loader = iter(DataLoader(data, sampler=sampler, batch_size=None, generator=own, **options))
+    loader = DataLoader(data, sampler=sampler, batch_size=None, generator=own, **options)
+    batches = map(run.to_device, loading(iter(loader), c.loader_timeout_s))
     try:
-        for _ in range(first, run.config.steps):
-            yield [run.to_device(next(loader)) for _ in range(run.config.accumulate)]
+        for _ in range(first, c.steps):
+            yield [next(batches) for _ in range(c.accumulate)]
     except UserError as e:  # a worker process adds its whole traceback to the message: keep the last line
         raise UserError(str(e).strip().splitlines()[-1].split("UserError: ")[-1]) from e
 
@@ -517,8 +528,8 @@ def run_probe(model: nn.Module, probe: Callable[[nn.Module, int], dict], s: int)
     return {f"probe/{k}": float(v) for k, v in found.items()}
 
 # %% ../../nbs/8_train/loop.ipynb #c178d95e
-FREE = ("log_every", "probe_every", "checkpoint_every", "keep_checkpoints", "num_workers", "digest_every",
-        "compile")  # the weights do not care, up to rounding
+FREE = ("log_every", "probe_every", "checkpoint_every", "keep_checkpoints", "num_workers", "prefetch", "digest_every",
+        "loader_timeout_s", "group_timeout_s", "compile")  # the weights do not care, up to rounding
 NEW = {"train.exact_accumulation": False, "train.tf32": True}  # settings that older runs do not name
 
 

@@ -1,0 +1,230 @@
+"""One training whatever the precision, the number of processes and of micro-batches: over every family of models."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import scale_table
+from scale_runs import FAMILIES, KINDS, OPENS, Mixed, ToyMoments, build, curve
+
+from aclam.core import UserError
+from aclam.lam.global_batch import MicroBatch, commit, micro_batch
+from aclam.train import loop, step
+
+MODELS = (*FAMILIES, *(f"ac_lam_cpu/{kind}" for kind in KINDS), "policy")
+SHORT = {"steps": OPENS + 4, "batch_size": 8}  # through the opening of the codes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return {True: ToyMoments(), False: Mixed()}  # for a policy, for a latent action model
+
+
+def farthest(a: dict, b: dict) -> float:
+    return max(abs(x - y) / abs(y) for x, y in zip(a["losses"], b["losses"], strict=True))
+
+
+def opened(model: torch.nn.Module, quantizes: bool) -> torch.nn.Module:
+    """The model before or after the opening of its codes."""
+    for module in model.modules():
+        if hasattr(module, "open"):
+            module.open = quantizes
+        if hasattr(module, "started"):
+            module.started = True
+    return model.train()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bf16_trains_through_the_opening_of_the_codes(name):
+    wide, narrow = curve(name, **SHORT), curve(name, mixed_precision="bf16", **SHORT)
+    assert farthest(narrow, wide) < 0.05
+    assert narrow["losses"] != wide["losses"]  # it was bfloat16
+
+
+@pytest.mark.parametrize("quantizes", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
+    """On fake CUDA tensors: layer norms give float32 there, and whatever mixes precisions fails as on a GPU."""
+    objective = step.Objective(opened(build(name), quantizes))
+    batch = data[name == "policy"].batch(range(2))
+
+    def fake(t: torch.Tensor) -> torch.Tensor:
+        return torch.empty(t.shape, dtype=t.dtype, device="cuda").requires_grad_(t.requires_grad)
+
+    with FakeTensorMode():
+        state = {k: fake(v) for k, v in [*objective.named_parameters(), *objective.named_buffers()]}
+        inputs = {k: fake(v) for k, v in batch.items()}
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            with micro_batch(MicroBatch(fake(torch.arange(2)), 2)):
+                loss, _ = functional_call(objective, state, (inputs,))
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+    assert loss.device.type == "cuda" and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("quantizes", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_is_one_graph(name, quantizes, data):
+    objective = step.Objective(opened(build(name), quantizes))
+    batch = data[name == "policy"].batch(range(4))
+    torch._dynamo.reset()
+    whole = torch.compile(objective, backend="eager", fullgraph=True)  # raises at a break
+    with micro_batch(MicroBatch(torch.arange(4), 8)):
+        torch.manual_seed(0)
+        found = whole(batch)[0]
+        step.forget(objective)
+        torch.manual_seed(0)
+        assert torch.allclose(found, objective(batch)[0], rtol=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the calls for which a host waits for its device."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(func.__name__.startswith(name) for name in self.NAMES):
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_waits_for_the_device_once(name, data, tmp_path, monkeypatch):
+    reads = []
+    real = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t.shape) or real(t))
+    config = loop.TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000)
+    run = loop.Run(build(name), data[name == "policy"], config, tmp_path, torch.utils.data.default_collate)
+    batches = loop.batches_of(run, 0)
+    run.wrapped.train()
+    for s in range(config.steps):
+        parts = next(batches)
+        reads.clear()
+        with Waits() as waits:
+            loop.optimize(run, s, parts)
+        assert len(reads) == 1 and not waits.seen, (s, waits.seen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_accumulation_gives_the_curve_of_one_batch(name):
+    """In three passes, where a model has statistics of a batch; in one where it has none."""
+    exact = name not in ("policy", "lapa_cpu")
+    whole = curve(name, **SHORT)
+    parts = curve(name, accumulate=4, exact_accumulation=exact, **SHORT)
+    assert farthest({"losses": parts["losses"][:OPENS]}, {"losses": whole["losses"][:OPENS]}) < 1e-5
+    assert farthest(parts, whole) < 1e-3  # a token at the border of two codes may choose the other one
+
+
+def test_plain_accumulation_says_what_it_costs():
+    whole, parts = curve("ac_lam_cpu", **SHORT), curve("ac_lam_cpu", accumulate=4, **SHORT)
+    assert 1e-4 < farthest(parts, whole) < 0.2  # the normalizer's statistics are those of two triples
+
+
+def test_two_processes_train_the_model_of_one():
+    names = ["ac_lam_cpu", "ac_lam_cpu/nsvq", "univla_stage_1_cpu", "lapa_cpu", "policy"]
+    todo = [{"name": name, "accumulate": 2, "exact_accumulation": name not in ("policy", "lapa_cpu"), **SHORT}
+            for name in names]  # fmt: skip
+    for run in scale_table.trained(2, todo):
+        one = curve(run["name"], **SHORT)
+        assert run["world"] == 2
+        assert farthest({"losses": run["losses"][:OPENS]}, {"losses": one["losses"][:OPENS]}) < 1e-5, run["name"]
+        assert farthest(run, one) < 1e-3, run["name"]
+
+
+DRIFT = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from accelerate import PartialState
+from toy_lam import Blobs, ToyLam
+from aclam.core import UserError
+from aclam.train.loop import TrainConfig, leave_group, train
+
+class Drifts(ToyLam):
+    def commit_step(self):
+        with torch.no_grad():
+            self.A.bias += 1e-3 * PartialState().process_index
+
+PartialState(cpu=True)
+torch.manual_seed(0)
+try:
+    train(Drifts(), Blobs(), TrainConfig(steps=6, batch_size=4, digest_every=3, probe_every=0), sys.argv[2])
+except UserError as error:
+    print(error)
+leave_group()
+"""
+
+
+def test_processes_that_drift_apart_are_stopped(tmp_path):
+    (tmp_path / "drift.py").write_text(DRIFT)
+    torchrun = Path(sys.executable).parent / "torchrun"
+    env = {**scale_table.os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+           "PYTHONPATH": str(scale_table.ROOT)}  # fmt: skip
+    where = [tmp_path / "drift.py", Path(__file__).parent, tmp_path / "run"]
+    done = subprocess.run([torchrun, "--nproc_per_node=2", "--master_port=29893", *where], env=env, text=True,
+                          capture_output=True, timeout=120)  # fmt: skip
+    assert "step 3: the processes no longer hold the same model: A.bias differs" in done.stdout, done.stderr[-2000:]
+
+
+def test_exact_accumulation_is_refused_where_it_cannot_be(tmp_path, data):
+    config = loop.TrainConfig(steps=1, batch_size=4, accumulate=2, exact_accumulation=True)
+    with pytest.raises(UserError, match="leave out --train.exact-accumulation"):
+        loop.Run(build("policy"), data[True], config, tmp_path, torch.utils.data.default_collate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ac_lam_cpu", "potential_vq_cpu"])
+def test_compiled_losses_are_those_of_the_eager_step(name):
+    settings = {**SHORT, "mixed_precision": "no"}
+    assert farthest(curve(name, compile=True, **settings), curve(name, **settings)) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_bf16_curve_stays_within_a_percent(monkeypatch):
+    """200 steps of ac_lam_cpu as it is, through an opening at step 100."""
+    import scale_runs
+
+    preset = scale_runs.PRESETS["ac_lam_cpu"]
+    whole = replace(preset, proprio_dim=7, bottleneck=replace(preset.bottleneck, continuous_steps=100))
+    monkeypatch.setattr(scale_runs, "small", lambda name: whole)
+    settings = {"steps": 200, "batch_size": 16, "schedule": "one_cycle", "lr": 2e-3}
+    wide, narrow = curve("ac_lam_cpu", **settings), curve("ac_lam_cpu", mixed_precision="bf16", **settings)
+    smooth = [[sum(c["losses"][s : s + 20]) / 20 for s in range(0, 200, 20)] for c in (wide, narrow)]
+    gaps = [abs(b / a - 1) for a, b in zip(*smooth, strict=True)]
+    print([f"{g:.1e}" for g in gaps], f"largest of a single step {farthest(narrow, wide):.1e}")
+    assert max(gaps) < 0.01
+
+
+def test_commit_is_needed_once_only():
+    lam = build("ac_lam_cpu").train()
+    batch = Mixed().batch(range(4))
+    with micro_batch(MicroBatch(torch.arange(4), 8)):
+        lam.loss(batch)
+        lam.loss(batch)
+    assert lam.bottleneck.steps == 0
+    commit(lam)
+    commit(lam)
+    assert lam.bottleneck.steps == 1
