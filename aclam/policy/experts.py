@@ -82,7 +82,7 @@ class Layer(nn.Module):
         "x (B, T, width) to rotated queries and keys, and values."
         y = self.norm_1(x)
         q, k, v = (f(y).unflatten(-1, (-1, self.size.head_dim)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        return QKV(rotate(q, positions), rotate(k, positions), v)
+        return QKV(rotate(q, positions), rotate(k, positions), v.clone())  # a view of itself would not outlive sharding
 
     def write(self, x: Tensor, attended: Tensor) -> Tensor:
         "Add what attention brought, (B, H, T, D), and the MLP's answer to x (B, T, width)."
@@ -101,7 +101,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     found = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask.repeat(1, groups, 1)[:, None])
     return found.unflatten(2, (groups, -1)).flatten(1, 2)  # (B, H, T, D)
 
-# %% ../../nbs/6_policy/experts.ipynb #0ffaa1aa
+# %% ../../nbs/6_policy/experts.ipynb #adb6ba90
 def attend_copied(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     "What `attend` computes, with a copy of keys and values for each query head: the reference."
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
