@@ -7,18 +7,18 @@ Docs: https://aclam-project.github.io/aclam/5_structure/comparison.html.md"""
 # %% auto #0
 __all__ = ['PAPER_TABLE_1', 'PAPER_TABLE_2', 'METRICS', 'METHODS', 'ONE_THREAD', 'MOTION', 'CURVES', 'HEAD', 'RATIOS', 'FIRST',
            'method_of', 'CompareConfig', 'names_of', 'check_config', 'train_words', 'run_of', 'trainings', 'is_trained',
-           'start_training', 'train_all', 'stop', 'measured', 'curve_of', 'Measure', 'inverse_parts', 'motion_probe',
+           'start_training', 'train_all', 'measured', 'curve_of', 'Measure', 'inverse_parts', 'motion_probe',
            'measure_run', 'stability', 'combine', 'check_combine', 'collapsed', 'table_1', 'table_2', 'cell',
            'paper_cell', 'markdown', 'order_differs', 'verdicts', 'compare', 'keep', 'results_of', 'command_of',
            'missing_of', 'as_text', 'draw_curves', 'draw_transfers', 'draw', 'quick']
 
 # %% ../../nbs/5_structure/comparison.ipynb #be95e7b9
 import math
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from scipy import stats
 
 from ..core import UserError, atomic_file, plain, read_json, say, write_json
 from .report import duration, hardware, number, save_figures
+from ..train.cluster import exit_on_signals, start_child, stop_children
 
 # %% ../../nbs/5_structure/comparison.ipynb #0761485c
 PAPER_TABLE_1 = {  # (additivity, norm correlation, identity, inverse)
@@ -129,12 +130,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def start_training(words: Sequence[str], folder: Path) -> subprocess.Popen:
-    "A process that trains; what it says goes to train.log in `folder`."
+    "A process that trains, and ends when this one does; what it says goes to train.log in `folder`."
     say(f"training in {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "aclam.train.lam", *words]
-    with open(folder / "train.log", "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **ONE_THREAD})
+    return start_child([sys.executable, "-m", "aclam.train.lam", *words], folder / "train.log", ONE_THREAD)
 
 # %% ../../nbs/5_structure/comparison.ipynb #f79b6765
 def train_all(config: CompareConfig, deadline: float = math.inf) -> Iterator[tuple[str, int]]:
@@ -157,19 +155,11 @@ def train_all(config: CompareConfig, deadline: float = math.inf) -> Iterator[tup
                 else:
                     failed.append(_last_words(config, job))
     finally:
-        stop(running.values())
+        stop_children(running.values())
     if failed:
         raise UserError(failed[0])
 
 # %% ../../nbs/5_structure/comparison.ipynb #39b4552e
-def stop(processes) -> None:
-    "End trainings that still run; they can go on later."
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
-
-
 def _last_words(config: CompareConfig, job: tuple[str, int]) -> str:
     "One line on a training that failed."
     log = run_of(config, *job) / "train.log"
@@ -509,10 +499,14 @@ def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Itera
     check_config(config)
     deadline = time.monotonic() + 60 * config.minutes if config.minutes else math.inf
     measure, models = Measure(config), {}
-    for name, seed in train(config, deadline):
-        say(f"measuring {name}, seed {seed}")
-        models.setdefault(name, {})[str(seed)] = measure_run(config, measure, name, seed)
-        results = keep(config, models)
+    trained = train(config, deadline)
+    with exit_on_signals(), ExitStack() as stack:
+        if isinstance(trained, Generator):
+            stack.enter_context(closing(trained))  # it has children to stop
+        for name, seed in trained:
+            say(f"measuring {name}, seed {seed}")
+            models.setdefault(name, {})[str(seed)] = measure_run(config, measure, name, seed)
+            results = keep(config, models)
     if models:
         draw(measure, results)
     if sum(map(len, models.values())) < len(trainings(config)):
