@@ -606,7 +606,7 @@ def _after_step(run: Run, s: int, seen: list[dict], watchers: Watchers, seconds:
     "What follows step number `s` (counted from 1): digest, log, probe, checkpoint. What was logged is returned."
     c, found = run.config, {}
     if c.digest_every and s % c.digest_every == 0:
-        check_replicas(run.bare.state_dict(), s)
+        check_replicas(run.bare, s)
     if _due(s, c.log_every, c.steps):
         found = {**combined(seen, run.device), **watchers.meter.read(), "seconds": seconds}
         if watchers.log:

@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/step.html.md"""
 # %% auto #0
 __all__ = ['step', 'autocast', 'Objective', 'seed_step', 'places_of', 'joined', 'add_gradients', 'always', 'ThreePasses', 'join',
            'divide', 'add_gradients_exactly', 'average_gradients', 'start_codes', 'forget', 'ask_all', 'mean_loss',
-           'not_finite', 'combined', 'digest', 'check_replicas']
+           'not_finite', 'combined', 'digest', 'replicated', 'check_replicas']
 
 # %% ../../nbs/8_train/step.ipynb #29933786
 import hashlib
@@ -265,10 +265,20 @@ def digest(t: Tensor) -> Tensor:
     return ((bits + 1) * place).sum()
 
 
-def check_replicas(tensors: Mapping[str, Tensor], s: int) -> None:
+def replicated(model: nn.Module) -> dict[str, Tensor]:
+    "What must be equal on all processes: the parameters, and the buffers of modules that `commit` moves."
+    found = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        if hasattr(module, "commit_step"):
+            found |= {f"{prefix}.{name}": t for name, t in module.named_buffers(recurse=False)}
+    return found
+
+
+def check_replicas(model: nn.Module, s: int) -> None:
     "`UserError` with the first name of the tensors that differ between processes."
     if world_size() == 1:
         return
+    tensors = replicated(model)
     mine = torch.stack([digest(t) for t in tensors.values()])
     low = mine.clone()
     high = mine.clone()
