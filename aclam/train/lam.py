@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, say, suggest, write_json
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
@@ -33,6 +32,7 @@ from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
+from .cluster import join_group, watch_ranks
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
@@ -281,20 +281,22 @@ def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionMode
 # %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the first call decides who is there
-    data = told(config, open_data(config))
-    model = build(config, data)
-    parameters = sum(p.numel() for p in model.parameters())
-    if state.is_main_process:
-        amount = f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
-        say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
-    probe, watch = watched_probe(config, data, model)
-    about = describe(config, data, model)
-    result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
-    if state.is_main_process:
-        write_json(Path(config.out) / "data.json", data.origin)
-        if watch.readings and watch.verdict != "stable":
-            say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
+    state = join_group(config.train.group_timeout_s)  # the first call decides who is there
+    with watch_ranks(config.train.group_timeout_s):
+        data = told(config, open_data(config))
+        model = build(config, data)
+        parameters = sum(p.numel() for p in model.parameters())
+        if state.is_main_process:
+            amount = f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
+            say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
+        probe, watch = watched_probe(config, data, model)
+        about = describe(config, data, model)
+        result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about,
+                       unit="triples")
+        if state.is_main_process:
+            write_json(Path(config.out) / "data.json", data.origin)
+            if watch.readings and watch.verdict != "stable":
+                say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
 # %% ../../nbs/8_train/lam.ipynb #29039a75
