@@ -47,7 +47,7 @@ from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..lam.global_batch import commit
 from .cluster import GroupError, Requeue, StopRequest, Watch, agree_on_start, claim_folder
-from .cluster import loading, watch_ranks
+from .cluster import join_group, loading, watch_ranks
 from .step import Objective, ThreePasses, add_gradients, add_gradients_exactly, ask_all, check_replicas
 from .step import combined, mean_loss, not_finite, places_of, seed_step, start_codes, step
 
@@ -673,6 +673,7 @@ def train(
     With the same number of threads, a CPU run that was killed and started again ends at the same bits. `UserError`:
     settings that do not fit, a folder of another run, a loss that is not finite, a full disk."""
     settings = plain({**(describe or {}), "train": config})
+    join_group(config.group_timeout_s)
     with ExitStack() as held:
         watch = held.enter_context(watch_ranks(config.group_timeout_s))
         run = Run(model, dataset, config, folder, collate)
