@@ -21,8 +21,8 @@ from typing import Any, Literal
 from zlib import crc32
 
 import torch
-from timm.layers import build_sincos2d_pos_embed
 from safetensors import SafetensorError
+from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -326,7 +326,7 @@ def read_paligemma(weights: str) -> Any:
         raise UserError(f"{weights} is not the whole of a PaliGemma: {min(report['missing_keys'])} is missing")
     return trained
 
-
+# %% ../../nbs/6_policy/vlm.ipynb #d43226e0
 def check_paligemma_fits(own: Any, trained: Any, weights: str) -> None:
     "Numbers of layers and heads, which no shape shows, agree between two configurations; else a `UserError`."
     both = ("num_hidden_layers", "num_attention_heads")
@@ -354,7 +354,7 @@ def load_paligemma(vlm: PaliGemma) -> None:
     check_paligemma_fits(vlm.model.config, trained.config, weights)
     vlm.model.load_state_dict(words_only(trained.state_dict(), vlm.model.state_dict(), weights))
 
-
+# %% ../../nbs/6_policy/vlm.ipynb #86cef8c0
 def make_vlm(config: VlmConfig) -> nn.Module:
     "The encoder that a configuration names, with random weights."
     return PaliGemma(config) if config.kind == "paligemma" else SmallVLM(config)
@@ -399,7 +399,8 @@ def check_library_forward(config: VlmConfig = REDUCED, tol: float = 1e-5) -> flo
     valid = torch.cat([torch.ones_like(image), (text > 0).long()], 1)
     with torch.no_grad():
         ours = vlm(frames, text)
-        theirs = vlm.model(ids, unit_frames(frames, config), valid, token_type_ids=torch.zeros_like(ids), use_cache=True)
+        types = torch.zeros_like(ids)  # all of it is prefix
+        theirs = vlm.model(ids, unit_frames(frames, config), valid, token_type_ids=types, use_cache=True)
     seen = valid.bool()[:, None, :, None]  # what padding reads is nobody's affair
     kept = theirs.past_key_values.layers
     gaps = [((a - b.keys) * seen).abs().max() for a, b in zip(ours.keys, kept, strict=True)]
