@@ -71,7 +71,7 @@ def run_section(args: argparse.Namespace) -> int:
         page.put(error=WITHOUT)
         return NO_GPU
     try:
-        sections.SECTIONS[args.section].run(plan, page, clock)
+        sections.SECTIONS[args.section](plan, page, clock)
     except Exception as error:  # whatever it is, it belongs on the page, and the traceback into the log
         page.put(error=sections.first_line(error))
         raise
@@ -152,8 +152,9 @@ def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
     for folder in ("pages", "logs", "runs"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
     end = started + 60 * args.minutes
-    report: dict[str, Any] = {"tiny": args.tiny, "made_by": "bash bench/gpu.sh" + (" --tiny" if args.tiny else ""),
-                              "minutes": args.minutes, "sections": {}}  # fmt: skip
+    report: dict[str, Any] = {
+        "tiny": args.tiny, "made_by": "bash bench/gpu.sh" + (" --tiny" if args.tiny else ""), "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"), "minutes": args.minutes, "sections": {}}  # fmt: skip
     todo, waiting = list(args.only), None
     while todo:
         name = todo.pop(0)
@@ -171,6 +172,15 @@ def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
               file=sys.stderr, flush=True)  # fmt: skip
     report["seconds"] = round(time.time() - started, 1)
     return report
+
+
+def commit() -> str | None:
+    "The commit that this is, where git knows; marked where files differ from it."
+    try:
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def write(args: argparse.Namespace, report: dict[str, Any]) -> None:

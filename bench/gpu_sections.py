@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from aclam.core import UserError, read_json, write_json
+from aclam.data.loading import loader_settings
 from aclam.data.store import cache_frames, finish_store, read_store, start_store, write_shard
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
@@ -35,6 +35,7 @@ from aclam.policy.model import Policy, PolicyConfig
 from aclam.train.lam import LamTrainConfig, settings_for
 from aclam.train.lam import run as train_lam
 from aclam.train.loop import TrainConfig, make_optimizer, read_metrics, train
+from aclam.train.sharded import checkpoint_activations
 
 PACKAGES = ("torch", "triton", "torchvision", "timm", "accelerate", "safetensors", "transformers", "numpy", "pyarrow",
             "simplejpeg")  # fmt: skip
@@ -277,14 +278,14 @@ def throughput(plan: Plan, trainer: Trainer, batch: dict, flops: float, repeats:
     forget_memory(plan)
     try:
         spent = seconds_each(plan, lambda: trainer.step(batch), repeats, warm=2)
+        loss = trainer.step(batch).item()
     except torch.cuda.OutOfMemoryError:
         trainer.optimizer.zero_grad()
         forget_memory(plan)
         return {"micro_batch": rows, "fits": False}
     rate = rows / spent
     return {"micro_batch": rows, "fits": True, "seconds_per_step": spent, "rows_per_second": rate,
-            "mfu": rate * flops / peak if peak else None, "peak_memory_gib": peak_memory_gib(plan),
-            "loss": trainer.step(batch).item()}  # fmt: skip
+            "mfu": rate * flops / peak if peak else None, "peak_memory_gib": peak_memory_gib(plan), "loss": loss}
 
 
 def build(plan: Plan, name: str) -> LatentActionModel:
@@ -299,12 +300,21 @@ def set_arithmetic(plan: Plan, tf32: bool = True) -> None:
 
 
 def formula_flops(config: Any) -> float | None:
-    "What the cost chapter's formula says of a triple; None where this version has none, or not for this model."
+    "What the cost chapter's formula says of a row; None where this version has none, or not for this model."
     try:
         from aclam.train.cost import flops_per_triple
     except ImportError:
         return None
-    return float(flops_per_triple(config))
+    return flops_per_triple(config)
+
+
+def formula_memory_gib(config: Any, rows: int, checkpointed: bool = False) -> float | None:
+    "What the cost chapter's plan says that a step of so many rows takes in bf16; None where there is none."
+    try:
+        from aclam.train.cost import Setup, memory
+    except ImportError:
+        return None
+    return memory(config, rows, Setup(checkpointed=checkpointed)).total / 2**30
 
 
 def sweep(plan: Plan, page: Page, clock: Clock) -> None:
@@ -317,7 +327,7 @@ def sweep(plan: Plan, page: Page, clock: Clock) -> None:
              flops_by_formula=formula_flops(model.config))  # fmt: skip
     for rows in plan.micro_batches:
         row = throughput(plan, trainer, lam_batch(model.config, rows, plan.device), flops, 2 if plan.tiny else 6)
-        page.add("micro_batches", row)
+        page.add("micro_batches", {**row, "memory_by_formula_gib": formula_memory_gib(model.config, rows)})
         if not row["fits"] or clock.left() < 10:
             return
 
@@ -363,25 +373,6 @@ def first_line(error: Exception) -> str:
 # --- the policy -------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_layers(model: nn.Module) -> int:
-    """Recompute activations in the backward pass, of each layer of a transformer; how many layers there are.
-
-    A layer of the language model also hands out keys and values, and would do so a second time: of it only the MLP."""
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    layers = [layer for found in lists for layer in found]
-    for layer in layers:
-        part = layer.mlp if "Decoder" in type(layer).__name__ else layer
-        part.forward = recomputed(part.forward)
-    return len(layers)
-
-
-def recomputed(forward: Callable) -> Callable:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return call
-
-
 def policy(plan: Plan, page: Page, clock: Clock) -> None:
     "One optimizer step after another of the policy of the paper's size, with random weights and checkpointing."
     set_arithmetic(plan)
@@ -390,19 +381,15 @@ def policy(plan: Plan, page: Page, clock: Clock) -> None:
     with torch.device(plan.device):
         model = Policy(config)
     page.put(seconds_to_build=time.perf_counter() - start, parameters=sum(p.numel() for p in model.parameters()))
-    page.put(checkpointed_layers=use_checkpoints(model))
-    trainer = Trainer(plan, model)
-    flops = count_flops(trainer, policy_batch(config, 1, plan.device))
-    page.put(flops_per_sample_recomputed=flops, weights="random")
+    trainer = Trainer(plan, checkpoint_activations(model))
+    again = count_flops(trainer, policy_batch(config, 1, plan.device))
+    flops = formula_flops(config) or again
+    page.put(weights="random", flops_per_sample=flops, flops_with_recomputing=again)
     for rows in (1, 2) if plan.tiny else (1, 4, 8, 16):
-        row = throughput(plan, trainer, policy_batch(config, rows, plan.device), 0.0, 1 if plan.tiny else 3)
-        page.add("micro_batches", {**row, "mfu": None})
+        row = throughput(plan, trainer, policy_batch(config, rows, plan.device), flops, 1 if plan.tiny else 3)
+        page.add("micro_batches", {**row, "memory_by_formula_gib": formula_memory_gib(config, rows, True)})
         if not row["fits"] or clock.left() < 8:
             return
-
-
-def use_checkpoints(model: nn.Module) -> int:
-    return checkpoint_layers(model)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -438,8 +425,8 @@ def steady(folder: str | Path, rows: int) -> dict[str, Any]:
 
 def loop_row(plan: Plan, name: str, rows: int, steps: int, cache_gib: float, **train_fields: Any) -> dict[str, Any]:
     "One run of the real loop, from the store of large frames, augmented as the paper does."
-    config = loop_settings(plan, name, plan.lam, "large", steps=steps, batch_size=rows, num_workers=workers(plan),
-                           **train_fields)  # fmt: skip
+    few = {"num_workers": 0} if plan.tiny else {}  # else the preset's: chosen from the machine
+    config = loop_settings(plan, name, plan.lam, "large", steps=steps, batch_size=rows, **few, **train_fields)
     size = {"image_size": plan.large, **plan.shrink} if plan.tiny else {}
     config = replace(config, cache_gib=cache_gib, augmentation=True, model=replace(config.model, **size))
     train_lam(config)
@@ -447,15 +434,8 @@ def loop_row(plan: Plan, name: str, rows: int, steps: int, cache_gib: float, **t
     peak, flops = peak_of(plan), page_number(plan, "sweep", "flops_per_triple")
     if peak and flops and found["triples_per_second"]:
         found["mfu"] = found["triples_per_second"] * flops / peak
-    return {"run": name, "micro_batch": rows, "num_workers": config.train.num_workers, **found}
-
-
-def workers(plan: Plan) -> int:
-    "Processes that load: chosen by the loop from the machine; where this version cannot, by us."
-    default = next(f.default for f in fields(TrainConfig) if f.name == "num_workers")
-    if plan.tiny:
-        return 0
-    return -1 if default == -1 else max(1, min(16, (os.cpu_count() or 2) - 1))
+    settings = loader_settings(config.train.num_workers, plan.device, in_memory=cache_gib > 0)
+    return {"run": name, "micro_batch": rows, "num_workers": settings["num_workers"], **found}
 
 
 def page_number(plan: Plan, section: str, name: str) -> Any:
@@ -685,24 +665,7 @@ def twin_row(preset: str, result: dict) -> dict[str, Any]:
 # --- in this order ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Section:
-    "A measurement and its time in seconds: what it may take, and what later ones must at least be left."
-
-    run: Callable[[Plan, Page, Clock], None]
-    most: float
-    least: float
-
-
-SECTIONS = {
-    "machine": Section(machine, 30, 5),
-    "stores": Section(stores, 40, 15),
-    "sweep": Section(sweep, 70, 25),
-    "loop": Section(loop, 70, 30),
-    "compiled": Section(compiled, 150, 60),
-    "profile": Section(profile, 40, 20),
-    "families": Section(families, 70, 30),
-    "policy": Section(policy, 70, 30),
-    "curves": Section(curves, 60, 25),
-    "twins": Section(twins, 110, 45),
-}
+SECTIONS: dict[str, Callable[[Plan, Page, Clock], None]] = {
+    "machine": machine, "stores": stores, "sweep": sweep, "loop": loop, "compiled": compiled, "profile": profile,
+    "families": families, "policy": policy, "curves": curves, "twins": twins,
+}  # fmt: skip
