@@ -8,14 +8,14 @@ Docs: https://aclam-project.github.io/aclam/8_train/cluster.html.md"""
 __all__ = ['EXIT_REQUEUE', 'EXIT_GROUP', 'NO_LOCKS', 'LAUNCHERS', 'RANKS', 'ON_CPUS', 'CAUSES', 'LOST', 'BEAT_S', 'TICK_S',
            'DECIDE_S', 'PATIENCE_S', 'LAST_WORDS_S', 'GONE', 'FAKE_SRUN', 'FAKE_SCONTROL', 'Requeue', 'GroupError',
            'StopRequest', 'keep_from_children', 'lock', 'claim_folder', 'one_at_a_time', 'launched_processes',
-           'one_for_many', 'wrong_world', 'check_world', 'group_timeout', 'join_group', 'first_line', 'loading',
-           'appears', 'from_rank_0', 'agree_on_start', 'Event', 'true_cause', 'kind_of', 'one_line', 'Link', 'tell',
-           'connect', 'end_process', 'end_within', 'ignore_stop', 'is_failure', 'Watch', 'GroupWatch', 'Member',
-           'whereabouts', 'silence', 'listening', 'CenterLinks', 'Center', 'SpokeLink', 'Spoke', 'watch_ranks',
-           'parent_death_signal', 'die_with_parent', 'run_child', 'start_child', 'stop_children', 'exit_on_signals',
-           'status_of', 'PassOn', 'torchrun', 'command', 'main', 'slurm_script', 'fake_slurm']
+           'one_for_many', 'wrong_world', 'check_world', 'group_timeout', 'join_group', 'end_with_launcher',
+           'first_line', 'loading', 'appears', 'from_rank_0', 'agree_on_start', 'Event', 'true_cause', 'kind_of',
+           'one_line', 'Link', 'tell', 'connect', 'end_process', 'end_within', 'ignore_stop', 'is_failure', 'Watch',
+           'GroupWatch', 'Member', 'whereabouts', 'silence', 'listening', 'CenterLinks', 'Center', 'SpokeLink', 'Spoke',
+           'watch_ranks', 'parent_death_signal', 'die_with_parent', 'run_child', 'start_child', 'stop_children',
+           'exit_on_signals', 'status_of', 'PassOn', 'torchrun', 'command', 'main', 'slurm_script', 'fake_slurm']
 
-# %% ../../nbs/8_train/cluster.ipynb #aa4a97be
+# %% ../../nbs/8_train/cluster.ipynb #46b29576
 import ctypes
 import errno
 import fcntl
@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # both take seconds to import, and most of what is here needs
     from accelerate import PartialState
     from accelerate.utils import InitProcessGroupKwargs
 
-# %% ../../nbs/8_train/cluster.ipynb #6400c431
+# %% ../../nbs/8_train/cluster.ipynb #ea9c6cb2
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the checkpoint is written, the same command goes on from it
 EXIT_GROUP = 69  # EX_UNAVAILABLE of sysexits.h: nothing is wrong here, but another process of the group has failed
 
@@ -67,7 +67,7 @@ class Requeue(SystemExit):
 class GroupError(UserError):
     "Another rank has failed, and says why: raised where this rank only learns that it cannot go on."
 
-# %% ../../nbs/8_train/cluster.ipynb #4c8db9bc
+# %% ../../nbs/8_train/cluster.ipynb #fde02d79
 class StopRequest:
     """While active, SIGTERM and SIGUSR1 set a flag and do nothing else: `if stop: ...` at the end of each step.
     A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at once."""
@@ -100,7 +100,7 @@ class StopRequest:
             self.first_term = min(self.first_term, now)
         self.signal = self.signal or signal.Signals(number).name
 
-# %% ../../nbs/8_train/cluster.ipynb #df4d7ad2
+# %% ../../nbs/8_train/cluster.ipynb #34699d58
 @cache
 def _not_for_children() -> weakref.WeakSet:
     "Files and sockets that a forked child closes at once; the hook is set the first time somebody asks."
@@ -113,7 +113,7 @@ def keep_from_children(file: IO | socket.socket) -> None:
     "Have forked children close `file`, whose lock or connection must end with this process."
     _not_for_children().add(file)
 
-# %% ../../nbs/8_train/cluster.ipynb #d2eae54a
+# %% ../../nbs/8_train/cluster.ipynb #95d283f3
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
 
 
@@ -134,7 +134,7 @@ def lock(file: IO, wait_s: float) -> bool:
             say(f"{file.name}: this disk has no locks, so a second run in this folder would not be noticed")
             return True
 
-# %% ../../nbs/8_train/cluster.ipynb #64607339
+# %% ../../nbs/8_train/cluster.ipynb #76a6fe41
 @contextmanager
 def claim_folder(
     folder: str | Path,  # of a run; made if need be
@@ -154,7 +154,7 @@ def claim_folder(
         file.flush()
         yield path
 
-# %% ../../nbs/8_train/cluster.ipynb #b40d2564
+# %% ../../nbs/8_train/cluster.ipynb #e9cbcd78
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
     "Processes on all machines that share the file `path` go through the block one after another; there is no time-out."
@@ -164,7 +164,7 @@ def one_at_a_time(path: str | Path) -> Iterator[None]:
         lock(file, math.inf)
         yield
 
-# %% ../../nbs/8_train/cluster.ipynb #277e3068
+# %% ../../nbs/8_train/cluster.ipynb #0dd59aef
 LAUNCHERS = {  # environment variable: who says with it how many processes were started together
     "WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun",
 }  # fmt: skip
@@ -185,7 +185,7 @@ def one_for_many(env: Mapping[str, str] = os.environ) -> bool:
     prepared = "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env
     return prepared and not any(key in env for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
 
-# %% ../../nbs/8_train/cluster.ipynb #40c413e7
+# %% ../../nbs/8_train/cluster.ipynb #6783a7a8
 def wrong_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ) -> str:
     "Why `processes` on a machine with `gpus` GPUs cannot be what was asked for, and the cure; '' where it can."
     asked, who = launched_processes(env)
@@ -216,7 +216,7 @@ def check_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ, 
             raise SystemExit(2)
         raise UserError(why)
 
-# %% ../../nbs/8_train/cluster.ipynb #77851b11
+# %% ../../nbs/8_train/cluster.ipynb #a5bdfa48
 def group_timeout(seconds: float) -> "InitProcessGroupKwargs":
     "For `Accelerator(kwargs_handlers=[...])`: how long a rank waits for the others before it gives up."
     from accelerate.utils import InitProcessGroupKwargs
@@ -225,13 +225,13 @@ def group_timeout(seconds: float) -> "InitProcessGroupKwargs":
 
 
 def join_group(timeout_s: float = 600.0) -> "PartialState":
-    "Join the group that was launched, if there is one. `UserError`: not all came in time, or not as many as asked for."
+    """Join the group that was launched, if there is one and this was not done before; the first call decides.
+    `UserError`: not all came in time, or not as many as were asked for."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        die_with_parent(grace_s=30.0)  # killed launchers leave processes that train on
+    end_with_launcher()
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     try:
         state = PartialState(cpu=cpu, **group_timeout(timeout_s).to_kwargs())
@@ -242,11 +242,18 @@ def join_group(timeout_s: float = 600.0) -> "PartialState":
     return state
 
 
+@cache
+def end_with_launcher() -> None:
+    "Have a process that torchrun has started end with it: one that is killed leaves processes that train on."
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent(grace_s=30.0)  # as long as torchrun itself would wait
+
+
 def first_line(error: BaseException) -> str:
     "The first line of an exception's message."
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-# %% ../../nbs/8_train/cluster.ipynb #af2e4080
+# %% ../../nbs/8_train/cluster.ipynb #72b6bb16
 def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
     "The same batches. A loading process that hangs or dies is a `UserError` in one line."
     try:
@@ -260,7 +267,7 @@ def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
             raise UserError(f"a loading process died ({said}): out of memory? try fewer --train.num-workers") from e
         raise
 
-# %% ../../nbs/8_train/cluster.ipynb #53b08810
+# %% ../../nbs/8_train/cluster.ipynb #8a75c559
 def appears(path: Path, within_s: float) -> bool:
     "Whether a file is seen within some seconds; looking at its folder makes a network disk fetch the news."
     end = time.monotonic() + within_s
@@ -277,7 +284,7 @@ def from_rank_0(value: Any) -> Any:
 
     return broadcast_object_list([value])[0]
 
-# %% ../../nbs/8_train/cluster.ipynb #671e9a64
+# %% ../../nbs/8_train/cluster.ipynb #23235cd3
 def agree_on_start(
     folder: str | Path,  # of the run, on all ranks
     found: Path | None,  # on rank 0: the checkpoint to go on from; not looked at elsewhere
@@ -306,7 +313,7 @@ def agree_on_start(
         raise UserError(text) if state.is_main_process else GroupError(text)
     return start
 
-# %% ../../nbs/8_train/cluster.ipynb #b459b1e6
+# %% ../../nbs/8_train/cluster.ipynb #2fce8eed
 CAUSES = ("error", "gone", "silent", "lost")  # what explains comes before what it explains
 
 
@@ -333,7 +340,7 @@ def true_cause(events: Sequence[Event]) -> tuple[Event, int]:
     alike = [e for e in events if e.kind == kind]
     return next((e for e in alike if e.rank == 0), alike[0]), len(alike) - 1
 
-# %% ../../nbs/8_train/cluster.ipynb #91f2b29e
+# %% ../../nbs/8_train/cluster.ipynb #fb37633d
 LOST = ("connection closed by peer", "connection reset by peer", "timed out waiting", "timeout", "gloo", "nccl")
 
 
@@ -350,7 +357,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
-# %% ../../nbs/8_train/cluster.ipynb #683a01a5
+# %% ../../nbs/8_train/cluster.ipynb #4fb58c3e
 class Link:
     "Messages over a socket, one JSON object a line."
 
@@ -391,7 +398,7 @@ def connect(hosts: Sequence[str], port: int, within_s: float) -> Link | None:
         time.sleep(0.2)
     return None
 
-# %% ../../nbs/8_train/cluster.ipynb #e639045a
+# %% ../../nbs/8_train/cluster.ipynb #eed00449
 def end_process(status: int) -> None:
     "End this process and its children now, from any thread."
     for child in multiprocessing.active_children():
@@ -422,7 +429,7 @@ def is_failure(error: BaseException | None) -> bool:
         return error.code not in (None, 0, EXIT_REQUEUE)
     return error is not None
 
-# %% ../../nbs/8_train/cluster.ipynb #94e1f1ed
+# %% ../../nbs/8_train/cluster.ipynb #f9b2e150
 BEAT_S = 1.0  # between signs of life
 TICK_S = 0.2  # the watching thread looks around that often
 DECIDE_S = 0.5  # rank 0 collects news for so long before it decides
@@ -445,7 +452,7 @@ class Watch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         pass
 
-# %% ../../nbs/8_train/cluster.ipynb #738161f3
+# %% ../../nbs/8_train/cluster.ipynb #1d24beae
 class GroupWatch(Watch):
     "What `Center` and `Spoke` share: the thread, and what the main thread and the watching one tell each other."
 
@@ -486,7 +493,7 @@ class GroupWatch(Watch):
         self.decided.wait(PATIENCE_S + 5.0)
         if self.verdict is None or self.verdict.rank == self.rank:
             return end_within(10.0)
-        if own.kind == "error" and own.cause != self.verdict.cause:
+        if own.kind == "error" and not self.verdict.cause.startswith(own.cause):
             say(own)
         return self.end(2 if isinstance(error, UserError) else EXIT_GROUP)
 
@@ -497,7 +504,7 @@ class GroupWatch(Watch):
         if not self.leaving:
             self.end(EXIT_GROUP)
 
-# %% ../../nbs/8_train/cluster.ipynb #df4af2b5
+# %% ../../nbs/8_train/cluster.ipynb #2c6996ce
 @dataclass
 class Member:
     "What rank 0 knows of another rank."
@@ -536,7 +543,7 @@ def listening() -> socket.socket:
         return socket.create_server(("", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=1024)
 
-# %% ../../nbs/8_train/cluster.ipynb #04f03c9f
+# %% ../../nbs/8_train/cluster.ipynb #ec5e3605
 class CenterLinks(GroupWatch):
     "The connections of rank 0: who is there, and what they say."
 
@@ -588,7 +595,7 @@ class CenterLinks(GroupWatch):
         if member and not any(e.rank == member.rank and e.kind == "error" for e in self.events):
             self.events.append(member.event("gone", GONE.format(f" (process {member.pid})")))
 
-# %% ../../nbs/8_train/cluster.ipynb #63bc1399
+# %% ../../nbs/8_train/cluster.ipynb #a9562ad7
 class Center(CenterLinks):
     "The watch of rank 0: it hears from all others, finds the true cause, and tells them."
 
@@ -636,7 +643,7 @@ class Center(CenterLinks):
             tell(self.members, end=asdict(self.cause))
             self.decide(self.cause)
 
-# %% ../../nbs/8_train/cluster.ipynb #00cf2861
+# %% ../../nbs/8_train/cluster.ipynb #fb99a7d2
 class SpokeLink(GroupWatch):
     "The connection of any other rank to rank 0."
 
@@ -671,7 +678,7 @@ class SpokeLink(GroupWatch):
             self.decided.set()
             self.closed.set()
 
-# %% ../../nbs/8_train/cluster.ipynb #f8ae2fe7
+# %% ../../nbs/8_train/cluster.ipynb #c08c8e08
 class Spoke(SpokeLink):
     "The watch of any other rank: it tells rank 0 what happens here, and ends when rank 0 says so or is gone."
 
@@ -700,16 +707,14 @@ class Spoke(SpokeLink):
         if self.cause and (self.rank == 1 or os.environ.get("LOCAL_RANK") == "0"):
             say(f"\n{self.cause}")
 
-# %% ../../nbs/8_train/cluster.ipynb #abb24737
+# %% ../../nbs/8_train/cluster.ipynb #dc7acae6
 _watching: list[Watch] = []  # of this process: at most one
 
 
 @contextmanager
 def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
-    "Watch over the ranks of this process's group while the block runs; inside another such block, the same watch."
-    from accelerate import PartialState
-
-    state = PartialState()
+    "Join the group and watch over its ranks while the block runs; inside another such block, the same watch."
+    state = join_group(timeout_s)
     if _watching:
         yield _watching[0]
     elif state.num_processes == 1:
@@ -723,7 +728,7 @@ def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
             finally:
                 _watching.clear()
 
-# %% ../../nbs/8_train/cluster.ipynb #92c1ed2a
+# %% ../../nbs/8_train/cluster.ipynb #08ceb6eb
 def parent_death_signal(number: int) -> bool:
     "Have the kernel send this process a signal when the thread that started it ends; False where that is unknown."
     if not sys.platform.startswith("linux"):
@@ -755,7 +760,7 @@ def run_child(parent: int, command: Sequence[str]) -> None:
     else:
         os.execvp(command[0], command)  # what the kernel was told stays in force; the thread ends here
 
-# %% ../../nbs/8_train/cluster.ipynb #4846f193
+# %% ../../nbs/8_train/cluster.ipynb #bbb994e6
 def start_child(
     command: Sequence[str],  # such as [sys.executable, "-m", "aclam.train.lam", ...]
     log: Path,  # gets what the child says
@@ -769,7 +774,7 @@ def start_child(
         return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                                 env={**os.environ, **(env or {})}, process_group=0)
 
-# %% ../../nbs/8_train/cluster.ipynb #57363ee1
+# %% ../../nbs/8_train/cluster.ipynb #7306aa12
 def stop_children(processes: Iterable[subprocess.Popen], grace_s: float = 2.0) -> None:
     "End processes that still run: SIGTERM, and `grace_s` later SIGKILL for them and their own children."
     running = [p for p in processes if p.poll() is None]
@@ -802,7 +807,7 @@ def exit_on_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
-# %% ../../nbs/8_train/cluster.ipynb #9e76c785
+# %% ../../nbs/8_train/cluster.ipynb #2304c606
 def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     "The exit status of a group from those of its processes (negative: a signal); `stopped`: it was asked to stop."
     there = set(statuses) - {0}
@@ -813,7 +818,7 @@ def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     killed = [128 - s for s in there if s < 0 and s != -signal.SIGTERM]
     return max(failed or killed or there or {0}) % 256
 
-# %% ../../nbs/8_train/cluster.ipynb #91975e31
+# %% ../../nbs/8_train/cluster.ipynb #2c05f1a8
 class PassOn:
     "While active, SIGTERM and SIGUSR1 go to this process's children. Without any they end it, to be requeued."
 
@@ -839,7 +844,7 @@ class PassOn:
         if not children:
             raise Requeue("no process had begun")
 
-# %% ../../nbs/8_train/cluster.ipynb #9b2dccb3
+# %% ../../nbs/8_train/cluster.ipynb #fed14833
 def torchrun(words: Sequence[str]) -> int:
     "As `torchrun words...`; the exit status is that of its processes, see `status_of`."
     own = os.environ.get("TORCH_CPP_LOG_LEVEL", "")
@@ -864,7 +869,7 @@ def torchrun(words: Sequence[str]) -> int:
             return 128 + int(e.sigval)
     return 0
 
-# %% ../../nbs/8_train/cluster.ipynb #2a9ce917
+# %% ../../nbs/8_train/cluster.ipynb #06a5079b
 def command(words: Sequence[str]) -> int | None:
     "`torchrun WORDS`, or `child PARENT COMMAND`, which is how `start_child` starts a process."
     if words[:1] == ["torchrun"]:
@@ -883,7 +888,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
     main()
 
-# %% ../../nbs/8_train/cluster.ipynb #98f24ace
+# %% ../../nbs/8_train/cluster.ipynb #0011fd95
 def slurm_script(name: str) -> Path:
     "The path of a packaged job script for Slurm, such as one_gpu, eight_gpus or four_nodes."
     folder = Path(str(files("aclam") / "configs" / "slurm"))
@@ -892,7 +897,7 @@ def slurm_script(name: str) -> Path:
         raise UserError(f'no job script "{name}".{suggest(name, there)} There are {", ".join(there)}')
     return folder / f"{name}.sh"
 
-# %% ../../nbs/8_train/cluster.ipynb #63ffe4ad
+# %% ../../nbs/8_train/cluster.ipynb #c274eae8
 FAKE_SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 tasks=()
