@@ -1,5 +1,6 @@
 """One training whatever the precision, the number of processes and of micro-batches: over every family of models."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,9 @@ import scale_table
 from scale_runs import FAMILIES, KINDS, OPENS, Mixed, ToyMoments, build, curve
 
 from aclam.core import UserError
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.lam import LatentActionModel
 from aclam.lam.global_batch import MicroBatch, commit, micro_batch
 from aclam.train import loop, step
 
@@ -228,3 +232,37 @@ def test_commit_is_needed_once_only():
     commit(lam)
     commit(lam)
     assert lam.bottleneck.steps == 1
+
+
+def losses_in(folder: Path) -> list[float]:
+    return [row["loss"] for row in loop.read_metrics(folder) if "loss" in row]
+
+
+def launched(world: int, *words: object) -> None:
+    """Run `python -m aclam.train.lam words...` on so many processes."""
+    env = {**scale_table.os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+           "PYTHONPATH": str(scale_table.ROOT)}  # fmt: skip
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), f"--nproc_per_node={world}", "--master_port=29897", "-m"]
+    command = [*(torchrun if world > 1 else [sys.executable, "-m"]), "aclam.train.lam", *map(str, words)]
+    done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_sharded_run_goes_on_whole_and_a_whole_run_goes_on_sharded(tmp_path):
+    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=20, size=32) for seed in range(6)))
+    words = ["--data", tmp_path / "store", "--model.idm-width", 16, "--model.fdm-width", 16, "--probe-n", 8,
+             "--model.bottleneck.continuous-steps", 5, "--train.steps", 12, "--train.batch-size", 8,
+             "--train.checkpoint-every", 6, "--train.probe-every", 6, "--train.log-every", 1, "--out"]  # fmt: skip
+    launched(1, *words, tmp_path / "whole")
+    launched(2, *words, tmp_path / "sharded", "--train.shard", "--train.checkpoint-activations")
+    one = losses_in(tmp_path / "whole")
+    assert farthest({"losses": losses_in(tmp_path / "sharded")[:5]}, {"losses": one[:5]}) < 1e-5
+    for name in ("whole", "sharded"):  # back to step 6, and on in the other way
+        for path in [*(tmp_path / name / "checkpoints").glob("step_000012"), tmp_path / name / "model"]:
+            shutil.rmtree(path)
+    launched(2, *words, tmp_path / "whole", "--train.shard")
+    launched(1, *words, tmp_path / "sharded")
+    for name in ("whole", "sharded"):
+        assert farthest({"losses": losses_in(tmp_path / name)}, {"losses": one}) < 1e-3  # a token at a border: step 6
+        model = LatentActionModel.from_pretrained(tmp_path / name / "model")
+        assert model.bottleneck.steps == 12 and model.bottleneck.book.started
