@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'split', 'open_folder',
            'decoded_once', 'LamData', 'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fingerprint',
-           'fit_to_data', 'Instructed', 'told', 'build', 'describe', 'file_hash', 'watched_probe', 'run', 'main']
+           'fit_to_data', 'Instructed', 'told', 'build', 'describe', 'file_hash', 'watched_probe', 'setup_of',
+           'card_bytes', 'fit_to_card', 'needs_of', 'arithmetic', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import argparse
@@ -33,7 +34,8 @@ from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
 from .cluster import join_group, watch_ranks
-from .loop import TrainConfig, train, train_command
+from .cost import Setup, card_of, choose_accumulate, flops_per_triple, out_of_memory_advice
+from .loop import Needs, TrainConfig, precision, train, train_command
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
 TRAINING = {  # by the end of the model preset's name
@@ -278,6 +280,42 @@ def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionMode
     watch = Watch(data.held_out.batch(range(min(128, config.probe_n)))["frames"])
     return lambda model, s: {**structure(model, s), **watch(model, s)}, watch
 
+# %% ../../nbs/8_train/lam.ipynb #bb149b34
+def setup_of(train: TrainConfig, world: int) -> Setup:
+    "How a training step is laid out, for the formulas of cost."
+    return Setup(precision(train) == "bf16", train.checkpoint_activations, train.exact_accumulation, train.shard, world)
+
+
+def card_bytes() -> int:
+    "Memory of this process's GPU; 0 without one."
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+
+
+def fit_to_card(train: TrainConfig, model: Any, world: int) -> TrainConfig:
+    "The settings with as few micro-batches as the GPU's memory allows, where `accumulate` is 0; without a GPU one."
+    if train.accumulate:
+        return train
+    memory = card_bytes()
+    parts = choose_accumulate(model, train.batch_size, memory, setup_of(train, world)) if memory else 1
+    return replace(train, accumulate=parts)
+
+
+def needs_of(model: Any, train: TrainConfig, world: int, unit: str) -> Needs:
+    "What a model of these settings costs on this machine."
+    setup = setup_of(train, world)
+    card = card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    peak = card.peak(arithmetic(train)) if card else None
+
+    def advice(rows: int) -> str:
+        return out_of_memory_advice(model, rows, train.batch_size, card_bytes(), setup)
+
+    return Needs(unit, flops_per_triple(model) or 0.0, (peak or 0.0) * world, advice)
+
+
+def arithmetic(train: TrainConfig) -> str:
+    "In which precision matrices are multiplied on a GPU: 'bf16', 'tf32' or 'float32'."
+    return "bf16" if precision(train) == "bf16" else "tf32" if train.tf32 else "float32"
+
 # %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
@@ -291,8 +329,9 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
             say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
         probe, watch = watched_probe(config, data, model)
         about = describe(config, data, model)
-        result = train(model, data.train, config.train, config.out, probe, resume=config.resume, describe=about,
-                       unit="triples")
+        how = fit_to_card(config.train, model.config, state.num_processes)
+        needs = needs_of(model.config, how, state.num_processes, "triples")
+        result = train(model, data.train, how, config.out, probe, resume=config.resume, describe=about, needs=needs)
         if state.is_main_process:
             write_json(Path(config.out) / "data.json", data.origin)
             if watch.readings and watch.verdict != "stable":

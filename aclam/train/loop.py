@@ -10,9 +10,9 @@ __all__ = ['TENSOR_FILES', 'REPLICAS', 'COMPILE', 'TIMINGS', 'FREE', 'NEW', 'T',
            'read_tensors', 'optimizer_tensors', 'load_optimizer_tensors', 'checkpoint_path', 'checkpoints',
            'save_checkpoint', 'load_sharded_checkpoint', 'load_checkpoint', 'read_metrics', 'Log', 'origin', 'suspects',
            'precision', 'Run', 'prepare', 'set_arithmetic', 'three_passes', 'batches_of', 'gradients_of', 'clip',
-           'optimize', 'Meter', 'without_timings', 'run_probe', 'flat', 'first_difference', 'prepare_folder',
-           'Watchers', 'train', 'leave_group', 'summary', 'train_command', 'StepBatches', 'scheduled_callback',
-           'learner']
+           'optimize', 'Needs', 'Meter', 'without_timings', 'run_probe', 'flat', 'first_difference', 'prepare_folder',
+           'Watchers', 'too_large', 'train', 'leave_group', 'summary', 'train_command', 'StepBatches',
+           'scheduled_callback', 'learner']
 
 # %% ../../nbs/8_train/loop.ipynb #bd20bdbb
 import dataclasses
@@ -70,7 +70,7 @@ class TrainConfig:
     weight_decay: float = 0.01  # on matrices only, not on biases, norms and embeddings  # assumed
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW  # assumed
     clip_norm: float = 1.0  # larger gradients are scaled to this norm; 0: never  # paper, A.2 (policy); assumed here
-    accumulate: int = 1  # micro-batches an optimiser step, for less memory; normalizers see one at a time
+    accumulate: int = 1  # micro-batches a step; normalizers see one at a time; 0: as few as the card can hold
     exact_accumulation: bool = False  # three passes, and they see the whole batch: same result up to rounding
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on GPUs that have it, never on a CPU
     tf32: bool = True  # on a GPU, products of float32 matrices with 10 bits of mantissa: many times faster
@@ -540,14 +540,22 @@ def optimize(run: Run, s: int, parts: Sequence[dict]) -> list[dict]:
     return [{**metrics, "lr": lr, "grad_norm": norm} for metrics in seen]
 
 # %% ../../nbs/8_train/loop.ipynb #13dfadb7
-class Meter:
-    "Samples a second, the share of time spent waiting for data, and what the card makes of its peak."
+@dataclass(frozen=True)
+class Needs:
+    "What a model costs, as far as it is known: see `aclam.train.cost`."
 
-    def __init__(self, samples_a_step: int, unit: str = "samples", flops: float = 0.0, peak: float | None = None):
-        self.samples_a_step = samples_a_step
-        self.unit = unit
-        self.flops = flops  # of a sample, forward and backward
-        self.peak = peak  # FLOP/s of all cards together; None: not known
+    unit: str = "samples"  # what a row of a batch is
+    flops: float = 0.0  # of one row, forward and backward; 0: not known
+    peak: float = 0.0  # FLOP/s of all cards together; 0: not known
+    advice: Callable[[int], str] | None = None  # one line for a micro-batch of so many rows that did not fit
+
+
+class Meter:
+    "Rows a second, the share of time spent waiting for data, and what the cards make of their peak."
+
+    def __init__(self, rows_a_step: int, needs: Needs = Needs()):
+        self.rows_a_step = rows_a_step
+        self.needs = needs
         self.reset()
 
     def reset(self) -> None:
@@ -566,10 +574,10 @@ class Meter:
     def read(self) -> dict[str, float]:
         "The numbers since the last reading."
         seconds = time.perf_counter() - self.since
-        rate = self.steps * self.samples_a_step / seconds
-        found = {f"{self.unit}_per_second": rate, "data_wait": self.waited / seconds}
-        if self.peak and self.flops:
-            found["mfu"] = rate * self.flops / self.peak
+        rate = self.steps * self.rows_a_step / seconds
+        found = {f"{self.needs.unit}_per_second": rate, "data_wait": self.waited / seconds}
+        if self.needs.peak and self.needs.flops:
+            found["mfu"] = rate * self.needs.flops / self.needs.peak
         if torch.cuda.is_available():
             found["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.reset()
@@ -714,6 +722,15 @@ def _after_step(run: Run, s: int, seen: list[dict], watchers: Watchers, seconds:
     return found
 
 # %% ../../nbs/8_train/loop.ipynb #5272240d
+def too_large(run: Run, needs: Needs, error: Exception) -> str:
+    "One line for a step that needs more memory than the device has: what was tried, and what would fit."
+    if needs.advice is not None:
+        return f"out of memory: {needs.advice(run.rows)}"
+    more = 2 * run.config.accumulate
+    return (f"out of memory with {run.rows} rows at a time: try --train.accumulate {more}, or "
+            f"--train.checkpoint-activations ({str(error).splitlines()[0]})")
+
+
 def _loop(run: Run, first: int, before: float, watchers: Watchers) -> dict[str, float]:
     "Steps first..steps-1; `before` is the time spent in earlier sittings. The last metrics are returned."
     batches = batches_of(run, first)
@@ -725,7 +742,10 @@ def _loop(run: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
     with bar:
         for s in range(first, run.config.steps):
             watchers.ranks.at = f"step {s + 1}"
-            seen = optimize(run, s, watchers.meter.wait(batches))
+            try:
+                seen = optimize(run, s, watchers.meter.wait(batches))
+            except torch.cuda.OutOfMemoryError as error:
+                raise UserError(too_large(run, watchers.meter.needs, error)) from error
             seconds = before + time.perf_counter() - start
             found = _after_step(run, s + 1, seen, watchers, seconds)
             last = {**last, **found}
@@ -744,8 +764,7 @@ def train(
     collate: Callable[[list], dict] = default_collate,
     resume: bool = True,  # go on from the newest checkpoint in `folder`; False: start anew, the old run is removed
     describe: dict | None = None,  # more for config.json: what the data and the model are
-    unit: str = "samples",  # what a row of a batch is, for the log
-    flops: float = 0.0,  # FLOPs of one, forward and backward, for the log
+    needs: Needs = Needs(),  # what the log and the memory advice know of the model
 ) -> dict[str, float]:  # the metrics of the last step and the last probe
     """Train `model` for `config.steps` optimiser steps, on as many processes as were launched.
     With the same number of threads, a CPU run that was killed and started again ends at the same bits. `UserError`:
@@ -760,7 +779,7 @@ def train(
         found = _all_ranks(run, lambda: prepare_folder(folder, settings, resume))
         done, seconds = _resume(run, agree_on_start(folder, found))
         log = held.enter_context(Log(folder, done)) if run.main else None
-        watchers = Watchers(log, probe, Meter(config.batch_size, unit, flops), watch)
+        watchers = Watchers(log, probe, Meter(config.batch_size, needs), watch)
         try:
             last = _loop(run, done, seconds, watchers)
         except Requeue as stop:

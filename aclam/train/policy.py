@@ -8,8 +8,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'commands_of',
            'frames_after', 'hops', 'Known', 'LabeledLatents', 'latents_of', 'known_latents', 'turns', 'Episode',
            'move_picture', 'PolicyDataset', 'check_rows', 'Shown', 'open_episodes', 'open_lam', 'PolicyData',
-           'fit_to_data', 'divide', 'fingerprint', 'open_data', 'some_latents', 'set_units', 'build', 'policy_probe',
-           'run', 'main']
+           'fit_to_data', 'divide', 'fingerprint', 'open_data', 'some_latents', 'set_units', 'build', 'random_weights',
+           'policy_probe', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 import argparse
@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 
 from ..core import UserError, parse, say, suggest
 from ..data.source import open_dataset
@@ -31,9 +30,10 @@ from ..data.store import Store, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
-from ..policy.vlm import load_weights, text_numbers
+from ..policy.vlm import VlmConfig, load_weights, text_numbers
+from .cluster import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
-from .lam import decoded_once, split
+from .lam import decoded_once, fit_to_card, needs_of, split
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
@@ -42,7 +42,7 @@ TRAINING = {  # by what the policy preset's name says
         steps=3500, batch_size=64, lr=1e-3, schedule="one_cycle", probe_every=500, checkpoint_every=100, log_every=20
     ),
     "paper": TrainConfig(  # AC-LAM, A.2; what follows the warm-up is not stated
-        steps=15_000, lr=5e-5, warmup_steps=200, schedule="constant", num_workers=4, checkpoint_every=1000
+        steps=15_000, lr=5e-5, warmup_steps=200, schedule="constant", num_workers=-1, checkpoint_every=1000
     ),
 }
 
@@ -396,7 +396,7 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
-def some_latents(episodes: Sequence[Episode], width: int, most: int = 1 << 25) -> np.ndarray:
+def some_latents(episodes: Sequence[Episode], width: int, most: int = 1 << 24) -> np.ndarray:
     "Latents (n, width) of every k-th frame of each episode, k as small as leaves at most about `most` numbers."
     step = -(-sum(len(e.t) for e in episodes) * width // most)
     return np.concatenate([e.latents[::step] for e in episodes])
@@ -417,13 +417,27 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
 
 
 def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
-    "The untrained policy, the same on every process; its encoder has the trained weights that are named, if any."
+    """The untrained policy, the same on every process; its encoder has the trained weights that are named, if any.
+    One that will be sharded has numbers on the first process only: see `aclam.train.sharded.shard`."""
+    shapes_only = config.train.shard and not PartialState().is_main_process
     torch.manual_seed(config.train.seed)
-    policy = Policy(data.model)
-    if data.model.vlm.weights:
+    with torch.device("meta" if shapes_only else "cpu"):
+        policy = Policy(data.model)
+    if data.model.vlm.weights and not shapes_only:
         load_weights(policy.vlm)
     set_units(policy, data.train)
     return policy
+
+
+def random_weights(c: VlmConfig) -> str:
+    "What a person should know who trains an encoder from random weights; nothing where trained ones are named."
+    if c.weights:
+        return ""
+    if c.kind == "paligemma":
+        return ("PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, or a folder with its "
+                "files, begins from the trained ones")
+    return ("the encoder's weights are random, and it will hardly learn to read: --model.vlm.weights FOLDER begins from "
+            "one that python -m aclam.train.grounding has made")
 
 # %% ../../nbs/8_train/policy.ipynb #593f0fdd
 def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
@@ -439,7 +453,7 @@ def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
         row = {"action_error": (units.inside(found.action) - units.inside(on["action"])).abs().mean().item()}
         if found.latent is not None:
             row["latent_error"] = ((found.latent - on["latent"]) / policy.latent_units.spread).square().mean().item()
-        return row | {"loss": policy.loss(on)[1]["loss"]}
+        return row | {"loss": policy.loss(on)[1]["loss"].item()}
 
     return probe
 
@@ -447,17 +461,24 @@ def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
 def run(config: PolicyTrainConfig) -> dict[str, Any]:
     "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
     check_settings(config)
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # the first call decides who is there
-    data = open_data(config)
-    policy, d = build(config, data), data.description
-    parameters = sum(p.numel() for p in policy.parameters())
-    if state.is_main_process:
-        say(f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, {d['videos']} videos, "
-            f"{config.out}")
-    eyes = weights_hash(policy.vlm) if data.model.vlm.kind == "small" and data.model.vlm.weights else None
-    about = {"preset": config.preset, "model": asdict(data.model), "data": d, "eyes": eyes}
-    probe = policy_probe(data.held_out, config.probe_n)
-    result = train(policy, data.train, config.train, config.out, probe, resume=config.resume, describe=about)
+    state = join_group(config.train.group_timeout_s)  # the first call decides who is there
+    with watch_ranks(config.train.group_timeout_s):
+        data = open_data(config)
+        policy = build(config, data)
+        d = data.description
+        parameters = sum(p.numel() for p in policy.parameters())
+        if state.is_main_process:
+            say(f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, "
+                f"{d['videos']} videos, {config.out}")
+            if random_weights(data.model.vlm):
+                say(random_weights(data.model.vlm))
+        small = data.model.vlm.kind == "small" and data.model.vlm.weights
+        eyes = weights_hash(policy.vlm) if small and state.is_main_process else None
+        about = {"preset": config.preset, "model": asdict(data.model), "data": d, "eyes": eyes}
+        probe = policy_probe(data.held_out, config.probe_n)
+        how = fit_to_card(config.train, data.model, state.num_processes)
+        needs = needs_of(data.model, how, state.num_processes, "samples")
+        result = train(policy, data.train, how, config.out, probe, resume=config.resume, describe=about, needs=needs)
     return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
 
 # %% ../../nbs/8_train/policy.ipynb #e022fe1b
