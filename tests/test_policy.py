@@ -115,6 +115,42 @@ def test_labels_of_all_emoji_have_numbers_of_their_own():
 def test_paligemma_in_small():
     pytest.importorskip("transformers")
     assert vlm.check_paligemma() < 1e-5
+    assert vlm.check_library_forward() < 1e-5
+
+
+def test_published_files_have_more_rows_than_words(tmp_path):
+    pytest.importorskip("transformers")
+    published = vlm.write_paligemma(tmp_path, more=64).model.state_dict()
+    own = vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path)))
+    vlm.load_weights(own)
+    for name, value in own.model.state_dict().items():
+        assert torch.equal(value, published[name][: len(value)] if value.ndim else published[name]), name
+    assert len(published["language_model.embed_tokens.weight"]) == vlm.REDUCED.vocab + 64
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"depth": 1}, "text_config.num_hidden_layers 2, this policy 1"),
+    ({"vision_depth": 2}, "vision_config.num_hidden_layers 1, this policy 2"),
+    ({"vision_heads": 4}, "vision_config.num_attention_heads 2, this policy 4"),
+    ({"image_size": 56}, r"position_embedding.weight of shape \(4, 16\), this policy \(16, 16\)"),
+    ({"vocab": 600}, r"embed_tokens.weight of shape \(576, 32\), this policy \(600, 32\)"),
+])
+def test_published_files_that_do_not_fit(tmp_path, change, words):
+    pytest.importorskip("transformers")
+    vlm.write_paligemma(tmp_path)
+    with pytest.raises(UserError, match=words):
+        vlm.load_weights(vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path), **change)))
+
+
+def test_no_published_files(tmp_path):
+    pytest.importorskip("transformers")
+    vlm.write_paligemma(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    own = vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path)))
+    with pytest.raises(UserError, match="no PaliGemma at"):
+        vlm.load_weights(own)
+    with pytest.raises(UserError, match="no tokenizer at"):
+        vlm.text_numbers(["go"], own.config)
 
 
 def test_transformers_missing(monkeypatch):
@@ -153,7 +189,7 @@ def test_video_trains_the_plan_only():
     loss, metrics = policy.loss(model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0))
     loss.backward()
     assert metrics["action"] == 0 and policy.latent.embed.weight.grad is not None
-    assert all(p.grad is None for p in policy.robot.parameters())
+    assert not any(p.grad.any() for p in policy.robot.parameters())  # it ran, and nothing moves it
 
 
 def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
@@ -161,7 +197,7 @@ def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
     policy, batch = model.Policy(config).eval(), model.toy_batch(5, config, torch.Generator().manual_seed(0))
     with torch.no_grad():  # whatever it sees, it says 0.25
         policy.robot.head.weight.zero_(), policy.robot.head.bias.fill_(0.25)
-    loss = policy.loss(batch)[1]["action"]
+    loss = policy.loss(batch)[1]["action"].item()
     assert loss == pytest.approx((0.25 - batch["action"]).square().mean().item(), rel=1e-4)
     drawn = policy.sample(*inputs(config), model.draw_noise(config, [0, 1])).action
     assert torch.allclose(drawn, torch.full_like(drawn, 0.25), atol=0.01)
@@ -184,6 +220,151 @@ def test_rows_without_commands_count_nothing():
         torch.manual_seed(1)
         losses.append(policy.loss(batch | {"action": other})[1]["action"])
     assert losses[0] == losses[1]
+
+
+CPU = dataclasses.replace(model.PRESETS["policy_cpu"], latents=2, latent_dim=2, action_dim=2, proprio_dim=3)
+REDUCED = dataclasses.replace(TINY, vlm=vlm.REDUCED, expert=experts.LayerSize(24, 48, 4, 1, 8))
+FORMS = {"tiny": TINY, "wo_lam": model.without_latents(TINY), "cpu": CPU, "paligemma": REDUCED}
+
+
+def demonstrations(config, n=12, seed=0):
+    "A toy batch in which some rows have no commands, with places to aim at."
+    dice = torch.Generator().manual_seed(seed)
+    places = {key: torch.rand(n, config.proprio_dim, generator=dice) for key in ("proprio", "turn", "end")}
+    batch = model.toy_batch(n, config, dice) | places
+    return batch | {"has_action": torch.arange(n) % 7 < 3}  # 3, 1, 2 rows in thirds
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_divided_batch_teaches_what_the_whole_does(form):
+    if form == "paligemma":
+        pytest.importorskip("transformers")
+    policy = model.Policy(dataclasses.replace(FORMS[form], draws=2)).train()
+    gap = model.check_divided(policy, demonstrations(policy.config))
+    print(form, gap)
+    assert gap < 1e-5
+
+
+def test_a_divided_batch_without_counts_teaches_something_else():
+    """The comparison above can fail: means of parts are not the mean."""
+    policy = model.Policy(TINY).train()
+    batch = demonstrations(TINY)
+    losses = [model.mean_of_known("action", batch["action"].square(), batch["has_action"])]
+    parts = [{k: v[rows] for k, v in batch.items()} for rows in torch.arange(12).chunk(3)]
+    means = [model.mean_of_known("action", b["action"].square(), b["has_action"]) for b in parts]
+    assert abs(torch.stack(means).mean() - losses[0]) > 1e-3 * losses[0]
+    assert {k: v.item() for k, v in policy.counts(batch).items()} == {"action": 6, "latent": 12}
+
+
+class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+    "Counts operators for which the processor waits for the device."
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "aten.equal")
+        by_mask = "index" in name and any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool
+            for a in args if isinstance(a, list) for i in a)  # fmt: skip
+        if any(word in name for word in waits) or by_mask:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_waits_for_nothing(form):
+    policy = model.Policy(FORMS[form]).train()
+    batch = demonstrations(policy.config)
+    with Waits() as waits:
+        loss, metrics = policy.loss(batch)
+        loss.backward()
+    assert not waits.found
+    assert all(isinstance(v, torch.Tensor) and v.ndim == 0 and not v.requires_grad for v in metrics.values())
+    with Waits() as waits:  # and it can fail
+        loss.item()
+    assert waits.found
+
+
+def losses(form, steps=60, autocast=False):
+    torch.manual_seed(0)
+    policy = model.Policy(FORMS[form]).train()
+    adam, found = torch.optim.AdamW(policy.parameters(), 1e-3), []
+    for s in range(steps):
+        torch.manual_seed(s)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss, _ = policy.loss(demonstrations(policy.config, seed=s))
+        adam.zero_grad(), loss.backward(), adam.step()
+        found.append(loss.item())
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("form", ["tiny", "paligemma"])
+def test_bf16_follows_float32(form):
+    """Single losses wobble by rounding; their running means do not."""
+    exact, rounded = losses(form), losses(form, autocast=True)
+    gap = ((exact - rounded).abs() / exact).max().item()
+    print(form, gap)
+    assert gap < 0.03 and abs(rounded.mean() / exact.mean() - 1) < 0.01
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_under_cudas_rules_for_bf16(form):
+    """No GPU is needed to see which types meet: shapes on a device that is not there."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    policy, batch = model.Policy(FORMS[form]).train(), demonstrations(FORMS[form])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        def there(t):
+            return torch.empty(t.shape, dtype=t.dtype, device="cuda", requires_grad=t.requires_grad)
+
+        named = dict([*policy.named_parameters(), *policy.named_buffers()])
+        numbers = {f"model.{name}": there(t) for name, t in named.items()}
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            given = {name: there(t) for name, t in batch.items()}
+            loss, keys = torch.func.functional_call(Step(policy), numbers, (given,))
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+            torch.clear_autocast_cache()
+    assert loss.dtype == torch.float32 and keys.dtype == torch.bfloat16
+
+
+class Step(torch.nn.Module):
+    "A step as a module: the loss, and the encoder's first keys."
+
+    def __init__(self, policy):
+        super().__init__()
+        self.model = policy
+
+    def forward(self, batch):
+        return self.model.loss(batch)[0], self.model.vlm(batch["frames"], batch["text"]).keys[0]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("form", ["tiny", pytest.param("paligemma", marks=pytest.mark.slow)])
+def test_a_step_compiles_in_one_graph(form):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    from aclam.lam.global_batch import MicroBatch, micro_batch
+
+    policy = model.Policy(FORMS[form]).train()
+    batch = demonstrations(policy.config, 4)
+    step, counts = Step(policy), {"latent": torch.tensor(3.0), "action": torch.tensor(2.0)}
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
+    for first in (0, 4):  # two micro-batches of a batch of eight: another place is no other graph
+        losses = []
+        for call in (step, compiled):
+            torch.manual_seed(0)
+            with micro_batch(MicroBatch(torch.arange(first, first + 4), 8, counts)):
+                losses.append(call(batch)[0].item())
+        assert losses[0] == losses[1]
+    assert counter.frame_count == 1
 
 
 def test_paper_size_on_the_meta_device():
@@ -290,6 +471,13 @@ def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
     store, lam = training.open_dataset(tmp_path / "slow"), training.open_lam(str(folders / "lam"))
     assert training.known_latents(store, lam, 0.4) == [None] * 3
     assert "aclam-label --offsets 2" in capsys.readouterr().err
+
+
+def test_random_weights_are_said_aloud(folders, tmp_path, capsys):
+    training.run(small(folders, tmp_path / "run"))
+    assert capsys.readouterr().err.count("weights are random") == 1
+    assert "google/paligemma" in training.random_weights(vlm.VlmConfig())
+    assert training.random_weights(vlm.VlmConfig(weights="somewhere")) == ""
 
 
 def test_a_run_resumes_at_the_same_bits(folders, tmp_path):

@@ -7,9 +7,9 @@ Docs: https://aclam-project.github.io/aclam/6_policy/vlm.html.md"""
 # %% auto #0
 __all__ = ['SMALL', 'COLOURS', 'REDUCED', 'VlmConfig', 'word_numbers', 'text_numbers', 'Words', 'factors', 'stem', 'unit_frames',
            'SmallVLM', 'mean_of_words', 'readouts', 'named_squares', 'PlaceReader', 'check_words_matter', 'save_small',
-           'load_small', 'transformers', 'paligemma_config', 'PaliGemma', 'tokenizer', 'read_paligemma',
-           'check_paligemma_fits', 'words_only', 'load_paligemma', 'make_vlm', 'load_weights', 'check_paligemma',
-           'check_library_forward', 'write_paligemma']
+           'load_small', 'transformers', 'paligemma_config', 'PaliGemma', 'attention_dtype', 'tokenizer',
+           'read_paligemma', 'check_paligemma_fits', 'words_only', 'load_paligemma', 'make_vlm', 'load_weights',
+           'check_paligemma', 'check_library_forward', 'write_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4f933960
 import re
@@ -297,8 +297,15 @@ class PaliGemma(nn.Module):
         mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
         out = self.model.language_model(
             inputs_embeds=x, attention_mask=mask[:, None], position_ids=places[None], use_cache=True)
-        kept = out.past_key_values.layers
-        return Prefix([layer.keys for layer in kept], [layer.values for layer in kept], valid)
+        kept, dtype = out.past_key_values.layers, attention_dtype(x)  # the library keeps them in the precision of x
+        return Prefix([layer.keys.to(dtype) for layer in kept], [layer.values.to(dtype) for layer in kept], valid)
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    "The precision in which tokens x are attended: autocast's where it is on."
+    device = x.device.type
+    narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if narrow else x.dtype
 
 # %% ../../nbs/6_policy/vlm.ipynb #fbab1a8f
 @cache  # reading the tokenizer's file takes a second, and each episode of a data set asks for it
