@@ -1,7 +1,8 @@
-"""Latent actions for 10,000 pairs: `aclam-label` against a plain loop over pairs, and the same bytes after a kill."""
+"""Latent actions for 10,000 pairs: `aclam-label` against a plain loop, two shards against one process."""
 
-import hashlib
-import signal
+import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,10 +15,23 @@ import torch
 from aclam.data.store import read_store, resize_frames, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.train.label import LabelConfig, label, read_labels
+from aclam.train.label import LabelConfig, label, read_labels, same_files
 
-EPISODES, FRAMES, SIZE, LOOP = 100, 101, 64, 600
+EPISODES, FRAMES, SIZE, LOOP, TRIES = 100, 101, 64, 600, 3
 MODELS = ("ac_lam_cpu", "potential_lam_cpu")  # reads pairs; reads single frames
+WORKER = """
+import json, sys, time
+from pathlib import Path
+from aclam.train.label import LabelConfig, frames_of, label, open_job
+model, data, out, shard, prefetch = sys.argv[1:]
+config = LabelConfig(Path(model), Path(data), out=Path(out), shard=shard, prefetch=int(prefetch), piece_frames=300)
+frames_of(open_job(config).store.trajectories[:1], 8)  # imports what is imported late
+print("ready", flush=True)
+sys.stdin.readline()
+wall, cpu = time.monotonic(), time.process_time()
+label(config)
+print(json.dumps({"wall": time.monotonic() - wall, "cpu": time.process_time() - cpu}))
+"""  # a process that does one shard when it is told to, and says how long that took
 
 
 def plain_loop(lam: LatentActionModel, store, pairs: int) -> float:
@@ -31,26 +45,44 @@ def plain_loop(lam: LatentActionModel, store, pairs: int) -> float:
     return pairs / (time.perf_counter() - start)
 
 
-def digest(folder: Path) -> str:
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("part-*.parquet")))).hexdigest()
+def shards(config: LabelConfig, out: Path, count: int, prefetch: int) -> dict[str, float]:
+    "Seconds until `count` shards that start together have all ended, and CPU seconds of the longest, one thread each."
+    command = [sys.executable, "-c", WORKER, *map(str, (config.model, config.data, out))]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, f"{n}/{count}", str(prefetch)], env=env, text=True, stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for n in range(count)
+    ]  # fmt: skip
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    found = [json.loads(worker.communicate()[0]) for worker in workers]
+    return {key: max(f[key] for f in found) for key in ("wall", "cpu")}
 
 
-def killed_and_resumed(config: LabelConfig, out: Path) -> tuple[int, str]:
-    "Pieces that a process had written when it was killed, and the hash of the labels after it was started again."
-    words = ["--model", config.model, "--data", config.data, "--out", out]
-    words = [sys.executable, "-c", "from aclam.train.label import main; main()", *map(str, words)]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(out.glob("pieces/part*"))) < 3:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    kept = len([*out.glob("pieces/part*"), *out.glob("part*")])
-    subprocess.run(words, check=True, capture_output=True)
-    return kept, digest(out)
+def divided(config: LabelConfig, folder: Path, prefetch: int) -> Iterator[tuple[str, float, str]]:
+    "One process against two shards, in turn; medians over some tries."
+    found = {1: [], 2: []}
+    for n in range(TRIES):
+        for count in found:
+            out = folder / f"shards_{prefetch}_{n}_{count}"
+            found[count].append(shards(config, out, count, prefetch))
+        same_files(folder / f"shards_{prefetch}_{n}_1", folder / f"shards_{prefetch}_{n}_2")
+    for key in ("wall", "cpu"):
+        one, two = (statistics.median(f[key] for f in found[count]) for count in (1, 2))
+        yield f"prefetch {prefetch}: {key} of one process", one, "s"
+        yield f"prefetch {prefetch}: {key} of the longer of two shards", two, "s"
+        ratios = [a[key] / b[key] for a, b in zip(found[1], found[2], strict=True)]
+        yield f"prefetch {prefetch}: two shards / one process, by {key}", statistics.median(ratios), "x"
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
-    "Rates of both ways for each kind of model, their ratio, and whether a killed job ends at the same bytes."
+    "Rates of both ways for each kind of model and their ratio; two shards against one process."
     torch.set_num_threads(1)
+    print(f"  load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         episodes = (synthetic_trajectory(seed, T=FRAMES, size=SIZE) for seed in range(EPISODES))
@@ -64,10 +96,9 @@ def rows() -> Iterator[tuple[str, float, str]]:
             config, start = LabelConfig(folder / preset / "model", folder / "data"), time.perf_counter()
             done = label(config)
             rate = sum(done["pairs"].values()) / (time.perf_counter() - start)
+            assert len(read_labels(done["folder"])) == EPISODES * FRAMES
             yield f"{preset}: plain loop over {LOOP} pairs", loop, "pairs/s"
             yield f"{preset}: aclam-label, {sum(done['pairs'].values())} pairs", rate, "pairs/s"
             yield f"{preset}: aclam-label / plain loop", rate / loop, "x"
-        kept, found = killed_and_resumed(config, folder / "killed")
-        assert len(read_labels(folder / "killed")) == EPISODES * FRAMES
-        yield "files of a job when it was killed", kept, "of 10"
-        yield "the same bytes after it was started again", float(found == digest(Path(done["folder"]))), "1: yes"
+        for prefetch in (0, 1):
+            yield from divided(LabelConfig(folder / MODELS[0] / "model", folder / "data"), folder, prefetch)

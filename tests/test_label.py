@@ -1,16 +1,23 @@
-"""Labels for every pair: right, resumed after a kill, refused where something does not fit."""
+"""Labels for every pair: right, resumed after a kill, divided over processes, refused where something does not fit."""
 
 import hashlib
 import json
 import os
+import re
+import runpy
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -24,6 +31,7 @@ from aclam.lam.quantizer import Quantized
 from aclam.train import label as L
 
 FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,11 @@ def config(place, **changes) -> L.LabelConfig:
     return L.LabelConfig(**{"model": place / "run" / "model", "data": place / "data", "piece_frames": 30} | changes)
 
 
+def column(folder, name: str) -> np.ndarray:
+    labels = L.read_labels(folder)
+    return L.rows_of(labels, name, range(len(labels)))
+
+
 def digest(folder) -> str:
     return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("part-*.parquet")))).hexdigest()
 
@@ -55,9 +68,9 @@ def test_every_pair_is_that_of_a_plain_loop(place, whole):
     for offset in (1, 4, -2):
         L.check_labels(place / "whole", lam, store, offset)
         assert whole["pairs"][str(offset)] == sum(20 + s - abs(offset) for s in range(7))
-    table = L.read_labels(place / "whole")
+    tables = [table for _, table in L.blocks(L.read_labels(place / "whole"), ["episode_index", "frame_index"])]
     frames = [(e, n) for e, t in enumerate(store.trajectories) for n in range(len(t))]
-    assert list(zip(*(table.column(c).to_pylist() for c in range(2)), strict=True)) == frames
+    assert [(r["episode_index"], r["frame_index"]) for table in tables for r in table.to_pylist()] == frames
     assert whole["latent_dim"] == lam.config.latent_dim and not (place / "whole" / "pieces").exists()
 
 
@@ -75,13 +88,13 @@ def test_a_killed_job_ends_at_the_same_bytes(place, whole):
     words = ["--model", place / "run" / "model", "--data", place / "data", "--out", out, "--piece-frames", 30]
     words = [sys.executable, "-c", code, *map(str, words), "--offsets", "1", "4", "-2"]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(out.glob("pieces/part*")):
+        while process.poll() is None and not list(out.glob("pieces/part*.parquet")):
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(UserError, match="not complete"):
         L.read_labels(out)
-    there = {p: p.stat().st_mtime_ns for p in out.rglob("part*")}
+    there = {p: p.stat().st_mtime_ns for p in out.rglob("part*.parquet")}
     assert there
     L.label(config(place, offsets=(1, 4, -2), out=out))
     assert digest(out) == digest(place / "whole")
@@ -137,11 +150,10 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
     lam = LatentActionModel(quantised)
     lam.save_pretrained(tmp_path / "model")
     L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
-    table = L.read_labels(tmp_path / "labels")
-    assert table.column_names == ["episode_index", "frame_index", "latent_action_1", "latent_codes_1"]
-    codes, z = (L.as_array(table.column(n)) for n in ("latent_codes_1", "latent_action_1"))
+    assert L.read_labels(tmp_path / "labels").column_names[2:] == ["latent_action_1", "latent_codes_1"]
+    codes, z = (column(tmp_path / "labels", n) for n in ("latent_codes_1", "latent_action_1"))
     there = np.isfinite(z).all(1)
-    assert codes.shape == (len(table), preset.tokens) and (codes[~there] == -1).all() and (codes[there] >= 0).all()
+    assert codes.shape == (len(z), preset.tokens) and (codes[~there] == -1).all() and (codes[there] >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -184,10 +196,10 @@ def bytes_of(folder) -> dict:
 
 def test_labels_become_columns_of_a_lerobot_dataset(place, vla):
     info = json.loads((vla / "meta" / "info.json").read_text())
-    d = L.read_labels(place / "whole").column("latent_action_1").type.list_size
+    d = L.read_labels(place / "whole").about["latent_dim"]
     assert info["features"]["latent_action_4"] == {"dtype": "float32", "shape": [d], "names": None}
     assert info["features"]["latent_action_4_is_pad"] == {"dtype": "bool", "shape": [1], "names": None}
-    labels = L.as_array(L.read_labels(place / "whole").column("latent_action_4"))
+    labels = column(place / "whole", "latent_action_4")
     got = open_dataset(vla, Declared(action=("latent_action_4",))).trajectories
     assert np.array_equal(np.concatenate([t.action for t in got]), np.nan_to_num(labels))
     pad = open_dataset(vla, Declared(action=("latent_action_4_is_pad",))).trajectories
@@ -205,9 +217,8 @@ def test_the_peer_reads_the_labels(place, vla, tmp_path):
     truth = {}
     for n, t in enumerate(open_dataset(vla).trajectories):
         truth |= {f"state{n}": t.proprio, f"frames{n}": t.frames[range(len(t))]}
-    table = L.read_labels(place / "whole")
     for name in ("latent_action_1", "latent_action_4", "latent_action_-2"):
-        z = L.as_array(table.column(name))
+        z = column(place / "whole", name)
         truth |= {f"column/{name}": np.nan_to_num(z), f"column/{name}_is_pad": np.isnan(z[:, :1])}
     np.savez(tmp_path / "truth.npz", **truth)
     run = [python, FIXTURES / "open_with_lerobot.py", vla, tmp_path / "truth.npz"]
@@ -217,7 +228,7 @@ def test_the_peer_reads_the_labels(place, vla, tmp_path):
 
 
 def test_padding_does_not_count_in_a_labelled_datasets_statistics(place, vla):
-    labels = L.as_array(L.read_labels(place / "whole").column("latent_action_4"))
+    labels = column(place / "whole", "latent_action_4")
     found = json.loads((vla / "meta" / "stats.json").read_text())["latent_action_4"]
     assert found["count"] == [int(np.isfinite(labels).all(1).sum())]
     assert np.allclose(found["mean"], np.nanmean(labels.astype(float), 0), atol=1e-6)
@@ -238,7 +249,7 @@ def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
     quantised = replace(preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform"))
     LatentActionModel(quantised).save_pretrained(tmp_path / "model")
     L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla"))
-    codes = L.as_array(L.read_labels(tmp_path / "labels").column("latent_codes_1"))
+    codes = column(tmp_path / "labels", "latent_codes_1")
     got = open_dataset(tmp_path / "vla", Declared(action=("latent_codes_1",))).trajectories
     assert np.array_equal(np.concatenate([t.action for t in got]), np.maximum(codes, 0))
     info = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())
@@ -251,3 +262,515 @@ def test_extra_columns_must_fit_the_episodes(tmp_path):
     for extra, words in (([ok, short], "11 rows for 12 frames"), ([ok, other], "float64"), ([ok], "1 episodes for 2")):
         with pytest.raises(UserError, match=words):
             write_lerobot(tmp_path / "bad", films, extra=extra)
+
+
+def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypatch):
+    from aclam.data import lerobot
+
+    monkeypatch.setattr(lerobot, "HELD", 0)
+    L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed"))
+    one, two = (json.loads((folder / "meta" / "stats.json").read_text()) for folder in (vla, tmp_path / "streamed"))
+    assert one.keys() == two.keys()
+    for key, values in one.items():
+        for name, numbers in values.items():
+            assert np.allclose(np.array(numbers).ravel(), np.array(two[key][name]).ravel(), atol=1e-6), (key, name)
+
+
+# --- kinds of values, versions ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quantizing(place):
+    """The folder of a model that quantizes from its first step."""
+    preset = PRESETS["ac_lam_cpu"]
+    changed = replace(preset.bottleneck, continuous_steps=0, init="uniform")
+    LatentActionModel(replace(preset, bottleneck=changed)).save_pretrained(place / "quantizing" / "model")
+    return place / "quantizing" / "model"
+
+
+@pytest.mark.parametrize("values", ["codes", "float16", "float32"])
+def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, values):
+    words = {"model": quantizing, "out": tmp_path / "labels", "offsets": (2,), "values": values}
+    L.label(config(place, **words, lerobot=tmp_path / "vla"))
+    lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
+    L.check_labels(tmp_path / "labels", lam, store, 2)
+    kinds = {f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")}
+    number = {"codes": None, "float16": "halffloat", "float32": "float"}[values]
+    assert kinds.get("latent_action_2") == (number and f"fixed_size_list<element: {number}>[{lam.config.latent_dim}]")
+    assert "latent_codes_2" in kinds
+    features = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())["features"]
+    pad = "latent_codes_2_is_pad" if values == "codes" else "latent_action_2_is_pad"
+    assert features[pad]["dtype"] == "bool" and features["latent_codes_2"]["dtype"] == "int64"
+    assert features.get("latent_action_2", {}).get("dtype") == (None if values == "codes" else "float32")
+    got = open_dataset(tmp_path / "vla", Declared(action=(pad,))).trajectories
+    assert [int(t.action.sum()) for t in got] == [2] * 7
+
+
+def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place, quantizing):
+    lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
+    for values, offsets in (("codes", (1, 2, 3)), ("float16", (1, 2)), ("float32", (1,))):
+        L.label(config(place, model=quantizing, name=f"kept_{values}", offsets=offsets, values=values))
+    assert {k: f.name for k, f in L.labels_of(store, lam).items()} == {1: "kept_float32", 2: "kept_float16"}
+    assert sorted(L.labels_of(store, lam, ("codes",))) == [1, 2, 3]
+
+
+def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
+    with pytest.raises(UserError, match="no codebook"):
+        L.label(config(place, values="codes", out=tmp_path / "labels"))
+    assert not (tmp_path / "labels").exists()
+    kind = L.schema((1,), 2, None, "float16").field(2).type
+    with pytest.raises(UserError, match="7e.04, float16 ends at 65504"):
+        L._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, kind)
+
+
+def to_version_1(folder: Path, **changes) -> None:
+    "What `labels.json` was before there were kinds of values."
+    about = json.loads((folder / "labels.json").read_text())
+    old = {k: v for k, v in about.items() if k not in ("values", "tokens")} | {"format_version": 1} | changes
+    (folder / "labels.json").write_text(json.dumps(old))
+
+
+def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
+    out = tmp_path / "old"
+    L.label(config(place, offsets=(1, 4, -2), out=out))
+    to_version_1(out)
+    assert np.array_equal(column(out, "latent_action_4"), column(place / "whole", "latent_action_4"), equal_nan=True)
+    assert L.label(config(place, offsets=(1, 4, -2), out=out))["done"]
+    with pytest.raises(UserError, match="values was float32 and is float16"):
+        L.label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
+    to_version_1(out, done=False)
+    (out / "part-00001.parquet").unlink()
+    L.label(config(place, offsets=(1, 4, -2), out=out))
+    L.same_files(place / "whole", out)
+    to_version_1(out, format_version=3)
+    with pytest.raises(UserError, match="format version 3, this package reads 1 and 2"):
+        L.read_labels(out)
+
+
+def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
+    L.label(config(place, offsets=(1,), out=tmp_path / "labels"))
+    (tmp_path / "labels" / "part-00000.parquet").unlink()
+    with pytest.raises(UserError, match="a part was removed"):
+        L.read_labels(tmp_path / "labels")
+
+
+# --- division ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
+def test_shards_cover_the_pieces_once_and_evenly(place, count):
+    pieces = L.plan(read_store(place / "data"), 30)
+    assert sorted({p.part for p in pieces}) == [0, 1] and len(pieces) > 3
+    assert L.check_shares(pieces, count) <= 1
+
+
+@pytest.mark.parametrize("text", ["8/8", "-1/8", "1", "a/b", "1/0", "1/2/3", "1.5/4"])
+def test_shards_that_there_are_not(text):
+    with pytest.raises(UserError, match="from 0/8 to 7/8"):
+        L.parse_shard(text)
+
+
+def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole, tmp_path):
+    steps = L.check_shards(config(place, offsets=(1, 4, -2), out=tmp_path / "labels"), place / "whole", 2)
+    assert steps[0]["shards"] == [0, 1] and steps[-1]["done"] and steps[-1]["pieces"] == 0
+
+
+def test_more_shards_than_pieces_in_any_order(place, whole, tmp_path):
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    for index in np.random.default_rng(0).permutation(12).tolist():
+        L.label(replace(out, shard=f"{index}/12"))
+    L.same_files(place / "whole", tmp_path / "labels")
+
+
+def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    asked = replace(out, missing=4)
+    first = L.missing(asked)
+    assert first["shards"] == [0, 1, 2, 3] and not first["done"] and not (tmp_path / "labels").exists()
+    L.label(replace(out, shard="1/4"))
+    assert L.missing(asked)["shards"] == [0, 2, 3]
+    job = L.open_job(out)
+    with L.at_work(job):  # all pieces, but killed before parts were made of them
+        for piece in job.pieces:
+            if not job.has(piece):
+                sizes = [job.store.trajectories[e] for e in piece.episodes]
+                L.write_piece(job, piece, L.frames_of(sizes, job.lam.config.image_size))
+    found = L.missing(asked)
+    assert found["pieces"] == 0 and found["parts"] == [0, 1] and found["shards"] == [1, 3]
+    L.label(replace(out, shard="3/4"))
+    L.same_files(place / "whole", tmp_path / "labels")
+    assert L.missing(asked)["shards"] == []
+    about = json.loads((tmp_path / "labels" / "labels.json").read_text())
+    (tmp_path / "labels" / "labels.json").write_text(json.dumps(about | {"done": False}))
+    assert L.missing(asked)["shards"] == [3]  # killed before labels.json was marked
+
+
+def test_the_commands_of_shards(place, tmp_path, capsys):
+    words = ["--model", place / "run" / "model", "--data", place / "data", "--offsets", 3, "--piece-frames", 30]
+    words = [*map(str, words), "--out", str(tmp_path / "labels")]
+
+    def outcome(*more):
+        status = 0
+        try:
+            L.main([*words, *more])
+        except SystemExit as e:
+            status = e.code
+        return status, *capsys.readouterr()
+
+    assert outcome("--missing", "3")[:2] == (3, "0-2\n")
+    status, out, _ = outcome("--shard", "1/3", "--json")
+    assert status == 0 and json.loads(out)["done"] is False and json.loads(out)["missing"] > 0
+    status, out, err = outcome("--missing", "3", "--json")
+    assert status == 3 and json.loads(out)["shards"] == [0, 2] and "2 of 3 shards have work left" in err
+    assert outcome("--shard", "0/3")[0] == 0 and outcome("--shard", "2/3")[0] == 0
+    assert outcome("--missing", "3")[:2] == (0, "")
+    for more in (["--shard", "3/3"], ["--shard", "0/3", "--no-resume"], ["--shard", "0/3", "--lerobot", "x"],
+                 ["--missing", "3", "--shard", "0/3"], ["--values", "int8"]):  # fmt: skip
+        status, out, err = outcome(*more)
+        assert status == 2 and out == "" and err.count("\n") == 1, (more, err)
+
+
+@pytest.mark.filterwarnings("ignore:'aclam.train.label' found in sys.modules")
+def test_the_module_is_the_command(place, tmp_path, monkeypatch, capsys):
+    "As `python -m aclam.train.label` runs it."
+    words = ["--model", place / "run" / "model", "--data", place / "data", "--out", tmp_path / "none", "--missing", 2]
+    monkeypatch.setattr(sys, "argv", ["label.py", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("aclam.train.label", run_name="__main__")
+    assert stopped.value.code == 3 and capsys.readouterr().out == "0-1\n"
+
+
+# --- two processes on one job -----------------------------------------------------------------------------------------
+
+
+def kills(place: Path, out: Path, shards: int, number: int, *more: str) -> dict:
+    "What `label_kills.py` says of shards of the job of `out` that were killed at random."
+    words = [place / "run" / "model", place / "data", out, shards, number, 3, *more]
+    command = [sys.executable, FIXTURES / "label_kills.py", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def by_one_process(place: Path, out: Path) -> None:
+    "The labels that `label_kills.py` and the commands below write, by this process with one thread, as they have."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    L.label(config(place, offsets=(1, 4), out=out))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def longer(place, tmp_path_factory):
+    """48 episodes in five parts, each a piece, and the same model."""
+    folder = tmp_path_factory.mktemp("longer")
+    write_store(folder / "data", (synthetic_trajectory(s, T=30 + s % 5, size=40) for s in range(48)), shard_size=11)
+    (folder / "run").symlink_to(place / "run")
+    return folder
+
+
+def test_killed_shards_end_at_the_bytes_of_one_process(longer, tmp_path):
+    found = kills(longer, tmp_path / "killed", 4, 5)
+    assert found["kills"] == 5 and found["starts"] == 9, found
+    by_one_process(longer, tmp_path / "one")
+    assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("how", [(), ("--processes",)])
+def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
+    found = kills(longer, tmp_path / "killed", 8, 20, *how)
+    print(found)
+    assert found["kills"] == 20 and found["starts"] == 28
+    by_one_process(longer, tmp_path / "one")
+    assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
+
+
+def twins(config: L.LabelConfig, number: int = 3) -> list[dict]:
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(L.label, [config] * number))
+
+
+def counted(monkeypatch) -> list:
+    "Pieces that are computed from now on, in their order."
+    seen, work = [], L.label_piece
+
+    def counting(job, piece, frames):
+        seen.append(piece.name)
+        return work(job, piece, frames)
+
+    monkeypatch.setattr(L, "label_piece", counting)
+    return seen
+
+
+def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path, monkeypatch):
+    seen = counted(monkeypatch)
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    assert all(found["done"] for found in twins(out))
+    assert sorted(seen) == [p.name for p in L.plan(read_store(place / "data"), 30)]
+    L.same_files(place / "whole", tmp_path / "labels")
+
+
+@pytest.mark.parametrize("locks", ["none", "refused"])
+def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
+    "A file system whose locks do nothing, and one that says that it has none."
+
+    def refuse(*_):
+        raise OSError(L.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(L, "fcntl", None) if locks == "none" else monkeypatch.setattr(L.fcntl, "flock", refuse)
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    for _ in range(3):
+        assert all(found["done"] for found in twins(replace(out, resume=True)))
+        L.same_files(place / "whole", tmp_path / "labels")
+        for path in [*(tmp_path / "labels").glob("part*"), tmp_path / "labels" / "labels.json"]:
+            path.unlink()
+
+
+def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    job = L.open_job(out)
+    with L.at_work(job):
+        slow = L.claim(job, job.pieces[1])  # stopped in the midst of a piece
+        assert slow is not None and L.claim(job, job.pieces[1]) is None
+        monkeypatch.setattr(L, "PATIENCE_S", 0.3)
+        start = time.monotonic()
+        assert L.label(out)["done"] and time.monotonic() - start > 0.3
+        L.write_piece(job, job.pieces[1], L.frames_of(
+            [job.store.trajectories[e] for e in job.pieces[1].episodes], job.lam.config.image_size))  # fmt: skip
+        slow.free()
+        assert L.finish(job)["done"]  # what it left is swept, and nobody is harmed
+    L.same_files(place / "whole", tmp_path / "labels")
+
+
+def test_work_goes_on_when_its_holder_ends(place, whole, tmp_path):
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    job = L.open_job(out)
+    with L.at_work(job):
+        held = L.claim(job, job.pieces[0])
+        threading.Timer(0.5, held.free).start()
+        assert L.label(out)["done"]
+    L.same_files(place / "whole", tmp_path / "labels")
+
+
+def test_nobody_starts_anew_under_another(place, whole, tmp_path):
+    out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
+    job = L.open_job(out)
+    with L.at_work(job):
+        L.label_pieces(job, job.pieces[:2])
+        with pytest.raises(UserError, match="being written by another process"):
+            L.label(replace(out, resume=False))
+    assert L.label(replace(out, resume=False))["done"]
+    L.same_files(place / "whole", tmp_path / "labels")
+    assert L.label(replace(out, resume=False, offsets=(1,)))["offsets"] == [1]
+    assert len(list((tmp_path / "labels").glob("part*"))) == 2
+
+
+def test_finished_labels_may_lie_where_nobody_can_write(place, tmp_path, capsys):
+    out = config(place, offsets=(2,), out=tmp_path / "labels")
+    L.label(out)
+    there = {p.name for p in (tmp_path / "labels").iterdir()}
+    (tmp_path / "labels" / ".lock").unlink()
+    assert L.label(out)["done"] and {p.name for p in (tmp_path / "labels").iterdir()} == there - {".lock"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make .*Not a directory"):
+        L.label(replace(out, out=tmp_path / "file" / "labels"))
+
+
+def test_a_folder_of_something_else_is_left_alone(place, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        L.label(config(place, out=tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_ranks_begin_at_their_share_and_go_round(place):
+    job = L.open_job(config(place))
+    for world in (1, 2, 3, 9):
+        orders = [L.order_of(job, rank, world) for rank in range(world)]
+        assert all(sorted(order) == sorted(job.pieces) for order in orders)
+        for rank, order in enumerate(orders):
+            own = L.share(job.pieces, L.Shard(rank, world))
+            assert order[: len(own)] == own
+    in_shard = L.open_job(config(place, shard="1/2"))
+    assert sorted(L.order_of(in_shard, 1, 2)) == L.share(job.pieces, L.Shard(1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher):
+    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
+    words = [*map(str, words), "--out", str(tmp_path / "ranks"), "--json"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    if launcher == "accelerate":
+        settings = ROOT / "aclam" / "configs" / "two_cpu_processes.yaml"
+        start = ["-m", "accelerate.commands.launch", "--config_file", str(settings)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for more in ((), ("--no-resume",), ()):
+        command = [sys.executable, *start, "-m", "aclam.train.label", *words, *more]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads(done.stdout)["done"]  # one object, of the main process
+    by_one_process(place, tmp_path / "one")
+    L.same_files(tmp_path / "one", tmp_path / "ranks")
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+ARRAY = ROOT / "aclam" / "configs" / "slurm" / "label_array.sh"
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+words = sys.argv[1:]
+script = next(n for n, w in enumerate(words) if w.endswith(".sh"))
+options = dict(w[2:].partition("=")[::2] for w in words[:script])
+with open({log!r}, "a") as log:
+    print(*words[:script], file=log)
+print(len(open({log!r}).readlines()))
+sys.stdout.flush()
+spans = re.findall(r"(\\d+)(?:-(\\d+))?", options.get("array", ""))
+tasks = [str(n) for a, b in spans for n in range(int(a), int(b or a) + 1)] or [None]
+for task in tasks:
+    env = os.environ | ({{"SLURM_ARRAY_TASK_ID": task}} if task else {{}})
+    lost = os.path.join({folder!r}, "lost", task or "none")
+    if os.path.exists(lost):  # a node that dies, once
+        os.remove(lost)
+        continue
+    subprocess.run(["bash", *words[script:]], env=env, stdout=subprocess.DEVNULL)
+"""
+STUB = """#!{python}
+import sys
+from pathlib import Path
+words = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+there = Path(words["--out"])
+if "--shard" in words:
+    (there / words["--shard"].replace("/", "of")).touch()
+    sys.exit(0)
+count = int(words["--missing"])
+todo = [n for n in range(count) if not (there / f"{{n}}of{{count}}").exists()]
+print(",".join(map(str, todo)))
+sys.exit(3 if todo else 0)
+"""
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A Slurm that runs what it is sent at once, and the environment that knows it."""
+    folder = tmp_path / "slurm"
+    (folder / "lost").mkdir(parents=True)
+    executable(folder / "sbatch", SBATCH.format(python=sys.executable, log=str(folder / "log"), folder=str(folder)))
+    executable(folder / "srun", '#!/bin/bash\nexec "${@:2}"\n')
+    path = f"{folder}:{os.environ['PATH']}"
+    return folder, {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "SHARDS": "4", "PYTHON": sys.executable}
+
+
+def test_the_slurm_script_parses():
+    assert subprocess.run(["bash", "-n", ARRAY], capture_output=True).returncode == 0
+
+
+def test_the_job_array_sends_again_what_is_missing(slurm, tmp_path):
+    folder, env = slurm
+    executable(folder / "label", STUB.format(python=sys.executable))
+    (tmp_path / "out").mkdir()
+    for lost in ("1", "2"):
+        (folder / "lost" / lost).touch()
+    env["PYTHON"] = str(folder / "label")
+    done = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sent = (folder / "log").read_text().splitlines()
+    assert [re.search(r"--(array|dependency)=\S+", line).group(0) for line in sent] == [
+        "--array=0,1,2,3", "--dependency=afterany:1", "--array=1,2", "--dependency=afterany:3"]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n}of4" for n in range(4)]
+    again = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True)
+    assert again.returncode == 0 and len((folder / "log").read_text().splitlines()) == 4
+    (tmp_path / "out" / "0of4").unlink()
+    none = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env | {"ROUNDS": "0"}, capture_output=True,
+                          text=True)  # fmt: skip
+    assert none.returncode == 3 and "shards 0 of 4 are missing" in none.stderr
+
+
+@pytest.mark.slow
+def test_the_job_array_writes_the_bytes_of_one_process(slurm, place, tmp_path):
+    folder, env = slurm
+    (folder / "lost" / "2").touch()
+    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
+    command = ["bash", ARRAY, *words, "--out", tmp_path / "array"]
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--array=0-3" in (folder / "log").read_text() and "--array=2 " in (folder / "log").read_text()
+    by_one_process(place, tmp_path / "one")
+    L.same_files(tmp_path / "one", tmp_path / "array")
+
+
+def ray_python() -> str | None:
+    "A Python that has ray: this one, or that of ACLAM_RAY_PYTHON."
+    return sys.executable if find_spec("ray") else os.environ.get("ACLAM_RAY_PYTHON")
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
+def test_the_example_of_ray_skips_with_a_word(place, monkeypatch, capsys):
+    example = ROOT / "examples" / "label_ray.py"
+    words = [example, "--model", place / "run" / "model", "--data", place / "data"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    runpy.run_path(str(example), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "skipped: ray is not installed\n")
+
+
+@pytest.mark.slow
+def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
+    if not (python := ray_python()):
+        pytest.skip("ray is not installed; or set ACLAM_RAY_PYTHON to a python that has it")
+    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
+    command = [python, ROOT / "examples" / "label_ray.py", *words, "--out", tmp_path / "ray", "--shards", 4]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and "4 shards were missing" in done.stdout, done.stderr[-2000:]
+    by_one_process(place, tmp_path / "one")
+    L.same_files(tmp_path / "one", tmp_path / "ray")
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, rows: int, width: int) -> dict:
+    "What `label_memory.py` says of reading so many rows, in a process of its own."
+    script = FIXTURES / "label_memory.py"
+    runpy.run_path(str(script))["write"](folder, rows, width, "float16")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, "read", folder, rows, width]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_readers_of_many_rows_stay_small(tmp_path):
+    found = memory(tmp_path, 400_000, 512)  # 781 MiB of latents in float32
+    assert found["after_mib"] - found["before_mib"] < 600, found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_million_rows_are_read_in_less_than_two_gigabytes(tmp_path):
+    found = memory(tmp_path, 10_000_000, 512)  # 20 GB of latents in float32
+    print(found)
+    assert found["after_mib"] < 2000, found
+
+
+def test_rows_are_read_in_any_order_by_copies_and_by_spawned_workers(place, whole):
+    import pickle  # as a DataLoader does that spawns its workers
+
+    labels = L.read_labels(place / "whole")
+    every = column(place / "whole", "latent_action_-2")
+    rows = np.random.default_rng(0).integers(len(labels), size=200)
+    for reader in (labels, pickle.loads(pickle.dumps(labels))):
+        assert np.array_equal(L.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True)
+    labels.owner = -1  # as in a process that was forked
+    assert np.array_equal(L.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
+    assert labels.owner == os.getpid()

@@ -8,11 +8,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/label.html.md"""
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'DECODED', 'NO_LOCKS', 'PATIENCE_S', 'TOLERANCE', 'LabelConfig', 'schema', 'pieces_of',
            'pair_rows', 'Piece', 'part_ranges', 'plan', 'Shard', 'parse_shard', 'owners', 'share', 'check_shares',
            'reads_frames', 'batches', 'encode_pairs', 'weights_hash', 'content_of', 'folder_of', 'job_of', 'described',
-           'schema_of', 'check_config', 'Job', 'open_job', 'frames_of', 'label_piece', 'Lock', 'at_work', 'write_about',
-           'check_same', 'claim', 'write_piece', 'claimed', 'label_pieces', 'make_part', 'Absent', 'absent', 'pairs_of',
-           'finish', 'order_of', 'device_of', 'label', 'missing_shards', 'missing', 'spans', 'Labels', 'read_labels',
-           'as_array', 'blocks', 'rows_of', 'labels_of', 'LabelColumns', 'to_lerobot', 'check_labels', 'same_files',
-           'stop_after', 'check_resume', 'check_shards', 'run', 'summary', 'main']
+           'schema_of', 'check_config', 'Job', 'open_job', 'frames_of', 'label_piece', 'Lock', 'insist', 'at_work',
+           'write_about', 'check_same', 'claim', 'write_piece', 'claimed', 'label_pieces', 'make_part', 'Absent',
+           'absent', 'pairs_of', 'finish', 'order_of', 'device_of', 'label', 'is_done', 'label_shard', 'missing_shards',
+           'missing', 'spans', 'Labels', 'read_labels', 'as_array', 'blocks', 'rows_of', 'labels_of', 'LabelColumns',
+           'to_lerobot', 'check_labels', 'place_of', 'same_files', 'stop_after', 'check_resume', 'check_shards', 'run',
+           'summary', 'main']
 
 # %% ../../nbs/8_train/label.ipynb #8b7970ea
 import errno
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +36,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_file, cli, plain, print_json, read_json, say, write_json
@@ -43,9 +44,10 @@ from ..data.source import open_dataset
 from ..data.store import Recent, Store, resize_frames
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
+from .cluster import join_group
 from .loop import first_difference, leave_group
 
-# %% ../../nbs/8_train/label.ipynb #90354600
+# %% ../../nbs/8_train/label.ipynb #79dc0c2c
 try:
     import fcntl
 except ImportError:  # Windows has no flock: see `Lock`
@@ -105,7 +107,7 @@ def pair_rows(lengths: Sequence[int], offset: int) -> tuple[np.ndarray, np.ndarr
     i = row[(row + offset >= first) & (row + offset < last)]
     return i, i + offset
 
-# %% ../../nbs/8_train/label.ipynb #d87f583c
+# %% ../../nbs/8_train/label.ipynb #7d261bba
 class Piece(NamedTuple):
     "Some whole episodes of one part of the store: the unit of work, of loss and of division."
 
@@ -125,7 +127,7 @@ def part_ranges(store: Store) -> list[range]:
     edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
-# %% ../../nbs/8_train/label.ipynb #88259f1e
+# %% ../../nbs/8_train/label.ipynb #a9a35f83
 def plan(store: Store, piece_frames: int) -> list[Piece]:
     "All pieces of a store, part by part: the same list on every machine."
     lengths = [len(t) for t in store.trajectories]
@@ -137,7 +139,7 @@ def plan(store: Store, piece_frames: int) -> list[Piece]:
             pieces.append(Piece(part, number, chosen, sum(lengths[e] for e in chosen)))
     return pieces
 
-# %% ../../nbs/8_train/label.ipynb #cd381456
+# %% ../../nbs/8_train/label.ipynb #952695ab
 class Shard(NamedTuple):
     "Share `index`, from 0, of `count`."
 
@@ -164,7 +166,7 @@ def share(pieces: Sequence[Piece], shard: Shard) -> list[Piece]:
     "The pieces of one shard, in order. None at all where there are more shards than pieces."
     return [p for p, owner in zip(pieces, owners(pieces, shard.count), strict=True) if owner == shard.index]
 
-# %% ../../nbs/8_train/label.ipynb #ae2325dc
+# %% ../../nbs/8_train/label.ipynb #11cd68a0
 def check_shares(pieces: Sequence[Piece], count: int) -> float:
     "Check: shards of `count` are runs that cover all pieces, each within a piece of its due; the largest deviation."
     shares = [share(pieces, Shard(n, count)) for n in range(count)]
@@ -264,7 +266,7 @@ def folder_of(config: LabelConfig) -> Path:
     name = config.name or (model.parent.name if model.name == "model" else model.name)
     return config.out or config.data / "labels" / name
 
-# %% ../../nbs/8_train/label.ipynb #4922084c
+# %% ../../nbs/8_train/label.ipynb #46c25687
 FORMAT, FORMAT_VERSION = "aclam-labels", 2  # version 1 had no `values`: they were float32
 
 
@@ -314,7 +316,7 @@ def check_config(config: LabelConfig, store: Store) -> None:
     if config.missing and (config.shard or config.lerobot or not config.resume):
         raise UserError("--missing N only looks: it goes without --shard, --lerobot and --no-resume")
 
-# %% ../../nbs/8_train/label.ipynb #dace378d
+# %% ../../nbs/8_train/label.ipynb #4a40932f
 @dataclass
 class Job:
     "A job that was opened: what to do, with which model, and where it goes."
@@ -338,7 +340,7 @@ class Job:
         "Whether a piece is there, alone or in its part."
         return self.part_file(piece.part).exists() or self.piece_file(piece).exists()
 
-# %% ../../nbs/8_train/label.ipynb #f67afa76
+# %% ../../nbs/8_train/label.ipynb #27722d28
 def open_job(config: LabelConfig, device: str = "cpu") -> Job:
     "Read the store and the model. Nothing is written; wrong settings are a `UserError`."
     store = open_dataset(config.data)
@@ -377,7 +379,7 @@ def label_piece(job: Job, piece: Piece, frames: torch.Tensor) -> pa.Table:
                 columns[name] = _rows_or_null(values, i, piece.frames, job.schema.field(name).type)
     return pa.table(columns, schema=job.schema)
 
-# %% ../../nbs/8_train/label.ipynb #c434f4ba
+# %% ../../nbs/8_train/label.ipynb #d20e1656
 def _rows_or_null(values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa.DataType) -> pa.Array:
     "A column of fixed-size lists with `values` (P, d) in the rows `at` and null in the others."
     number = kind.value_type.to_pandas_dtype()
@@ -394,7 +396,7 @@ def _check_range(values: np.ndarray, number: type) -> None:
     if number is np.float16 and largest > np.finfo(np.float16).max:
         raise UserError(f"a latent has a component of {largest:.3g}, float16 ends at 65504: --values float32")
 
-# %% ../../nbs/8_train/label.ipynb #8f2cedce
+# %% ../../nbs/8_train/label.ipynb #1757696a
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what file systems without locks say
 
 
@@ -402,7 +404,7 @@ class Lock:
     "A lock on a file that ends with its holder's process. Where there are no locks, everybody gets it: see above."
 
     def __init__(self, path: Path):
-        self.file = _open_made(path)
+        self.file = insist(partial(_open_made, path))
 
     def take(self, shared: bool = False, wait_s: float = 0.0) -> bool:
         "Whether it was free, or came free within `wait_s` seconds."
@@ -425,16 +427,30 @@ class Lock:
     def free(self) -> None:
         self.file.close()
 
-# %% ../../nbs/8_train/label.ipynb #9ba52160
-def _open_made(path: Path) -> Any:
-    "A file that is open for locking; its folder is made, again if another process is just removing it."
-    for _ in range(3):
-        path.parent.mkdir(parents=True, exist_ok=True)
+# %% ../../nbs/8_train/label.ipynb #bd663d30
+def _never() -> bool:
+    return False
+
+
+def insist(work: Callable[[], Any], needless: Callable[[], bool] = _never) -> Any:
+    "Do `work`, anew where another process has just removed the folder under it and that has not made it needless."
+    for attempt in range(5):
         try:
-            return open(path, "ab")
-        except FileNotFoundError:
-            continue
-    raise UserError(f"{path.parent} is removed again and again while labels are written: is something cleaning up?")
+            return work()
+        except (FileNotFoundError, FileExistsError, UserError):  # what making a file says in a folder that is going
+            if needless():
+                return None
+            if attempt == 4:
+                raise
+
+
+def _open_made(path: Path) -> Any:
+    "A file that is open for locking, in a folder that is made."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "ab")
+    except OSError as e:
+        raise UserError(f"cannot make {path}: {e.strerror}") from e
 
 # %% ../../nbs/8_train/label.ipynb #1cfbf2eb
 @contextmanager
@@ -461,7 +477,7 @@ def _refuse_foreign(folder: Path) -> None:
     if there - {"pieces"} and "labels.json" not in there:
         raise UserError(f"{folder} is not empty and holds no labels: choose another --name or --out")
 
-# %% ../../nbs/8_train/label.ipynb #96f1db81
+# %% ../../nbs/8_train/label.ipynb #f6c53868
 def _begin(job: Job, resume: bool) -> None:
     "Write `labels.json` where there is none; without `resume` after removing what is there, parts first."
     there = (job.folder / "labels.json").exists()
@@ -489,7 +505,7 @@ def check_same(job: Job) -> dict:
                         "start anew")  # fmt: skip
     return found
 
-# %% ../../nbs/8_train/label.ipynb #d1e04fd6
+# %% ../../nbs/8_train/label.ipynb #f69a31a0
 PATIENCE_S = 600.0  # that a piece in other hands is waited for
 
 
@@ -508,17 +524,14 @@ def claim(job: Job, piece: Piece, wait_s: float = 0.0) -> Lock | None:
 def write_piece(job: Job, piece: Piece, frames: torch.Tensor) -> None:
     "Compute a piece and write its file, whole or not at all."
     table = label_piece(job, piece, frames)
-    for _ in range(3):
-        try:
-            with atomic_file(job.piece_file(piece)) as temporary:
-                pq.write_table(table, temporary, compression="zstd")
-            return
-        except FileNotFoundError:  # without locks another may have written it, and swept the folder
-            if job.has(piece):
-                return
-    raise UserError(f"{job.folder / 'pieces'} is removed again and again: is something cleaning up?")
+    insist(partial(_write_table, table, job.piece_file(piece)), partial(job.has, piece))
 
-# %% ../../nbs/8_train/label.ipynb #aec751b1
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+# %% ../../nbs/8_train/label.ipynb #25de1df4
 def claimed(job: Job, pieces: Iterable[Piece], prefetch: int, wait_s: float) -> Iterator[tuple[Piece, torch.Tensor]]:
     "Claimed pieces and their frames; up to `prefetch` pieces are decoded ahead, in a thread."
     size, ahead = job.lam.config.image_size, deque()
@@ -549,7 +562,7 @@ def _first(ahead: deque) -> Iterator[tuple[Piece, torch.Tensor]]:
     finally:
         lock.free()
 
-# %% ../../nbs/8_train/label.ipynb #ff4394ed
+# %% ../../nbs/8_train/label.ipynb #13a034de
 def label_pieces(job: Job, pieces: Sequence[Piece], done: Callable[[int], None] | None = None) -> None:
     "See that all of `pieces` are there, by this process or another. `done` hears of the frames that this one wrote."
     last = {piece.part: piece for piece in pieces}
@@ -564,28 +577,31 @@ def label_pieces(job: Job, pieces: Sequence[Piece], done: Callable[[int], None] 
 
 # %% ../../nbs/8_train/label.ipynb #df147956
 def make_part(job: Job, part: int, wait_s: float = 0.0) -> None:
-    "Make a part's file of its pieces, one in memory at a time, where all are there and no other process does it."
-    file, made = job.part_file(part), job.folder / "pieces" / job.part_file(part).name
+    "Make a part's file of its pieces, where all are there and no other process does it."
+    file = job.part_file(part)
     files = [job.piece_file(piece) for piece in job.pieces if piece.part == part]
     if file.exists() or not all(path.exists() for path in files):
         return
     lock = Lock(job.folder / "pieces" / f"{file.stem}.lock")
     try:
-        if not (lock.take(wait_s=wait_s) or wait_s) or file.exists():
-            return
-        with atomic_file(made) as temporary, pq.ParquetWriter(temporary, job.schema) as writer:
-            for path in files:
-                writer.write_table(pq.read_table(path))  # a row group a piece
-        os.replace(made, file)
-    except FileNotFoundError:  # without locks another may have been faster
-        if not file.exists():
-            raise
+        if (lock.take(wait_s=wait_s) or wait_s) and not file.exists():
+            insist(partial(_join, files, file, job.schema), file.exists)
     finally:
         lock.free()
-    for path in files:
-        path.unlink(missing_ok=True)
+    if file.exists():
+        for path in files:
+            path.unlink(missing_ok=True)
 
-# %% ../../nbs/8_train/label.ipynb #471181c0
+
+def _join(files: Sequence[Path], file: Path, schema: pa.Schema) -> None:
+    "One file of several, a row group each and one in memory at a time."
+    made = file.parent / "pieces" / file.name
+    with atomic_file(made) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for path in files:
+            writer.write_table(pq.read_table(path))
+    os.replace(made, file)
+
+# %% ../../nbs/8_train/label.ipynb #b7d0fb04
 class Absent(NamedTuple):
     "What is not there yet."
 
@@ -614,7 +630,7 @@ def finish(job: Job, wait_s: float = 0.0) -> dict:
     for part in lacking.parts:
         if part not in unwritten:
             make_part(job, part, wait_s)
-    if not absent(job).parts:
+    if not absent(job).parts and (not described(job.folder)["done"] or (job.folder / "pieces").exists()):
         _complete(job)
     return described(job.folder)
 
@@ -623,15 +639,11 @@ def _complete(job: Job) -> None:
     "All parts are there: say so, and sweep."
     width = {name.rsplit("_", 1)[0]: job.schema.field(name).type.list_size for name in job.schema.names[2:]}
     sizes = {"latent_dim": width.get("latent_action"), "tokens": width.get("latent_codes")}
-    try:
-        if not described(job.folder)["done"]:
-            write_about(job, job.about | {"done": True, "pairs": pairs_of(job), **sizes})
-    except FileNotFoundError:  # another was faster, and has swept
-        if not described(job.folder)["done"]:
-            raise
+    whole = job.about | {"done": True, "pairs": pairs_of(job), **sizes}
+    insist(partial(write_about, job, whole), lambda: described(job.folder)["done"])
     shutil.rmtree(job.folder / "pieces", ignore_errors=True)
 
-# %% ../../nbs/8_train/label.ipynb #5f85148b
+# %% ../../nbs/8_train/label.ipynb #d71843d3
 def order_of(job: Job, rank: int = 0, world: int = 1) -> list[Piece]:
     "The pieces of this process's shard, beginning with those of its rank."
     mine = share(job.pieces, parse_shard(job.config.shard))
@@ -651,25 +663,48 @@ def label(config: LabelConfig) -> dict:
     """Do the job of `config`, or this process's share of it.
 
     Returns what `labels.json` holds then, the folder, and how many pieces are not there yet: none, but for a shard."""
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = join_group()
     job = open_job(config, device_of(config, state))
-    begins = config.resume or state.is_main_process
-    if not begins:
-        state.wait_for_everyone()  # until the main process has removed what is there
-    with at_work(job, config.resume or not state.is_main_process) as found:
-        if not config.resume and begins:
-            state.wait_for_everyone()
-        if found["done"] and state.is_main_process:
+    if config.resume and is_done(job):  # nothing is locked: finished labels may lie where one cannot write
+        found = finish(job)
+        if state.is_main_process:
             say(f"{job.folder} is complete already")
-        elif not found["done"]:
-            _work(job, state)
-        found = finish(job, 0.0 if config.shard else PATIENCE_S)
+    else:
+        found = _join_in(job, state)
     whole = found | {"folder": str(job.folder), "missing": 0 if found["done"] else len(absent(job).pieces)}
     if config.lerobot and state.is_main_process:
         whole["lerobot"] = to_lerobot(config.lerobot, job.store, job.folder)
     return whole
 
-# %% ../../nbs/8_train/label.ipynb #e4357563
+
+def is_done(job: Job) -> bool:
+    "Whether its labels are complete; `UserError` where the folder holds others."
+    return (job.folder / "labels.json").exists() and check_same(job)["done"]
+
+# %% ../../nbs/8_train/label.ipynb #bd836c75
+def _join_in(job: Job, state: PartialState) -> dict:
+    "Do this process's share; what `labels.json` holds then. To start anew is for the main process, before the others."
+    resume = job.config.resume or not state.is_main_process
+    anew = not job.config.resume
+    if anew and not state.is_main_process:
+        state.wait_for_everyone()  # until the main process has removed what is there
+    with at_work(job, resume) as found:
+        if anew and state.is_main_process:
+            state.wait_for_everyone()
+        if not found["done"]:
+            _work(job, state)
+        return finish(job, 0.0 if job.config.shard else PATIENCE_S)
+
+# %% ../../nbs/8_train/label.ipynb #8eac4e00
+def label_shard(job: Job, shard: str) -> bool:
+    "Write one shard of an opened job, as --shard does: for engines that keep a model. Whether all labels are there."
+    own = replace(job, config=replace(job.config, shard=shard))
+    with at_work(own) as found:
+        if not found["done"]:
+            label_pieces(own, order_of(own))
+        return finish(own)["done"]
+
+
 def _work(job: Job, state: PartialState) -> None:
     "Label this process's pieces under a progress bar."
     order = order_of(job, state.process_index, state.num_processes)
@@ -679,7 +714,7 @@ def _work(job: Job, state: PartialState) -> None:
     with bar:
         label_pieces(job, order, bar.update)
 
-# %% ../../nbs/8_train/label.ipynb #a1012883
+# %% ../../nbs/8_train/label.ipynb #be919350
 def missing_shards(job: Job, count: int) -> list[int]:
     "Those of `count` shards that have something left to do."
     lacking = absent(job)
@@ -693,10 +728,10 @@ def missing_shards(job: Job, count: int) -> list[int]:
 def missing(config: LabelConfig) -> dict:
     "What is not there of the job of `config`, of `config.missing` shards. Nothing is written."
     job = open_job(config)
-    about = check_same(job) if (job.folder / "labels.json").exists() else {"done": False}
-    lacking = Absent([], []) if about["done"] else absent(job)
-    shards = [] if about["done"] else missing_shards(job, config.missing)
-    return {"folder": str(job.folder), "done": about["done"], "shards": shards, "of": config.missing,
+    done = is_done(job)
+    lacking = Absent([], []) if done else absent(job)
+    shards = [] if done else missing_shards(job, config.missing)
+    return {"folder": str(job.folder), "done": done, "shards": shards, "of": config.missing,
             "parts": lacking.parts, "pieces": len(lacking.pieces), "pieces_in_all": len(job.pieces),
             "frames": sum(piece.frames for piece in lacking.pieces)}  # fmt: skip
 
@@ -711,7 +746,7 @@ def spans(numbers: Sequence[int]) -> str:
             runs.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
-# %% ../../nbs/8_train/label.ipynb #1c4f09af
+# %% ../../nbs/8_train/label.ipynb #cbdc2924
 class Labels:
     "Finished labels, in the order of the store's frames. Rows are read when they are asked for, in bounded memory."
 
@@ -753,7 +788,7 @@ class Labels:
         except (pa.ArrowException, OSError) as e:
             raise UserError(f"{self.files[file]} cannot be read ({str(e).splitlines()[0][:100]})") from e
 
-# %% ../../nbs/8_train/label.ipynb #1c8aa04c
+# %% ../../nbs/8_train/label.ipynb #32a8e7c4
 def _row_groups(files: Sequence[Path]) -> tuple[list[tuple[int, int]], np.ndarray]:
     "File and number of each row group, and the rows (G + 1,) where they start."
     places, counts = [], [0]
@@ -776,11 +811,15 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
     whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
     kind, valid = whole.type, whole.is_valid().to_numpy(zero_copy_only=False)
     floating = pa.types.is_floating(kind.value_type)
-    out = np.full((len(whole), kind.list_size), np.nan if floating else -1, np.float32 if floating else np.int32)
-    out[valid] = whole.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
+    flat = whole.flatten().to_numpy(zero_copy_only=False)  # of the rows that are not null
+    values = flat.astype(np.float32 if floating else np.int32, copy=False).reshape(-1, kind.list_size)
+    if len(values) == len(whole):
+        return values
+    out = np.full((len(whole), kind.list_size), np.nan if floating else -1, values.dtype)
+    out[valid] = values
     return out
 
-# %% ../../nbs/8_train/label.ipynb #41fc2d4f
+# %% ../../nbs/8_train/label.ipynb #62b6727c
 def blocks(labels: Labels, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
     "All labels, a row group at a time: the number of its first row, and its table."
     for group, start in enumerate(labels.starts[:-1].tolist()):
@@ -835,7 +874,7 @@ class LabelColumns(Sequence):
             columns |= _filled(name, rows_of(self.labels, name, rows), self.labels.about["values"] == "codes")
         return columns
 
-# %% ../../nbs/8_train/label.ipynb #997abe0a
+# %% ../../nbs/8_train/label.ipynb #3b8e4cfd
 def _filled(name: str, values: np.ndarray, alone: bool) -> dict[str, np.ndarray]:
     "A column with zeros where it was empty, and which rows those are; of codes only where they are `alone`."
     empty = ~np.isfinite(values).all(1, keepdims=True) if values.dtype == np.float32 else values[:, :1] < 0  # (T, 1)
@@ -856,40 +895,43 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "codes": 0.02}  # of a mean lengt
 def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, seed: int = 0) -> float:
     "Check the labels of one offset against a plain loop on some rows; the largest error (of codes, their mean error)."
     labels, lengths = read_labels(folder), np.array([len(t) for t in store.trajectories])
-    values = labels.about["values"]
-    column = f"latent_codes_{offset}" if values == "codes" else f"latent_action_{offset}"
+    codes = labels.about["values"] == "codes"
+    column = f"latent_{'codes' if codes else 'action'}_{offset}"
     there, size = _check_rows(labels, column, lengths, offset)
     chosen = np.random.default_rng(seed).choice(np.flatnonzero(there), rows)
-    starts, errors = np.cumsum(lengths) - lengths, []
+    errors = []
     for row, kept in zip(chosen.tolist(), rows_of(labels, column, chosen), strict=True):
-        episode = int(np.searchsorted(starts, row, side="right")) - 1
-        frame = row - int(starts[episode])
+        episode, frame = (int(x) for x in place_of(row, lengths))
         o = resize_frames(store.trajectories[episode].frames[[frame, frame + offset]], lam.config.image_size)
         with torch.inference_mode():
             alone = lam.eval().encode(o[:1], o[1:])
-        if values == "codes":
-            errors.append(float((alone.indices.flatten().numpy() != kept).mean()))
-        else:
-            errors.append(float(np.linalg.norm(alone.z[0].numpy() - kept) / size))
-    worst = float(np.mean(errors) if values == "codes" else np.max(errors))
-    assert worst < TOLERANCE[values], worst
+        z, indices = alone.z[0].numpy(), alone.indices
+        errors.append((indices.flatten().numpy() != kept).mean() if codes else np.linalg.norm(z - kept) / size)
+    worst = float(np.mean(errors) if codes else np.max(errors))
+    assert worst < TOLERANCE[labels.about["values"]], worst
     return worst
 
-# %% ../../nbs/8_train/label.ipynb #9080d0e8
+# %% ../../nbs/8_train/label.ipynb #be4c4207
+def place_of(rows: Any, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Episode and frame of rows, numbers or an array, where episodes of these lengths lie one behind the other."
+    ends = np.cumsum(lengths)
+    episode = np.searchsorted(ends, rows, side="right")
+    return episode, rows - (ends - lengths)[episode]
+
+
 def _check_rows(labels: Labels, column: str, lengths: np.ndarray, offset: int) -> tuple[np.ndarray, float]:
     "Assert keys and empty cells of all rows; which rows have a partner (n,), and the mean length of what they hold."
-    episode = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    frame = np.arange(len(episode)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    there = (frame + offset >= 0) & (frame + offset < np.repeat(lengths, lengths))
-    total = 0.0
+    there, total = np.zeros(len(labels), bool), 0.0
     for start, table in blocks(labels, ["episode_index", "frame_index", column]):
-        here = slice(start, start + len(table))
-        assert np.array_equal(table.column("episode_index").to_numpy(), episode[here])
-        assert np.array_equal(table.column("frame_index").to_numpy(), frame[here])
+        episode, frame = place_of(np.arange(start, start + len(table)), lengths)
+        assert np.array_equal(table.column("episode_index").to_numpy(), episode)
+        assert np.array_equal(table.column("frame_index").to_numpy(), frame)
+        expected = (frame + offset >= 0) & (frame + offset < lengths[episode])
         values = as_array(table.column(column))
         known = np.isfinite(values).all(1) if values.dtype == np.float32 else (values >= 0).all(1)
-        assert np.array_equal(known, there[here]), start
-        total += float(np.linalg.norm(values[known].astype(np.float64), axis=1).sum())
+        assert np.array_equal(known, expected), start
+        there[start : start + len(table)] = known
+        total += float(np.linalg.norm(values[known], axis=1).sum(dtype=np.float64))
     return there, total / max(int(there.sum()), 1)
 
 # %% ../../nbs/8_train/label.ipynb #38ef810a
@@ -918,7 +960,7 @@ def stop_after(job: Job, pieces: Sequence[Piece], after: int) -> None:
         return
     raise AssertionError("the job was done before it could be stopped")
 
-# %% ../../nbs/8_train/label.ipynb #9799b17b
+# %% ../../nbs/8_train/label.ipynb #9be7421a
 def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
     "Check: a job stopped after `after` pieces and started again writes the bytes of `whole`; pieces that were kept."
     job = open_job(config)
@@ -928,7 +970,7 @@ def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
     same_files(whole, job.folder)
     return kept
 
-# %% ../../nbs/8_train/label.ipynb #c0f3595f
+# %% ../../nbs/8_train/label.ipynb #cac82ec1
 def check_shards(config: LabelConfig, whole: Path, count: int, after: int = 1) -> list[dict]:
     "Check: shards, each stopped and run again, write the bytes of `whole`. After each step: what was missing."
     asked, seen = replace(config, missing=count), []
@@ -978,7 +1020,7 @@ def _run_missing(config: LabelConfig) -> int:
         f"pieces are missing, {len(found['shards'])} of {config.missing} shards have work left"))  # fmt: skip
     return 0 if found["done"] else 3
 
-# %% ../../nbs/8_train/label.ipynb #912386e9
+# %% ../../nbs/8_train/label.ipynb #0f82e4a7
 def main(argv: Sequence[str] | None = None) -> None:
     "Entry point of `aclam-label` and of `accelerate launch -m aclam.train.label`."
     cli(LabelConfig, run, argv, prog="aclam-label")
