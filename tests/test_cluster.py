@@ -371,6 +371,18 @@ def test_a_main_thread_that_hangs_is_found_by_where_it_was(tmp_path):
     assert "Traceback" in ended[0][1] and [status for status, _ in ended] == [1, EXIT_GROUP, EXIT_GROUP]
 
 
+def test_a_launcher_that_stops_the_others_too_soon_does_not_hide_the_cause(tmp_path):
+    """torchrun sends SIGTERM within a tenth of a second; here the others have no handlers of their own."""
+    ended, _ = ranks(tmp_path, {0: "os.kill(os.getpid(), 15)", 1: "os.kill(os.getpid(), 9)", 2: "time.sleep(60)"})
+    assert [status for status, _ in ended] == [EXIT_GROUP, -9, EXIT_GROUP]
+    assert re.match(r"rank 1 \(.*\): gone", ended[0][1])
+
+
+def test_sigterm_ends_a_rank_when_there_is_nothing_to_say(tmp_path):
+    ended, seconds = ranks(tmp_path, {0: "os.kill(os.getpid(), 15)"}, world=2)
+    assert ended[0][0] == -signal.SIGTERM and ended[1][0] == EXIT_GROUP and seconds < 30
+
+
 def test_a_stranger_at_the_door_is_no_rank(tmp_path):
     call = (
         "import socket; where = share(None)\n"

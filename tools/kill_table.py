@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+
+from aclam.core import write_json
+from aclam.structure.report import hardware
 
 FAIL = """import signal
 def fail(number, frame): raise RuntimeError("an exception made by the kill table")
@@ -179,7 +183,7 @@ def goes_on(setup: Setup) -> bool:
 def telling(lines: Sequence[str]) -> str:
     """The line that tells the cause: of rank 0 about another, or the last one that a person would read."""
     ranks = [line for line in lines if line.startswith("rank ")]
-    own = [line for line in lines if not line.startswith(NOISE)]
+    own = [line for line in lines if not line.startswith(NOISE) and "it/s]" not in line and "s/it]" not in line]
     return (ranks or own or [""])[-1]
 
 
@@ -294,12 +298,13 @@ def main() -> None:
                     setup = Setup((python, *given.command[1:]), Path(folder), n, after=given.after,
                                   patience=given.patience, again=not given.no_again, gpus=given.gpus)  # fmt: skip
                     row = make(setup)
-                row.line = row.line.replace(folder, "...")
+                row.line = row.line.replace(folder, "...").replace(socket.gethostname(), "node1")
                 print(as_markdown([row]).splitlines()[-1], file=sys.stderr, flush=True)
                 rows.append(row)
     print(as_markdown(rows))
     if given.json:
-        given.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+        kept = [{k: v for k, v in asdict(row).items() if k != "said"} for row in rows]
+        write_json(given.json, {"command": " ".join(given.command), "rows": kept, "hardware": hardware()})
 
 
 if __name__ == "__main__":

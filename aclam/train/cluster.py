@@ -10,12 +10,13 @@ __all__ = ['EXIT_REQUEUE', 'EXIT_GROUP', 'NO_LOCKS', 'LAUNCHERS', 'RANKS', 'ON_C
            'StopRequest', 'keep_from_children', 'lock', 'claim_folder', 'one_at_a_time', 'launched_processes',
            'one_for_many', 'wrong_world', 'check_world', 'group_timeout', 'join_group', 'end_with_launcher',
            'first_line', 'loading', 'appears', 'from_rank_0', 'agree_on_start', 'Event', 'true_cause', 'kind_of',
-           'one_line', 'Link', 'tell', 'connect', 'end_process', 'end_within', 'ignore_stop', 'is_failure', 'Watch',
-           'GroupWatch', 'Member', 'whereabouts', 'silence', 'listening', 'CenterLinks', 'Center', 'SpokeLink', 'Spoke',
-           'watch_ranks', 'parent_death_signal', 'die_with_parent', 'run_child', 'start_child', 'stop_children',
-           'exit_on_signals', 'status_of', 'PassOn', 'torchrun', 'command', 'main', 'slurm_script', 'fake_slurm']
+           'one_line', 'Link', 'tell', 'connect', 'end_process', 'end_within', 'ignore_stop', 'after', 'is_failure',
+           'Watch', 'GroupWatch', 'explain', 'Member', 'whereabouts', 'silence', 'listening', 'CenterLinks', 'Center',
+           'SpokeLink', 'Spoke', 'watch_ranks', 'parent_death_signal', 'die_with_parent', 'run_child', 'start_child',
+           'stop_children', 'exit_on_signals', 'status_of', 'PassOn', 'torchrun', 'command', 'main', 'slurm_script',
+           'fake_slurm']
 
-# %% ../../nbs/8_train/cluster.ipynb #46b29576
+# %% ../../nbs/8_train/cluster.ipynb #11c6e4a2
 import ctypes
 import errno
 import fcntl
@@ -36,7 +37,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # both take seconds to import, and most of what is here needs
     from accelerate import PartialState
     from accelerate.utils import InitProcessGroupKwargs
 
-# %% ../../nbs/8_train/cluster.ipynb #ea9c6cb2
+# %% ../../nbs/8_train/cluster.ipynb #9b6d3d6d
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the checkpoint is written, the same command goes on from it
 EXIT_GROUP = 69  # EX_UNAVAILABLE of sysexits.h: nothing is wrong here, but another process of the group has failed
 
@@ -67,7 +68,7 @@ class Requeue(SystemExit):
 class GroupError(UserError):
     "Another rank has failed, and says why: raised where this rank only learns that it cannot go on."
 
-# %% ../../nbs/8_train/cluster.ipynb #fde02d79
+# %% ../../nbs/8_train/cluster.ipynb #ef6be08c
 class StopRequest:
     """While active, SIGTERM and SIGUSR1 set a flag and do nothing else: `if stop: ...` at the end of each step.
     A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at once."""
@@ -100,7 +101,7 @@ class StopRequest:
             self.first_term = min(self.first_term, now)
         self.signal = self.signal or signal.Signals(number).name
 
-# %% ../../nbs/8_train/cluster.ipynb #34699d58
+# %% ../../nbs/8_train/cluster.ipynb #2214ed63
 @cache
 def _not_for_children() -> weakref.WeakSet:
     "Files and sockets that a forked child closes at once; the hook is set the first time somebody asks."
@@ -113,7 +114,7 @@ def keep_from_children(file: IO | socket.socket) -> None:
     "Have forked children close `file`, whose lock or connection must end with this process."
     _not_for_children().add(file)
 
-# %% ../../nbs/8_train/cluster.ipynb #95d283f3
+# %% ../../nbs/8_train/cluster.ipynb #b3fcfc37
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
 
 
@@ -134,7 +135,7 @@ def lock(file: IO, wait_s: float) -> bool:
             say(f"{file.name}: this disk has no locks, so a second run in this folder would not be noticed")
             return True
 
-# %% ../../nbs/8_train/cluster.ipynb #76a6fe41
+# %% ../../nbs/8_train/cluster.ipynb #f003d603
 @contextmanager
 def claim_folder(
     folder: str | Path,  # of a run; made if need be
@@ -154,17 +155,21 @@ def claim_folder(
         file.flush()
         yield path
 
-# %% ../../nbs/8_train/cluster.ipynb #e9cbcd78
+# %% ../../nbs/8_train/cluster.ipynb #7748dcd9
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
     "Processes on all machines that share the file `path` go through the block one after another; there is no time-out."
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    if path.parent.exists() and not os.access(path.parent, os.W_OK):  # nothing can be written: nobody need wait
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         keep_from_children(file)
         lock(file, math.inf)
         yield
 
-# %% ../../nbs/8_train/cluster.ipynb #0dd59aef
+# %% ../../nbs/8_train/cluster.ipynb #1ca5b347
 LAUNCHERS = {  # environment variable: who says with it how many processes were started together
     "WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun",
 }  # fmt: skip
@@ -185,7 +190,7 @@ def one_for_many(env: Mapping[str, str] = os.environ) -> bool:
     prepared = "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env
     return prepared and not any(key in env for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
 
-# %% ../../nbs/8_train/cluster.ipynb #6783a7a8
+# %% ../../nbs/8_train/cluster.ipynb #cad0907c
 def wrong_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ) -> str:
     "Why `processes` on a machine with `gpus` GPUs cannot be what was asked for, and the cure; '' where it can."
     asked, who = launched_processes(env)
@@ -216,7 +221,7 @@ def check_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ, 
             raise SystemExit(2)
         raise UserError(why)
 
-# %% ../../nbs/8_train/cluster.ipynb #a5bdfa48
+# %% ../../nbs/8_train/cluster.ipynb #c6d1a3e0
 def group_timeout(seconds: float) -> "InitProcessGroupKwargs":
     "For `Accelerator(kwargs_handlers=[...])`: how long a rank waits for the others before it gives up."
     from accelerate.utils import InitProcessGroupKwargs
@@ -253,7 +258,7 @@ def first_line(error: BaseException) -> str:
     "The first line of an exception's message."
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-# %% ../../nbs/8_train/cluster.ipynb #72b6bb16
+# %% ../../nbs/8_train/cluster.ipynb #1139f028
 def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
     "The same batches. A loading process that hangs or dies is a `UserError` in one line."
     try:
@@ -267,7 +272,7 @@ def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
             raise UserError(f"a loading process died ({said}): out of memory? try fewer --train.num-workers") from e
         raise
 
-# %% ../../nbs/8_train/cluster.ipynb #8a75c559
+# %% ../../nbs/8_train/cluster.ipynb #62321d49
 def appears(path: Path, within_s: float) -> bool:
     "Whether a file is seen within some seconds; looking at its folder makes a network disk fetch the news."
     end = time.monotonic() + within_s
@@ -284,7 +289,7 @@ def from_rank_0(value: Any) -> Any:
 
     return broadcast_object_list([value])[0]
 
-# %% ../../nbs/8_train/cluster.ipynb #23235cd3
+# %% ../../nbs/8_train/cluster.ipynb #b9e634dc
 def agree_on_start(
     folder: str | Path,  # of the run, on all ranks
     found: Path | None,  # on rank 0: the checkpoint to go on from; not looked at elsewhere
@@ -313,7 +318,7 @@ def agree_on_start(
         raise UserError(text) if state.is_main_process else GroupError(text)
     return start
 
-# %% ../../nbs/8_train/cluster.ipynb #2fce8eed
+# %% ../../nbs/8_train/cluster.ipynb #5c04e9e7
 CAUSES = ("error", "gone", "silent", "lost")  # what explains comes before what it explains
 
 
@@ -340,7 +345,7 @@ def true_cause(events: Sequence[Event]) -> tuple[Event, int]:
     alike = [e for e in events if e.kind == kind]
     return next((e for e in alike if e.rank == 0), alike[0]), len(alike) - 1
 
-# %% ../../nbs/8_train/cluster.ipynb #fb37633d
+# %% ../../nbs/8_train/cluster.ipynb #aa7976ea
 LOST = ("connection closed by peer", "connection reset by peer", "timed out waiting", "timeout", "gloo", "nccl")
 
 
@@ -357,7 +362,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
-# %% ../../nbs/8_train/cluster.ipynb #4fb58c3e
+# %% ../../nbs/8_train/cluster.ipynb #878ee2ce
 class Link:
     "Messages over a socket, one JSON object a line."
 
@@ -398,7 +403,7 @@ def connect(hosts: Sequence[str], port: int, within_s: float) -> Link | None:
         time.sleep(0.2)
     return None
 
-# %% ../../nbs/8_train/cluster.ipynb #eed00449
+# %% ../../nbs/8_train/cluster.ipynb #44b9e631
 def end_process(status: int) -> None:
     "End this process and its children now, from any thread."
     for child in multiprocessing.active_children():
@@ -422,14 +427,34 @@ def ignore_stop() -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
+# %% ../../nbs/8_train/cluster.ipynb #54a19b37
+@contextmanager
+def after(known: threading.Event, wait_s: float) -> Iterator[None]:
+    """While active, SIGTERM ends this process only when something is `known`, or after `wait_s`.
+    A launcher that has lost a rank stops the others at once; the watch should say first what it has seen."""
 
+    def end(number: int, frame: FrameType | None) -> None:
+        known.wait(wait_s)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+# %% ../../nbs/8_train/cluster.ipynb #af4fd93d
 def is_failure(error: BaseException | None) -> bool:
     "Whether a block that ended with `error` has failed; leaving with a good status, or to be requeued, is none."
     if isinstance(error, SystemExit):
         return error.code not in (None, 0, EXIT_REQUEUE)
     return error is not None
 
-# %% ../../nbs/8_train/cluster.ipynb #f9b2e150
+# %% ../../nbs/8_train/cluster.ipynb #e857d5bb
 BEAT_S = 1.0  # between signs of life
 TICK_S = 0.2  # the watching thread looks around that often
 DECIDE_S = 0.5  # rank 0 collects news for so long before it decides
@@ -452,7 +477,7 @@ class Watch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         pass
 
-# %% ../../nbs/8_train/cluster.ipynb #1d24beae
+# %% ../../nbs/8_train/cluster.ipynb #805bef75
 class GroupWatch(Watch):
     "What `Center` and `Spoke` share: the thread, and what the main thread and the watching one tell each other."
 
@@ -470,6 +495,8 @@ class GroupWatch(Watch):
 
     def __enter__(self) -> "GroupWatch":
         self.open()
+        self.stack = ExitStack()
+        self.stack.enter_context(after(self.decided, DECIDE_S + 1.0))
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
         return self
@@ -477,25 +504,15 @@ class GroupWatch(Watch):
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self.leaving = True
         if is_failure(error):
-            return self.explain(error)
+            return explain(self, error)
         self.closed.set()
-        return self.thread.join(timeout=5.0)
+        self.thread.join(timeout=5.0)
+        return self.stack.close()
 
     def run(self) -> None:
         while not self.closed.is_set():
             self.turn()
         self.close()
-
-    def explain(self, error: BaseException) -> None:
-        "Tell the group, wait for its verdict, and end here unless this is the true cause, which goes on to the user."
-        ignore_stop()
-        self.inbox.put(own := Event(self.rank, self.host, kind_of(error), one_line(error)))
-        self.decided.wait(PATIENCE_S + 5.0)
-        if self.verdict is None or self.verdict.rank == self.rank:
-            return end_within(10.0)
-        if own.kind == "error" and not self.verdict.cause.startswith(own.cause):
-            say(own)
-        return self.end(2 if isinstance(error, UserError) else EXIT_GROUP)
 
     def decide(self, verdict: Event) -> None:
         "Take a verdict. The main thread acts on it if it has left the block already; else this one does."
@@ -504,7 +521,20 @@ class GroupWatch(Watch):
         if not self.leaving:
             self.end(EXIT_GROUP)
 
-# %% ../../nbs/8_train/cluster.ipynb #2c6996ce
+# %% ../../nbs/8_train/cluster.ipynb #c09c7ac9
+def explain(watch: GroupWatch, error: BaseException) -> None:
+    "Tell the group, wait for its verdict, and end here unless this is the true cause, which goes on to the user."
+    ignore_stop()
+    own = Event(watch.rank, watch.host, kind_of(error), one_line(error))
+    watch.inbox.put(own)
+    watch.decided.wait(PATIENCE_S + LAST_WORDS_S)
+    if watch.verdict is None or watch.verdict.rank == watch.rank:
+        return end_within(10.0)
+    if own.kind == "error" and not watch.verdict.cause.startswith(own.cause):
+        say(own)
+    return watch.end(2 if isinstance(error, UserError) else EXIT_GROUP)
+
+# %% ../../nbs/8_train/cluster.ipynb #443f0d7d
 @dataclass
 class Member:
     "What rank 0 knows of another rank."
@@ -543,7 +573,7 @@ def listening() -> socket.socket:
         return socket.create_server(("", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=1024)
 
-# %% ../../nbs/8_train/cluster.ipynb #ec5e3605
+# %% ../../nbs/8_train/cluster.ipynb #2653d5ff
 class CenterLinks(GroupWatch):
     "The connections of rank 0: who is there, and what they say."
 
@@ -595,7 +625,7 @@ class CenterLinks(GroupWatch):
         if member and not any(e.rank == member.rank and e.kind == "error" for e in self.events):
             self.events.append(member.event("gone", GONE.format(f" (process {member.pid})")))
 
-# %% ../../nbs/8_train/cluster.ipynb #a9562ad7
+# %% ../../nbs/8_train/cluster.ipynb #8104dd93
 class Center(CenterLinks):
     "The watch of rank 0: it hears from all others, finds the true cause, and tells them."
 
@@ -643,7 +673,7 @@ class Center(CenterLinks):
             tell(self.members, end=asdict(self.cause))
             self.decide(self.cause)
 
-# %% ../../nbs/8_train/cluster.ipynb #fb99a7d2
+# %% ../../nbs/8_train/cluster.ipynb #6c3edce5
 class SpokeLink(GroupWatch):
     "The connection of any other rank to rank 0."
 
@@ -678,7 +708,7 @@ class SpokeLink(GroupWatch):
             self.decided.set()
             self.closed.set()
 
-# %% ../../nbs/8_train/cluster.ipynb #c08c8e08
+# %% ../../nbs/8_train/cluster.ipynb #4129393e
 class Spoke(SpokeLink):
     "The watch of any other rank: it tells rank 0 what happens here, and ends when rank 0 says so or is gone."
 
@@ -707,7 +737,7 @@ class Spoke(SpokeLink):
         if self.cause and (self.rank == 1 or os.environ.get("LOCAL_RANK") == "0"):
             say(f"\n{self.cause}")
 
-# %% ../../nbs/8_train/cluster.ipynb #dc7acae6
+# %% ../../nbs/8_train/cluster.ipynb #b428fbca
 _watching: list[Watch] = []  # of this process: at most one
 
 
@@ -728,7 +758,7 @@ def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
             finally:
                 _watching.clear()
 
-# %% ../../nbs/8_train/cluster.ipynb #08ceb6eb
+# %% ../../nbs/8_train/cluster.ipynb #44c058f8
 def parent_death_signal(number: int) -> bool:
     "Have the kernel send this process a signal when the thread that started it ends; False where that is unknown."
     if not sys.platform.startswith("linux"):
@@ -760,7 +790,7 @@ def run_child(parent: int, command: Sequence[str]) -> None:
     else:
         os.execvp(command[0], command)  # what the kernel was told stays in force; the thread ends here
 
-# %% ../../nbs/8_train/cluster.ipynb #bbb994e6
+# %% ../../nbs/8_train/cluster.ipynb #8bd8dc6d
 def start_child(
     command: Sequence[str],  # such as [sys.executable, "-m", "aclam.train.lam", ...]
     log: Path,  # gets what the child says
@@ -774,7 +804,7 @@ def start_child(
         return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                                 env={**os.environ, **(env or {})}, process_group=0)
 
-# %% ../../nbs/8_train/cluster.ipynb #7306aa12
+# %% ../../nbs/8_train/cluster.ipynb #e0869587
 def stop_children(processes: Iterable[subprocess.Popen], grace_s: float = 2.0) -> None:
     "End processes that still run: SIGTERM, and `grace_s` later SIGKILL for them and their own children."
     running = [p for p in processes if p.poll() is None]
@@ -807,7 +837,7 @@ def exit_on_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
-# %% ../../nbs/8_train/cluster.ipynb #2304c606
+# %% ../../nbs/8_train/cluster.ipynb #f2ff7185
 def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     "The exit status of a group from those of its processes (negative: a signal); `stopped`: it was asked to stop."
     there = set(statuses) - {0}
@@ -818,7 +848,7 @@ def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     killed = [128 - s for s in there if s < 0 and s != -signal.SIGTERM]
     return max(failed or killed or there or {0}) % 256
 
-# %% ../../nbs/8_train/cluster.ipynb #2c05f1a8
+# %% ../../nbs/8_train/cluster.ipynb #ab6a9aeb
 class PassOn:
     "While active, SIGTERM and SIGUSR1 go to this process's children. Without any they end it, to be requeued."
 
@@ -844,7 +874,7 @@ class PassOn:
         if not children:
             raise Requeue("no process had begun")
 
-# %% ../../nbs/8_train/cluster.ipynb #fed14833
+# %% ../../nbs/8_train/cluster.ipynb #472306ef
 def torchrun(words: Sequence[str]) -> int:
     "As `torchrun words...`; the exit status is that of its processes, see `status_of`."
     own = os.environ.get("TORCH_CPP_LOG_LEVEL", "")
@@ -857,8 +887,6 @@ def torchrun(words: Sequence[str]) -> int:
     options = run.parse_args(list(words))
     if hasattr(options, "signals_to_handle"):  # a newer PyTorch; an older one keeps SIGTERM for itself
         options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
-    if getattr(options, "shutdown_timeout", 0) is None:
-        options.shutdown_timeout = 10  # seconds: it is the failed ranks that wait, the others have left by themselves
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the workers have said what is wrong
     with PassOn() as passed:
         try:
@@ -869,7 +897,7 @@ def torchrun(words: Sequence[str]) -> int:
             return 128 + int(e.sigval)
     return 0
 
-# %% ../../nbs/8_train/cluster.ipynb #06a5079b
+# %% ../../nbs/8_train/cluster.ipynb #16968825
 def command(words: Sequence[str]) -> int | None:
     "`torchrun WORDS`, or `child PARENT COMMAND`, which is how `start_child` starts a process."
     if words[:1] == ["torchrun"]:
@@ -888,7 +916,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
     main()
 
-# %% ../../nbs/8_train/cluster.ipynb #0011fd95
+# %% ../../nbs/8_train/cluster.ipynb #04fe4511
 def slurm_script(name: str) -> Path:
     "The path of a packaged job script for Slurm, such as one_gpu, eight_gpus or four_nodes."
     folder = Path(str(files("aclam") / "configs" / "slurm"))
@@ -897,7 +925,7 @@ def slurm_script(name: str) -> Path:
         raise UserError(f'no job script "{name}".{suggest(name, there)} There are {", ".join(there)}')
     return folder / f"{name}.sh"
 
-# %% ../../nbs/8_train/cluster.ipynb #c274eae8
+# %% ../../nbs/8_train/cluster.ipynb #448299c6
 FAKE_SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 tasks=()
