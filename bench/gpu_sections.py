@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.policy.model import TINY as TINY_POLICY
 from aclam.policy.model import Policy, PolicyConfig
+from aclam.train.cost import Setup, card_of, flops_per_triple, largest_rows, memory
 from aclam.train.lam import LamTrainConfig, settings_for
 from aclam.train.lam import run as train_lam
 from aclam.train.loop import TrainConfig, make_optimizer, read_metrics, train
@@ -107,17 +108,14 @@ class Clock:
 
 # --- the card ---------------------------------------------------------------------------------------------------------
 
-PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, FLOP/s
-
-
 def card_name(plan: Plan) -> str:
     return torch.cuda.get_device_name() if plan.device == "cuda" else "cpu"
 
 
 def peak_of(plan: Plan) -> float | None:
-    "The card's stated bf16 peak in FLOP/s; None on a CPU and for cards that are not in the table."
-    name = card_name(plan)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    "The card's stated bf16 peak in FLOP/s; None on a CPU and for cards that the cost chapter does not know."
+    card = card_of(card_name(plan))
+    return card.peak("bf16") if card else None
 
 
 def wait_for(plan: Plan) -> None:
@@ -300,22 +298,14 @@ def set_arithmetic(plan: Plan, tf32: bool = True) -> None:
         torch.backends.cudnn.allow_tf32 = tf32
 
 
-def formula_flops(config: Any) -> float | None:
-    "What the cost chapter's formula says of a row; None where this version has none, or not for this model."
-    try:
-        from aclam.train.cost import flops_per_triple
-    except ImportError:
-        return None
-    return flops_per_triple(config)
-
-
-def formula_memory_gib(config: Any, rows: int, checkpointed: bool = False) -> float | None:
-    "What the cost chapter's plan says that a step of so many rows takes in bf16; None where there is none."
-    try:
-        from aclam.train.cost import Setup, memory
-    except ImportError:
-        return None
+def formula_memory_gib(config: Any, rows: int, checkpointed: bool = False) -> float:
+    "What the cost chapter's plan says that a step of so many rows takes in bf16."
     return memory(config, rows, Setup(checkpointed=checkpointed)).total / 2**30
+
+
+def largest(plan: Plan, config: Any) -> int | None:
+    "The largest micro-batch that the plan of memory gives this card."
+    return largest_rows(config, torch.cuda.mem_get_info()[1]) if plan.device == "cuda" else None
 
 
 def sweep(plan: Plan, page: Page, clock: Clock) -> None:
@@ -324,9 +314,9 @@ def sweep(plan: Plan, page: Page, clock: Clock) -> None:
     model = build(plan, plan.lam)
     trainer = Trainer(plan, model)
     counted = count_flops(trainer, lam_batch(model.config, 1, plan.device))
-    flops = formula_flops(model.config) or counted
+    flops = flops_per_triple(model.config) or counted
     page.put(preset=plan.lam, parameters=sum(p.numel() for p in model.parameters()), flops_per_triple=flops,
-             flops_counted=counted)  # fmt: skip
+             flops_counted=counted, largest_by_formula=largest(plan, model.config))  # fmt: skip
     for rows in plan.micro_batches:
         row = throughput(plan, trainer, lam_batch(model.config, rows, plan.device), flops, 2 if plan.tiny else 6)
         page.add("micro_batches", {**row, "memory_by_formula_gib": formula_memory_gib(model.config, rows)})
@@ -357,7 +347,7 @@ def one_family(plan: Plan, name: str, until: float) -> dict[str, Any]:
         model = build(plan, name)
         trainer = Trainer(plan, model)
         counted = count_flops(trainer, lam_batch(model.config, 1, plan.device))
-        flops = formula_flops(model.config) or counted
+        flops = flops_per_triple(model.config) or counted
         row = {"preset": name, "parameters": sum(p.numel() for p in model.parameters()), "flops_per_triple": flops,
                "flops_counted": counted}  # fmt: skip
         for rows in (2,) if plan.tiny else (32, 16, 8):
@@ -386,7 +376,7 @@ def policy(plan: Plan, page: Page, clock: Clock) -> None:
     page.put(seconds_to_build=time.perf_counter() - start, parameters=sum(p.numel() for p in model.parameters()))
     trainer = Trainer(plan, checkpoint_activations(model))
     again = count_flops(trainer, policy_batch(config, 1, plan.device))
-    flops = formula_flops(config) or again
+    flops = flops_per_triple(config) or again
     page.put(weights="random", flops_per_sample=flops, flops_with_recomputing=again)
     for rows in (1, 2) if plan.tiny else (1, 4, 8, 16):
         row = throughput(plan, trainer, policy_batch(config, rows, plan.device), flops, 1 if plan.tiny else 3)
@@ -398,17 +388,11 @@ def policy(plan: Plan, page: Page, clock: Clock) -> None:
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def with_known(config: Any, **wanted: Any) -> Any:
-    "A dataclass with those of the fields replaced that this version has."
-    known = {f.name for f in fields(config)}
-    return replace(config, **{name: value for name, value in wanted.items() if name in known})
-
-
 def loop_settings(plan: Plan, name: str, preset: str, data: str, **train_fields: Any) -> LamTrainConfig:
     "Settings of a run of `aclam-train-lam` that logs often, probes never and keeps one checkpoint."
     base = settings_for(preset)
     common = dict(probe_every=0, checkpoint_every=0, keep_checkpoints=1, log_every=5, mixed_precision=plan.precision)
-    whole = with_known(base.train, **{**common, **train_fields})
+    whole = replace(base.train, **{**common, **train_fields})
     return replace(base, data=(str(plan.out / data),), out=str(plan.out / "runs" / name), train=whole, probe_n=16,
                    resume=False)  # fmt: skip
 
@@ -465,8 +449,6 @@ def loop(plan: Plan, page: Page, clock: Clock) -> None:
 
 def compiled(plan: Plan, page: Page, clock: Clock) -> None:
     "The real training loop, compiled."
-    if "compile" not in {f.name for f in fields(TrainConfig)}:
-        raise UserError("the training loop of this version has no setting `compile`")
     rows = best_micro_batch(plan)
     page.add("runs", loop_row(plan, "compiled", rows, loop_steps(plan, rows, 15), 0.0, compile=True))
 
@@ -577,10 +559,10 @@ def waits_of(plan: Plan, steps: int) -> dict[str, int]:
     data = TripleDataset(episodes, TripleConfig(), 32, length=10**6)
     torch.manual_seed(0)
     model = LatentActionModel.from_preset("ac_lam_cpu", idm_width=16, fdm_width=16)
-    train_config = with_known(TrainConfig(), steps=steps, batch_size=8, warmup_steps=1, log_every=10**6, probe_every=0,
-                              checkpoint_every=0, num_workers=0, digest_every=0, mixed_precision=plan.precision)
+    config = TrainConfig(steps=steps, batch_size=8, warmup_steps=1, log_every=10**6, probe_every=0, checkpoint_every=0,
+                         digest_every=0, mixed_precision=plan.precision)  # fmt: skip
     with Waits() as waits, noticed(plan) as found:
-        train(model, data, train_config, plan.out / "runs" / f"waits_{steps}", resume=False)
+        train(model, data, config, plan.out / "runs" / f"waits_{steps}", resume=False)
     flagged = sum("synchroniz" in str(w.message).lower() for w in found)
     return {**waits.seen, "noticed_by_cuda": flagged} if plan.device == "cuda" else waits.seen
 
