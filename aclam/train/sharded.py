@@ -6,11 +6,11 @@ Docs: https://aclam-project.github.io/aclam/8_train/sharded.html.md"""
 
 # %% auto #0
 __all__ = ['BYTES', 'LAYERS', 'ENTRANCES', 'DTYPES', 'NAMES', 'state_gb', 'is_layer', 'layers_of', 'pieces_of',
-           'replicated_parameters', 'is_sharded', 'own_rows', 'fsdp_library', 'named_tensors', 'shard', 'spread',
-           'reshard', 'average_replicated_gradients', 'clip_gradients', 'by_layout', 'sharded_step', 'file_order',
-           'header', 'whole_tensor', 'write_gathered', 'read_sharded', 'like_parameters', 'gathered', 'checkpointed',
-           'checkpointed_halves', 'checkpointed_with_cache', 'checkpoint_activations', 'Filled', 'activation_bytes',
-           'loss_and_gradients', 'check_recomputed', 'compile_layers']
+           'replicated_parameters', 'is_sharded', 'own_rows', 'fsdp_library', 'named_tensors', 'shard', 'open_entrance',
+           'spread', 'reshard', 'average_replicated_gradients', 'clip_gradients', 'by_layout', 'sharded_step',
+           'file_order', 'header', 'whole_tensor', 'write_gathered', 'read_sharded', 'like_parameters', 'gathered',
+           'checkpointed', 'checkpointed_halves', 'checkpointed_with_cache', 'checkpoint_activations', 'Filled',
+           'activation_bytes', 'loss_and_gradients', 'check_recomputed', 'compile_layers']
 
 # %% ../../nbs/8_train/sharded.ipynb #0fb81e8f
 import copy
@@ -92,7 +92,9 @@ def own_rows(t: Tensor) -> slice:
     return slice(start, min(t.shape[0], start + each))
 
 # %% ../../nbs/8_train/sharded.ipynb #1071a3e6
-ENTRANCES = ("loss", "sample", "encode", "decode")  # methods through which a model is entered from outside
+ENTRANCES = (  # methods through which a model is entered from outside
+    "loss", "sample", "encode", "decode", "pixels", "latents", "triple_latents", "triple_tokens", "quantize", "paint",
+)  # fmt: skip
 
 
 def fsdp_library() -> ModuleType:
@@ -128,8 +130,27 @@ def shard(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
     spread(model, whole)
     for name in ENTRANCES:
         if hasattr(model, name):
-            library.register_fsdp_forward_method(model, name)
+            open_entrance(model, name, library)
     return model
+
+# %% ../../nbs/8_train/sharded.ipynb #62e5e1a0
+def open_entrance(model: nn.Module, name: str, library: ModuleType) -> None:
+    "Let weights that are in no layer be gathered while a method runs, unless another entrance has done so."
+    plain = getattr(model, name)
+    library.register_fsdp_forward_method(model, name)
+    gathering = getattr(model, name)
+    model.entered = False
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        if model.entered:
+            return plain(*args, **kwargs)
+        model.entered = True
+        try:
+            return gathering(*args, **kwargs)
+        finally:
+            model.entered = False
+
+    setattr(model, name, method)
 
 # %% ../../nbs/8_train/sharded.ipynb #a7e3ad22
 @torch.no_grad()
@@ -189,23 +210,31 @@ def by_layout(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 # %% ../../nbs/8_train/sharded.ipynb #6b11bbd5
 def sharded_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Mapping[str, Tensor], seed: int, clip: float = 1.0
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Mapping[str, Tensor],  # the global one
+    seed: int,
+    parts: int = 1,  # micro-batches
+    clip: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     "One step on this process's rows of a global batch, for checks: loss of the whole batch and norm of the gradient."
     total, rank = len(next(iter(batch.values()))), dist.get_rank() if world_size() > 1 else 0
-    rows = torch.arange(total).chunk(world_size())[rank]
-    mine = {name: value[rows] for name, value in batch.items()}
-    counts = share_counts([model.counts(mine)]) if hasattr(model, "counts") else {}
-    torch.manual_seed(seed)
+    places = torch.arange(total).chunk(world_size() * parts)[rank :: world_size()]
+    mine = [{name: value[rows] for name, value in batch.items()} for rows in places]
+    counts = share_counts([model.counts(part) for part in mine]) if hasattr(model, "counts") else {}
     optimizer.zero_grad()
-    with micro_batch(MicroBatch(rows, total, counts)):
-        loss, _ = model.loss(mine)
-        loss.backward()
+    losses = []
+    for rows, part in zip(places, mine, strict=True):
+        torch.manual_seed(seed)
+        with micro_batch(MicroBatch(rows, total, counts)):
+            loss, _ = model.loss(part)
+            (loss / parts).backward()
+        losses.append(loss.detach())
     average_replicated_gradients(model)
     norm = clip_gradients(list(model.parameters()), clip)
     optimizer.step()
     commit(model)
-    return sum_over_ranks(loss.detach()) / world_size(), norm
+    return sum_over_ranks(torch.stack(losses).mean()) / world_size(), norm
 
 # %% ../../nbs/8_train/sharded.ipynb #d04e3996
 DTYPES = {  # PyTorch's types by safetensors' names, in the order in which its files hold them
