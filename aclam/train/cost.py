@@ -13,14 +13,14 @@ __all__ = ['Settings', 'WORDS', 'FORMULAS', 'A100', 'H100', 'H200', 'ADA', 'AMPE
            'lapa_encoder', 'lapa_decoder', 'lapa_cost', 'uni_block', 'univla_eye', 'enter', 'univla_encoder',
            'univla_decoder', 'univla_cost', 'gemma_attention', 'gemma_layer', 'gemma', 'last_keys', 'expert', 'experts',
            'stem_cost', 'small_vlm', 'paligemma', 'policy_cost', 'Flops', 'row_cost', 'step_flops', 'flops_per_triple',
-           'on_meta', 'as_fake', 'example_batch', 'example_demonstrations', 'grouped_backward', 'counter',
-           'counted_flops', 'check_flops', 'Setup', 'Numbers', 'numbers', 'Memory', 'kept_bytes', 'memory', 'Holder',
-           'fused_attention', 'gpu_rules', 'kept_by', 'check_kept', 'LiveBytes', 'step_peak', 'check_memory', 'Card',
-           'card_of', 'card_named', 'mfu', 'largest_rows', 'choose_accumulate', 'cures', 'out_of_memory_advice',
+           'on_meta', 'as_fake', 'example_batch', 'example_states', 'example_demonstrations', 'grouped_backward',
+           'counter', 'counted_flops', 'check_flops', 'Setup', 'Numbers', 'numbers', 'Memory', 'kept_bytes', 'memory',
+           'Holder', 'fused_attention', 'gpu_rules', 'kept_by', 'check_kept', 'LiveBytes', 'step_peak', 'check_memory',
+           'Card', 'card_of', 'card_named', 'mfu', 'largest_rows', 'choose_accumulate', 'cures', 'out_of_memory_advice',
            'Traffic', 'buffer_numbers', 'traffic', 'Feed', 'feed', 'run_seconds', 'run_steps', 'run_mfu', 'CostConfig',
            'CostPlan', 'settings_of', 'check_plan', 'plan_cost', 'plan_lines', 'report_cost', 'main']
 
-# %% ../../nbs/8_train/cost.ipynb #5f7b6a14
+# %% ../../nbs/8_train/cost.ipynb #6ad6f913
 import copy
 import math
 import re
@@ -53,7 +53,7 @@ from ..policy.model import Policy, PolicyConfig
 from ..policy.vlm import VlmConfig, factors
 from .sharded import checkpoint_activations, layers_of, pieces_of
 
-# %% ../../nbs/8_train/cost.ipynb #d2ece914
+# %% ../../nbs/8_train/cost.ipynb #7f2d5b0a
 @dataclass(frozen=True)
 class Cost:
     "What a part of a network costs in one training step. Parts add up; one that runs n times costs n times as much."
@@ -78,7 +78,7 @@ def keep(narrow: float = 0, wide: float = 0, casts: float = 0, uncast: float = 0
     autocast keeps besides; uncast: numbers that only float32 keeps, because autocast keeps a copy instead."""
     return Cost(bf16=2 * narrow + 4 * wide + 2 * casts, float32=4 * (narrow + wide + uncast))
 
-# %% ../../nbs/8_train/cost.ipynb #f3bc366d
+# %% ../../nbs/8_train/cost.ipynb #2e5ed440
 def product(rows: float, a: float, b: float, into: bool = True) -> Cost:
     "A linear map of `rows` rows from a to b numbers, without what it keeps. into: its input has a gradient."
     work = 2.0 * rows * a * b
@@ -110,7 +110,7 @@ def frozen(part: Cost) -> Cost:
     "A part that runs without gradient: no way back, nothing kept."
     return Cost(part.forward)
 
-# %% ../../nbs/8_train/cost.ipynb #4430d921
+# %% ../../nbs/8_train/cost.ipynb #56b0eaca
 @dataclass(frozen=True)
 class Stack:
     "Equal blocks in a row."
@@ -150,7 +150,7 @@ class Part:
     def whole(self) -> Cost:
         return sum((stack.depth * stack.block for stack in self.stacks), self.outside)
 
-# %% ../../nbs/8_train/cost.ipynb #c00cc906
+# %% ../../nbs/8_train/cost.ipynb #dd2b55e6
 def vit_block(rows: float, width: int, heads: int, hidden: float) -> Cost:
     "Norm, attention, norm, MLP with GELU (timm's block): `rows` tokens of one sequence."
     mix = norm(rows, width) + linear(rows, width, 3 * width) + attention(rows, rows, width, heads)
@@ -164,7 +164,7 @@ def vit(rows: float, width: int, depth: int, heads: int, hidden: float) -> Stack
     block = vit_block(rows, width, heads, hidden)
     return Stack(block, depth, rows * width, product(rows, hidden, width).forward)
 
-# %% ../../nbs/8_train/cost.ipynb #1f676aa0
+# %% ../../nbs/8_train/cost.ipynb #af594801
 Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfig | PolicyConfig
 
 
@@ -201,7 +201,7 @@ def paintings(c: Settings) -> int:
     "Passes through the FDM for each triple: one for each pair, and one for the sum where Eq. 5 asks for it."
     return 4 if c.objective.ac_form == "fdm" and c.objective.lambda_ac > 0 else 3
 
-# %% ../../nbs/8_train/cost.ipynb #59a6549a
+# %% ../../nbs/8_train/cost.ipynb #6694d786
 def patch_encoder(c: LamConfig, frames: int) -> Part:
     "The queries and the patches of some frames through the IDM's blocks; the queries are read out."
     n, w, inside = patches(c), c.idm_width, numbers_a_patch(c)
@@ -236,7 +236,7 @@ def potential_cost(c: PotentialConfig) -> RowCost:
     decoder = paintings(c) * patch_decoder(c) + proprio_fdm(c)
     return RowCost(3 * patch_encoder(c, frames=1), decoder, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #0830f2bc
+# %% ../../nbs/8_train/cost.ipynb #b675ad9e
 def normed_attention(frames: float, n: float, width: int, heads: int, qk_norm: bool) -> Cost:
     "Attention within frames of n tokens, from its norm to its projection; where queries and keys are normed, too."
     r = frames * n
@@ -264,7 +264,7 @@ def villa_block(n: int, c: VillaXConfig) -> Cost:
     mlp = norm(r, w) + linear(r, w, hidden) + keep(narrow=r * hidden) + linear(r, hidden, w)
     return space + time + mlp + keep(wide=3 * r * w)  # each of the three answers is scaled by a learned gate
 
-# %% ../../nbs/8_train/cost.ipynb #17c193b3
+# %% ../../nbs/8_train/cost.ipynb #268148ac
 def villa_encoder(c: VillaXConfig) -> Part:
     "Three frames embedded, five through the blocks, three pairs through the attention pooling."
     n, w, hidden, N = patches(c), c.idm_width, int(c.idm_width * c.mlp_ratio), c.tokens
@@ -289,7 +289,7 @@ def villa_cost(c: VillaXConfig) -> RowCost:
     queries = linear(c.tokens, c.idm_width, c.idm_width)
     return RowCost(villa_encoder(c), decoder, once=queries, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #272c7ace
+# %% ../../nbs/8_train/cost.ipynb #50af30ed
 def convolution(places: float, taps: int, a: float, b: float, into: bool = True) -> Cost:
     "A convolution with `places` results of `taps` inputs of a channels each, for b channels; depth-wise: a = 1."
     work = 2.0 * places * taps * a * b
@@ -318,7 +318,7 @@ def lapa_layer(r: float, first: float, n: float, c: LapaConfig, crossed: bool = 
     mlp = norm(r, w) + linear(r, w, hidden) + product(r, w, hidden) + linear(r, hidden, w)
     return out + mlp + keep(narrow=3 * r * hidden, casts=r * w)
 
-# %% ../../nbs/8_train/cost.ipynb #aaa939ae
+# %% ../../nbs/8_train/cost.ipynb #28e4d302
 def lapa_encoder(c: LapaConfig) -> Part:
     "Five frames through the spatial layers, both frames of three pairs through those in time, six grids to tokens."
     n, w, inside, grids = c.side**2, c.width, numbers_a_patch(c), 6
@@ -346,12 +346,12 @@ def lapa_cost(c: LapaConfig) -> RowCost:
     decoder = paintings(c) * lapa_decoder(c)
     return RowCost(lapa_encoder(c), decoder, once=2 * table, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #ae392cb8
+# %% ../../nbs/8_train/cost.ipynb #287f25e2
 WORDS = 16  # of an instruction, the longest of a batch  # assumed
 
 
 def uni_block(frames: float, second: float, rows: int, keeps: int, c: UniVLAConfig) -> Cost:
-    "A block for `frames` frames of `rows` tokens, of which the first `keeps` go on; `second` of them look back in time."
+    "A block for `frames` frames of `rows` tokens, of which `keeps` go on; `second` of the frames look back in time."
     w, r, all_rows = c.width, frames * keeps, frames * rows
     if keeps == rows:
         space = linear(r, w, 3 * w)
@@ -375,7 +375,7 @@ def enter(rows: float, a: float, b: float) -> Cost:
     "Norm, linear map, norm."
     return keep(wide=rows * (a + 2)) + linear(rows, a, b) + norm(rows, b)
 
-# %% ../../nbs/8_train/cost.ipynb #b280ff20
+# %% ../../nbs/8_train/cost.ipynb #a6544344
 def univla_encoder(c: UniVLAConfig, said: int) -> Part:
     n, w, N = patches(c), c.width, c.stage * c.tokens
     rows = n + N + said
@@ -401,7 +401,7 @@ def univla_cost(c: UniVLAConfig) -> RowCost:
     features = 4.0 * 3 * patches(c) * c.eye_width
     return RowCost(univla_encoder(c, said), decoder, univla_eye(c), batch=frame_bytes(c, 3) + features)
 
-# %% ../../nbs/8_train/cost.ipynb #165f0450
+# %% ../../nbs/8_train/cost.ipynb #6a9a5547
 def gemma_attention(rows: float, keys: float, s: LayerSize) -> Cost:
     "Attention of `rows` tokens to `keys` under a mask; heads that share keys are put together for it and apart again."
     inner, kv, groups = s.heads * s.head_dim, s.kv_heads * s.head_dim, s.heads // s.kv_heads
@@ -432,7 +432,7 @@ def last_keys(rows: float, s: LayerSize) -> Cost:
     kv = s.kv_heads * s.head_dim
     return norm(rows, s.width) + 2 * product(rows, s.width, kv) + keep(narrow=rows * s.width, casts=rows * s.width)
 
-# %% ../../nbs/8_train/cost.ipynb #0995388d
+# %% ../../nbs/8_train/cost.ipynb #0212bac0
 def expert(rows: float, dim: int, state: int, c: PolicyConfig) -> Cost:
     "What is around the layers of an expert for `rows` vectors of `dim` numbers."
     w = c.expert.width
@@ -447,7 +447,7 @@ def experts(c: PolicyConfig) -> Part:
     around += expert(c.latents, c.latent_dim, 0, c) if c.latents else Cost()
     return c.draws * Part(around, (gemma(rows, c.vlm.tokens + rows, c.vlm.depth, c.expert),))
 
-# %% ../../nbs/8_train/cost.ipynb #b3ee1e18
+# %% ../../nbs/8_train/cost.ipynb #70925e59
 def stem_cost(c: VlmConfig) -> Cost:
     "Convolutions with the prime factors of the patch as strides, each with a norm and a ReLU."
     strides, before, size = factors(c.patch_size), 3, c.image_size
@@ -473,7 +473,7 @@ def small_vlm(c: VlmConfig) -> Part:
     layers = gemma(c.tokens, c.tokens, c.depth - 1, c.layer)
     return Part(outside, (vit(n, v, c.vision_depth, c.vision_heads, c.vision_mlp), layers, last))
 
-# %% ../../nbs/8_train/cost.ipynb #3443e5a6
+# %% ../../nbs/8_train/cost.ipynb #92418fb1
 def paligemma(c: VlmConfig) -> Part:
     "The library's: norms that keep two tensors, keys and values repeated for each head, a last layer for nothing."
     n, v, w, P = patches(c), c.vision_width, c.layer.width, c.tokens
@@ -495,7 +495,7 @@ def policy_cost(c: PolicyConfig) -> RowCost:
     keys = 2.0 * c.vlm.tokens * c.vlm.layer.kv_heads * c.vlm.layer.head_dim * c.vlm.depth  # and values, of all layers
     return RowCost(encoder, experts(c), batch=frame_bytes(c.vlm, 1) + 4 * keys * (1 + c.draws * (c.draws > 1)))
 
-# %% ../../nbs/8_train/cost.ipynb #dc759d21
+# %% ../../nbs/8_train/cost.ipynb #a8cd935c
 FORMULAS: dict[type, Callable[..., RowCost]] = {
     LamConfig: ac_lam_cost, PotentialConfig: potential_cost, VillaXConfig: villa_cost, LapaConfig: lapa_cost,
     UniVLAConfig: univla_cost, PolicyConfig: policy_cost,
@@ -537,7 +537,7 @@ def flops_per_triple(config: Settings) -> float | None:
     "Model FLOPs of one triple (or demonstration), forward and backward; None for settings without a formula."
     return step_flops(config).model if type(config) in FORMULAS else None
 
-# %% ../../nbs/8_train/cost.ipynb #1145e649
+# %% ../../nbs/8_train/cost.ipynb #7ad73c88
 @cache
 def on_meta(config: Settings) -> nn.Module:
     "The model of some settings, with shapes and no numbers."
@@ -555,7 +555,7 @@ def as_fake(model: nn.Module, device: str) -> nn.Module:
             module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
     return model.train()
 
-# %% ../../nbs/8_train/cost.ipynb #4202107d
+# %% ../../nbs/8_train/cost.ipynb #163bc3fc
 def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]:
     "A batch of the shapes that a model is trained on; pixels are 0."
     if isinstance(config, PolicyConfig):
@@ -565,7 +565,17 @@ def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]
     if getattr(config, "text_dim", 0):
         batch["words"] = torch.zeros(rows, WORDS, config.text_dim, device=device)
         batch["word_mask"] = torch.ones(rows, WORDS, dtype=torch.bool, device=device)
-    return batch
+    return batch | example_states(config, rows, device) if getattr(config, "proprio_dim", 0) else batch
+
+
+def example_states(c: LamConfig | VillaXConfig, rows: int, device: str) -> dict[str, Tensor]:
+    "States and actions of triples, for the proprio FDM."
+    known = torch.ones(rows, dtype=torch.bool, device=device)
+    return {
+        "proprio": torch.zeros(rows, 3, c.proprio_dim, device=device), "has_proprio": known,
+        "action": torch.zeros(rows, 3, max(c.action_dim, 1), device=device), "has_action": known,
+        "embodiment": torch.zeros(rows, dtype=torch.int64, device=device),
+        "times": torch.zeros(rows, 3, device=device)}  # fmt: skip
 
 
 def example_demonstrations(c: PolicyConfig, rows: int, device: str) -> dict[str, Tensor]:
@@ -579,9 +589,9 @@ def example_demonstrations(c: PolicyConfig, rows: int, device: str) -> dict[str,
         "latent": torch.zeros(rows, max(c.latents, 1), c.latent_dim, device=device), "has_latent": known,
         "turn": state, "end": state}  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #61bdbbaa
+# %% ../../nbs/8_train/cost.ipynb #6079f92e
 def grouped_backward(out_grad, x, weight, *options, out_shape=None) -> int:
-    "FLOPs of a convolution's backward pass, from shapes; groups are heeded. The last option: which gradients there are."
+    "FLOPs of a convolution's backward pass, from shapes, groups heeded. Last option: which gradients there are."
     return conv_flop_count(x, weight, out_grad) * sum(options[-1][:2])
 
 
@@ -601,9 +611,9 @@ def counted_flops(config: Settings, rows: int = 1, checkpointed: bool = False) -
             loss.backward()
     return forward.get_total_flops() / rows, backward.get_total_flops() / rows
 
-# %% ../../nbs/8_train/cost.ipynb #f05543c0
+# %% ../../nbs/8_train/cost.ipynb #78d2ed57
 def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False) -> tuple[float, float]:
-    "Formula and counter agree on the FLOPs of a batch of one row, there and back: the sums (formula, counter), asserted."
+    "Formula and counter agree on the FLOPs of a batch of one row, there and back, asserted: the sums of both."
     formula, once = step_flops(config, checkpointed), row_cost(config).once
     there, back = formula.forward + once.forward, formula.backward + formula.again + once.backward
     forward, backward = counted_flops(config, checkpointed=checkpointed)
@@ -611,7 +621,7 @@ def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False)
     assert abs(back / backward - 1) < tol, (back, backward)
     return there + back, forward + backward
 
-# %% ../../nbs/8_train/cost.ipynb #97d801ef
+# %% ../../nbs/8_train/cost.ipynb #1cef12df
 @dataclass(frozen=True)
 class Setup:
     "How a training step is laid out."
@@ -649,7 +659,7 @@ def numbers(config: Settings) -> Numbers:
     table = max((n for name, n in pieces.items() if name not in layers), default=0)
     return Numbers(total, whole - total, sum(matrices), layer, table, total - sum(pieces.values()))
 
-# %% ../../nbs/8_train/cost.ipynb #b257f297
+# %% ../../nbs/8_train/cost.ipynb #4decc202
 @dataclass(frozen=True)
 class Memory:
     "Bytes on one card at the worst moment of a training step."
@@ -689,13 +699,14 @@ def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
     "What a micro-batch of `rows` rows takes. Gradients of an earlier micro-batch are taken to be there."
     n, parts = numbers(config), setup.world if setup.shard else 1
     row, largest = kept_bytes(row_cost(config), setup)
-    divided = 4.0 * (parts > 1)  # bytes a number that is put together; two layers, gradients of one, a last one that waits
-    casts = 2.0 * n.matrices if setup.bf16 else 0.0
-    state = 4.0 * n.trained / parts
-    return Memory(state + 4.0 * n.fixed, state, 2 * state, casts, divided * (4 * n.layer + 2 * n.rest),
-                  divided * 2 * n.table, rows * row, rows * largest)  # fmt: skip
+    state, casts = 4.0 * n.trained / parts, 2.0 * n.matrices if setup.bf16 else 0.0
+    gathered, table = 0.0, 0.0
+    if parts > 1:  # two layers in a row, the gradient of one, and a last one that waits from forward to backward
+        gathered, table = 4.0 * (4 * n.layer + 2 * n.rest), 4.0 * 2 * n.table
+    weights = state + 4.0 * n.fixed
+    return Memory(weights, state, 2 * state, casts, gathered, table, rows * row, rows * largest)
 
-# %% ../../nbs/8_train/cost.ipynb #3140cd42
+# %% ../../nbs/8_train/cost.ipynb #34c8f154
 class Holder:
     "Something kept by autograd."
 
@@ -730,7 +741,7 @@ def gpu_rules(bf16: bool) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", False)
         torch.clear_autocast_cache()
 
-# %% ../../nbs/8_train/cost.ipynb #0dbdebac
+# %% ../../nbs/8_train/cost.ipynb #856ed23b
 def kept_by(config: Settings, rows: int, bf16: bool) -> int:
     "Bytes that autograd holds after a forward pass on a fake GPU; what shares memory counts once, weights not at all."
     model, alive = copy.deepcopy(on_meta(config)), weakref.WeakSet()
@@ -754,13 +765,13 @@ def kept_by(config: Settings, rows: int, bf16: bool) -> int:
 
 
 def check_kept(config: Settings, bf16: bool = True, tol: float = 0.15) -> tuple[float, float]:
-    "Formula and autograd agree on the bytes kept for a row: both, asserted. Copies of weights drop out of a difference."
+    "Formula and autograd agree on the bytes kept for a row, asserted: both. Copies of weights, there once, drop out."
     whole = row_cost(config).parts.whole
     formula, found = whole.bf16 if bf16 else whole.float32, kept_by(config, 2, bf16) - kept_by(config, 1, bf16)
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #fbf18f47
+# %% ../../nbs/8_train/cost.ipynb #57f739db
 class LiveBytes(TorchDispatchMode):
     "Counts the bytes of all tensors that were made inside and still live."
 
@@ -771,7 +782,7 @@ class LiveBytes(TorchDispatchMode):
         self.sizes: dict[int, int] = {}
 
     def note(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()  # of a sharded tensor, what lies here
         if storage._cdata in self.sizes:
             return
         self.sizes[storage._cdata] = storage.nbytes()
@@ -815,7 +826,7 @@ def check_memory(config: Settings, rows: int, setup: Setup = Setup(), tol: float
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #67a308aa
+# %% ../../nbs/8_train/cost.ipynb #8e46d31b
 @dataclass(frozen=True)
 class Card:
     "A GPU by its maker's data sheet: dense peaks, no sparsity."
@@ -859,9 +870,9 @@ CARDS: dict[str, Card] = {
     "t4": Card("T4", r"T4", 16, None, None, 8.1, "NVIDIA T4 data sheet"),
 }  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #1fa3c069
+# %% ../../nbs/8_train/cost.ipynb #249bc348
 def card_of(device_name: str) -> Card | None:
-    "The card of which PyTorch says the name; None where the table does not know it (a slice of a card is none, either)."
+    "The card of which PyTorch says the name; None where the table does not know it. A slice of a card is no card."
     bare = re.sub(r"^(NVIDIA|Tesla|NVIDIA Tesla)\s+", "", device_name.strip())
     return next((card for card in CARDS.values() if re.fullmatch(card.pattern, bare)), None)
 
@@ -878,7 +889,7 @@ def mfu(rows_per_second: float, config: Settings, card: Card | None, precision: 
     flops, peak = flops_per_triple(config), card and card.peak(precision)
     return rows_per_second * flops / peak if flops and peak else None
 
-# %% ../../nbs/8_train/cost.ipynb #7691076f
+# %% ../../nbs/8_train/cost.ipynb #684a2a20
 HEADROOM = 0.1  # of a card: CUDA's context, workspaces of libraries, gaps between tensors  # assumed
 
 
@@ -909,7 +920,7 @@ def choose_accumulate(
             return accumulate
     raise UserError(out_of_memory_advice(config, 1, batch_size, card_bytes, setup, headroom))
 
-# %% ../../nbs/8_train/cost.ipynb #910cb6bd
+# %% ../../nbs/8_train/cost.ipynb #78f8debf
 def cures(setup: Setup) -> list[tuple[str, Setup]]:
     "What can be done about memory beyond smaller micro-batches: options of the command, the cheapest first."
     found = [("", setup)]
@@ -940,7 +951,7 @@ def out_of_memory_advice(
             return f"{line}: take --train.accumulate {parts[0]}{words} ({fewer} at a time; at most {most} fit)"
     return f"{line}: not one row fits, whatever the options; take a larger card, or --train.shard on more of them"
 
-# %% ../../nbs/8_train/cost.ipynb #813c7a23
+# %% ../../nbs/8_train/cost.ipynb #ca24374c
 @dataclass(frozen=True)
 class Traffic:
     "Bytes that each process sends in one optimizer step."
@@ -955,7 +966,7 @@ class Traffic:
 
 
 def buffer_numbers(config: Settings, batch_size: int, accumulate: int) -> float:
-    "Numbers that the bottleneck's statistics exchange: means and spreads there and back, codes' counts and sums, samples."
+    "Numbers that the bottleneck exchanges: means and spreads, there and back; counts and sums of codes; samples."
     bottleneck = getattr(config, "bottleneck", None)
     if bottleneck is None:
         return 0.0
@@ -979,15 +990,23 @@ def traffic(config: Settings, batch_size: int, accumulate: int, setup: Setup) ->
 
 
 LINKS = {  # GB/s in one direction for each card, as the wires' names say; what a program gets is less
-    "NVLink of an A100": 300, "PCIe 4.0, 16 lanes": 32, "200 Gbit/s for each card": 25, "100 Gbit/s for each card": 12.5,
+    "NVLink of an A100": 300,
+    "PCIe 4.0, 16 lanes": 32,
+    "200 Gbit/s for each card": 25,
+    "100 Gbit/s for each card": 12.5,
     "10 Gbit/s for each card": 1.25,
-}  # fmt: skip
+}
 
-# %% ../../nbs/8_train/cost.ipynb #7817b0ae
-READERS = {  # triples a CPU second: python bench/run.py data, on one core of an AMD EPYC, November 2026
-    "224 px, decoded (memory map)": 30_680, "224 px, JPEG store": 1_734, "224 px, JPEG store, device augments": 1_550,
-    "224 px, JPEG store, loader augments": 533, "224 px, h264": 515, "640 x 480, JPEG store": 280, "640 x 480, h264": 94,
-}  # fmt: skip
+# %% ../../nbs/8_train/cost.ipynb #1d046098
+READERS = {  # triples a CPU second: python bench/run.py data, on one core of an AMD EPYC
+    "224 px, decoded (memory map)": 30_680,
+    "224 px, JPEG store": 1_734,
+    "224 px, JPEG store, device augments": 1_550,
+    "224 px, JPEG store, loader augments": 533,
+    "224 px, h264": 515,
+    "640 x 480, JPEG store": 280,
+    "640 x 480, h264": 94,
+}
 
 
 @dataclass(frozen=True)
@@ -1007,7 +1026,7 @@ def feed(config: Settings, rows_per_second: float) -> Feed:
     cores = {name: frames / 3 / rate for name, rate in READERS.items()}
     return Feed(rows_per_second, frames, frames * 3 * size**2 / 1e6, cores)
 
-# %% ../../nbs/8_train/cost.ipynb #687c2c44
+# %% ../../nbs/8_train/cost.ipynb #fba2219d
 DAY = 86_400.0
 
 
@@ -1025,13 +1044,13 @@ def run_mfu(config: Settings, seconds: float, steps: int, batch_size: int, cards
     "The utilization of a run that took so long."
     return run_seconds(config, steps, batch_size, cards, peak, 1.0) / seconds
 
-# %% ../../nbs/8_train/cost.ipynb #13edbd43
+# %% ../../nbs/8_train/cost.ipynb #6ecee6cd
 @dataclass(frozen=True)
 class CostConfig:
     "What a training would cost: work, memory, messages, data and days, from formulas."
 
     preset: str = "ac_lam_paper"  # of a latent action model or of a policy
-    card: str = "a100-80"  # a name of the table; see --help's end, or give a wrong one
+    card: str = "a100-80"  # a name of the table of cards; a wrong one lists them
     gpus: int = 1  # cards, one process each
     batch_size: int = 512  # triples (or demonstrations) in one optimizer step, over all cards
     accumulate: int = 0  # micro-batches of a step; 0: the fewest that fit
@@ -1045,7 +1064,7 @@ class CostConfig:
     headroom: float = HEADROOM  # the share of the card that is left free
     json: bool = False  # one JSON object on standard output
 
-
+# %% ../../nbs/8_train/cost.ipynb #99a652b3
 @dataclass(frozen=True)
 class CostPlan:
     "The answer. Bytes, seconds, FLOPs; `a step` is an optimizer step."
@@ -1067,7 +1086,7 @@ class CostPlan:
     link_seconds: float  # of a step's messages; most of them go beside the backward pass
     feed: Feed  # of one card
 
-# %% ../../nbs/8_train/cost.ipynb #1268c2dc
+# %% ../../nbs/8_train/cost.ipynb #517ac733
 def settings_of(preset: str) -> Settings:
     "The settings of a preset of any family; `UserError` for a name that there is not."
     known = PRESETS | POLICIES
@@ -1091,7 +1110,7 @@ def check_plan(config: CostConfig) -> None:
     if card_named(config.card).peak(config.precision) is None:
         raise UserError(f"{config.card} has no {config.precision}: --precision float32")
 
-
+# %% ../../nbs/8_train/cost.ipynb #6a75c550
 def plan_cost(config: CostConfig) -> CostPlan:
     "Everything at once; a batch that does not fit is a `UserError` with its cure."
     check_plan(config)
@@ -1112,7 +1131,7 @@ def plan_cost(config: CostConfig) -> CostPlan:
         memory(settings, rows, setup), card.bytes, rate, seconds, config.steps * seconds / DAY, sent,
         sent.total / config.link / 1e9, feed(settings, rate / config.gpus))  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #39e38756
+# %% ../../nbs/8_train/cost.ipynb #1f8f84de
 def plan_lines(plan: CostPlan) -> list[str]:
     "The plan for a person."
     m, gb = plan.memory, 1e9
