@@ -134,7 +134,7 @@ class NoGpu(Exception):
 def limits(tiny: bool) -> dict[str, tuple[float, float]]:
     "Of each section: the most seconds it may take, and the least that it should be left."
     most = {"machine": 30, "stores": 40, "sweep": 70, "loop": 75, "compiled": 150, "profile": 40, "families": 70,
-            "policy": 70, "curves": 60, "twins": 110}  # fmt: skip
+            "policy": 70, "curves": 50, "twins": 150}  # fmt: skip
     least = {"machine": 5, "stores": 15, "sweep": 25, "loop": 25, "compiled": 60, "profile": 20, "families": 30,
              "policy": 25, "curves": 25, "twins": 45}  # fmt: skip
     return {name: (300 if tiny else most[name], 5 if tiny else least[name]) for name in NAMES}
