@@ -47,7 +47,7 @@ def velocity(x0: Tensor, x1: Tensor, sigma: float) -> Tensor:
     return x1 - (1 - sigma) * x0
 
 # %% ../../nbs/6_policy/flow.ipynb #e4b45ba5
-@torch.library.custom_op("aclam::draw_beta", mutates_args=(), tags=torch.Tag.nondeterministic_seeded)
+@torch.library.custom_op("aclam::draw_beta", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def draw_beta(rows: int, alpha: float, beta: float, device: torch.device) -> Tensor:
     "Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator, as one operator that a compiler need not open."
     shape = (torch.full((rows,), value, device=device) for value in (alpha, beta))
