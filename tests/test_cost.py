@@ -6,14 +6,17 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aclam.core import UserError
-from aclam.lam import PRESETS
+from aclam.lam import PRESETS, LatentActionModel
 from aclam.policy.model import PRESETS as POLICIES
 from aclam.policy.model import TINY
 from aclam.policy.vlm import REDUCED
 from aclam.train import cost
 from aclam.train.cost import CARDS, CostConfig, Setup
+from aclam.train.step import ThreePasses, add_gradients_exactly, places_of
 
 SETTINGS = PRESETS | POLICIES
 SMALL = ["ac_lam_cpu", "no_ac_cpu", "potential_lam_cpu", "potential_frame_vq_cpu", "villa_x_cpu", "lapa_cpu",
@@ -60,9 +63,18 @@ def test_exact_accumulation_adds_an_encoder_pass():
     assert row.eye.whole.backward == row.eye.whole.bf16 == 0
 
 
-def test_a_counter_that_forgets_groups_is_corrected():
-    import torch
+@pytest.mark.parametrize("name", ["ac_lam_cpu", "univla_cpu", "villa_x_cpu"])
+def test_exact_accumulation_is_counted(name):
+    model = LatentActionModel(PRESETS[name]).train()
+    parts = [cost.example_batch(PRESETS[name], 2, "cpu") for _ in range(2)]
+    places = places_of(parts, model, 0, 1, 2, torch.device("cpu"))
+    with sdpa_kernel(SDPBackend.MATH), cost.counter() as seen:
+        add_gradients_exactly(ThreePasses(model), parts, places, 0, 0)
+    flops = cost.step_flops(PRESETS[name], exact=True)
+    assert seen.get_total_flops() == pytest.approx(4 * (flops.model + flops.again), rel=0.02)
 
+
+def test_a_counter_that_forgets_groups_is_corrected():
     conv = torch.nn.Conv2d(64, 64, 3, padding=1, groups=64)
     with cost.counter() as seen:
         conv(torch.randn(2, 64, 8, 8, requires_grad=True)).sum().backward()
@@ -221,6 +233,10 @@ def test_advice_is_one_line_that_helps():
     policy = POLICIES["policy_paper"]
     assert "--train.shard" in cost.out_of_memory_advice(policy, 8, 64, 40e9, Setup(world=8))
     assert "not one row fits" in cost.out_of_memory_advice(policy, 8, 64, 40e9)
+    again = cost.out_of_memory_advice(config, 64, 512, 80e9)  # by the formula it fits
+    assert "(does another program use it?)" in again and "--train.accumulate 16 (32 at a time" in again
+    assert "--train.checkpoint-activations" in cost.out_of_memory_advice(config, 1, 1, 80e9)
+    assert "a larger --train.accumulate" in cost.out_of_memory_advice(CostConfig(), 8, 8, 80e9)
     with pytest.raises(UserError, match="not one row fits"):
         cost.choose_accumulate(policy, 64, 24e9)
 

@@ -16,11 +16,12 @@ __all__ = ['Settings', 'WORDS', 'FORMULAS', 'A100', 'H100', 'H200', 'ADA', 'AMPE
            'on_meta', 'as_fake', 'example_batch', 'example_states', 'example_demonstrations', 'grouped_backward',
            'counter', 'counted_flops', 'check_flops', 'Setup', 'Numbers', 'numbers', 'Memory', 'kept_bytes', 'memory',
            'Holder', 'fused_attention', 'gpu_rules', 'kept_by', 'check_kept', 'LiveBytes', 'step_peak', 'check_memory',
-           'Card', 'card_of', 'card_named', 'mfu', 'largest_rows', 'choose_accumulate', 'cures', 'out_of_memory_advice',
-           'Traffic', 'buffer_numbers', 'traffic', 'Feed', 'feed', 'run_seconds', 'run_steps', 'run_mfu', 'CostConfig',
-           'CostPlan', 'settings_of', 'check_plan', 'plan_cost', 'plan_lines', 'report_cost', 'main']
+           'Card', 'card_of', 'card_named', 'mfu', 'largest_rows', 'divisions', 'choose_accumulate', 'cures',
+           'out_of_memory_advice', 'Traffic', 'buffer_numbers', 'traffic', 'Feed', 'feed', 'run_seconds', 'run_steps',
+           'run_mfu', 'CostConfig', 'CostPlan', 'settings_of', 'check_plan', 'plan_cost', 'plan_lines', 'report_cost',
+           'main']
 
-# %% ../../nbs/8_train/cost.ipynb #6ad6f913
+# %% ../../nbs/8_train/cost.ipynb #fb8978cd
 import copy
 import math
 import re
@@ -53,7 +54,7 @@ from ..policy.model import Policy, PolicyConfig
 from ..policy.vlm import VlmConfig, factors
 from .sharded import checkpoint_activations, layers_of, pieces_of
 
-# %% ../../nbs/8_train/cost.ipynb #7f2d5b0a
+# %% ../../nbs/8_train/cost.ipynb #75b0d926
 @dataclass(frozen=True)
 class Cost:
     "What a part of a network costs in one training step. Parts add up; one that runs n times costs n times as much."
@@ -78,7 +79,7 @@ def keep(narrow: float = 0, wide: float = 0, casts: float = 0, uncast: float = 0
     autocast keeps besides; uncast: numbers that only float32 keeps, because autocast keeps a copy instead."""
     return Cost(bf16=2 * narrow + 4 * wide + 2 * casts, float32=4 * (narrow + wide + uncast))
 
-# %% ../../nbs/8_train/cost.ipynb #2e5ed440
+# %% ../../nbs/8_train/cost.ipynb #b675fbad
 def product(rows: float, a: float, b: float, into: bool = True) -> Cost:
     "A linear map of `rows` rows from a to b numbers, without what it keeps. into: its input has a gradient."
     work = 2.0 * rows * a * b
@@ -110,7 +111,7 @@ def frozen(part: Cost) -> Cost:
     "A part that runs without gradient: no way back, nothing kept."
     return Cost(part.forward)
 
-# %% ../../nbs/8_train/cost.ipynb #56b0eaca
+# %% ../../nbs/8_train/cost.ipynb #e8d21d2e
 @dataclass(frozen=True)
 class Stack:
     "Equal blocks in a row."
@@ -150,7 +151,7 @@ class Part:
     def whole(self) -> Cost:
         return sum((stack.depth * stack.block for stack in self.stacks), self.outside)
 
-# %% ../../nbs/8_train/cost.ipynb #dd2b55e6
+# %% ../../nbs/8_train/cost.ipynb #98841382
 def vit_block(rows: float, width: int, heads: int, hidden: float) -> Cost:
     "Norm, attention, norm, MLP with GELU (timm's block): `rows` tokens of one sequence."
     mix = norm(rows, width) + linear(rows, width, 3 * width) + attention(rows, rows, width, heads)
@@ -164,7 +165,7 @@ def vit(rows: float, width: int, depth: int, heads: int, hidden: float) -> Stack
     block = vit_block(rows, width, heads, hidden)
     return Stack(block, depth, rows * width, product(rows, hidden, width).forward)
 
-# %% ../../nbs/8_train/cost.ipynb #af594801
+# %% ../../nbs/8_train/cost.ipynb #a9dd2f2d
 Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfig | PolicyConfig
 
 
@@ -201,7 +202,7 @@ def paintings(c: Settings) -> int:
     "Passes through the FDM for each triple: one for each pair, and one for the sum where Eq. 5 asks for it."
     return 4 if c.objective.ac_form == "fdm" and c.objective.lambda_ac > 0 else 3
 
-# %% ../../nbs/8_train/cost.ipynb #6694d786
+# %% ../../nbs/8_train/cost.ipynb #f0e3a8e4
 def patch_encoder(c: LamConfig, frames: int) -> Part:
     "The queries and the patches of some frames through the IDM's blocks; the queries are read out."
     n, w, inside = patches(c), c.idm_width, numbers_a_patch(c)
@@ -236,7 +237,7 @@ def potential_cost(c: PotentialConfig) -> RowCost:
     decoder = paintings(c) * patch_decoder(c) + proprio_fdm(c)
     return RowCost(3 * patch_encoder(c, frames=1), decoder, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #b675ad9e
+# %% ../../nbs/8_train/cost.ipynb #b80baf17
 def normed_attention(frames: float, n: float, width: int, heads: int, qk_norm: bool) -> Cost:
     "Attention within frames of n tokens, from its norm to its projection; where queries and keys are normed, too."
     r = frames * n
@@ -264,7 +265,7 @@ def villa_block(n: int, c: VillaXConfig) -> Cost:
     mlp = norm(r, w) + linear(r, w, hidden) + keep(narrow=r * hidden) + linear(r, hidden, w)
     return space + time + mlp + keep(wide=3 * r * w)  # each of the three answers is scaled by a learned gate
 
-# %% ../../nbs/8_train/cost.ipynb #268148ac
+# %% ../../nbs/8_train/cost.ipynb #92800533
 def villa_encoder(c: VillaXConfig) -> Part:
     "Three frames embedded, five through the blocks, three pairs through the attention pooling."
     n, w, hidden, N = patches(c), c.idm_width, int(c.idm_width * c.mlp_ratio), c.tokens
@@ -289,7 +290,7 @@ def villa_cost(c: VillaXConfig) -> RowCost:
     queries = linear(c.tokens, c.idm_width, c.idm_width)
     return RowCost(villa_encoder(c), decoder, once=queries, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #50af30ed
+# %% ../../nbs/8_train/cost.ipynb #ac3d59e5
 def convolution(places: float, taps: int, a: float, b: float, into: bool = True) -> Cost:
     "A convolution with `places` results of `taps` inputs of a channels each, for b channels; depth-wise: a = 1."
     work = 2.0 * places * taps * a * b
@@ -318,7 +319,7 @@ def lapa_layer(r: float, first: float, n: float, c: LapaConfig, crossed: bool = 
     mlp = norm(r, w) + linear(r, w, hidden) + product(r, w, hidden) + linear(r, hidden, w)
     return out + mlp + keep(narrow=3 * r * hidden, casts=r * w)
 
-# %% ../../nbs/8_train/cost.ipynb #28e4d302
+# %% ../../nbs/8_train/cost.ipynb #d8829442
 def lapa_encoder(c: LapaConfig) -> Part:
     "Five frames through the spatial layers, both frames of three pairs through those in time, six grids to tokens."
     n, w, inside, grids = c.side**2, c.width, numbers_a_patch(c), 6
@@ -346,7 +347,7 @@ def lapa_cost(c: LapaConfig) -> RowCost:
     decoder = paintings(c) * lapa_decoder(c)
     return RowCost(lapa_encoder(c), decoder, once=2 * table, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #287f25e2
+# %% ../../nbs/8_train/cost.ipynb #22792bea
 WORDS = 16  # of an instruction, the longest of a batch  # assumed
 
 
@@ -375,7 +376,7 @@ def enter(rows: float, a: float, b: float) -> Cost:
     "Norm, linear map, norm."
     return keep(wide=rows * (a + 2)) + linear(rows, a, b) + norm(rows, b)
 
-# %% ../../nbs/8_train/cost.ipynb #a6544344
+# %% ../../nbs/8_train/cost.ipynb #723dc968
 def univla_encoder(c: UniVLAConfig, said: int) -> Part:
     n, w, N = patches(c), c.width, c.stage * c.tokens
     rows = n + N + said
@@ -401,7 +402,7 @@ def univla_cost(c: UniVLAConfig) -> RowCost:
     features = 4.0 * 3 * patches(c) * c.eye_width
     return RowCost(univla_encoder(c, said), decoder, univla_eye(c), batch=frame_bytes(c, 3) + features)
 
-# %% ../../nbs/8_train/cost.ipynb #6a9a5547
+# %% ../../nbs/8_train/cost.ipynb #b658ed2d
 def gemma_attention(rows: float, keys: float, s: LayerSize) -> Cost:
     "Attention of `rows` tokens to `keys` under a mask; heads that share keys are put together for it and apart again."
     inner, kv, groups = s.heads * s.head_dim, s.kv_heads * s.head_dim, s.heads // s.kv_heads
@@ -432,7 +433,7 @@ def last_keys(rows: float, s: LayerSize) -> Cost:
     kv = s.kv_heads * s.head_dim
     return norm(rows, s.width) + 2 * product(rows, s.width, kv) + keep(narrow=rows * s.width, casts=rows * s.width)
 
-# %% ../../nbs/8_train/cost.ipynb #0212bac0
+# %% ../../nbs/8_train/cost.ipynb #7eb5ecc6
 def expert(rows: float, dim: int, state: int, c: PolicyConfig) -> Cost:
     "What is around the layers of an expert for `rows` vectors of `dim` numbers."
     w = c.expert.width
@@ -447,7 +448,7 @@ def experts(c: PolicyConfig) -> Part:
     around += expert(c.latents, c.latent_dim, 0, c) if c.latents else Cost()
     return c.draws * Part(around, (gemma(rows, c.vlm.tokens + rows, c.vlm.depth, c.expert),))
 
-# %% ../../nbs/8_train/cost.ipynb #70925e59
+# %% ../../nbs/8_train/cost.ipynb #4fc9e4b5
 def stem_cost(c: VlmConfig) -> Cost:
     "Convolutions with the prime factors of the patch as strides, each with a norm and a ReLU."
     strides, before, size = factors(c.patch_size), 3, c.image_size
@@ -473,7 +474,7 @@ def small_vlm(c: VlmConfig) -> Part:
     layers = gemma(c.tokens, c.tokens, c.depth - 1, c.layer)
     return Part(outside, (vit(n, v, c.vision_depth, c.vision_heads, c.vision_mlp), layers, last))
 
-# %% ../../nbs/8_train/cost.ipynb #92418fb1
+# %% ../../nbs/8_train/cost.ipynb #e6b06a4e
 def paligemma(c: VlmConfig) -> Part:
     "The library's: norms that keep two tensors, keys and values repeated for each head, a last layer for nothing."
     n, v, w, P = patches(c), c.vision_width, c.layer.width, c.tokens
@@ -495,7 +496,7 @@ def policy_cost(c: PolicyConfig) -> RowCost:
     keys = 2.0 * c.vlm.tokens * c.vlm.layer.kv_heads * c.vlm.layer.head_dim * c.vlm.depth  # and values, of all layers
     return RowCost(encoder, experts(c), batch=frame_bytes(c.vlm, 1) + 4 * keys * (1 + c.draws * (c.draws > 1)))
 
-# %% ../../nbs/8_train/cost.ipynb #a8cd935c
+# %% ../../nbs/8_train/cost.ipynb #95862320
 FORMULAS: dict[type, Callable[..., RowCost]] = {
     LamConfig: ac_lam_cost, PotentialConfig: potential_cost, VillaXConfig: villa_cost, LapaConfig: lapa_cost,
     UniVLAConfig: univla_cost, PolicyConfig: policy_cost,
@@ -537,7 +538,7 @@ def flops_per_triple(config: Settings) -> float | None:
     "Model FLOPs of one triple (or demonstration), forward and backward; None for settings without a formula."
     return step_flops(config).model if type(config) in FORMULAS else None
 
-# %% ../../nbs/8_train/cost.ipynb #7ad73c88
+# %% ../../nbs/8_train/cost.ipynb #f8f8423d
 @cache
 def on_meta(config: Settings) -> nn.Module:
     "The model of some settings, with shapes and no numbers."
@@ -555,7 +556,7 @@ def as_fake(model: nn.Module, device: str) -> nn.Module:
             module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
     return model.train()
 
-# %% ../../nbs/8_train/cost.ipynb #163bc3fc
+# %% ../../nbs/8_train/cost.ipynb #a2573d13
 def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]:
     "A batch of the shapes that a model is trained on; pixels are 0."
     if isinstance(config, PolicyConfig):
@@ -589,7 +590,7 @@ def example_demonstrations(c: PolicyConfig, rows: int, device: str) -> dict[str,
         "latent": torch.zeros(rows, max(c.latents, 1), c.latent_dim, device=device), "has_latent": known,
         "turn": state, "end": state}  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #6079f92e
+# %% ../../nbs/8_train/cost.ipynb #4302ce19
 def grouped_backward(out_grad, x, weight, *options, out_shape=None) -> int:
     "FLOPs of a convolution's backward pass, from shapes, groups heeded. Last option: which gradients there are."
     return conv_flop_count(x, weight, out_grad) * sum(options[-1][:2])
@@ -611,7 +612,7 @@ def counted_flops(config: Settings, rows: int = 1, checkpointed: bool = False) -
             loss.backward()
     return forward.get_total_flops() / rows, backward.get_total_flops() / rows
 
-# %% ../../nbs/8_train/cost.ipynb #78d2ed57
+# %% ../../nbs/8_train/cost.ipynb #2cf914f8
 def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False) -> tuple[float, float]:
     "Formula and counter agree on the FLOPs of a batch of one row, there and back, asserted: the sums of both."
     formula, once = step_flops(config, checkpointed), row_cost(config).once
@@ -621,7 +622,7 @@ def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False)
     assert abs(back / backward - 1) < tol, (back, backward)
     return there + back, forward + backward
 
-# %% ../../nbs/8_train/cost.ipynb #1cef12df
+# %% ../../nbs/8_train/cost.ipynb #b53ea699
 @dataclass(frozen=True)
 class Setup:
     "How a training step is laid out."
@@ -659,7 +660,7 @@ def numbers(config: Settings) -> Numbers:
     table = max((n for name, n in pieces.items() if name not in layers), default=0)
     return Numbers(total, whole - total, sum(matrices), layer, table, total - sum(pieces.values()))
 
-# %% ../../nbs/8_train/cost.ipynb #4decc202
+# %% ../../nbs/8_train/cost.ipynb #cc2a82e2
 @dataclass(frozen=True)
 class Memory:
     "Bytes on one card at the worst moment of a training step."
@@ -706,7 +707,7 @@ def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
     weights = state + 4.0 * n.fixed
     return Memory(weights, state, 2 * state, casts, gathered, table, rows * row, rows * largest)
 
-# %% ../../nbs/8_train/cost.ipynb #34c8f154
+# %% ../../nbs/8_train/cost.ipynb #987657bf
 class Holder:
     "Something kept by autograd."
 
@@ -741,7 +742,7 @@ def gpu_rules(bf16: bool) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", False)
         torch.clear_autocast_cache()
 
-# %% ../../nbs/8_train/cost.ipynb #856ed23b
+# %% ../../nbs/8_train/cost.ipynb #667d17b8
 def kept_by(config: Settings, rows: int, bf16: bool) -> int:
     "Bytes that autograd holds after a forward pass on a fake GPU; what shares memory counts once, weights not at all."
     model, alive = copy.deepcopy(on_meta(config)), weakref.WeakSet()
@@ -771,7 +772,7 @@ def check_kept(config: Settings, bf16: bool = True, tol: float = 0.15) -> tuple[
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #57f739db
+# %% ../../nbs/8_train/cost.ipynb #2dbad904
 class LiveBytes(TorchDispatchMode):
     "Counts the bytes of all tensors that were made inside and still live."
 
@@ -826,7 +827,7 @@ def check_memory(config: Settings, rows: int, setup: Setup = Setup(), tol: float
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #8e46d31b
+# %% ../../nbs/8_train/cost.ipynb #d2489def
 @dataclass(frozen=True)
 class Card:
     "A GPU by its maker's data sheet: dense peaks, no sparsity."
@@ -870,7 +871,7 @@ CARDS: dict[str, Card] = {
     "t4": Card("T4", r"T4", 16, None, None, 8.1, "NVIDIA T4 data sheet"),
 }  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #249bc348
+# %% ../../nbs/8_train/cost.ipynb #669de5e7
 def card_of(device_name: str) -> Card | None:
     "The card of which PyTorch says the name; None where the table does not know it. A slice of a card is no card."
     bare = re.sub(r"^(NVIDIA|Tesla|NVIDIA Tesla)\s+", "", device_name.strip())
@@ -889,7 +890,7 @@ def mfu(rows_per_second: float, config: Settings, card: Card | None, precision: 
     flops, peak = flops_per_triple(config), card and card.peak(precision)
     return rows_per_second * flops / peak if flops and peak else None
 
-# %% ../../nbs/8_train/cost.ipynb #684a2a20
+# %% ../../nbs/8_train/cost.ipynb #96ad4812
 HEADROOM = 0.1  # of a card: CUDA's context, workspaces of libraries, gaps between tensors  # assumed
 
 
@@ -905,6 +906,12 @@ def largest_rows(config: Settings, card_bytes: float, setup: Setup = Setup(), he
     return low
 
 
+def divisions(batch_size: int, world: int, most: int) -> list[int]:
+    "Into how many micro-batches of at most `most` rows a batch can be divided on so many processes, the fewest first."
+    parts = range(1, batch_size // world + 1)
+    return [a for a in parts if batch_size % (world * a) == 0 and batch_size // (world * a) <= most]
+
+
 def choose_accumulate(
     config: Settings,
     batch_size: int,  # rows in one optimizer step, over all processes
@@ -913,20 +920,19 @@ def choose_accumulate(
     headroom: float = HEADROOM,
 ) -> int:
     "The fewest micro-batches into which the batch can be divided so that each fits; `UserError` where none does."
-    most = largest_rows(config, card_bytes, setup, headroom)
-    for accumulate in range(1, batch_size // setup.world + 1):
-        rows, rest = divmod(batch_size, setup.world * accumulate)
-        if rest == 0 and rows <= most:
-            return accumulate
-    raise UserError(out_of_memory_advice(config, 1, batch_size, card_bytes, setup, headroom))
+    found = divisions(batch_size, setup.world, largest_rows(config, card_bytes, setup, headroom))
+    if not found:
+        rows = max(1, batch_size // setup.world)
+        raise UserError(out_of_memory_advice(config, rows, batch_size, card_bytes, setup, headroom))
+    return found[0]
 
-# %% ../../nbs/8_train/cost.ipynb #78f8debf
+# %% ../../nbs/8_train/cost.ipynb #a4aa9b8c
 def cures(setup: Setup) -> list[tuple[str, Setup]]:
-    "What can be done about memory beyond smaller micro-batches: options of the command, the cheapest first."
+    "What can be done about memory beside smaller micro-batches: options of the command, the cheapest first."
     found = [("", setup)]
     if not setup.checkpointed:
         found.append((" --train.checkpoint-activations", replace(setup, checkpointed=True)))
-    if setup.world > 1 and not setup.shard:
+    if setup.world > 1 and not setup.shard and not setup.exact:
         found += [(" --train.shard" + words, replace(other, shard=True)) for words, other in found]
     return found
 
@@ -940,18 +946,21 @@ def out_of_memory_advice(
     headroom: float = HEADROOM,
 ) -> str:
     "One line: what did not fit, and with which options it would."
+    if type(config) not in FORMULAS:
+        return f"{rows} rows at a time are too many: a larger --train.accumulate, or --train.checkpoint-activations"
     needs = memory(config, rows, setup).total
     line = f"{rows} rows at a time take {needs / 2**30:.1f} GiB, and the card has {card_bytes / 2**30:.1f}"
+    if needs <= (1 - headroom) * card_bytes:
+        line += " (does another program use it?)"
     for words, other in cures(setup):
         most = largest_rows(config, card_bytes, other, headroom)
-        parts = [a for a in range(1, batch_size // setup.world + 1)
-                 if batch_size % (setup.world * a) == 0 and batch_size // (setup.world * a) <= most]  # fmt: skip
-        if parts:
-            fewer = batch_size // (setup.world * parts[0])
-            return f"{line}: take --train.accumulate {parts[0]}{words} ({fewer} at a time; at most {most} fit)"
+        fewer = min(most, rows - 1) if other == setup else most  # what was tried is not tried again
+        if parts := divisions(batch_size, setup.world, fewer):
+            size = batch_size // (setup.world * parts[0])
+            return f"{line}: take --train.accumulate {parts[0]}{words} ({size} at a time; at most {most} fit)"
     return f"{line}: not one row fits, whatever the options; take a larger card, or --train.shard on more of them"
 
-# %% ../../nbs/8_train/cost.ipynb #ca24374c
+# %% ../../nbs/8_train/cost.ipynb #96a23677
 @dataclass(frozen=True)
 class Traffic:
     "Bytes that each process sends in one optimizer step."
@@ -997,7 +1006,7 @@ LINKS = {  # GB/s in one direction for each card, as the wires' names say; what 
     "10 Gbit/s for each card": 1.25,
 }
 
-# %% ../../nbs/8_train/cost.ipynb #1d046098
+# %% ../../nbs/8_train/cost.ipynb #000c2559
 READERS = {  # triples a CPU second: python bench/run.py data, on one core of an AMD EPYC
     "224 px, decoded (memory map)": 30_680,
     "224 px, JPEG store": 1_734,
@@ -1026,7 +1035,7 @@ def feed(config: Settings, rows_per_second: float) -> Feed:
     cores = {name: frames / 3 / rate for name, rate in READERS.items()}
     return Feed(rows_per_second, frames, frames * 3 * size**2 / 1e6, cores)
 
-# %% ../../nbs/8_train/cost.ipynb #fba2219d
+# %% ../../nbs/8_train/cost.ipynb #b1c77760
 DAY = 86_400.0
 
 
@@ -1044,7 +1053,7 @@ def run_mfu(config: Settings, seconds: float, steps: int, batch_size: int, cards
     "The utilization of a run that took so long."
     return run_seconds(config, steps, batch_size, cards, peak, 1.0) / seconds
 
-# %% ../../nbs/8_train/cost.ipynb #6ecee6cd
+# %% ../../nbs/8_train/cost.ipynb #ddd217eb
 @dataclass(frozen=True)
 class CostConfig:
     "What a training would cost: work, memory, messages, data and days, from formulas."
@@ -1064,7 +1073,7 @@ class CostConfig:
     headroom: float = HEADROOM  # the share of the card that is left free
     json: bool = False  # one JSON object on standard output
 
-# %% ../../nbs/8_train/cost.ipynb #99a652b3
+# %% ../../nbs/8_train/cost.ipynb #36fe2da1
 @dataclass(frozen=True)
 class CostPlan:
     "The answer. Bytes, seconds, FLOPs; `a step` is an optimizer step."
@@ -1086,7 +1095,7 @@ class CostPlan:
     link_seconds: float  # of a step's messages; most of them go beside the backward pass
     feed: Feed  # of one card
 
-# %% ../../nbs/8_train/cost.ipynb #517ac733
+# %% ../../nbs/8_train/cost.ipynb #466a81a9
 def settings_of(preset: str) -> Settings:
     "The settings of a preset of any family; `UserError` for a name that there is not."
     known = PRESETS | POLICIES
@@ -1110,7 +1119,7 @@ def check_plan(config: CostConfig) -> None:
     if card_named(config.card).peak(config.precision) is None:
         raise UserError(f"{config.card} has no {config.precision}: --precision float32")
 
-# %% ../../nbs/8_train/cost.ipynb #6a75c550
+# %% ../../nbs/8_train/cost.ipynb #789b008e
 def plan_cost(config: CostConfig) -> CostPlan:
     "Everything at once; a batch that does not fit is a `UserError` with its cure."
     check_plan(config)
@@ -1131,7 +1140,7 @@ def plan_cost(config: CostConfig) -> CostPlan:
         memory(settings, rows, setup), card.bytes, rate, seconds, config.steps * seconds / DAY, sent,
         sent.total / config.link / 1e9, feed(settings, rate / config.gpus))  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #1f8f84de
+# %% ../../nbs/8_train/cost.ipynb #b2d1680f
 def plan_lines(plan: CostPlan) -> list[str]:
     "The plan for a person."
     m, gb = plan.memory, 1e9
