@@ -304,7 +304,8 @@ def main() -> None:
     print(as_markdown(rows))
     if given.json:
         kept = [{k: v for k, v in asdict(row).items() if k != "said"} for row in rows]
-        write_json(given.json, {"command": " ".join(given.command), "rows": kept, "hardware": hardware()})
+        words = [Path(word).name if word.startswith("/") else word for word in given.command]
+        write_json(given.json, {"command": " ".join(words), "rows": kept, "hardware": hardware()})
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ __all__ = ['EXIT_REQUEUE', 'EXIT_GROUP', 'NO_LOCKS', 'LAUNCHERS', 'RANKS', 'ON_C
            'one_for_many', 'wrong_world', 'check_world', 'group_timeout', 'join_group', 'end_with_launcher',
            'first_line', 'loading', 'appears', 'from_rank_0', 'agree_on_start', 'Event', 'true_cause', 'kind_of',
            'one_line', 'Link', 'tell', 'connect', 'end_process', 'end_within', 'ignore_stop', 'after', 'is_failure',
-           'Watch', 'GroupWatch', 'explain', 'Member', 'whereabouts', 'silence', 'listening', 'CenterLinks', 'Center',
-           'SpokeLink', 'Spoke', 'watch_ranks', 'parent_death_signal', 'die_with_parent', 'run_child', 'start_child',
-           'stop_children', 'exit_on_signals', 'status_of', 'PassOn', 'torchrun', 'command', 'main', 'slurm_script',
-           'fake_slurm']
+           'Watch', 'GroupWatch', 'explain', 'Member', 'whereabouts', 'silence', 'listening', 'CenterDoor',
+           'CenterLinks', 'Center', 'SpokeLink', 'Spoke', 'watch_ranks', 'parent_death_signal', 'die_with_parent',
+           'run_child', 'start_child', 'stop_children', 'exit_on_signals', 'status_of', 'PassOn', 'torchrun', 'command',
+           'main', 'slurm_script', 'fake_slurm']
 
-# %% ../../nbs/8_train/cluster.ipynb #11c6e4a2
+# %% ../../nbs/8_train/cluster.ipynb #b70b65ce
 import ctypes
 import errno
 import fcntl
@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # both take seconds to import, and most of what is here needs
     from accelerate import PartialState
     from accelerate.utils import InitProcessGroupKwargs
 
-# %% ../../nbs/8_train/cluster.ipynb #9b6d3d6d
+# %% ../../nbs/8_train/cluster.ipynb #ccd98f96
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the checkpoint is written, the same command goes on from it
 EXIT_GROUP = 69  # EX_UNAVAILABLE of sysexits.h: nothing is wrong here, but another process of the group has failed
 
@@ -68,7 +68,7 @@ class Requeue(SystemExit):
 class GroupError(UserError):
     "Another rank has failed, and says why: raised where this rank only learns that it cannot go on."
 
-# %% ../../nbs/8_train/cluster.ipynb #ef6be08c
+# %% ../../nbs/8_train/cluster.ipynb #95eca4d6
 class StopRequest:
     """While active, SIGTERM and SIGUSR1 set a flag and do nothing else: `if stop: ...` at the end of each step.
     A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at once."""
@@ -101,7 +101,7 @@ class StopRequest:
             self.first_term = min(self.first_term, now)
         self.signal = self.signal or signal.Signals(number).name
 
-# %% ../../nbs/8_train/cluster.ipynb #2214ed63
+# %% ../../nbs/8_train/cluster.ipynb #f09e9332
 @cache
 def _not_for_children() -> weakref.WeakSet:
     "Files and sockets that a forked child closes at once; the hook is set the first time somebody asks."
@@ -114,7 +114,7 @@ def keep_from_children(file: IO | socket.socket) -> None:
     "Have forked children close `file`, whose lock or connection must end with this process."
     _not_for_children().add(file)
 
-# %% ../../nbs/8_train/cluster.ipynb #b3fcfc37
+# %% ../../nbs/8_train/cluster.ipynb #b5af13ef
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
 
 
@@ -135,7 +135,7 @@ def lock(file: IO, wait_s: float) -> bool:
             say(f"{file.name}: this disk has no locks, so a second run in this folder would not be noticed")
             return True
 
-# %% ../../nbs/8_train/cluster.ipynb #f003d603
+# %% ../../nbs/8_train/cluster.ipynb #a011828b
 @contextmanager
 def claim_folder(
     folder: str | Path,  # of a run; made if need be
@@ -155,7 +155,7 @@ def claim_folder(
         file.flush()
         yield path
 
-# %% ../../nbs/8_train/cluster.ipynb #7748dcd9
+# %% ../../nbs/8_train/cluster.ipynb #e423a060
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
     "Processes on all machines that share the file `path` go through the block one after another; there is no time-out."
@@ -169,7 +169,7 @@ def one_at_a_time(path: str | Path) -> Iterator[None]:
         lock(file, math.inf)
         yield
 
-# %% ../../nbs/8_train/cluster.ipynb #1ca5b347
+# %% ../../nbs/8_train/cluster.ipynb #ff6c713d
 LAUNCHERS = {  # environment variable: who says with it how many processes were started together
     "WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun",
 }  # fmt: skip
@@ -190,7 +190,7 @@ def one_for_many(env: Mapping[str, str] = os.environ) -> bool:
     prepared = "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env
     return prepared and not any(key in env for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
 
-# %% ../../nbs/8_train/cluster.ipynb #cad0907c
+# %% ../../nbs/8_train/cluster.ipynb #73dfd596
 def wrong_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ) -> str:
     "Why `processes` on a machine with `gpus` GPUs cannot be what was asked for, and the cure; '' where it can."
     asked, who = launched_processes(env)
@@ -221,7 +221,7 @@ def check_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ, 
             raise SystemExit(2)
         raise UserError(why)
 
-# %% ../../nbs/8_train/cluster.ipynb #c6d1a3e0
+# %% ../../nbs/8_train/cluster.ipynb #10af1fc6
 def group_timeout(seconds: float) -> "InitProcessGroupKwargs":
     "For `Accelerator(kwargs_handlers=[...])`: how long a rank waits for the others before it gives up."
     from accelerate.utils import InitProcessGroupKwargs
@@ -258,7 +258,7 @@ def first_line(error: BaseException) -> str:
     "The first line of an exception's message."
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-# %% ../../nbs/8_train/cluster.ipynb #1139f028
+# %% ../../nbs/8_train/cluster.ipynb #57386d71
 def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
     "The same batches. A loading process that hangs or dies is a `UserError` in one line."
     try:
@@ -272,7 +272,7 @@ def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
             raise UserError(f"a loading process died ({said}): out of memory? try fewer --train.num-workers") from e
         raise
 
-# %% ../../nbs/8_train/cluster.ipynb #62321d49
+# %% ../../nbs/8_train/cluster.ipynb #8954358c
 def appears(path: Path, within_s: float) -> bool:
     "Whether a file is seen within some seconds; looking at its folder makes a network disk fetch the news."
     end = time.monotonic() + within_s
@@ -289,7 +289,7 @@ def from_rank_0(value: Any) -> Any:
 
     return broadcast_object_list([value])[0]
 
-# %% ../../nbs/8_train/cluster.ipynb #b9e634dc
+# %% ../../nbs/8_train/cluster.ipynb #8380aa23
 def agree_on_start(
     folder: str | Path,  # of the run, on all ranks
     found: Path | None,  # on rank 0: the checkpoint to go on from; not looked at elsewhere
@@ -318,7 +318,7 @@ def agree_on_start(
         raise UserError(text) if state.is_main_process else GroupError(text)
     return start
 
-# %% ../../nbs/8_train/cluster.ipynb #5c04e9e7
+# %% ../../nbs/8_train/cluster.ipynb #f99fdf30
 CAUSES = ("error", "gone", "silent", "lost")  # what explains comes before what it explains
 
 
@@ -345,8 +345,8 @@ def true_cause(events: Sequence[Event]) -> tuple[Event, int]:
     alike = [e for e in events if e.kind == kind]
     return next((e for e in alike if e.rank == 0), alike[0]), len(alike) - 1
 
-# %% ../../nbs/8_train/cluster.ipynb #aa7976ea
-LOST = ("connection closed by peer", "connection reset by peer", "timed out waiting", "timeout", "gloo", "nccl")
+# %% ../../nbs/8_train/cluster.ipynb #43f00d92
+LOST = ("connection closed by peer", "connection reset by peer", "timed out waiting", "gloo", "nccl")
 
 
 def kind_of(error: BaseException) -> str:
@@ -362,7 +362,7 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
-# %% ../../nbs/8_train/cluster.ipynb #878ee2ce
+# %% ../../nbs/8_train/cluster.ipynb #76296265
 class Link:
     "Messages over a socket, one JSON object a line."
 
@@ -381,11 +381,21 @@ class Link:
         try:
             data = self.sock.recv(1 << 16)
             *lines, self.rest = (self.rest + data).split(b"\n")
-            return [json.loads(line) for line in lines] if data else None
+            messages = [json.loads(line) for line in lines]
+            return messages if data and all(isinstance(m, dict) for m in messages) else None
         except TimeoutError:
             return []
         except (OSError, ValueError):
             return None
+
+    def finish(self, within_s: float) -> None:
+        "Close when the other side has: with anything unread the kernel would throw away what is still on its way."
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+        end = time.monotonic() + within_s
+        while time.monotonic() < end and self.read() is not None:
+            pass
+        self.sock.close()
 
 
 def tell(links: Iterable[Link], **message: Any) -> None:
@@ -403,7 +413,7 @@ def connect(hosts: Sequence[str], port: int, within_s: float) -> Link | None:
         time.sleep(0.2)
     return None
 
-# %% ../../nbs/8_train/cluster.ipynb #44b9e631
+# %% ../../nbs/8_train/cluster.ipynb #8bc287d6
 def end_process(status: int) -> None:
     "End this process and its children now, from any thread."
     for child in multiprocessing.active_children():
@@ -427,7 +437,7 @@ def ignore_stop() -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
-# %% ../../nbs/8_train/cluster.ipynb #54a19b37
+# %% ../../nbs/8_train/cluster.ipynb #cdea60d6
 @contextmanager
 def after(known: threading.Event, wait_s: float) -> Iterator[None]:
     """While active, SIGTERM ends this process only when something is `known`, or after `wait_s`.
@@ -447,14 +457,14 @@ def after(known: threading.Event, wait_s: float) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
-# %% ../../nbs/8_train/cluster.ipynb #af4fd93d
+# %% ../../nbs/8_train/cluster.ipynb #1c89ac88
 def is_failure(error: BaseException | None) -> bool:
     "Whether a block that ended with `error` has failed; leaving with a good status, or to be requeued, is none."
     if isinstance(error, SystemExit):
         return error.code not in (None, 0, EXIT_REQUEUE)
     return error is not None
 
-# %% ../../nbs/8_train/cluster.ipynb #e857d5bb
+# %% ../../nbs/8_train/cluster.ipynb #b2bae0fc
 BEAT_S = 1.0  # between signs of life
 TICK_S = 0.2  # the watching thread looks around that often
 DECIDE_S = 0.5  # rank 0 collects news for so long before it decides
@@ -477,7 +487,7 @@ class Watch:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         pass
 
-# %% ../../nbs/8_train/cluster.ipynb #805bef75
+# %% ../../nbs/8_train/cluster.ipynb #4987ec42
 class GroupWatch(Watch):
     "What `Center` and `Spoke` share: the thread, and what the main thread and the watching one tell each other."
 
@@ -521,20 +531,20 @@ class GroupWatch(Watch):
         if not self.leaving:
             self.end(EXIT_GROUP)
 
-# %% ../../nbs/8_train/cluster.ipynb #c09c7ac9
+# %% ../../nbs/8_train/cluster.ipynb #ebd9e383
 def explain(watch: GroupWatch, error: BaseException) -> None:
     "Tell the group, wait for its verdict, and end here unless this is the true cause, which goes on to the user."
     ignore_stop()
     own = Event(watch.rank, watch.host, kind_of(error), one_line(error))
     watch.inbox.put(own)
-    watch.decided.wait(PATIENCE_S + LAST_WORDS_S)
+    watch.decided.wait(PATIENCE_S + LAST_WORDS_S + 5.0)
     if watch.verdict is None or watch.verdict.rank == watch.rank:
         return end_within(10.0)
     if own.kind == "error" and not watch.verdict.cause.startswith(own.cause):
         say(own)
     return watch.end(2 if isinstance(error, UserError) else EXIT_GROUP)
 
-# %% ../../nbs/8_train/cluster.ipynb #443f0d7d
+# %% ../../nbs/8_train/cluster.ipynb #a8dd585a
 @dataclass
 class Member:
     "What rank 0 knows of another rank."
@@ -573,9 +583,9 @@ def listening() -> socket.socket:
         return socket.create_server(("", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=1024)
 
-# %% ../../nbs/8_train/cluster.ipynb #2653d5ff
-class CenterLinks(GroupWatch):
-    "The connections of rank 0: who is there, and what they say."
+# %% ../../nbs/8_train/cluster.ipynb #d99c3b28
+class CenterDoor(GroupWatch):
+    "The connections of rank 0: a door that others find, and a link to each that has come in."
 
     def open(self) -> None:
         self.token = secrets.token_hex(16)
@@ -600,6 +610,25 @@ class CenterLinks(GroupWatch):
             for message in messages:
                 self.hear(link, message)
 
+    def close(self) -> None:
+        tell(self.members, bye=True)
+        self.drain(2.0)
+        for link in self.members:
+            link.sock.close()
+        self.door.close()
+        self.selector.close()
+
+    def drain(self, within_s: float) -> None:
+        "Read until the others have left, so that what they were told last is not lost."
+        end = time.monotonic() + within_s
+        while self.members and time.monotonic() < end:
+            for key, _ in self.selector.select(TICK_S):
+                self.listen(key.data)
+
+# %% ../../nbs/8_train/cluster.ipynb #6849c7ff
+class CenterLinks(CenterDoor):
+    "What the others say to rank 0, and what it means if they say nothing more."
+
     def hear(self, link: Link, message: dict) -> None:
         now = time.monotonic()
         if message.get("token") == self.token:
@@ -611,13 +640,6 @@ class CenterLinks(GroupWatch):
             if "bye" in message:
                 del self.members[link]
 
-    def close(self) -> None:
-        tell(self.members, bye=True)
-        for link in self.members:
-            link.sock.close()
-        self.door.close()
-        self.selector.close()
-
     def lose(self, link: Link) -> None:
         self.selector.unregister(link.sock)
         link.sock.close()
@@ -625,7 +647,7 @@ class CenterLinks(GroupWatch):
         if member and not any(e.rank == member.rank and e.kind == "error" for e in self.events):
             self.events.append(member.event("gone", GONE.format(f" (process {member.pid})")))
 
-# %% ../../nbs/8_train/cluster.ipynb #8104dd93
+# %% ../../nbs/8_train/cluster.ipynb #02a51b65
 class Center(CenterLinks):
     "The watch of rank 0: it hears from all others, finds the true cause, and tells them."
 
@@ -671,9 +693,10 @@ class Center(CenterLinks):
         talks = self.cause.raised and any(m.rank == self.cause.rank for m in self.members.values())
         if not talks or now - self.since >= LAST_WORDS_S:
             tell(self.members, end=asdict(self.cause))
+            self.drain(1.0 if self.cause.rank else 0.0)  # where it was rank 0, they wait for it
             self.decide(self.cause)
 
-# %% ../../nbs/8_train/cluster.ipynb #6c3edce5
+# %% ../../nbs/8_train/cluster.ipynb #c6e67bb2
 class SpokeLink(GroupWatch):
     "The connection of any other rank to rank 0."
 
@@ -697,7 +720,7 @@ class SpokeLink(GroupWatch):
     def close(self) -> None:
         if self.link:
             self.link.send(bye=True)
-            self.link.sock.close()
+            self.link.finish(2.0)
 
     def hear(self, message: dict, now: float) -> None:
         self.center.heard = now
@@ -708,7 +731,7 @@ class SpokeLink(GroupWatch):
             self.decided.set()
             self.closed.set()
 
-# %% ../../nbs/8_train/cluster.ipynb #4129393e
+# %% ../../nbs/8_train/cluster.ipynb #1ed5a26b
 class Spoke(SpokeLink):
     "The watch of any other rank: it tells rank 0 what happens here, and ends when rank 0 says so or is gone."
 
@@ -737,7 +760,7 @@ class Spoke(SpokeLink):
         if self.cause and (self.rank == 1 or os.environ.get("LOCAL_RANK") == "0"):
             say(f"\n{self.cause}")
 
-# %% ../../nbs/8_train/cluster.ipynb #b428fbca
+# %% ../../nbs/8_train/cluster.ipynb #8b577eae
 _watching: list[Watch] = []  # of this process: at most one
 
 
@@ -758,7 +781,7 @@ def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
             finally:
                 _watching.clear()
 
-# %% ../../nbs/8_train/cluster.ipynb #44c058f8
+# %% ../../nbs/8_train/cluster.ipynb #d5c9f303
 def parent_death_signal(number: int) -> bool:
     "Have the kernel send this process a signal when the thread that started it ends; False where that is unknown."
     if not sys.platform.startswith("linux"):
@@ -790,7 +813,7 @@ def run_child(parent: int, command: Sequence[str]) -> None:
     else:
         os.execvp(command[0], command)  # what the kernel was told stays in force; the thread ends here
 
-# %% ../../nbs/8_train/cluster.ipynb #8bd8dc6d
+# %% ../../nbs/8_train/cluster.ipynb #bc3789e5
 def start_child(
     command: Sequence[str],  # such as [sys.executable, "-m", "aclam.train.lam", ...]
     log: Path,  # gets what the child says
@@ -804,7 +827,7 @@ def start_child(
         return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                                 env={**os.environ, **(env or {})}, process_group=0)
 
-# %% ../../nbs/8_train/cluster.ipynb #e0869587
+# %% ../../nbs/8_train/cluster.ipynb #40c2aa49
 def stop_children(processes: Iterable[subprocess.Popen], grace_s: float = 2.0) -> None:
     "End processes that still run: SIGTERM, and `grace_s` later SIGKILL for them and their own children."
     running = [p for p in processes if p.poll() is None]
@@ -837,7 +860,7 @@ def exit_on_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
-# %% ../../nbs/8_train/cluster.ipynb #f2ff7185
+# %% ../../nbs/8_train/cluster.ipynb #d69d20d9
 def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     "The exit status of a group from those of its processes (negative: a signal); `stopped`: it was asked to stop."
     there = set(statuses) - {0}
@@ -848,7 +871,7 @@ def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
     killed = [128 - s for s in there if s < 0 and s != -signal.SIGTERM]
     return max(failed or killed or there or {0}) % 256
 
-# %% ../../nbs/8_train/cluster.ipynb #ab6a9aeb
+# %% ../../nbs/8_train/cluster.ipynb #95595ab0
 class PassOn:
     "While active, SIGTERM and SIGUSR1 go to this process's children. Without any they end it, to be requeued."
 
@@ -874,7 +897,7 @@ class PassOn:
         if not children:
             raise Requeue("no process had begun")
 
-# %% ../../nbs/8_train/cluster.ipynb #472306ef
+# %% ../../nbs/8_train/cluster.ipynb #9fc204e1
 def torchrun(words: Sequence[str]) -> int:
     "As `torchrun words...`; the exit status is that of its processes, see `status_of`."
     own = os.environ.get("TORCH_CPP_LOG_LEVEL", "")
@@ -897,7 +920,7 @@ def torchrun(words: Sequence[str]) -> int:
             return 128 + int(e.sigval)
     return 0
 
-# %% ../../nbs/8_train/cluster.ipynb #16968825
+# %% ../../nbs/8_train/cluster.ipynb #7c61ae75
 def command(words: Sequence[str]) -> int | None:
     "`torchrun WORDS`, or `child PARENT COMMAND`, which is how `start_child` starts a process."
     if words[:1] == ["torchrun"]:
@@ -916,7 +939,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
     main()
 
-# %% ../../nbs/8_train/cluster.ipynb #04fe4511
+# %% ../../nbs/8_train/cluster.ipynb #69fac962
 def slurm_script(name: str) -> Path:
     "The path of a packaged job script for Slurm, such as one_gpu, eight_gpus or four_nodes."
     folder = Path(str(files("aclam") / "configs" / "slurm"))
@@ -925,7 +948,7 @@ def slurm_script(name: str) -> Path:
         raise UserError(f'no job script "{name}".{suggest(name, there)} There are {", ".join(there)}')
     return folder / f"{name}.sh"
 
-# %% ../../nbs/8_train/cluster.ipynb #448299c6
+# %% ../../nbs/8_train/cluster.ipynb #9255711b
 FAKE_SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 tasks=()
