@@ -282,7 +282,7 @@ def test_command(capsys):
 @pytest.mark.parametrize("words, right", [
     ("--preset ac_lam_papr", 'Did you mean "ac_lam_paper"'), ("--card h100", "h100-sxm"), ("--gpus 3", "3 cards x 1"),
     ("--accumulate 1", "--train.accumulate 8"), ("--card t4", "--precision float32"), ("--mfu 40", "0 < mfu <= 1"),
-    ("--gpus 0", "gpus is 0"), ("--crad x", "--card"),
+    ("--gpus 0", "gpus is 0"), ("--crad x", "--card"), ("--exact-accumulation --shard", "do not go together"),
 ])  # fmt: skip
 def test_command_refuses_in_one_line(words, right, capsys):
     with pytest.raises(SystemExit) as stopped:

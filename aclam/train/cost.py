@@ -21,7 +21,7 @@ __all__ = ['Settings', 'WORDS', 'FORMULAS', 'A100', 'H100', 'H200', 'ADA', 'AMPE
            'run_mfu', 'CostConfig', 'CostPlan', 'settings_of', 'check_plan', 'plan_cost', 'plan_lines', 'report_cost',
            'main']
 
-# %% ../../nbs/8_train/cost.ipynb #fb8978cd
+# %% ../../nbs/8_train/cost.ipynb #2cef0be6
 import copy
 import math
 import re
@@ -54,7 +54,7 @@ from ..policy.model import Policy, PolicyConfig
 from ..policy.vlm import VlmConfig, factors
 from .sharded import checkpoint_activations, layers_of, pieces_of
 
-# %% ../../nbs/8_train/cost.ipynb #75b0d926
+# %% ../../nbs/8_train/cost.ipynb #75586c78
 @dataclass(frozen=True)
 class Cost:
     "What a part of a network costs in one training step. Parts add up; one that runs n times costs n times as much."
@@ -79,7 +79,7 @@ def keep(narrow: float = 0, wide: float = 0, casts: float = 0, uncast: float = 0
     autocast keeps besides; uncast: numbers that only float32 keeps, because autocast keeps a copy instead."""
     return Cost(bf16=2 * narrow + 4 * wide + 2 * casts, float32=4 * (narrow + wide + uncast))
 
-# %% ../../nbs/8_train/cost.ipynb #b675fbad
+# %% ../../nbs/8_train/cost.ipynb #b61feb7c
 def product(rows: float, a: float, b: float, into: bool = True) -> Cost:
     "A linear map of `rows` rows from a to b numbers, without what it keeps. into: its input has a gradient."
     work = 2.0 * rows * a * b
@@ -111,7 +111,7 @@ def frozen(part: Cost) -> Cost:
     "A part that runs without gradient: no way back, nothing kept."
     return Cost(part.forward)
 
-# %% ../../nbs/8_train/cost.ipynb #e8d21d2e
+# %% ../../nbs/8_train/cost.ipynb #71075cda
 @dataclass(frozen=True)
 class Stack:
     "Equal blocks in a row."
@@ -151,7 +151,7 @@ class Part:
     def whole(self) -> Cost:
         return sum((stack.depth * stack.block for stack in self.stacks), self.outside)
 
-# %% ../../nbs/8_train/cost.ipynb #98841382
+# %% ../../nbs/8_train/cost.ipynb #515a1239
 def vit_block(rows: float, width: int, heads: int, hidden: float) -> Cost:
     "Norm, attention, norm, MLP with GELU (timm's block): `rows` tokens of one sequence."
     mix = norm(rows, width) + linear(rows, width, 3 * width) + attention(rows, rows, width, heads)
@@ -165,7 +165,7 @@ def vit(rows: float, width: int, depth: int, heads: int, hidden: float) -> Stack
     block = vit_block(rows, width, heads, hidden)
     return Stack(block, depth, rows * width, product(rows, hidden, width).forward)
 
-# %% ../../nbs/8_train/cost.ipynb #a9dd2f2d
+# %% ../../nbs/8_train/cost.ipynb #5f225f30
 Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfig | PolicyConfig
 
 
@@ -202,7 +202,7 @@ def paintings(c: Settings) -> int:
     "Passes through the FDM for each triple: one for each pair, and one for the sum where Eq. 5 asks for it."
     return 4 if c.objective.ac_form == "fdm" and c.objective.lambda_ac > 0 else 3
 
-# %% ../../nbs/8_train/cost.ipynb #f0e3a8e4
+# %% ../../nbs/8_train/cost.ipynb #e15fcc34
 def patch_encoder(c: LamConfig, frames: int) -> Part:
     "The queries and the patches of some frames through the IDM's blocks; the queries are read out."
     n, w, inside = patches(c), c.idm_width, numbers_a_patch(c)
@@ -237,7 +237,7 @@ def potential_cost(c: PotentialConfig) -> RowCost:
     decoder = paintings(c) * patch_decoder(c) + proprio_fdm(c)
     return RowCost(3 * patch_encoder(c, frames=1), decoder, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #b80baf17
+# %% ../../nbs/8_train/cost.ipynb #0223158e
 def normed_attention(frames: float, n: float, width: int, heads: int, qk_norm: bool) -> Cost:
     "Attention within frames of n tokens, from its norm to its projection; where queries and keys are normed, too."
     r = frames * n
@@ -265,7 +265,7 @@ def villa_block(n: int, c: VillaXConfig) -> Cost:
     mlp = norm(r, w) + linear(r, w, hidden) + keep(narrow=r * hidden) + linear(r, hidden, w)
     return space + time + mlp + keep(wide=3 * r * w)  # each of the three answers is scaled by a learned gate
 
-# %% ../../nbs/8_train/cost.ipynb #92800533
+# %% ../../nbs/8_train/cost.ipynb #3bc2994b
 def villa_encoder(c: VillaXConfig) -> Part:
     "Three frames embedded, five through the blocks, three pairs through the attention pooling."
     n, w, hidden, N = patches(c), c.idm_width, int(c.idm_width * c.mlp_ratio), c.tokens
@@ -290,7 +290,7 @@ def villa_cost(c: VillaXConfig) -> RowCost:
     queries = linear(c.tokens, c.idm_width, c.idm_width)
     return RowCost(villa_encoder(c), decoder, once=queries, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #ac3d59e5
+# %% ../../nbs/8_train/cost.ipynb #87498601
 def convolution(places: float, taps: int, a: float, b: float, into: bool = True) -> Cost:
     "A convolution with `places` results of `taps` inputs of a channels each, for b channels; depth-wise: a = 1."
     work = 2.0 * places * taps * a * b
@@ -319,7 +319,7 @@ def lapa_layer(r: float, first: float, n: float, c: LapaConfig, crossed: bool = 
     mlp = norm(r, w) + linear(r, w, hidden) + product(r, w, hidden) + linear(r, hidden, w)
     return out + mlp + keep(narrow=3 * r * hidden, casts=r * w)
 
-# %% ../../nbs/8_train/cost.ipynb #d8829442
+# %% ../../nbs/8_train/cost.ipynb #b8fb5d1c
 def lapa_encoder(c: LapaConfig) -> Part:
     "Five frames through the spatial layers, both frames of three pairs through those in time, six grids to tokens."
     n, w, inside, grids = c.side**2, c.width, numbers_a_patch(c), 6
@@ -347,7 +347,7 @@ def lapa_cost(c: LapaConfig) -> RowCost:
     decoder = paintings(c) * lapa_decoder(c)
     return RowCost(lapa_encoder(c), decoder, once=2 * table, batch=frame_bytes(c, 3))
 
-# %% ../../nbs/8_train/cost.ipynb #22792bea
+# %% ../../nbs/8_train/cost.ipynb #89e74eaf
 WORDS = 16  # of an instruction, the longest of a batch  # assumed
 
 
@@ -376,7 +376,7 @@ def enter(rows: float, a: float, b: float) -> Cost:
     "Norm, linear map, norm."
     return keep(wide=rows * (a + 2)) + linear(rows, a, b) + norm(rows, b)
 
-# %% ../../nbs/8_train/cost.ipynb #723dc968
+# %% ../../nbs/8_train/cost.ipynb #a7e85224
 def univla_encoder(c: UniVLAConfig, said: int) -> Part:
     n, w, N = patches(c), c.width, c.stage * c.tokens
     rows = n + N + said
@@ -402,7 +402,7 @@ def univla_cost(c: UniVLAConfig) -> RowCost:
     features = 4.0 * 3 * patches(c) * c.eye_width
     return RowCost(univla_encoder(c, said), decoder, univla_eye(c), batch=frame_bytes(c, 3) + features)
 
-# %% ../../nbs/8_train/cost.ipynb #b658ed2d
+# %% ../../nbs/8_train/cost.ipynb #fe784cee
 def gemma_attention(rows: float, keys: float, s: LayerSize) -> Cost:
     "Attention of `rows` tokens to `keys` under a mask; heads that share keys are put together for it and apart again."
     inner, kv, groups = s.heads * s.head_dim, s.kv_heads * s.head_dim, s.heads // s.kv_heads
@@ -433,7 +433,7 @@ def last_keys(rows: float, s: LayerSize) -> Cost:
     kv = s.kv_heads * s.head_dim
     return norm(rows, s.width) + 2 * product(rows, s.width, kv) + keep(narrow=rows * s.width, casts=rows * s.width)
 
-# %% ../../nbs/8_train/cost.ipynb #7eb5ecc6
+# %% ../../nbs/8_train/cost.ipynb #061189f8
 def expert(rows: float, dim: int, state: int, c: PolicyConfig) -> Cost:
     "What is around the layers of an expert for `rows` vectors of `dim` numbers."
     w = c.expert.width
@@ -448,7 +448,7 @@ def experts(c: PolicyConfig) -> Part:
     around += expert(c.latents, c.latent_dim, 0, c) if c.latents else Cost()
     return c.draws * Part(around, (gemma(rows, c.vlm.tokens + rows, c.vlm.depth, c.expert),))
 
-# %% ../../nbs/8_train/cost.ipynb #4fc9e4b5
+# %% ../../nbs/8_train/cost.ipynb #6700e404
 def stem_cost(c: VlmConfig) -> Cost:
     "Convolutions with the prime factors of the patch as strides, each with a norm and a ReLU."
     strides, before, size = factors(c.patch_size), 3, c.image_size
@@ -474,7 +474,7 @@ def small_vlm(c: VlmConfig) -> Part:
     layers = gemma(c.tokens, c.tokens, c.depth - 1, c.layer)
     return Part(outside, (vit(n, v, c.vision_depth, c.vision_heads, c.vision_mlp), layers, last))
 
-# %% ../../nbs/8_train/cost.ipynb #e6b06a4e
+# %% ../../nbs/8_train/cost.ipynb #8ceb9ca3
 def paligemma(c: VlmConfig) -> Part:
     "The library's: norms that keep two tensors, keys and values repeated for each head, a last layer for nothing."
     n, v, w, P = patches(c), c.vision_width, c.layer.width, c.tokens
@@ -496,7 +496,7 @@ def policy_cost(c: PolicyConfig) -> RowCost:
     keys = 2.0 * c.vlm.tokens * c.vlm.layer.kv_heads * c.vlm.layer.head_dim * c.vlm.depth  # and values, of all layers
     return RowCost(encoder, experts(c), batch=frame_bytes(c.vlm, 1) + 4 * keys * (1 + c.draws * (c.draws > 1)))
 
-# %% ../../nbs/8_train/cost.ipynb #95862320
+# %% ../../nbs/8_train/cost.ipynb #0e799289
 FORMULAS: dict[type, Callable[..., RowCost]] = {
     LamConfig: ac_lam_cost, PotentialConfig: potential_cost, VillaXConfig: villa_cost, LapaConfig: lapa_cost,
     UniVLAConfig: univla_cost, PolicyConfig: policy_cost,
@@ -538,7 +538,7 @@ def flops_per_triple(config: Settings) -> float | None:
     "Model FLOPs of one triple (or demonstration), forward and backward; None for settings without a formula."
     return step_flops(config).model if type(config) in FORMULAS else None
 
-# %% ../../nbs/8_train/cost.ipynb #f8f8423d
+# %% ../../nbs/8_train/cost.ipynb #c532713b
 @cache
 def on_meta(config: Settings) -> nn.Module:
     "The model of some settings, with shapes and no numbers."
@@ -556,7 +556,7 @@ def as_fake(model: nn.Module, device: str) -> nn.Module:
             module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
     return model.train()
 
-# %% ../../nbs/8_train/cost.ipynb #a2573d13
+# %% ../../nbs/8_train/cost.ipynb #bae77f0d
 def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]:
     "A batch of the shapes that a model is trained on; pixels are 0."
     if isinstance(config, PolicyConfig):
@@ -590,7 +590,7 @@ def example_demonstrations(c: PolicyConfig, rows: int, device: str) -> dict[str,
         "latent": torch.zeros(rows, max(c.latents, 1), c.latent_dim, device=device), "has_latent": known,
         "turn": state, "end": state}  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #4302ce19
+# %% ../../nbs/8_train/cost.ipynb #1a5d2188
 def grouped_backward(out_grad, x, weight, *options, out_shape=None) -> int:
     "FLOPs of a convolution's backward pass, from shapes, groups heeded. Last option: which gradients there are."
     return conv_flop_count(x, weight, out_grad) * sum(options[-1][:2])
@@ -612,7 +612,7 @@ def counted_flops(config: Settings, rows: int = 1, checkpointed: bool = False) -
             loss.backward()
     return forward.get_total_flops() / rows, backward.get_total_flops() / rows
 
-# %% ../../nbs/8_train/cost.ipynb #2cf914f8
+# %% ../../nbs/8_train/cost.ipynb #623e673f
 def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False) -> tuple[float, float]:
     "Formula and counter agree on the FLOPs of a batch of one row, there and back, asserted: the sums of both."
     formula, once = step_flops(config, checkpointed), row_cost(config).once
@@ -622,7 +622,7 @@ def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False)
     assert abs(back / backward - 1) < tol, (back, backward)
     return there + back, forward + backward
 
-# %% ../../nbs/8_train/cost.ipynb #b53ea699
+# %% ../../nbs/8_train/cost.ipynb #35aad3bb
 @dataclass(frozen=True)
 class Setup:
     "How a training step is laid out."
@@ -660,7 +660,7 @@ def numbers(config: Settings) -> Numbers:
     table = max((n for name, n in pieces.items() if name not in layers), default=0)
     return Numbers(total, whole - total, sum(matrices), layer, table, total - sum(pieces.values()))
 
-# %% ../../nbs/8_train/cost.ipynb #cc2a82e2
+# %% ../../nbs/8_train/cost.ipynb #ee200daf
 @dataclass(frozen=True)
 class Memory:
     "Bytes on one card at the worst moment of a training step."
@@ -670,16 +670,19 @@ class Memory:
     optimizer: float  # Adam's two means
     casts: float  # bf16 copies of matrices
     gathered: float  # sharded: layers that are whole for a moment
+    summed: float  # sharded: gradients of a layer, on their way to those who hold it
     table: float  # sharded: the table of words and its gradient, whole where a step begins and ends
     kept: float  # for the backward pass, with the rows themselves
     redone: float  # checkpointed: the largest block, while it is computed again
 
     @property
     def total(self) -> float:
-        """Copies live in the forward pass and, for what was not checkpointed, in the backward pass; a block that is
-        computed again, in the backward pass only. While a table of words is whole, nothing is kept yet, or any more."""
+        """The largest of three moments: the end of the forward pass, with all copies; the backward pass, with gradients
+        and a block that is computed again (else with the copies, which are kept); and, sharded, the time in which a
+        table of words is whole, when nothing is kept yet, or any more."""
         state = self.weights + self.gradients + self.optimizer
-        return state + max(self.table, self.gathered + self.kept + max(self.casts, self.redone))
+        back = self.summed + (self.redone or self.casts)
+        return state + max(self.table, self.gathered + self.kept + max(self.casts, back))
 
 
 def kept_bytes(cost: RowCost, setup: Setup) -> tuple[float, float]:
@@ -701,13 +704,13 @@ def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
     n, parts = numbers(config), setup.world if setup.shard else 1
     row, largest = kept_bytes(row_cost(config), setup)
     state, casts = 4.0 * n.trained / parts, 2.0 * n.matrices if setup.bf16 else 0.0
-    gathered, table = 0.0, 0.0
-    if parts > 1:  # two layers in a row, the gradient of one, and a last one that waits from forward to backward
-        gathered, table = 4.0 * (4 * n.layer + 2 * n.rest), 4.0 * 2 * n.table
+    gathered, summed, table = 0.0, 0.0, 0.0
+    if parts > 1:  # two layers in a row, and a last one that waits from the forward to the backward pass
+        gathered, summed, table = 4.0 * (3 * n.layer + n.rest), 4.0 * (n.layer + n.rest), 4.0 * 2 * n.table
     weights = state + 4.0 * n.fixed
-    return Memory(weights, state, 2 * state, casts, gathered, table, rows * row, rows * largest)
+    return Memory(weights, state, 2 * state, casts, gathered, summed, table, rows * row, rows * largest)
 
-# %% ../../nbs/8_train/cost.ipynb #987657bf
+# %% ../../nbs/8_train/cost.ipynb #bda9e088
 class Holder:
     "Something kept by autograd."
 
@@ -742,7 +745,7 @@ def gpu_rules(bf16: bool) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", False)
         torch.clear_autocast_cache()
 
-# %% ../../nbs/8_train/cost.ipynb #667d17b8
+# %% ../../nbs/8_train/cost.ipynb #1d5f90b7
 def kept_by(config: Settings, rows: int, bf16: bool) -> int:
     "Bytes that autograd holds after a forward pass on a fake GPU; what shares memory counts once, weights not at all."
     model, alive = copy.deepcopy(on_meta(config)), weakref.WeakSet()
@@ -772,7 +775,7 @@ def check_kept(config: Settings, bf16: bool = True, tol: float = 0.15) -> tuple[
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #2dbad904
+# %% ../../nbs/8_train/cost.ipynb #ddc9f5b1
 class LiveBytes(TorchDispatchMode):
     "Counts the bytes of all tensors that were made inside and still live."
 
@@ -827,7 +830,7 @@ def check_memory(config: Settings, rows: int, setup: Setup = Setup(), tol: float
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
-# %% ../../nbs/8_train/cost.ipynb #d2489def
+# %% ../../nbs/8_train/cost.ipynb #6ecacf37
 @dataclass(frozen=True)
 class Card:
     "A GPU by its maker's data sheet: dense peaks, no sparsity."
@@ -871,7 +874,7 @@ CARDS: dict[str, Card] = {
     "t4": Card("T4", r"T4", 16, None, None, 8.1, "NVIDIA T4 data sheet"),
 }  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #669de5e7
+# %% ../../nbs/8_train/cost.ipynb #12b3644a
 def card_of(device_name: str) -> Card | None:
     "The card of which PyTorch says the name; None where the table does not know it. A slice of a card is no card."
     bare = re.sub(r"^(NVIDIA|Tesla|NVIDIA Tesla)\s+", "", device_name.strip())
@@ -890,7 +893,7 @@ def mfu(rows_per_second: float, config: Settings, card: Card | None, precision: 
     flops, peak = flops_per_triple(config), card and card.peak(precision)
     return rows_per_second * flops / peak if flops and peak else None
 
-# %% ../../nbs/8_train/cost.ipynb #96ad4812
+# %% ../../nbs/8_train/cost.ipynb #68df8435
 HEADROOM = 0.1  # of a card: CUDA's context, workspaces of libraries, gaps between tensors  # assumed
 
 
@@ -926,7 +929,7 @@ def choose_accumulate(
         raise UserError(out_of_memory_advice(config, rows, batch_size, card_bytes, setup, headroom))
     return found[0]
 
-# %% ../../nbs/8_train/cost.ipynb #a4aa9b8c
+# %% ../../nbs/8_train/cost.ipynb #0264b82e
 def cures(setup: Setup) -> list[tuple[str, Setup]]:
     "What can be done about memory beside smaller micro-batches: options of the command, the cheapest first."
     found = [("", setup)]
@@ -960,7 +963,7 @@ def out_of_memory_advice(
             return f"{line}: take --train.accumulate {parts[0]}{words} ({size} at a time; at most {most} fit)"
     return f"{line}: not one row fits, whatever the options; take a larger card, or --train.shard on more of them"
 
-# %% ../../nbs/8_train/cost.ipynb #96a23677
+# %% ../../nbs/8_train/cost.ipynb #f25c0881
 @dataclass(frozen=True)
 class Traffic:
     "Bytes that each process sends in one optimizer step."
@@ -1006,7 +1009,7 @@ LINKS = {  # GB/s in one direction for each card, as the wires' names say; what 
     "10 Gbit/s for each card": 1.25,
 }
 
-# %% ../../nbs/8_train/cost.ipynb #000c2559
+# %% ../../nbs/8_train/cost.ipynb #b6bd29dc
 READERS = {  # triples a CPU second: python bench/run.py data, on one core of an AMD EPYC
     "224 px, decoded (memory map)": 30_680,
     "224 px, JPEG store": 1_734,
@@ -1035,7 +1038,7 @@ def feed(config: Settings, rows_per_second: float) -> Feed:
     cores = {name: frames / 3 / rate for name, rate in READERS.items()}
     return Feed(rows_per_second, frames, frames * 3 * size**2 / 1e6, cores)
 
-# %% ../../nbs/8_train/cost.ipynb #b1c77760
+# %% ../../nbs/8_train/cost.ipynb #9f0b68c8
 DAY = 86_400.0
 
 
@@ -1053,7 +1056,7 @@ def run_mfu(config: Settings, seconds: float, steps: int, batch_size: int, cards
     "The utilization of a run that took so long."
     return run_seconds(config, steps, batch_size, cards, peak, 1.0) / seconds
 
-# %% ../../nbs/8_train/cost.ipynb #ddd217eb
+# %% ../../nbs/8_train/cost.ipynb #ccd8d24b
 @dataclass(frozen=True)
 class CostConfig:
     "What a training would cost: work, memory, messages, data and days, from formulas."
@@ -1073,7 +1076,7 @@ class CostConfig:
     headroom: float = HEADROOM  # the share of the card that is left free
     json: bool = False  # one JSON object on standard output
 
-# %% ../../nbs/8_train/cost.ipynb #36fe2da1
+# %% ../../nbs/8_train/cost.ipynb #1f67618d
 @dataclass(frozen=True)
 class CostPlan:
     "The answer. Bytes, seconds, FLOPs; `a step` is an optimizer step."
@@ -1095,7 +1098,7 @@ class CostPlan:
     link_seconds: float  # of a step's messages; most of them go beside the backward pass
     feed: Feed  # of one card
 
-# %% ../../nbs/8_train/cost.ipynb #466a81a9
+# %% ../../nbs/8_train/cost.ipynb #259f7eba
 def settings_of(preset: str) -> Settings:
     "The settings of a preset of any family; `UserError` for a name that there is not."
     known = PRESETS | POLICIES
@@ -1116,10 +1119,12 @@ def check_plan(config: CostConfig) -> None:
     if config.batch_size % (config.gpus * max(config.accumulate, 1)):
         parts = f"{config.gpus} cards x {max(config.accumulate, 1)} parts"
         raise UserError(f"batch_size {config.batch_size} cannot be shared by {parts}")
+    if config.exact_accumulation and config.shard:
+        raise UserError("exact_accumulation and shard do not go together: more cards instead of more micro-batches")
     if card_named(config.card).peak(config.precision) is None:
         raise UserError(f"{config.card} has no {config.precision}: --precision float32")
 
-# %% ../../nbs/8_train/cost.ipynb #789b008e
+# %% ../../nbs/8_train/cost.ipynb #27adefb0
 def plan_cost(config: CostConfig) -> CostPlan:
     "Everything at once; a batch that does not fit is a `UserError` with its cure."
     check_plan(config)
@@ -1140,7 +1145,7 @@ def plan_cost(config: CostConfig) -> CostPlan:
         memory(settings, rows, setup), card.bytes, rate, seconds, config.steps * seconds / DAY, sent,
         sent.total / config.link / 1e9, feed(settings, rate / config.gpus))  # fmt: skip
 
-# %% ../../nbs/8_train/cost.ipynb #b2d1680f
+# %% ../../nbs/8_train/cost.ipynb #bb707432
 def plan_lines(plan: CostPlan) -> list[str]:
     "The plan for a person."
     m, gb = plan.memory, 1e9
