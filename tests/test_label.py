@@ -472,7 +472,7 @@ def longer(place, tmp_path_factory):
 
 def test_killed_shards_end_at_the_bytes_of_one_process(longer, tmp_path):
     found = kills(longer, tmp_path / "killed", 4, 5)
-    assert found["kills"] == 5 and found["starts"] == 9, found
+    assert found["kills"] >= 5 and found["starts"] == found["kills"] + 4, found
     by_one_process(longer, tmp_path / "one")
     assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
@@ -483,7 +483,7 @@ def test_killed_shards_end_at_the_bytes_of_one_process(longer, tmp_path):
 def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
     found = kills(longer, tmp_path / "killed", 8, 20, *how)
     print(found)
-    assert found["kills"] == 20 and found["starts"] == 28
+    assert found["kills"] >= 20 and found["starts"] == found["kills"] + 8
     by_one_process(longer, tmp_path / "one")
     assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
