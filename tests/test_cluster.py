@@ -249,9 +249,8 @@ class Hanging(Dataset):
 def test_a_loader_that_hangs_or_dies_is_one_line(deed, says):
     loader = DataLoader(Hanging(deed), sampler=range(3), batch_size=None, **loader_settings(1, "cpu", timeout_s=1))
     batches = cluster.loading(iter(loader), 1.0)
-    assert next(batches) == 0
     with pytest.raises(UserError, match=says) as caught:
-        next(batches)
+        list(batches)  # the first may have come, or have gone with the process that had it
     assert "\n" not in str(caught.value)
 
 
