@@ -110,6 +110,7 @@ def test_memory_of_the_papers_step():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # every operation of two steps passes through Python
 @pytest.mark.parametrize("name", ["ac_lam_paper", "potential_lam", "villa_x", "lapa", "univla", "univla_stage_1",
                                   "policy_paper"])  # fmt: skip
 @pytest.mark.parametrize("checkpointed", [False, True])

@@ -509,10 +509,24 @@ def test_bad_input_to_training(folders, capsys):
     refused(capsys, main, [*data, "--lam", folders / "nowhere", "--model.control", "recorded"], "nowhere")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path):
-    pytest.importorskip("transformers")
+def with_tokenizer(folder):
+    "A folder of PaliGemma's files in small, with a tokenizer of a few words."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vlm.write_paligemma(folder)
+    words = {w: n for n, w in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "\n", "move", "the", "square"])}
+    own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    named = {f"{kind}_token": f"<{kind}>" for kind in ("pad", "eos", "bos", "unk")}
+    PreTrainedTokenizerFast(tokenizer_object=own, **named).save_pretrained(folder)
+    return str(folder)
+
+
+def papers_form(folders, out, processes, *words):
+    "Run the paper's policy in small by its command, on so many processes: what it said on stderr, and its losses."
+    from aclam.train.loop import read_metrics
+
     sizes = {
         "vlm.image-size": 28, "vlm.vision-width": 16, "vlm.vision-depth": 1, "vlm.vision-heads": 2,
         "vlm.vision-mlp": 32, "vlm.depth": 2, "vlm.layer.width": 32, "vlm.layer.mlp": 64, "vlm.layer.heads": 4,
@@ -520,18 +534,36 @@ def test_the_papers_form_in_small_takes_steps_on_two_processes(folders, tmp_path
         "vlm.vocab": 512, "vlm.text-length": 6, "expert.width": 24, "expert.mlp": 48, "expert.heads": 4,
         "expert.head-dim": 8}
     argv = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
-    argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(tmp_path), "--preset",
+    argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(out), "--preset",
              "policy_paper", "--model.control", "recorded", "--train.steps", "2", "--train.batch-size", "4",
-             "--train.num-workers", "0", "--demonstrations", "2", "--probe-n", "2", "--json"]
+             "--train.num-workers", "0", "--train.log-every", "1", "--demonstrations", "2", "--probe-n", "2", "--json"]
     config = scale.launch_config("two_cpu_processes")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
-              "--main_process_port", "0"]
-    done = subprocess.run([*launch, "-m", "aclam.train.policy", *argv], capture_output=True, text=True, timeout=550,
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
+    command = [sys.executable, *(launch if processes > 1 else []), "-m", "aclam.train.policy", *argv, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-2000:]
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Gloo greets on stdout, too
     assert len(answers) == 1 and json.loads(answers[0])["steps"] == 2, done.stdout
-    assert json.loads((tmp_path / "checkpoints" / "step_000002" / "progress.json").read_text())["world"] == 2
+    progress = json.loads((out / "checkpoints" / "step_000002" / "progress.json").read_text())
+    assert progress["world"] == processes
+    return done.stderr, [row["loss"] for row in read_metrics(out) if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_papers_form_in_small_by_its_command(folders, tmp_path):
+    """One process, two, and two with half of it each, from published weights: one curve. Without: said aloud."""
+    pytest.importorskip("transformers")
+    weights = ("--model.vlm.weights", with_tokenizer(tmp_path / "paligemma"))
+    saving = ("--train.shard", "--train.checkpoint-activations")
+    runs = {"one": (1, *weights), "two": (2, *weights), "halves": (2, *weights, *saving), "random": (2, *saving)}
+    found = {name: papers_form(folders, tmp_path / name, *words) for name, words in runs.items()}
+    print({name: losses for name, (_, losses) in found.items()})
+    for name in ("two", "halves"):
+        assert found[name][1] == pytest.approx(found["one"][1], rel=1e-5)
+    assert [("weights are random" in said) for said, _ in found.values()] == [False, False, False, True]
+    assert model.Policy.from_pretrained(tmp_path / "halves" / "model").config.vlm.weights == weights[1]
 
 
 # --- the trial ------------------------------------------------------------------------------------------------------

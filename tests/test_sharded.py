@@ -29,6 +29,7 @@ POLICIES = {"policy": policies.TINY, "policy_paligemma": PALIGEMMA}
 GROUPS = {"quick": (*POLICIES, "ac_lam_cpu", "lapa_cpu"), "slow": ("villa_x_cpu", "potential_lam_cpu", "univla_cpu")}
 CASES = (*GROUPS["quick"], *(pytest.param(name, marks=pytest.mark.slow) for name in GROUPS["slow"]))
 NAMES = (*GROUPS["quick"], *GROUPS["slow"])
+EXTRAS = ("policy_paligemma", "ac_lam_cpu")  # that are also compiled, and trained in bf16
 STEPS, HALF = 4, 2
 pytestmark = pytest.mark.timeout(900)
 
@@ -54,11 +55,13 @@ def batch(name: str, s: int) -> dict:
     return {"frames": torch.randint(0, 256, (8, 3, 3, 32, 32), dtype=torch.uint8, generator=dice)}
 
 
-def prepared(name: str, seed: int = 0, saving: bool = False):
+def prepared(name: str, seed: int = 0, saving: bool = False, compiled: bool = False):
     "A model that is divided over the processes there are, and its optimizer."
     model = make(name, seed)
     if saving:
         sharded.checkpoint_activations(model)
+    if compiled:
+        sharded.compile_layers(model, backend="aot_eager")
     model = sharded.shard(model).train()
     groups = sharded.by_layout(list(model.parameters()))
     return model, torch.optim.AdamW([{"params": group} for group in groups], 1e-3, fused=True)
@@ -134,6 +137,10 @@ def worker(group: str, two: Path, one: Path) -> None:
         found[name]["recomputed"] = train(name, *prepared(name, saving=True), 0, STEPS)
         if name in POLICIES:
             found[name]["in parts"] = train(name, *prepared(name), 0, STEPS, parts=2)
+    for name in EXTRAS if group == "slow" else ():
+        found[f"{name} compiled"] = train(name, *prepared(name, saving=True, compiled=True), 0, STEPS)
+        with torch.autocast("cpu", torch.bfloat16):
+            found[f"{name} bf16"] = train(name, *prepared(name, saving=True), 0, STEPS)
     if dist.get_rank() == 0:
         (two / "found.json").write_text(json.dumps(found))
     dist.barrier()
@@ -216,6 +223,16 @@ def test_one_file_that_from_pretrained_reads(runs, name):
     assert (one / name / "model" / "config.json").read_bytes() == (two / name / "model" / "config.json").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXTRAS)
+def test_two_shards_compiled_and_in_bf16(runs, name):
+    _, (_, two) = runs("univla_cpu")
+    one = train(name, *prepared(name), 0, STEPS)
+    assert relative(one, two[f"{name} compiled"]) < 1e-5
+    print(name, one, two[f"{name} bf16"])
+    assert 1e-7 < relative(one, two[f"{name} bf16"]) < 0.01
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 def test_the_bytes_of_a_file_are_the_librarys(tmp_path):
@@ -244,6 +261,11 @@ def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         sharded.write_gathered(tmp_path / "nowhere" / "file", {"a": torch.zeros(1), "b": torch.zeros(1)})
     assert len(asked) == 2  # it took part to the end
+    with pytest.raises(OSError):
+        sharded.write_files(tmp_path / "nowhere", {"one": {"a": torch.zeros(1)}, "two": {"b": torch.zeros(1)}})
+    assert len(asked) == 4
+    sharded.write_files(tmp_path, {"one": {"a": torch.zeros(1)}})
+    assert load_file(tmp_path / "one")["a"] == 0
 
 
 # --- activations ---------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from ..lam import LatentActionModel
 from .cluster import join_group
 from .loop import first_difference, leave_group
 
-# %% ../../nbs/8_train/label.ipynb #f5bea88a
+# %% ../../nbs/8_train/label.ipynb #35933767
 try:
     import fcntl
 except ImportError:  # Windows has no flock: see `Lock`
@@ -107,7 +107,7 @@ def pair_rows(lengths: Sequence[int], offset: int) -> tuple[np.ndarray, np.ndarr
     i = row[(row + offset >= first) & (row + offset < last)]
     return i, i + offset
 
-# %% ../../nbs/8_train/label.ipynb #67d557c3
+# %% ../../nbs/8_train/label.ipynb #bcc19c81
 class Piece(NamedTuple):
     "Some whole episodes of one part of the store: the unit of work, of loss and of division."
 
@@ -127,7 +127,7 @@ def part_ranges(store: Store) -> list[range]:
     edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
-# %% ../../nbs/8_train/label.ipynb #ac5a28b7
+# %% ../../nbs/8_train/label.ipynb #1b1716a3
 def plan(store: Store, piece_frames: int) -> list[Piece]:
     "All pieces of a store, part by part: the same list on every machine."
     lengths = [len(t) for t in store.trajectories]
@@ -139,7 +139,7 @@ def plan(store: Store, piece_frames: int) -> list[Piece]:
             pieces.append(Piece(part, number, chosen, sum(lengths[e] for e in chosen)))
     return pieces
 
-# %% ../../nbs/8_train/label.ipynb #cbc45ac6
+# %% ../../nbs/8_train/label.ipynb #c77e1ae5
 class Shard(NamedTuple):
     "Share `index`, from 0, of `count`."
 
@@ -166,7 +166,7 @@ def share(pieces: Sequence[Piece], shard: Shard) -> list[Piece]:
     "The pieces of one shard, in order. None at all where there are more shards than pieces."
     return [p for p, owner in zip(pieces, owners(pieces, shard.count), strict=True) if owner == shard.index]
 
-# %% ../../nbs/8_train/label.ipynb #cfd415d2
+# %% ../../nbs/8_train/label.ipynb #c88cc2dd
 def check_shares(pieces: Sequence[Piece], count: int) -> float:
     "Check: shards of `count` are runs that cover all pieces, each within a piece of its due; the largest deviation."
     shares = [share(pieces, Shard(n, count)) for n in range(count)]
@@ -266,7 +266,7 @@ def folder_of(config: LabelConfig) -> Path:
     name = config.name or (model.parent.name if model.name == "model" else model.name)
     return config.out or config.data / "labels" / name
 
-# %% ../../nbs/8_train/label.ipynb #da834128
+# %% ../../nbs/8_train/label.ipynb #75b0246c
 FORMAT, FORMAT_VERSION = "aclam-labels", 2  # version 1 had no `values`: they were float32
 
 
@@ -316,7 +316,7 @@ def check_config(config: LabelConfig, store: Store) -> None:
     if config.missing and (config.shard or config.lerobot or not config.resume):
         raise UserError("--missing N only looks: it goes without --shard, --lerobot and --no-resume")
 
-# %% ../../nbs/8_train/label.ipynb #23ba65ac
+# %% ../../nbs/8_train/label.ipynb #ecd23f25
 @dataclass
 class Job:
     "A job that was opened: what to do, with which model, and where it goes."
@@ -340,7 +340,7 @@ class Job:
         "Whether a piece is there, alone or in its part."
         return self.part_file(piece.part).exists() or self.piece_file(piece).exists()
 
-# %% ../../nbs/8_train/label.ipynb #8cce9207
+# %% ../../nbs/8_train/label.ipynb #fa9d605a
 def open_job(config: LabelConfig, device: str = "cpu") -> Job:
     "Read the store and the model. Nothing is written; wrong settings are a `UserError`."
     store = open_dataset(config.data)
@@ -379,7 +379,7 @@ def label_piece(job: Job, piece: Piece, frames: torch.Tensor) -> pa.Table:
                 columns[name] = _rows_or_null(values, i, piece.frames, job.schema.field(name).type)
     return pa.table(columns, schema=job.schema)
 
-# %% ../../nbs/8_train/label.ipynb #a9463ee5
+# %% ../../nbs/8_train/label.ipynb #4204371d
 def _rows_or_null(values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa.DataType) -> pa.Array:
     "A column of fixed-size lists with `values` (P, d) in the rows `at` and null in the others."
     number = kind.value_type.to_pandas_dtype()
@@ -396,7 +396,7 @@ def _check_range(values: np.ndarray, number: type) -> None:
     if number is np.float16 and largest > np.finfo(np.float16).max:
         raise UserError(f"a latent has a component of {largest:.3g}, float16 ends at 65504: --values float32")
 
-# %% ../../nbs/8_train/label.ipynb #f9094d47
+# %% ../../nbs/8_train/label.ipynb #d7ef7766
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what file systems without locks say
 
 
@@ -427,7 +427,7 @@ class Lock:
     def free(self) -> None:
         self.file.close()
 
-# %% ../../nbs/8_train/label.ipynb #df1e5b38
+# %% ../../nbs/8_train/label.ipynb #d63a4cda
 def _never() -> bool:
     return False
 
@@ -477,7 +477,7 @@ def _refuse_foreign(folder: Path) -> None:
     if there - {"pieces"} and "labels.json" not in there:
         raise UserError(f"{folder} is not empty and holds no labels: choose another --name or --out")
 
-# %% ../../nbs/8_train/label.ipynb #b66ee08a
+# %% ../../nbs/8_train/label.ipynb #93886bc7
 def _begin(job: Job, resume: bool) -> None:
     "Write `labels.json` where there is none; without `resume` after removing what is there, parts first."
     there = (job.folder / "labels.json").exists()
@@ -505,7 +505,7 @@ def check_same(job: Job) -> dict:
                         "start anew")  # fmt: skip
     return found
 
-# %% ../../nbs/8_train/label.ipynb #528e8344
+# %% ../../nbs/8_train/label.ipynb #7b37dd90
 PATIENCE_S = 600.0  # that a piece in other hands is waited for
 
 
@@ -531,7 +531,7 @@ def _write_table(table: pa.Table, path: Path) -> None:
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
-# %% ../../nbs/8_train/label.ipynb #e78272c3
+# %% ../../nbs/8_train/label.ipynb #11e53e17
 def claimed(job: Job, pieces: Iterable[Piece], prefetch: int, wait_s: float) -> Iterator[tuple[Piece, torch.Tensor]]:
     "Claimed pieces and their frames; up to `prefetch` pieces are decoded ahead, in a thread."
     size, ahead = job.lam.config.image_size, deque()
@@ -562,7 +562,7 @@ def _first(ahead: deque) -> Iterator[tuple[Piece, torch.Tensor]]:
     finally:
         lock.free()
 
-# %% ../../nbs/8_train/label.ipynb #f9641eb6
+# %% ../../nbs/8_train/label.ipynb #04846ef7
 def label_pieces(job: Job, pieces: Sequence[Piece], done: Callable[[int], None] | None = None) -> None:
     "See that all of `pieces` are there, by this process or another. `done` hears of the frames that this one wrote."
     last = {piece.part: piece for piece in pieces}
@@ -601,7 +601,7 @@ def _join(files: Sequence[Path], file: Path, schema: pa.Schema) -> None:
             writer.write_table(pq.read_table(path))
     os.replace(made, file)
 
-# %% ../../nbs/8_train/label.ipynb #d7169d72
+# %% ../../nbs/8_train/label.ipynb #40e5373f
 class Absent(NamedTuple):
     "What is not there yet."
 
@@ -643,7 +643,7 @@ def _complete(job: Job) -> None:
     insist(partial(write_about, job, whole), lambda: described(job.folder)["done"])
     shutil.rmtree(job.folder / "pieces", ignore_errors=True)
 
-# %% ../../nbs/8_train/label.ipynb #391d16b5
+# %% ../../nbs/8_train/label.ipynb #fea5d24b
 def order_of(job: Job, rank: int = 0, world: int = 1) -> list[Piece]:
     "The pieces of this process's shard, beginning with those of its rank."
     mine = share(job.pieces, parse_shard(job.config.shard))
@@ -681,7 +681,7 @@ def is_done(job: Job) -> bool:
     "Whether its labels are complete; `UserError` where the folder holds others."
     return (job.folder / "labels.json").exists() and check_same(job)["done"]
 
-# %% ../../nbs/8_train/label.ipynb #38636ee9
+# %% ../../nbs/8_train/label.ipynb #0db0a132
 def _join_in(job: Job, state: PartialState) -> dict:
     "Do this process's share; what `labels.json` holds then. To start anew is for the main process, before the others."
     resume = job.config.resume or not state.is_main_process
@@ -695,7 +695,7 @@ def _join_in(job: Job, state: PartialState) -> dict:
             _work(job, state)
         return finish(job, 0.0 if job.config.shard else PATIENCE_S)
 
-# %% ../../nbs/8_train/label.ipynb #b0e3fd43
+# %% ../../nbs/8_train/label.ipynb #3c3fcd02
 def label_shard(job: Job, shard: str) -> bool:
     "Write one shard of an opened job, as --shard does: for engines that keep a model. Whether all labels are there."
     own = replace(job, config=replace(job.config, shard=shard))
@@ -714,7 +714,7 @@ def _work(job: Job, state: PartialState) -> None:
     with bar:
         label_pieces(job, order, bar.update)
 
-# %% ../../nbs/8_train/label.ipynb #24522af4
+# %% ../../nbs/8_train/label.ipynb #c299a01c
 def missing_shards(job: Job, count: int) -> list[int]:
     "Those of `count` shards that have something left to do."
     lacking = absent(job)
@@ -746,7 +746,7 @@ def spans(numbers: Sequence[int]) -> str:
             runs.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
-# %% ../../nbs/8_train/label.ipynb #8251c83c
+# %% ../../nbs/8_train/label.ipynb #91e6bb82
 class Labels:
     "Finished labels, in the order of the store's frames. Rows are read when they are asked for, in bounded memory."
 
@@ -788,7 +788,7 @@ class Labels:
         except (pa.ArrowException, OSError) as e:
             raise UserError(f"{self.files[file]} cannot be read ({str(e).splitlines()[0][:100]})") from e
 
-# %% ../../nbs/8_train/label.ipynb #8fc3ba6e
+# %% ../../nbs/8_train/label.ipynb #c6a68fab
 def _row_groups(files: Sequence[Path]) -> tuple[list[tuple[int, int]], np.ndarray]:
     "File and number of each row group, and the rows (G + 1,) where they start."
     places, counts = [], [0]
@@ -819,7 +819,7 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
     out[valid] = values
     return out
 
-# %% ../../nbs/8_train/label.ipynb #55ddc21d
+# %% ../../nbs/8_train/label.ipynb #998b54b8
 def blocks(labels: Labels, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
     "All labels, a row group at a time: the number of its first row, and its table."
     for group, start in enumerate(labels.starts[:-1].tolist()):
@@ -874,7 +874,7 @@ class LabelColumns(Sequence):
             columns |= _filled(name, rows_of(self.labels, name, rows), self.labels.about["values"] == "codes")
         return columns
 
-# %% ../../nbs/8_train/label.ipynb #a2d3e7d3
+# %% ../../nbs/8_train/label.ipynb #1671a74a
 def _filled(name: str, values: np.ndarray, alone: bool) -> dict[str, np.ndarray]:
     "A column with zeros where it was empty, and which rows those are; of codes only where they are `alone`."
     empty = ~np.isfinite(values).all(1, keepdims=True) if values.dtype == np.float32 else values[:, :1] < 0  # (T, 1)
@@ -911,7 +911,7 @@ def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, seed: i
     assert worst < TOLERANCE[labels.about["values"]], worst
     return worst
 
-# %% ../../nbs/8_train/label.ipynb #fe06f0d8
+# %% ../../nbs/8_train/label.ipynb #94a81671
 def place_of(rows: Any, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Episode and frame of rows, numbers or an array, where episodes of these lengths lie one behind the other."
     ends = np.cumsum(lengths)
@@ -934,7 +934,7 @@ def _check_rows(labels: Labels, column: str, lengths: np.ndarray, offset: int) -
         total += float(np.linalg.norm(values[known], axis=1).sum(dtype=np.float64))
     return there, total / max(int(there.sum()), 1)
 
-# %% ../../nbs/8_train/label.ipynb #0b4bcac0
+# %% ../../nbs/8_train/label.ipynb #d0131cb5
 def same_files(one: Path, two: Path) -> int:
     "Assert that two folders hold the same labels, byte by byte, and nothing else; the number of files."
     files = {p.name: p.read_bytes() for p in one.iterdir() if p.name != ".lock"}
@@ -960,7 +960,7 @@ def stop_after(job: Job, pieces: Sequence[Piece], after: int) -> None:
         return
     raise AssertionError("the job was done before it could be stopped")
 
-# %% ../../nbs/8_train/label.ipynb #2b2a83ad
+# %% ../../nbs/8_train/label.ipynb #d9db1b03
 def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
     "Check: a job stopped after `after` pieces and started again writes the bytes of `whole`; pieces that were kept."
     job = open_job(config)
@@ -970,7 +970,7 @@ def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
     same_files(whole, job.folder)
     return kept
 
-# %% ../../nbs/8_train/label.ipynb #4f22e8d9
+# %% ../../nbs/8_train/label.ipynb #73a2ce31
 def check_shards(config: LabelConfig, whole: Path, count: int, after: int = 1) -> list[dict]:
     "Check: shards, each stopped and run again, write the bytes of `whole`. After each step: what was missing."
     asked, seen = replace(config, missing=count), []
@@ -1020,7 +1020,7 @@ def _run_missing(config: LabelConfig) -> int:
         f"pieces are missing, {len(found['shards'])} of {config.missing} shards have work left"))  # fmt: skip
     return 0 if found["done"] else 3
 
-# %% ../../nbs/8_train/label.ipynb #68b505be
+# %% ../../nbs/8_train/label.ipynb #af6b8d0a
 def main(argv: Sequence[str] | None = None) -> None:
     "Entry point of `aclam-label` and of `accelerate launch -m aclam.train.label`."
     cli(LabelConfig, run, argv, prog="aclam-label")

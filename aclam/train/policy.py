@@ -428,7 +428,7 @@ def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
     set_units(policy, data.train)
     return policy
 
-
+# %% ../../nbs/8_train/policy.ipynb #725c85de
 def random_weights(c: VlmConfig) -> str:
     "What a person should know who trains an encoder from random weights; nothing where trained ones are named."
     if c.weights:
@@ -436,7 +436,7 @@ def random_weights(c: VlmConfig) -> str:
     if c.kind == "paligemma":
         return ("PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, or a folder with its "
                 "files, begins from the trained ones")
-    return ("the encoder's weights are random, and it will hardly learn to read: --model.vlm.weights FOLDER begins from "
+    return ("the encoder's weights are random, it will hardly learn to read: --model.vlm.weights FOLDER begins from "
             "one that python -m aclam.train.grounding has made")
 
 # %% ../../nbs/8_train/policy.ipynb #593f0fdd

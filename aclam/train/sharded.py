@@ -8,9 +8,9 @@ Docs: https://aclam-project.github.io/aclam/8_train/sharded.html.md"""
 __all__ = ['BYTES', 'LAYERS', 'ENTRANCES', 'DTYPES', 'NAMES', 'state_gb', 'is_layer', 'layers_of', 'pieces_of',
            'replicated_parameters', 'is_sharded', 'own_rows', 'fsdp_library', 'named_tensors', 'shard', 'open_entrance',
            'spread', 'reshard', 'average_replicated_gradients', 'clip_gradients', 'by_layout', 'sharded_step',
-           'file_order', 'header', 'whole_tensor', 'write_gathered', 'read_sharded', 'like_parameters', 'gathered',
-           'checkpointed', 'checkpointed_halves', 'checkpointed_with_cache', 'checkpoint_activations', 'Filled',
-           'activation_bytes', 'loss_and_gradients', 'check_recomputed', 'compile_layers']
+           'file_order', 'header', 'whole_tensor', 'write_gathered', 'write_files', 'read_sharded', 'like_parameters',
+           'gathered', 'checkpointed', 'checkpointed_halves', 'checkpointed_with_cache', 'checkpoint_activations',
+           'Filled', 'activation_bytes', 'loss_and_gradients', 'check_recomputed', 'compile_layers']
 
 # %% ../../nbs/8_train/sharded.ipynb #0fb81e8f
 import copy
@@ -286,6 +286,18 @@ def write_gathered(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
             error = _append(path, numbers.data)
     if error is not None:
         raise error
+
+
+def write_files(folder: Path | None, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    "Several files of a folder, by name, as `write_gathered` writes each; an error is raised when all are through."
+    errors = []
+    for name, tensors in files.items():
+        try:
+            write_gathered(None if folder is None else folder / name, tensors)
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 # %% ../../nbs/8_train/sharded.ipynb #5466d9b8
 def _laid_out(file: Any, name: str, like: Tensor) -> Tensor:
