@@ -67,8 +67,9 @@ def prepared(name: str, seed: int = 0, saving: bool = False, compiled: bool = Fa
     return model, torch.optim.AdamW([{"params": group} for group in groups], 1e-3, fused=True)
 
 
-def train(name, model, optimizer, first: int, last: int, parts: int = 1) -> list[float]:
-    return [sharded.sharded_step(model, optimizer, batch(name, s), s, parts)[0].item() for s in range(first, last)]
+def train(name, model, optimizer, first: int, last: int, **options) -> list[float]:
+    steps = range(first, last)
+    return [sharded.sharded_step(model, optimizer, batch(name, s), s, **options)[0].item() for s in steps]
 
 
 def save(folder: Path, model, optimizer) -> None:
@@ -139,8 +140,7 @@ def worker(group: str, two: Path, one: Path) -> None:
             found[name]["in parts"] = train(name, *prepared(name), 0, STEPS, parts=2)
     for name in EXTRAS if group == "slow" else ():
         found[f"{name} compiled"] = train(name, *prepared(name, saving=True, compiled=True), 0, STEPS)
-        with torch.autocast("cpu", torch.bfloat16):
-            found[f"{name} bf16"] = train(name, *prepared(name, saving=True), 0, STEPS)
+        found[f"{name} bf16"] = train(name, *prepared(name, saving=True), 0, STEPS, bf16=True)
     if dist.get_rank() == 0:
         (two / "found.json").write_text(json.dumps(found))
     dist.barrier()

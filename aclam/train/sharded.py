@@ -7,10 +7,11 @@ Docs: https://aclam-project.github.io/aclam/8_train/sharded.html.md"""
 # %% auto #0
 __all__ = ['BYTES', 'LAYERS', 'ENTRANCES', 'DTYPES', 'NAMES', 'state_gb', 'is_layer', 'layers_of', 'pieces_of',
            'replicated_parameters', 'is_sharded', 'own_rows', 'fsdp_library', 'named_tensors', 'shard', 'open_entrance',
-           'spread', 'reshard', 'average_replicated_gradients', 'clip_gradients', 'by_layout', 'sharded_step',
-           'file_order', 'header', 'whole_tensor', 'write_gathered', 'write_files', 'read_sharded', 'like_parameters',
-           'gathered', 'checkpointed', 'checkpointed_halves', 'checkpointed_with_cache', 'checkpoint_activations',
-           'Filled', 'activation_bytes', 'loss_and_gradients', 'check_recomputed', 'compile_layers']
+           'without_cached_weights', 'spread', 'reshard', 'average_replicated_gradients', 'clip_gradients', 'by_layout',
+           'sharded_step', 'file_order', 'header', 'whole_tensor', 'write_gathered', 'write_files', 'read_sharded',
+           'like_parameters', 'gathered', 'checkpointed', 'checkpointed_halves', 'checkpointed_with_cache',
+           'checkpoint_activations', 'Filled', 'activation_bytes', 'loss_and_gradients', 'check_recomputed',
+           'compile_layers']
 
 # %% ../../nbs/8_train/sharded.ipynb #0fb81e8f
 import copy
@@ -146,11 +147,23 @@ def open_entrance(model: nn.Module, name: str, library: ModuleType) -> None:
             return plain(*args, **kwargs)
         model.entered = True
         try:
-            return gathering(*args, **kwargs)
+            with without_cached_weights():
+                return gathering(*args, **kwargs)
         finally:
             model.entered = False
 
     setattr(model, name, method)
+
+
+@contextmanager
+def without_cached_weights() -> Iterator[None]:
+    "Inside, autocast forgets a rounded weight after use; else it keeps those of all layers until the pass ends."
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 # %% ../../nbs/8_train/sharded.ipynb #a7e3ad22
 @torch.no_grad()
@@ -216,6 +229,7 @@ def sharded_step(
     seed: int,
     parts: int = 1,  # micro-batches
     clip: float = 1.0,
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     "One step on this process's rows of a global batch, for checks: loss of the whole batch and norm of the gradient."
     total, rank = len(next(iter(batch.values()))), dist.get_rank() if world_size() > 1 else 0
@@ -227,7 +241,8 @@ def sharded_step(
     for rows, part in zip(places, mine, strict=True):
         torch.manual_seed(seed)
         with micro_batch(MicroBatch(rows, total, counts)):
-            loss, _ = model.loss(part)
+            with torch.autocast(rows.device.type, torch.bfloat16, enabled=bf16):
+                loss, _ = model.loss(part)
             (loss / parts).backward()
         losses.append(loss.detach())
     average_replicated_gradients(model)
