@@ -35,8 +35,8 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def lam_config(name: str):
-    """A preset whose codebook opens after two steps, where it has one. UniVLA's stays closed: with it open, losses of two
-    processes came out 8e-5 apart after six steps, replicated as well as sharded."""
+    """A preset whose codebook opens after two steps, where it has one. UniVLA's stays closed: with it open, losses of
+    two processes came out 8e-5 apart after six steps, replicated as well as sharded."""
     config = preset(name)
     if not hasattr(config, "bottleneck"):
         return config
