@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -33,7 +34,7 @@ from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.ablation import Watch
 from ..structure.metrics import structure_probe
-from .cluster import join_group, watch_ranks
+from .cluster import join_group, one_at_a_time, watch_ranks
 from .cost import Setup, card_of, choose_accumulate, flops_per_triple, out_of_memory_advice
 from .loop import Needs, TrainConfig, precision, train, train_command
 
@@ -115,7 +116,8 @@ def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajec
     size = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if size > cache_gib:
         return store.trajectories
-    with PartialState().main_process_first():  # one process decodes, the others read its file
+    several = PartialState().num_processes > 1  # then the first one decodes, and the others find its file
+    with one_at_a_time(Path(store.folder) / "cache" / ".turn") if several else nullcontext():
         return cache_frames(store, image_size)
 
 # %% ../../nbs/8_train/lam.ipynb #95ab7ae3

@@ -741,9 +741,11 @@ def _loop(run: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
     watchers.meter.reset()
     with bar:
         for s in range(first, run.config.steps):
+            watchers.ranks.at = f"loading step {s + 1}"
+            parts = watchers.meter.wait(batches)
             watchers.ranks.at = f"step {s + 1}"
             try:
-                seen = optimize(run, s, watchers.meter.wait(batches))
+                seen = optimize(run, s, parts)
             except torch.cuda.OutOfMemoryError as error:
                 raise UserError(too_large(run, watchers.meter.needs, error)) from error
             seconds = before + time.perf_counter() - start
