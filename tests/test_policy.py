@@ -367,6 +367,32 @@ def test_a_step_compiles_in_one_graph(form):
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("form", ["tiny", "paligemma"])
+def test_the_default_compiler_trains_what_eager_does(form):
+    import copy
+
+    torch._dynamo.reset()
+    plain = model.Policy(FORMS[form]).train()
+    other = copy.deepcopy(plain)
+    compiled = torch.compile(Step(other), fullgraph=True, options={"fallback_random": True})
+    adams = [torch.optim.AdamW(policy.parameters(), 1e-3) for policy in (plain, other)]
+    for s in range(4):
+        losses, batch = [], demonstrations(plain.config, 4, seed=s)
+        for call, adam in zip((Step(plain), compiled), adams, strict=True):
+            torch.manual_seed(s)
+            loss, _ = call(batch)
+            adam.zero_grad(), loss.backward(), adam.step()
+            losses.append(loss.item())
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_times_are_one_operator_for_a_compiler():
+    given = (5, 1.5, 1.0, torch.device("cpu"))
+    torch.library.opcheck(flow.draw_beta, given, test_utils=("test_schema", "test_faketensor"))
+
+
 def test_paper_size_on_the_meta_device():
     pytest.importorskip("transformers")
     policy = model.on_meta("policy_paper")

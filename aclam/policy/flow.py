@@ -51,7 +51,8 @@ def velocity(x0: Tensor, x1: Tensor, sigma: float) -> Tensor:
 def draw_beta(rows: int, alpha: float, beta: float, device: torch.device) -> Tensor:
     "Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator, as one operator that a compiler need not open."
     shape = (torch.full((rows,), value, device=device) for value in (alpha, beta))
-    return torch.distributions.Beta(*shape, validate_args=False).sample()  # to validate is to wait for the device
+    found = torch.distributions.Beta(*shape, validate_args=False).sample()  # to validate is to wait for the device
+    return found.contiguous()  # it is a column of two
 
 
 @draw_beta.register_fake
