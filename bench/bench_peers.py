@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.blocks import to_pixel_units
 from aclam.lam.objective import objective, pair_frames
-from aclam.structure.report import hardware
+from aclam.studies.report import hardware
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 7

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from aclam.commands.data import main as data
+from aclam.commands.structure import main as structure
 from aclam.core import UserError
-from aclam.data.command import main as data
 from aclam.data.store import write_store
 from aclam.data.trajectory import Trajectory, synthetic_trajectory
-from aclam.structure.command import main as structure
 from aclam.train.lam import main as train_lam
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from aclam.core import UserError, read_json
-from aclam.structure import comparison as c
+from aclam.studies import comparison as c
 from aclam.train.lam import main as train_lam
 
 

@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resized_crop
 
+from aclam.commands import data as command
 from aclam.core import UserError
-from aclam.data import augment, command, store
+from aclam.data import augment, store
 from aclam.data.augment import (
     PARAMETERS,
     AugmentConfig,
@@ -383,7 +384,7 @@ def test_the_cache_is_used_again_and_never_stale(episodes, tmp_path):
 
 
 def test_writing_and_inspecting_import_no_torch():
-    code = "import aclam.data.command, sys; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    code = "import aclam.commands.data, sys; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -401,7 +402,7 @@ for work in (lambda: VideoFile("film.mp4"), lambda: write_video("film.mp4", [np.
     try: work()
     except UserError as e: print(e)
 """
-MODULES = ["aclam.train.lam", "aclam.train.policy", "aclam.policy.rollout", "aclam.train.demo", "aclam.train.label",
+MODULES = ["aclam.train.lam", "aclam.train.policy", "aclam.policy.rollout", "aclam.studies.demo", "aclam.train.label",
            "aclam.train.grounding", "aclam.data.lerobot", "aclam.data.rlds"]  # fmt: skip
 
 

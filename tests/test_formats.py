@@ -19,8 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from aclam.commands import data as command
 from aclam.core import UserError
-from aclam.data import command, source, video
+from aclam.data import source, video
 from aclam.data.lerobot import check_round_trip, download, read_lerobot, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
 from aclam.data.rlds import check_crc

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from aclam.commands import data as data_command
 from aclam.core import UserError
-from aclam.data import command as data_command
 from aclam.data.source import open_dataset
 from aclam.data.store import cache_frames, write_store
 from aclam.data.trajectory import synthetic_trajectory

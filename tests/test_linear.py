@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from aclam.commands import linear as command
 from aclam.core import UserError
-from aclam.linear import additivity, augmentation, command, figures, labels, llo, model, objective, pca, policy
+from aclam.linear import additivity, augmentation, figures, labels, llo, model, objective, pca, policy
 from aclam.linear import trainer as tr
 from aclam.linear.world import WorldConfig, factors, make_world, sample, second_moment
 

@@ -96,7 +96,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel):
 
 def test_the_wheel_alone_finds_its_recipes(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "from aclam.data.command import main; main(['plan', 'mixtures/ac_lam.yaml', '--root', 'nowhere', '--json'])"
+    code = "from aclam.commands.data import main; main(['plan', 'mixtures/ac_lam.yaml', '--root', 'nowhere', '--json'])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )

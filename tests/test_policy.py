@@ -827,7 +827,7 @@ def test_two_worlds_in_one_process_show_their_own_cards():
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 def test_bad_input_to_a_comparison(folders, capsys):
-    from aclam.train import policy_comparison as pc
+    from aclam.studies import policy_comparison as pc
 
     data = ["--data", folders / "data"]
     refused(capsys, pc.main, ["--lams", f"a={folders / 'lam'}"], "--data FOLDER")
@@ -839,7 +839,7 @@ def test_bad_input_to_a_comparison(folders, capsys):
 def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
     import shutil
 
-    from aclam.train import policy_comparison as pc
+    from aclam.studies import policy_comparison as pc
     from aclam.train.label import labels_of
 
     shutil.copytree(folders / "data", tmp_path / "data")

@@ -149,9 +149,10 @@ def test_commands_and_motion_transfer_take_it(tmp_path, capsys):
     "Train by the command, measure by the command and by the study, carry a motion elsewhere."
     import json
 
+    from aclam.commands import structure as command
     from aclam.data.store import write_store
-    from aclam.structure import command, potential_study
     from aclam.structure.motion_transfer import motion_transfer
+    from aclam.studies import potential_study
     from aclam.train import lam as train_lam
 
     write_store(tmp_path / "data", [synthetic_trajectory(seed, T=16, size=16) for seed in range(12)])
@@ -175,7 +176,7 @@ def test_commands_and_motion_transfer_take_it(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [[], ["nothing"]])
 def test_study_without_a_named_model_is_one_line(words, tmp_path, capsys):
-    from aclam.structure import potential_study
+    from aclam.studies import potential_study
 
     with pytest.raises(SystemExit) as stop:
         potential_study.main(["--models", *words, "--data", str(tmp_path)] if words else ["--data", str(tmp_path)])

@@ -6,8 +6,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from aclam.commands import data as command
 from aclam.core import UserError
-from aclam.data import command
 from aclam.data.recipe import (
     RECIPES,
     Part,

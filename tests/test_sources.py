@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from aclam.commands import data as command
 from aclam.core import UserError, run_cli
-from aclam.data import command
 from aclam.data.rotation import check_rotation
 from aclam.data.store import read_store
 from aclam.sim import environments, film, hands, libero, metaworld, robosuite
@@ -145,7 +145,7 @@ def test_every_task_of_meta_world_has_words_and_an_expert():
 def test_the_command_answers_with_one_json_object(tmp_path):
     "Simulators print; standard output is the command's."
     words = f"prepare metaworld --episodes 2 --out {tmp_path / 'm'} --workers 1 --json --size 32".split()
-    code = "import sys; from aclam.data.command import main; main(sys.argv[1:])"
+    code = "import sys; from aclam.commands.data import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -10,14 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from aclam.core import UserError, write_json
-from aclam.data.store import read_store, write_store
-from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
-from aclam.structure import leakage as leak
-from aclam.structure import metrics as m
-from aclam.structure import report as r
-from aclam.structure.command import (
+from aclam.commands.structure import (
     StructureConfig,
     check_by_hand,
     held_out,
@@ -27,6 +20,12 @@ from aclam.structure.command import (
     save_latents,
     unseen,
 )
+from aclam.core import UserError, write_json
+from aclam.data.store import read_store, write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.structure import leakage as leak
+from aclam.structure import metrics as m
 from aclam.structure.motion_transfer import (
     check_transfer_error,
     draw_motion_transfer,
@@ -41,6 +40,7 @@ from aclam.structure.norm_trajectory import (
     norm_trajectory,
 )
 from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruction_is_blind
+from aclam.studies import report as r
 from aclam.train.lam import fingerprint
 
 FOUR = ("additivity", "norm_correlation", "identity", "inverse")
@@ -263,7 +263,7 @@ def test_displacement_is_that_of_the_real_dataset():
 
 def test_json_is_one_object_and_nothing_else(tmp_path):
     np.savez(tmp_path / "z.npz", **random_latents())
-    code = "import sys; from aclam.structure.command import main; main(sys.argv[1:])"
+    code = "import sys; from aclam.commands.structure import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, "--latents", tmp_path / "z.npz", "--json"],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0 and done.stderr == ""

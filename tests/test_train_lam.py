@@ -20,7 +20,8 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.univla import TextConfig, UniVLAConfig, hashed_words
-from aclam.train import demo, lam, loop, scale
+from aclam.studies import demo
+from aclam.train import lam, loop, scale
 
 SMALL = (
     "--model.idm-width 16 --model.fdm-width 16 --model.bottleneck.continuous-steps 10 --probe-n 16 "
@@ -257,7 +258,7 @@ def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
 @pytest.mark.timeout(1200)
 def test_the_quick_demo(tmp_path):
     pytest.importorskip("mujoco")
-    command = [sys.executable, "-m", "aclam.train.demo", "--quick", "--json", "--out", str(tmp_path / "demo")]
+    command = [sys.executable, "-m", "aclam.studies.demo", "--quick", "--json", "--out", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(done.stdout)
@@ -314,7 +315,7 @@ def test_no_such_launch_configuration():
 
 def test_console_scripts_point_here():
     settings = (Path(__file__).parents[1] / "settings.ini").read_text()
-    assert "aclam-train-lam=aclam.train.lam:main" in settings and "aclam-demo=aclam.train.demo:main" in settings
+    assert "aclam-train-lam=aclam.train.lam:main" in settings and "aclam-demo=aclam.studies.demo:main" in settings
     assert callable(lam.main) and callable(demo.main)
 
 

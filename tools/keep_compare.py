@@ -3,7 +3,7 @@ trained models of seed 0 in nbs/results/models/PRESET/.
 
     python tools/keep_compare.py [runs/compare]
 
-Run it after `aclam-structure compare`, finished or cut off, then the notebook nbs/5_structure/comparison.ipynb.
+Run it after `aclam-structure compare`, finished or cut off, then the notebook nbs/9_studies/comparison.ipynb.
 """
 
 import shutil

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from aclam.core import write_json
-from aclam.structure.report import hardware
+from aclam.studies.report import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "nbs/results/grounding.json"

@@ -2,7 +2,7 @@
 
     python tools/keep_policy.py --run runs/policy --trial runs/trial     # aclam-train-policy, aclam-rollout
     python tools/keep_policy.py --run ... --trial ... --other NAME       # one to be held against it
-    python tools/keep_policy.py --comparison runs/policies               # aclam.train.policy_comparison
+    python tools/keep_policy.py --comparison runs/policies               # aclam.studies.policy_comparison
     python tools/keep_policy.py --comparison runs/looks --other looks    # another comparison
 
 Each keeps its own part of the file and leaves the others as they are.
@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from aclam.core import write_json
-from aclam.structure.report import hardware
+from aclam.studies.report import hardware
 from aclam.train.loop import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from aclam.core import write_json
 from aclam.data.store import read_store
 from aclam.policy.flow import draw_times, euler, path, remaining, to_velocity, velocity
 from aclam.sim.benchmark import EmojiTableTopEnv, delta_actions
-from aclam.structure.report import hardware
+from aclam.studies.report import hardware
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/policy_study.json"
 CHUNK, EXECUTE, SIGMA, BATCH = 8, 4, 0.001, 256  # as the preset policy_cpu, but for the batch

@@ -271,7 +271,7 @@ def measure_leakage(config: LeakageConfig) -> dict:
 
     from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
-    from aclam.structure.command import StructureConfig, held_out_triples, origin
+    from aclam.commands.structure import StructureConfig, held_out_triples, origin
 
     if len({Path(d).resolve() for d in config.data}) < len(config.data):
         raise UserError("--data names a folder twice: each is an environment of its own")

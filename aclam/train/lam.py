@@ -32,7 +32,7 @@ from ..data.trajectory import Trajectory
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
-from ..structure.ablation import Watch
+from ..studies.ablation import Watch
 from ..structure.metrics import structure_probe
 from .cluster import join_group, one_at_a_time, watch_ranks
 from .cost import Setup, card_of, choose_accumulate, flops_per_triple, out_of_memory_advice
