@@ -11,7 +11,13 @@ parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 
-STATUS = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
+STATUS = {
+    "1": "1 - Planning",
+    "2": "2 - Pre-Alpha",
+    "3": "3 - Alpha",
+    "4": "4 - Beta",
+    "5": "5 - Production/Stable",
+}
 
 
 def lines(key: str) -> list[str]:
@@ -46,7 +52,11 @@ setup(
     packages=find_packages(include=[settings["lib_path"], f"{settings['lib_path']}.*"]),
     package_data={settings["lib_name"]: lines("package_data")},
     install_requires=lines("requirements"),
-    extras_require={key.removesuffix("_requirements"): lines(key) for key in settings if key.endswith("_requirements")},
+    extras_require={
+        key.removesuffix("_requirements"): lines(key)
+        for key in settings
+        if key.endswith("_requirements")
+    },
     entry_points={"console_scripts": lines("console_scripts")},
     zip_safe=False,
 )

@@ -30,19 +30,26 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # %% ../nbs/0_core.ipynb #37e95cec
 class UserError(Exception):
-    "A mistake in the input: one line that says what was wrong, where, and what would be right."
+    """A mistake in the input: one line that says what was wrong, where, and what would be right."""
 
 # %% ../nbs/0_core.ipynb #88b9bbf0
 def suggest(
     word: str,  # what was typed
     options: Iterable[str],  # what would have been right
 ) -> str:  # ' Did you mean "..."?' or the empty string
-    "A sentence with the option nearest to `word`, to be appended to an error line."
+    """A sentence with the option nearest to `word`, to be appended to an error line."""
     names = [str(o) for o in options]
-    tails = {n.lstrip("-").split(".")[-1]: n for n in reversed(names)}  # optim.lr is known as lr too
+    tails = {
+        n.lstrip("-").split(".")[-1]: n for n in reversed(names)
+    }  # optim.lr is known as lr too
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if not near:
-        near = [tails[t] for t in difflib.get_close_matches(word.lstrip("-").split(".")[-1], tails, n=1, cutoff=0.75)]
+        near = [
+            tails[t]
+            for t in difflib.get_close_matches(
+                word.lstrip("-").split(".")[-1], tails, n=1, cutoff=0.75
+            )
+        ]
     return f' Did you mean "{near[0]}"?' if near else ""
 
 # %% ../nbs/0_core.ipynb #0724bac3
@@ -51,28 +58,34 @@ def library(
     extra: str,  # of this package: it brings the library
     who: str,  # what needs it
 ) -> ModuleType:
-    "A library that is not always there, imported only now; `UserError` where it is not installed."
+    """A library that is not always there, imported only now; `UserError` where it is not installed."""
     if importlib.util.find_spec(name) is None:
-        raise UserError(f'{who} needs the library {name}, which is not installed: pip install "aclam[{extra}]"')
+        raise UserError(
+            f'{who} needs the library {name}, which is not installed: pip install "aclam[{extra}]"'
+        )
     return importlib.import_module(name)
 
 # %% ../nbs/0_core.ipynb #6bf3ee38
 def _disk_full(error: BaseException, folder: Path) -> bool:
-    "Whether `error`, raised while writing below `folder`, means that there was no room."
+    """Whether `error`, raised while writing below `folder`, means that there was no room."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if "No space left on device" in str(error):
         return True
-    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 20  # less than 1 MiB: no file fits
+    return (
+        isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 20
+    )  # less than 1 MiB: no file fits
 
 
 def _no_room(path: Path) -> UserError:
     free = shutil.disk_usage(path.parent).free / 2**20
-    return UserError(f"no space left on the disk while writing {path} ({free:.0f} MiB free): make room and try again")
+    return UserError(
+        f"no space left on the disk while writing {path} ({free:.0f} MiB free): make room and try again"
+    )
 
 # %% ../nbs/0_core.ipynb #326c28d7
 def _beside(path: str | os.PathLike) -> tuple[Path, Path]:
-    "The target and a fresh hidden name in the same folder, which is made if need be."
+    """The target and a fresh hidden name in the same folder, which is made if need be."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +95,7 @@ def _beside(path: str | os.PathLike) -> tuple[Path, Path]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    "Ask the operating system to have the file on the disk before it gets its name."
+    """Ask the operating system to have the file on the disk before it gets its name."""
     with open(path, "rb+") as f:
         os.fsync(f.fileno())
 
@@ -91,7 +104,10 @@ def _flush_to_disk(path: Path) -> None:
 def atomic_file(
     path: str | os.PathLike,  # the file to write; missing parent folders are made
 ) -> Iterator[Path]:  # a temporary path in the same folder: write there
-    "Write a file so that `path` is either the whole new file or untouched. A full disk is a `UserError`."
+    """Write a file so that `path` is either the whole new file or untouched.
+
+    A full disk is a `UserError`.
+    """
     path, temporary = _beside(path)
     try:
         yield temporary
@@ -106,14 +122,14 @@ def atomic_file(
 
 # %% ../nbs/0_core.ipynb #3088d2d1
 def _recover(path: Path) -> None:
-    "Put back a folder that was set aside by a process that died before it could finish."
+    """Put back a folder that was set aside by a process that died before it could finish."""
     aside = sorted(path.parent.glob(f".{path.name}-old-*"))
     if aside and not path.exists():
         os.replace(aside[-1], path)
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
-    "Give the finished folder its name; an older one of that name goes."
+    """Give the finished folder its name; an older one of that name goes."""
     aside = path.with_name(f".{path.name}-old-{uuid.uuid4().hex[:8]}")
     if path.exists():
         os.replace(path, aside)
@@ -125,7 +141,10 @@ def _swap_in(temporary: Path, path: Path) -> None:
 def atomic_folder(
     path: str | os.PathLike,  # the folder to write; one that is there is replaced at the end
 ) -> Iterator[Path]:  # a temporary folder beside it: write there
-    "Write a folder so that `path` is either the whole new folder or the old one. A full disk is a `UserError`."
+    """Write a folder so that `path` is either the whole new folder or the old one.
+
+    A full disk is a `UserError`.
+    """
     path, temporary = _beside(path)
     _recover(path)
     try:
@@ -141,9 +160,11 @@ def atomic_folder(
 
 # %% ../nbs/0_core.ipynb #ba4569e6
 def plain(
-    obj: Any,  # numbers, strings, lists, dicts, dataclasses, paths, NumPy arrays or torch tensors, nested at will
+    # numbers, strings, lists, dicts, dataclasses, paths, NumPy arrays or torch tensors, nested at
+    # will
+    obj: Any,
 ) -> Any:  # the same in the types of JSON; a number that is not finite becomes None
-    "Turn a Python object into what JSON can say."
+    """Turn a Python object into what JSON can say."""
     if is_dataclass(obj) and not isinstance(obj, type):
         return plain(asdict(obj))
     if isinstance(obj, dict):
@@ -163,18 +184,28 @@ def write_json(
     path: str | os.PathLike,  # written whole or not at all
     obj: Any,  # see `plain`
 ) -> None:
-    "Write `obj` as JSON with sorted keys, one space of indent and a final newline, so that diffs stay small."
+    """Write `obj` as JSON with sorted keys, one space of indent and a final newline, so that diffs
+    stay small.
+    """
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(plain(obj), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(plain(obj), indent=1, sort_keys=True, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    "Read a JSON file. A missing, unreadable or broken file is a `UserError` that names the file and the place."
+    """Read a JSON file.
+
+    A missing, unreadable or broken file is a `UserError` that names the file and the place.
+    """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
-        near = suggest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        near = suggest(
+            path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        )
         raise UserError(f"no such file: {path}.{near}") from e
     except ValueError as e:  # JSONDecodeError and UnicodeDecodeError
         raise UserError(f"{path} is not JSON: {e}") from e
@@ -183,12 +214,14 @@ def read_json(path: str | os.PathLike) -> Any:
 
 # %% ../nbs/0_core.ipynb #577b1f5a
 def say(text: Any) -> None:
-    "One line for the person in front of the screen, on standard error, at once."
+    """One line for the person in front of the screen, on standard error, at once."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(obj: Any) -> None:
-    "The answer: exactly one JSON object on standard output (see `plain`; a number that is not finite is `null`)."
+    """The answer: exactly one JSON object on standard output (see `plain`; a number that is not
+    finite is `null`).
+    """
     print(json.dumps(plain(obj), allow_nan=False), flush=True)
 
 # %% ../nbs/0_core.ipynb #6942ec49
@@ -196,8 +229,11 @@ def option_names(
     config_type: type,  # a dataclass
     prefix: str = "",  # put before each name; for nested dataclasses
 ) -> list[str]:
-    "The options of a dataclass as they are written on a command line: `--steps`, `--optim.lr`."
-    plain, names = get_origin(config_type) or config_type, []  # Config[Model] is a Config whose `Model` is filled in
+    """The options of a dataclass as they are written on a command line: `--steps`, `--optim.lr`."""
+    plain, names = (
+        get_origin(config_type) or config_type,
+        [],
+    )  # Config[Model] is a Config whose `Model` is filled in
     hints = get_type_hints(plain)
     filled = dict(zip(getattr(plain, "__parameters__", ()), get_args(config_type), strict=False))
     for f in fields(plain):
@@ -207,7 +243,7 @@ def option_names(
 
 # %% ../nbs/0_core.ipynb #f4c30bf2
 def _reason(box: str) -> str:
-    "The sentence inside a box drawn by tyro, with lines or, on a plain terminal, with hyphens."
+    """The sentence inside a box drawn by tyro, with lines or, on a plain terminal, with hyphens."""
     plain_box = re.sub(r"\x1b\[[0-9;]*m", "", box)  # colours
     lines = [line.strip().strip("│|").strip() for line in plain_box.splitlines()]
     lines = [line for line in lines if line and line[0] != "╰"]
@@ -216,14 +252,16 @@ def _reason(box: str) -> str:
     elif len(lines) > 1 and not set(lines[1]) - {"-"}:  # a plain box: a title and a rule
         lines = lines[2:]
     rules = [i for i, line in enumerate(lines) if not set(line) - set("─-")]
-    return " ".join(lines[: rules[0]] if rules else lines).rstrip(".")  # below the rule: general advice
+    return " ".join(lines[: rules[0]] if rules else lines).rstrip(
+        "."
+    )  # below the rule: general advice
 
 # %% ../nbs/0_core.ipynb #2ded3623
 def _one_line(
     box: str,  # what tyro wrote to standard error
     options: Sequence[str],  # what the command accepts
 ) -> str:
-    "One line for a command line that tyro refused."
+    """One line for a command line that tyro refused."""
     reason = _reason(box)
     if not reason.startswith("Unrecognized options"):
         return reason[:1].lower() + reason[1:]
@@ -241,7 +279,10 @@ def parse(
     prog: str,  # the command's name, for usage and errors
     default: Any = None,  # an instance whose values replace the dataclass' own defaults
 ) -> Any:  # an instance of `config_type`
-    "Parse a command line into a dataclass. Wrong input is a `UserError`; `--help` prints and exits with 0."
+    """Parse a command line into a dataclass.
+
+    Wrong input is a `UserError`; `--help` prints and exits with 0.
+    """
     import tyro  # here, so that `import aclam.core` stays quick
 
     box, given = io.StringIO(), {} if default is None else {"default": default}
@@ -260,7 +301,10 @@ def run_cli(
     main: Callable[[], Any],  # what the command does; an int that it returns is the exit status
     prog: str,  # the command's name
 ) -> None:
-    "Run a command. A `UserError` is one line on standard error and status 2; a bug keeps its traceback."
+    """Run a command.
+
+    A `UserError` is one line on standard error and status 2; a bug keeps its traceback.
+    """
     try:
         status = main()
         sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
@@ -278,7 +322,9 @@ def run_cli(
 
 # %% ../nbs/0_core.ipynb #17349d65
 def _forget_output() -> None:
-    "Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes nowhere."
+    """Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes
+    nowhere.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -289,7 +335,7 @@ def _forget_output() -> None:
 
 # %% ../nbs/0_core.ipynb #a25e26a3
 def _choose(types: dict[str, type], argv: list[str], prog: str) -> str:
-    "The subcommand named by the first word."
+    """The subcommand named by the first word."""
     if not argv:
         raise UserError(f"which subcommand? One of {', '.join(types)}; see --help")
     if argv[0] in ("-h", "--help"):
@@ -303,13 +349,15 @@ def _choose(types: dict[str, type], argv: list[str], prog: str) -> str:
 
 # %% ../nbs/0_core.ipynb #0f216a71
 def cli(
-    config_or_subcommands: type | dict[str, type],  # one dataclass, or a dataclass for each subcommand
-    run: Callable[[Any], Any] | dict[str, Callable[[Any], Any]],  # gets the parsed dataclass; its int is the status
+    config_or_subcommands: type
+    | dict[str, type],  # one dataclass, or a dataclass for each subcommand
+    run: Callable[[Any], Any]
+    | dict[str, Callable[[Any], Any]],  # gets the parsed dataclass; its int is the status
     argv: Sequence[str] | None = None,  # default: the words after the command's name
     prog: str = "",  # default: the command's name
     default: Any = None,  # an instance with other defaults; for one dataclass only
 ) -> None:
-    "Parse a command line and run it: wrong input is one line on standard error and exit status 2."
+    """Parse a command line and run it: wrong input is one line on standard error and exit status 2."""
     argv, prog = list(sys.argv[1:] if argv is None else argv), prog or Path(sys.argv[0]).name
 
     def main():
@@ -322,7 +370,7 @@ def cli(
 
 # %% ../nbs/0_core.ipynb #6ef7bb78
 def _number(hint: type, value: Any) -> Any:
-    "`value` as `hint` (bool, int, float or str); ValueError where that would guess."
+    """`value` as `hint` (bool, int, float or str); ValueError where that would guess."""
     if type(value) is hint:
         return value
     if hint is float and type(value) in (int, str):  # 1 and, in YAML, 1e-3
@@ -333,12 +381,14 @@ def _number(hint: type, value: Any) -> Any:
 
 # %% ../nbs/0_core.ipynb #5aadef98
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    "One value of `from_dict`, as its field wants it: JSON knows neither dataclasses nor tuples."
+    """One value of `from_dict`, as its field wants it: JSON knows neither dataclasses nor tuples."""
     kind, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint) and not is_dataclass(value):
         return from_dict(hint, value, where)
     if kind is Literal and value not in inner:
-        raise ValueError(f"{value!r} is not one of {', '.join(map(str, inner))}.{suggest(str(value), inner)}")
+        raise ValueError(
+            f"{value!r} is not one of {', '.join(map(str, inner))}.{suggest(str(value), inner)}"
+        )
     if kind in (Union, UnionType) and NoneType in inner:
         rest = [h for h in inner if h is not NoneType]
         return _typed(rest[0], value, where) if value is not None and len(rest) == 1 else value
@@ -349,18 +399,26 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 # %% ../nbs/0_core.ipynb #f028fd02
 def from_dict(
     config_type: type,  # a dataclass
-    values: dict,  # field name -> value; nested dataclasses as nested dicts; lists where a tuple is meant
+    # field name -> value; nested dataclasses as nested dicts; lists where a tuple is meant
+    values: dict,
     where: str = "",  # a file name, for the error line
 ) -> Any:  # an instance of `config_type`
-    "Build a dataclass from a dictionary. A field that does not exist, or a value of another type, is a `UserError`."
+    """Build a dataclass from a dictionary.
+
+    A field that does not exist, or a value of another type, is a `UserError`.
+    """
     place = f" in {where}" if where else ""
     if not isinstance(values, dict):
-        raise UserError(f"{config_type.__name__}{place}: fields and values expected, found {values!r}")
+        raise UserError(
+            f"{config_type.__name__}{place}: fields and values expected, found {values!r}"
+        )
     hints, given = get_type_hints(config_type), {}
     names = [f.name for f in fields(config_type)]
     for name, value in values.items():
         if name not in names:
-            raise UserError(f"unknown field {name} of {config_type.__name__}{place}.{suggest(str(name), names)}")
+            raise UserError(
+                f"unknown field {name} of {config_type.__name__}{place}.{suggest(str(name), names)}"
+            )
         try:
             given[name] = _typed(hints[name], value, where)
         except ValueError as e:

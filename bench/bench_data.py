@@ -1,9 +1,10 @@
 """Random-access triples: CPU time for three frames of one episode, by format and reader.
 
-Three frames lie within 3 s at 30 fps, as in training. lerobot's PyAV loop is emulated here: it seeks to the key frame
-before the first wanted time and converts every frame up to the last wanted one to RGB (lerobot 0.4,
-`decode_video_frames_torchvision`). `lerobot-dataset` itself does not install beside this environment: where the Python
-of one that has it is given as ACLAM_LEROBOT_PYTHON (tests/fixtures/make_lerobot.py says how to make it), it is run too.
+Three frames lie within 3 s at 30 fps, as in training. lerobot's PyAV loop is emulated here: it
+seeks to the key frame before the first wanted time and converts every frame up to the last wanted
+one to RGB (lerobot 0.4, `decode_video_frames_torchvision`). `lerobot-dataset` itself does not
+install beside this environment: where the Python of one that has it is given as
+ACLAM_LEROBOT_PYTHON (tests/fixtures/make_lerobot.py says how to make it), it is run too.
 """
 
 import json
@@ -37,13 +38,17 @@ SIZES = {"224": (224, 224), "640x480": (480, 640)}
 
 
 def film(height: int, width: int) -> Trajectory:
-    "A square that moves, drawn small (large drawings take gigabytes) and enlarged, under a fixed grain."
+    """A square that moves, drawn small (large drawings take gigabytes) and enlarged, under a fixed
+    grain.
+    """
     t, rng = synthetic_trajectory(0, T=FRAMES, size=96, fps=FPS), np.random.default_rng(0)
     grain = rng.integers(-6, 7, (height, width, 1), np.int16)
     side = max(height, width)
     frames = np.empty((FRAMES, height, width, 3), np.uint8)
     for n, small in enumerate(t.frames.array):
-        large = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))[:height, :width]
+        large = np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))[
+            :height, :width
+        ]
         frames[n] = np.clip(large + grain, 0, 255)
     return Trajectory(FrameArray(frames), t.timestamp, name="film")
 
@@ -55,7 +60,7 @@ def wanted(n: int) -> np.ndarray:  # (n, 3) frames within 3 s
 
 
 def seconds(work: Callable, times: int = ROUNDS) -> float:
-    "The least CPU time of a call: a busy machine only ever adds."
+    """The least CPU time of a call: a busy machine only ever adds."""
     costs = []
     for _ in range(times):
         start = time.process_time()
@@ -65,7 +70,10 @@ def seconds(work: Callable, times: int = ROUNDS) -> float:
 
 
 def race(readers: dict[str, Callable], triples: np.ndarray, slow: str) -> dict[str, float]:
-    "Triples per CPU second of each reader; they take turns. The reader `slow` gets fewer triples."
+    """Triples per CPU second of each reader; they take turns.
+
+    The reader `slow` gets fewer triples.
+    """
     some = {name: triples[:6] if name == slow else triples for name in readers}
     for read in readers.values():
         read(triples[0].tolist())
@@ -77,7 +85,7 @@ def race(readers: dict[str, Callable], triples: np.ndarray, slow: str) -> dict[s
 
 
 def lerobot_pyav(path: Path) -> Callable:
-    "The loop of lerobot's pyav backend."
+    """The loop of lerobot's pyav backend."""
 
     def read(frames: list[int]) -> np.ndarray:
         seconds, found, times = np.array(frames) / FPS, [], []
@@ -95,7 +103,7 @@ def lerobot_pyav(path: Path) -> Callable:
 
 
 def hf_pil(folder: Path) -> Callable:
-    "`datasets` with an Image column, decoded by Pillow."
+    """`datasets` with an Image column, decoded by Pillow."""
     disable_progress_bar()
     files = [str(p) for p in sorted((folder / "frames").glob("*.parquet"))]
     rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder / "hf"))
@@ -104,7 +112,7 @@ def hf_pil(folder: Path) -> Callable:
 
 
 def by_pillow(read: Callable, frames: list[int]) -> np.ndarray:
-    "The same reader as if simplejpeg were not installed."
+    """The same reader as if simplejpeg were not installed."""
     fast, stored.decode_jpeg = stored.decode_jpeg, None
     try:
         return read(frames)
@@ -113,7 +121,7 @@ def by_pillow(read: Callable, frames: list[int]) -> np.ndarray:
 
 
 class Still:
-    "Frames that cost nothing, so that what remains is the sampler's."
+    """Frames that cost nothing, so that what remains is the sampler's."""
 
     def __init__(self, size: int):
         self.pixels = np.zeros((3, size, size, 3), np.uint8)
@@ -126,33 +134,50 @@ class Still:
 
 
 def sampler_seconds(size: int) -> dict[str, float]:
-    "What a triple costs beside decoding: draw, filter, states, channels first, and stacked into batches of 32."
+    """What a triple costs beside decoding: draw, filter, states, channels first, and stacked into
+    batches of 32.
+    """
     known = replace(synthetic_trajectory(0, T=FRAMES, size=16, fps=FPS), frames=Still(size))
     data = TripleDataset([known], TripleConfig(), size)
-    ways = {"draw and filter": lambda: [data.draw(n) for n in range(BATCH)],
-            "whole, batch by batch": lambda: data.batch(range(BATCH)),
-            "whole, item by item and collate": lambda: collate([data[n] for n in range(BATCH)])}  # fmt: skip
+    ways = {
+        "draw and filter": lambda: [data.draw(n) for n in range(BATCH)],
+        "whole, batch by batch": lambda: data.batch(range(BATCH)),
+        "whole, item by item and collate": lambda: collate([data[n] for n in range(BATCH)]),
+    }
     return {name: seconds(way, 8) / BATCH for name, way in ways.items()}
 
 
 def augmentation_rates(scratch: Path, source: Trajectory) -> dict[str, float]:
-    """Triples per CPU second of whole batches from a JPEG store, by who augments them. The ways take turns.
+    """Triples per CPU second of whole batches from a JPEG store, by who augments them. The ways
+    take turns.
 
-    What a process that loads has to do, "left to the device", is to draw the parameters of the augmentation."""
+    What a process that loads has to do, "left to the device", is to draw the parameters of the
+    augmentation.
+    """
     write_store(scratch / "store", [source], quality=90)
     episodes = read_store(scratch / "store").trajectories
-    ways = {"as recorded": {}, "augmented by the loader": {"augment": AugmentConfig()},
-            "augmentation left to the device": {"augment": AugmentConfig(), "defer_augmentation": True}}  # fmt: skip
-    sets = {name: TripleDataset(episodes, TripleConfig(), 224, **options) for name, options in ways.items()}
+    ways = {
+        "as recorded": {},
+        "augmented by the loader": {"augment": AugmentConfig()},
+        "augmentation left to the device": {"augment": AugmentConfig(), "defer_augmentation": True},
+    }
+    sets = {
+        name: TripleDataset(episodes, TripleConfig(), 224, **options)
+        for name, options in ways.items()
+    }
     costs = {name: [] for name in ways}
     for turn in range(ROUNDS):
         for name, data in sets.items():
-            costs[name].append(seconds(lambda d=data, t=turn: d.batch(range(BATCH * t, BATCH * t + BATCH)), 1))
+            costs[name].append(
+                seconds(lambda d=data, t=turn: d.batch(range(BATCH * t, BATCH * t + BATCH)), 1)
+            )
     return {name: BATCH / min(c) for name, c in costs.items()}
 
 
 def peer_rates(scratch: Path, source: Trajectory, triples: np.ndarray) -> dict[str, float]:
-    "What lerobot-dataset reaches on a LeRobot v3.0 dataset, and we on the same one; empty where it is not there."
+    """What lerobot-dataset reaches on a LeRobot v3.0 dataset, and we on the same one; empty where
+    it is not there.
+    """
     python = os.environ.get("ACLAM_LEROBOT_PYTHON")
     if not python:
         return {}
@@ -162,11 +187,14 @@ def peer_rates(scratch: Path, source: Trajectory, triples: np.ndarray) -> dict[s
     here = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # its packages are its own
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=here)
     ours = read_lerobot(scratch / "lerobot").trajectories[0].frames.__getitem__
-    return {"aclam": race({"": ours}, triples, slow="")[""], **json.loads(done.stdout.splitlines()[-1])}
+    return {
+        "aclam": race({"": ours}, triples, slow="")[""],
+        **json.loads(done.stdout.splitlines()[-1]),
+    }
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
-    "Triples per CPU second of each reader, and the ratios that the project promises."
+    """Triples per CPU second of each reader, and the ratios that the project promises."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         rates = augmentation_rates(Path(scratch), film(*SIZES["224"]))
@@ -181,7 +209,9 @@ def rows() -> Iterator[tuple[str, float, str]]:
 
 
 def open_all(scratch: Path, source: Trajectory) -> dict[str, Callable]:
-    "The readers of one film, each in its own format: a list of three frames -> uint8 (3, H, W, 3)."
+    """The readers of one film, each in its own format: a list of three frames -> uint8 (3, H, W,
+    3).
+    """
     path, store = scratch / "film.mp4", scratch / "store"
     with VideoWriter(path, FPS) as out:
         out.append(source.frames.array)
@@ -191,10 +221,14 @@ def open_all(scratch: Path, source: Trajectory) -> dict[str, Callable]:
     video = VideoFrames(VideoPool(), path, np.arange(FRAMES) / FPS, 0.008, "film")
     jpeg = read_store(store).trajectories[0].frames.__getitem__
     quick = {} if stored.decode_jpeg is None else {"JPEG store, aclam (simplejpeg)": jpeg}
-    return {"raw memmap": lambda f: np.stack([raw[n] for n in f]), "h264 g=2, aclam": video.__getitem__,
-            "h264 g=2, lerobot's PyAV loop (emulated)": lerobot_pyav(path), **quick,
-            "JPEG store, aclam (Pillow)": partial(by_pillow, jpeg),
-            "JPEG, datasets + Pillow": hf_pil(store)}  # fmt: skip
+    return {
+        "raw memmap": lambda f: np.stack([raw[n] for n in f]),
+        "h264 g=2, aclam": video.__getitem__,
+        "h264 g=2, lerobot's PyAV loop (emulated)": lerobot_pyav(path),
+        **quick,
+        "JPEG store, aclam (Pillow)": partial(by_pillow, jpeg),
+        "JPEG, datasets + Pillow": hf_pil(store),
+    }
 
 
 def one_size(scratch: Path, name: str, source: Trajectory) -> Iterator[tuple[str, float, str]]:
@@ -213,6 +247,14 @@ def one_size(scratch: Path, name: str, source: Trajectory) -> Iterator[tuple[str
     if not peers:
         yield f"{name}: lerobot-dataset is not here (ACLAM_LEROBOT_PYTHON)", float("nan"), ""
     for j in jpegs:
-        yield f"{name}: {j} / {theirs.removeprefix('JPEG, ')}", speed[j] / speed[theirs], "x (goal 1.5)"
+        yield (
+            f"{name}: {j} / {theirs.removeprefix('JPEG, ')}",
+            speed[j] / speed[theirs],
+            "x (goal 1.5)",
+        )
     for what, value in sampler_seconds(224).items():
-        yield f"{name}: sampler, {what}, share of h264 decoding", 100 * value * speed[video], "% (goal < 5)"
+        yield (
+            f"{name}: sampler, {what}, share of h264 decoding",
+            100 * value * speed[video],
+            "% (goal < 5)",
+        )

@@ -1,10 +1,12 @@
-"""What a GPU makes of the training: throughput, memory, waiting, precision, structure (kept; made by bench/gpu.sh)
+"""What a GPU makes of the training: throughput, memory, waiting, precision, structure (kept; made
+by bench/gpu.sh)
 
     bash bench/gpu.sh [--tiny] [--out DIR] [--only NAME ...] [--minutes M] [--keep]
 
-runs the sections of gpu_sections.py one after the other, each in a process of its own that may fail, hang or run out of
-memory without harm to the others, and writes one JSON file. While a section measures, the next one imports its
-libraries. `--tiny` runs the same sections with tiny models on a CPU: it shows that they work, and no speed.
+runs the sections of gpu_sections.py one after the other, each in a process of its own that may
+fail, hang or run out of memory without harm to the others, and writes one JSON file. While a
+section measures, the next one imports its libraries. `--tiny` runs the same sections with tiny
+models on a CPU: it shows that they work, and no speed.
 """
 
 import argparse
@@ -23,12 +25,35 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "nbs" / "results" / "gpu.json"
 NEEDED = {  # module: what brings it
-    "torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "timm": "timm", "accelerate": "accelerate",
-    "safetensors": "safetensors", "scipy": "scipy", "pyarrow": "pyarrow", "PIL": "pillow", "tqdm": "tqdm",
-    "tensorboard": "tensorboard", "yaml": "pyyaml", "matplotlib": "matplotlib", "tyro": "tyro",
-    "docstring_parser": "docstring_parser", "typeguard": "typeguard",
-}  # fmt: skip
-NAMES = ("machine", "stores", "sweep", "loop", "compiled", "profile", "families", "policy", "curves", "twins")
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "timm": "timm",
+    "accelerate": "accelerate",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "pyarrow": "pyarrow",
+    "PIL": "pillow",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
+    "yaml": "pyyaml",
+    "matplotlib": "matplotlib",
+    "tyro": "tyro",
+    "docstring_parser": "docstring_parser",
+    "typeguard": "typeguard",
+}
+NAMES = (
+    "machine",
+    "stores",
+    "sweep",
+    "loop",
+    "compiled",
+    "profile",
+    "families",
+    "policy",
+    "curves",
+    "twins",
+)
 GRACE_S = 10  # for what comes after the last section: the plots
 NO_GPU = 3  # exit status of a section that finds none
 WITHOUT = "there is no GPU here that PyTorch can use; --tiny runs every section on a CPU, with tiny models"
@@ -36,14 +61,31 @@ PATIENCE_S = 5  # a section that is out of time may still finish its row
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/gpu.sh", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="bench/gpu.sh", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does it run?")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for gpu.json, plots, logs, runs")
-    parser.add_argument("--only", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--minutes", type=float, default=8.0, help="of everything, from the start of the script")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu"), help="folder for gpu.json, plots, logs, runs"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=list(NAMES),
+        choices=NAMES,
+        metavar="NAME",
+        help=", ".join(NAMES),
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="of everything, from the start of the script"
+    )
     parser.add_argument("--keep", action="store_true", help=f"also write {KEPT.relative_to(ROOT)}")
-    parser.add_argument("--missing", action="store_true", help="print the packages that are not there, and stop")
-    parser.add_argument("--section", choices=NAMES, help=argparse.SUPPRESS)  # this process is one section
+    parser.add_argument(
+        "--missing", action="store_true", help="print the packages that are not there, and stop"
+    )
+    parser.add_argument(
+        "--section", choices=NAMES, help=argparse.SUPPRESS
+    )  # this process is one section
     return parser.parse_args(list(argv))
 
 
@@ -51,11 +93,15 @@ def missing() -> list[str]:
     return sorted({package for module, package in NEEDED.items() if find_spec(module) is None})
 
 
-# --- a section, in a process of its own -------------------------------------------------------------------------------
+# --- a section, in a process of its own
+# -------------------------------------------------------------------------------
 
 
 def run_section(args: argparse.Namespace) -> int:
-    "Import everything, wait for the word, measure. The word is a line with the seconds that there are."
+    """Import everything, wait for the word, measure.
+
+    The word is a line with the seconds that there are.
+    """
     sys.path.insert(0, str(Path(__file__).parent))
     import gpu_sections as sections
     import torch
@@ -72,29 +118,47 @@ def run_section(args: argparse.Namespace) -> int:
         return NO_GPU
     try:
         sections.SECTIONS[args.section](plan, page, clock)
-    except Exception as error:  # whatever it is, it belongs on the page, and the traceback into the log
+    except (
+        Exception
+    ) as error:  # whatever it is, it belongs on the page, and the traceback into the log
         page.put(error=sections.first_line(error))
         raise
     return 0
 
 
 class Child:
-    "A section's process: started early, told to begin later."
+    """A section's process: started early, told to begin later."""
 
     def __init__(self, args: argparse.Namespace, name: str):
         self.name = name
         self.page = args.out / "pages" / f"{name}.json"
         self.log = open(args.out / "logs" / f"{name}.log", "w")
-        words = [sys.executable, __file__, "--section", name, "--out", args.out, *(["--tiny"] if args.tiny else [])]
-        cache = str(args.out / "runs" / "compiled_code")  # its own: one that was killed may leave half a file
+        words = [
+            sys.executable,
+            __file__,
+            "--section",
+            name,
+            "--out",
+            args.out,
+            *(["--tiny"] if args.tiny else []),
+        ]
+        cache = str(
+            args.out / "runs" / "compiled_code"
+        )  # its own: one that was killed may leave half a file
         extra = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache}
         extra |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} if args.tiny else {}
-        self.process = subprocess.Popen([str(w) for w in words], stdin=subprocess.PIPE, stdout=self.log,
-                                        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                                        env={**os.environ, **extra})  # fmt: skip
+        self.process = subprocess.Popen(
+            [str(w) for w in words],
+            stdin=subprocess.PIPE,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **extra},
+        )
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        "Give it so many seconds, and a few more to notice; what became of it."
+        """Give it so many seconds, and a few more to notice; what became of it."""
         start = time.monotonic()
         try:
             self.process.stdin.write(f"{seconds}\n")
@@ -110,12 +174,12 @@ class Child:
         return {"status": status, "seconds": round(time.monotonic() - start, 1), "result": found}
 
     def last_words(self) -> str:
-        "The last line of the log."
+        """The last line of the log."""
         lines = Path(self.log.name).read_text(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else f"exit status {self.process.returncode}"
 
     def end(self) -> None:
-        "The process and all that it has started."
+        """The process and all that it has started."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -125,36 +189,62 @@ class Child:
 
 
 class NoGpu(Exception):
-    "There is nothing to measure with."
+    """There is nothing to measure with."""
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- all of them
+# ------------------------------------------------------------------------------------------------------
 
 
 def limits(tiny: bool) -> dict[str, tuple[float, float]]:
-    "Of each section: the most seconds it may take, and the least that it should be left."
-    most = {"machine": 30, "stores": 40, "sweep": 70, "loop": 75, "compiled": 150, "profile": 40, "families": 70,
-            "policy": 70, "curves": 50, "twins": 150}  # fmt: skip
-    least = {"machine": 5, "stores": 15, "sweep": 25, "loop": 25, "compiled": 60, "profile": 20, "families": 30,
-             "policy": 25, "curves": 25, "twins": 45}  # fmt: skip
+    """Of each section: the most seconds it may take, and the least that it should be left."""
+    most = {
+        "machine": 30,
+        "stores": 40,
+        "sweep": 70,
+        "loop": 75,
+        "compiled": 150,
+        "profile": 40,
+        "families": 70,
+        "policy": 70,
+        "curves": 50,
+        "twins": 150,
+    }
+    least = {
+        "machine": 5,
+        "stores": 15,
+        "sweep": 25,
+        "loop": 25,
+        "compiled": 60,
+        "profile": 20,
+        "families": 30,
+        "policy": 25,
+        "curves": 25,
+        "twins": 45,
+    }
     return {name: (300 if tiny else most[name], 5 if tiny else least[name]) for name in NAMES}
 
 
 def allowed(name: str, todo: Sequence[str], left: float, tiny: bool) -> float:
-    "Seconds for a section: its most, but what is left without the least of those that follow."
+    """Seconds for a section: its most, but what is left without the least of those that follow."""
     bounds = limits(tiny)
     later = sum(bounds[n][1] for n in todo)
     return max(min(bounds[name][0], left - later - GRACE_S), 1.0)
 
 
 def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
-    "One section after the other; the JSON file is whole after each."
+    """One section after the other; the JSON file is whole after each."""
     for folder in ("pages", "logs", "runs"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
     end = started + 60 * args.minutes
     report: dict[str, Any] = {
-        "tiny": args.tiny, "made_by": "bash bench/gpu.sh" + (" --tiny" if args.tiny else ""), "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"), "minutes": args.minutes, "sections": {}}  # fmt: skip
+        "tiny": args.tiny,
+        "made_by": "bash bench/gpu.sh" + (" --tiny" if args.tiny else ""),
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "minutes": args.minutes,
+        "sections": {},
+    }
     todo, waiting = list(args.only), None
     while todo:
         name = todo.pop(0)
@@ -168,17 +258,22 @@ def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
                 waiting.end()
             raise NoGpu(WITHOUT)
         row = report["sections"][name]
-        print(f"{name:10s} {row['status']:12s} {row['seconds']:6.1f} s  {row['result'].get('error', '')}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{name:10s} {row['status']:12s} {row['seconds']:6.1f} s  {row['result'].get('error', '')}",
+            file=sys.stderr,
+            flush=True,
+        )
     report["seconds"] = round(time.time() - started, 1)
     return report
 
 
 def commit() -> str | None:
-    "The commit that this is, where git knows; marked where files differ from it."
+    """The commit that this is, where git knows; marked where files differ from it."""
     try:
         words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            words, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -189,7 +284,8 @@ def write(args: argparse.Namespace, report: dict[str, Any]) -> None:
     write_json(args.out / "gpu.json", report)
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
+# --- what it says
+# -----------------------------------------------------------------------------------------------------
 
 
 def result_of(report: dict, section: str) -> dict:
@@ -197,7 +293,7 @@ def result_of(report: dict, section: str) -> dict:
 
 
 def headline(report: dict) -> dict[str, Any]:
-    "The numbers that one asks for first; None where a section has none."
+    """The numbers that one asks for first; None where a section has none."""
     swept = [r for r in result_of(report, "sweep").get("micro_batches", []) if r["fits"]]
     best = max(swept, key=lambda r: r["rows_per_second"], default={})
     runs = {r["run"]: r for s in ("loop", "compiled") for r in result_of(report, s).get("runs", [])}
@@ -206,8 +302,13 @@ def headline(report: dict) -> dict[str, Any]:
     twins = {r["preset"]: r.get("additivity") for r in result_of(report, "twins").get("models", [])}
     return {
         "card": result_of(report, "machine").get("card"),
-        "step_alone": {k: best.get(k) for k in ("micro_batch", "rows_per_second", "mfu", "peak_memory_gib")},
-        "loop": {k: quickest.get(k) for k in ("run", "triples_per_second", "mfu", "data_wait", "peak_memory_gib")},
+        "step_alone": {
+            k: best.get(k) for k in ("micro_batch", "rows_per_second", "mfu", "peak_memory_gib")
+        },
+        "loop": {
+            k: quickest.get(k)
+            for k in ("run", "triples_per_second", "mfu", "data_wait", "peak_memory_gib")
+        },
         "longest_kind_of_kernel": max(shares, key=shares.get, default=None),
         "bf16_against_float32": result_of(report, "curves").get("apart", {}).get("bf16"),
         "additivity": twins,
@@ -216,7 +317,7 @@ def headline(report: dict) -> dict[str, Any]:
 
 
 def plots(args: argparse.Namespace, report: dict) -> list[str]:
-    "Throughput over micro-batches, and the loss in each precision, where they were measured."
+    """Throughput over micro-batches, and the loss in each precision, where they were measured."""
     from matplotlib.figure import Figure  # an absent library is noticed by --missing
 
     drawn = []
@@ -230,10 +331,17 @@ def plots(args: argparse.Namespace, report: dict) -> list[str]:
 
 def draw_throughput(ax: Any, report: dict) -> bool:
     swept = [r for r in result_of(report, "sweep").get("micro_batches", []) if r["fits"]]
-    ax.plot([r["micro_batch"] for r in swept], [r["rows_per_second"] for r in swept], "o-", label="a step alone")
+    ax.plot(
+        [r["micro_batch"] for r in swept],
+        [r["rows_per_second"] for r in swept],
+        "o-",
+        label="a step alone",
+    )
     for section in ("loop", "compiled"):
         for r in result_of(report, section).get("runs", []):
-            ax.plot([r["micro_batch"]], [r["triples_per_second"] or 0], "s", label=f"loop, {r['run']}")
+            ax.plot(
+                [r["micro_batch"]], [r["triples_per_second"] or 0], "s", label=f"loop, {r['run']}"
+            )
     ax.set(xlabel="triples in a micro-batch", ylabel="triples a second", ylim=(0, None))
     if swept:
         ax.legend(fontsize=7)
@@ -256,13 +364,18 @@ def main(argv: Sequence[str]) -> int:
     if args.missing:
         print("\n".join(missing()))
         return 0
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     sys.path.insert(0, str(ROOT))
     args.out = args.out.resolve()
     if args.section:
         return run_section(args)
     if absent := missing():
-        print(f"bench/gpu.sh: not installed: {' '.join(absent)}; see bench/gpu.sh --pack", file=sys.stderr)
+        print(
+            f"bench/gpu.sh: not installed: {' '.join(absent)}; see bench/gpu.sh --pack",
+            file=sys.stderr,
+        )
         return 2
     shutil.rmtree(args.out / "pages", ignore_errors=True)  # what an earlier call has measured
     try:
@@ -281,7 +394,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
-    "For bench/run.py: the kept numbers, where there are some."
+    """For bench/run.py: the kept numbers, where there are some."""
     if not KEPT.exists():
         yield "not measured yet: bash bench/gpu.sh --keep, on a GPU", float("nan"), ""
         return

@@ -1,11 +1,20 @@
-"""How long a command makes its user wait before it does anything: imports in a fresh process (best of three)"""
+"""How long a command makes its user wait before it does anything: imports in a fresh process (best
+of three)
+"""
 
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
-MODULES = ["aclam", "aclam.core", "aclam.data", "aclam.structure.metrics", "aclam.lam", "aclam.train.loop"]
+MODULES = [
+    "aclam",
+    "aclam.core",
+    "aclam.data",
+    "aclam.structure.metrics",
+    "aclam.lam",
+    "aclam.train.loop",
+]
 
 
 def seconds(code: str) -> float:

@@ -1,4 +1,6 @@
-"""Latent actions for 10,000 pairs: `aclam-label` against a plain loop, two shards against one process."""
+"""Latent actions for 10,000 pairs: `aclam-label` against a plain loop, two shards against one
+process.
+"""
 
 import json
 import os
@@ -35,7 +37,7 @@ print(json.dumps({"wall": time.monotonic() - wall, "cpu": time.process_time() - 
 
 
 def plain_loop(lam: LatentActionModel, store, pairs: int) -> float:
-    "Pairs a second when each pair is read, encoded and kept by itself."
+    """Pairs a second when each pair is read, encoded and kept by itself."""
     start, kept = time.perf_counter(), []
     with torch.inference_mode():
         for n in range(pairs):
@@ -46,14 +48,22 @@ def plain_loop(lam: LatentActionModel, store, pairs: int) -> float:
 
 
 def shards(config: LabelConfig, out: Path, count: int, prefetch: int) -> dict[str, float]:
-    "Seconds until `count` shards that start together have all ended, and CPU seconds of the longest, one thread each."
+    """Seconds until `count` shards that start together have all ended, and CPU seconds of the
+    longest, one thread each.
+    """
     command = [sys.executable, "-c", WORKER, *map(str, (config.model, config.data, out))]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([*command, f"{n}/{count}", str(prefetch)], env=env, text=True, stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*command, f"{n}/{count}", str(prefetch)],
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         for n in range(count)
-    ]  # fmt: skip
+    ]
     for worker in workers:
         worker.stdout.readline()
     for worker in workers:
@@ -64,7 +74,7 @@ def shards(config: LabelConfig, out: Path, count: int, prefetch: int) -> dict[st
 
 
 def divided(config: LabelConfig, folder: Path, prefetch: int) -> Iterator[tuple[str, float, str]]:
-    "One process against two shards, in turn; medians over some tries."
+    """One process against two shards, in turn; medians over some tries."""
     found = {1: [], 2: []}
     for n in range(TRIES):
         for count in found:
@@ -76,11 +86,15 @@ def divided(config: LabelConfig, folder: Path, prefetch: int) -> Iterator[tuple[
         yield f"prefetch {prefetch}: {key} of one process", one, "s"
         yield f"prefetch {prefetch}: {key} of the longer of two shards", two, "s"
         ratios = [a[key] / b[key] for a, b in zip(found[1], found[2], strict=True)]
-        yield f"prefetch {prefetch}: two shards / one process, by {key}", statistics.median(ratios), "x"
+        yield (
+            f"prefetch {prefetch}: two shards / one process, by {key}",
+            statistics.median(ratios),
+            "x",
+        )
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
-    "Rates of both ways for each kind of model and their ratio; two shards against one process."
+    """Rates of both ways for each kind of model and their ratio; two shards against one process."""
     torch.set_num_threads(1)
     print(f"  load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
@@ -93,7 +107,10 @@ def rows() -> Iterator[tuple[str, float, str]]:
             lam = LatentActionModel.from_preset(preset).eval()
             lam.save_pretrained(folder / preset / "model")
             loop = plain_loop(lam, store, LOOP)
-            config, start = LabelConfig(folder / preset / "model", folder / "data"), time.perf_counter()
+            config, start = (
+                LabelConfig(folder / preset / "model", folder / "data"),
+                time.perf_counter(),
+            )
             done = label(config)
             rate = sum(done["pairs"].values()) / (time.perf_counter() - start)
             assert len(read_labels(done["folder"])) == EPISODES * FRAMES
@@ -101,4 +118,6 @@ def rows() -> Iterator[tuple[str, float, str]]:
             yield f"{preset}: aclam-label, {sum(done['pairs'].values())} pairs", rate, "pairs/s"
             yield f"{preset}: aclam-label / plain loop", rate / loop, "x"
         for prefetch in (0, 1):
-            yield from divided(LabelConfig(folder / MODELS[0] / "model", folder / "data"), folder, prefetch)
+            yield from divided(
+                LabelConfig(folder / MODELS[0] / "model", folder / "data"), folder, prefetch
+            )

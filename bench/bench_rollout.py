@@ -1,4 +1,6 @@
-"""A trial on the table: a policy that answers for all tables at once against one table after the other."""
+"""A trial on the table: a policy that answers for all tables at once against one table after the
+other.
+"""
 
 import tempfile
 import time
@@ -18,7 +20,7 @@ EPISODES, STEPS = 16, 60  # a policy that has learned nothing uses all its comma
 
 
 def rows() -> Iterator[tuple[str, float, str]]:
-    "Episodes a second with one table and with four, their ratio, and the shares of the work."
+    """Episodes a second with one table and with four, their ratio, and the shares of the work."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     policy, found = Policy.from_preset("policy_cpu").eval(), {}
@@ -28,7 +30,11 @@ def rows() -> Iterator[tuple[str, float, str]]:
         for envs in (1, 4):
             found[envs] = run(replace(trial, envs=envs, out=f"{name}/{envs}"), policy)
     for envs, r in found.items():
-        yield f"episodes of {STEPS} commands, tables at once: {envs}", r["episodes_per_second"], "episodes/s"
+        yield (
+            f"episodes of {STEPS} commands, tables at once: {envs}",
+            r["episodes_per_second"],
+            "episodes/s",
+        )
     yield "ratio", found[4]["episodes_per_second"] / found[1]["episodes_per_second"], "times"
     for kind, share in found[4]["shares"].items():
         yield f"share of the work: {kind}", 100 * share, "%"
@@ -36,7 +42,7 @@ def rows() -> Iterator[tuple[str, float, str]]:
 
 
 def answers(policy: Policy, n: int = 8) -> Iterator[tuple[str, float, str]]:
-    "Observations that the policy answers a second, one by one and as one batch."
+    """Observations that the policy answers a second, one by one and as one batch."""
 
     S, rng = policy.config.vlm.image_size, np.random.default_rng(0)
     seen = list(rng.integers(0, 256, (n, S, S, 3), dtype=np.uint8))

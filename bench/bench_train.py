@@ -1,6 +1,8 @@
-"""The training loop: what it adds to a bare PyTorch loop, what a checkpoint costs, how long a batch of triples takes
+"""The training loop: what it adds to a bare PyTorch loop, what a checkpoint costs, how long a batch
+of triples takes
 
-Ours and a baseline side by side where there is one: a plain loop without promises, and torch.save (which pickles).
+Ours and a baseline side by side where there is one: a plain loop without promises, and torch.save
+(which pickles).
 """
 
 import tempfile
@@ -18,7 +20,15 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.train.lam import settings_for
-from aclam.train.loop import Batches, Draws, make_optimizer, save_checkpoint, seed_step, set_schedule, train
+from aclam.train.loop import (
+    Batches,
+    Draws,
+    make_optimizer,
+    save_checkpoint,
+    seed_step,
+    set_schedule,
+    train,
+)
 
 STEPS = 15
 
@@ -41,7 +51,9 @@ def bare(lam: torch.nn.Module, data: TripleDataset, config) -> None:
         optimizer.zero_grad()
 
 
-def seconds(work: Callable[[], object], repeats: int = 3, clock: Callable[[], float] = time.process_time) -> float:
+def seconds(
+    work: Callable[[], object], repeats: int = 3, clock: Callable[[], float] = time.process_time
+) -> float:
     """Processor time (one thread) of the shortest of some runs: other programs disturb it least."""
     times = []
     for _ in range(repeats):
@@ -53,14 +65,22 @@ def seconds(work: Callable[[], object], repeats: int = 3, clock: Callable[[], fl
 
 def setting() -> SimpleNamespace:
     """The CPU preset on synthetic episodes, frames in memory."""
-    episodes = cache_frames([synthetic_trajectory(seed=n, size=32) for n in range(20)], 32, in_memory=True)
+    episodes = cache_frames(
+        [synthetic_trajectory(seed=n, size=32) for n in range(20)], 32, in_memory=True
+    )
     usual = settings_for("ac_lam_cpu").train
     config = replace(usual, steps=STEPS, probe_every=0, checkpoint_every=0, log_every=10)
     return SimpleNamespace(data=TripleDataset(episodes, TripleConfig(), 32), config=config)
 
 
 def row(name: str, ours: float, baseline: float, unit: str) -> dict:
-    return {"name": name, "ours": ours, "baseline": baseline, "ratio": ours / baseline, "unit": unit}
+    return {
+        "name": name,
+        "ours": ours,
+        "baseline": baseline,
+        "ratio": ours / baseline,
+        "unit": unit,
+    }
 
 
 def bench() -> list[dict]:
@@ -76,7 +96,9 @@ def bench() -> list[dict]:
     lam.loss(s.data.batch(range(4)))[0].backward()
     optimizer.step()
     both = {"model": lam.state_dict(), "optimizer": optimizer.state_dict()}
-    saved = seconds(lambda: save_checkpoint(folder / "c", lam, optimizer, next(count)), 5, time.perf_counter)
+    saved = seconds(
+        lambda: save_checkpoint(folder / "c", lam, optimizer, next(count)), 5, time.perf_counter
+    )
     pickled = seconds(lambda: torch.save(both, folder / "c" / "pickled"), 5, time.perf_counter)
     batch = seconds(lambda: s.data.batch(range(s.config.batch_size)), 20)
     return [
@@ -89,7 +111,11 @@ def bench() -> list[dict]:
 def rows() -> Iterator[tuple[str, float, str]]:
     for r in bench():
         yield r["name"].split(", ")[0], r["ours"], r["unit"]
-        yield "  " + r["name"].split(", ")[1] + f" ({r['baseline']:.3g} {r['unit']})", r["ratio"], "x"
+        yield (
+            "  " + r["name"].split(", ")[1] + f" ({r['baseline']:.3g} {r['unit']})",
+            r["ratio"],
+            "x",
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The measurements of bench/gpu.sh. Each is a function of a `Plan`, a `Page` to write numbers on and a `Clock`.
+"""The measurements of bench/gpu.sh. Each is a function of a `Plan`, a `Page` to write numbers on
+and a `Clock`.
 
-A section writes every number as soon as it has it: what is on the page stays, whatever happens next.
+A section writes every number as soon as it has it: what is on the page stays, whatever happens
+next.
 """
 
 import json
@@ -39,14 +41,31 @@ from aclam.train.lam import run as train_lam
 from aclam.train.loop import TrainConfig, make_optimizer, read_metrics, train
 from aclam.train.sharded import checkpoint_activations
 
-PACKAGES = ("torch", "triton", "torchvision", "timm", "accelerate", "safetensors", "transformers", "numpy", "pyarrow",
-            "simplejpeg")  # fmt: skip
-SYNCHRONIZING = ("_local_scalar_dense", "nonzero", "_unique2", "is_nonzero", "equal", "masked_select")
+PACKAGES = (
+    "torch",
+    "triton",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "safetensors",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "simplejpeg",
+)
+SYNCHRONIZING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "_unique2",
+    "is_nonzero",
+    "equal",
+    "masked_select",
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    "What is measured: paper sizes on a GPU, or the same sections with tiny models on a CPU."
+    """What is measured: paper sizes on a GPU, or the same sections with tiny models on a CPU."""
 
     tiny: bool
     device: str
@@ -58,8 +77,12 @@ class Plan:
 
     @property
     def shrink(self) -> dict[str, int]:
-        "Settings that make the model of `lam` tinier still: compiling costs a second for each kernel."
-        return {"idm_width": 16, "idm_depth": 1, "fdm_width": 16, "fdm_depth": 1} if self.tiny else {}
+        """Settings that make the model of `lam` tinier still: compiling costs a second for each
+        kernel.
+        """
+        return (
+            {"idm_width": 16, "idm_depth": 1, "fdm_width": 16, "fdm_depth": 1} if self.tiny else {}
+        )
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -72,7 +95,7 @@ class Plan:
 
     @property
     def large(self) -> int:
-        "Pixels of the store of large frames."
+        """Pixels of the store of large frames."""
         return 64 if self.tiny else 224
 
     @property
@@ -81,7 +104,7 @@ class Plan:
 
 
 class Page:
-    "The numbers of one section, in a file that is whole after each of them."
+    """The numbers of one section, in a file that is whole after each of them."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -92,13 +115,13 @@ class Page:
         write_json(self.file, self.values)
 
     def add(self, name: str, row: dict) -> None:
-        "One more row of a list."
+        """One more row of a list."""
         self.put(**{name: [*self.values.get(name, []), row]})
 
 
 @dataclass(frozen=True)
 class Clock:
-    "When a section has to be through."
+    """When a section has to be through."""
 
     deadline: float  # of time.monotonic()
 
@@ -106,14 +129,18 @@ class Clock:
         return self.deadline - time.monotonic()
 
 
-# --- the card ---------------------------------------------------------------------------------------------------------
+# --- the card
+# ---------------------------------------------------------------------------------------------------------
+
 
 def card_name(plan: Plan) -> str:
     return torch.cuda.get_device_name() if plan.device == "cuda" else "cpu"
 
 
 def peak_of(plan: Plan) -> float | None:
-    "The card's stated bf16 peak in FLOP/s; None on a CPU and for cards that the cost chapter does not know."
+    """The card's stated bf16 peak in FLOP/s; None on a CPU and for cards that the cost chapter does
+    not know.
+    """
     card = card_of(card_name(plan))
     return card.peak("bf16") if card else None
 
@@ -134,7 +161,7 @@ def peak_memory_gib(plan: Plan) -> float | None:
 
 
 def seconds_each(plan: Plan, work: Callable[[], Any], repeats: int, warm: int = 1) -> float:
-    "Wall seconds of a call, the mean of `repeats` that follow each other."
+    """Wall seconds of a call, the mean of `repeats` that follow each other."""
     for _ in range(warm):
         work()
     wait_for(plan)
@@ -156,20 +183,36 @@ def installed() -> dict[str, str | None]:
 
 
 def nvidia_smi() -> str | None:
-    words = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader"]
+    words = [
+        "nvidia-smi",
+        "--query-gpu=name,driver_version,memory.total,power.limit",
+        "--format=csv,noheader",
+    ]
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def machine(plan: Plan, page: Page, clock: Clock) -> None:
-    "Versions, the card, and what it reaches by itself: a large matrix product and a large copy."
-    page.put(card=card_name(plan), peak_tflops=peak_of(plan) and peak_of(plan) / 1e12, cores=os.cpu_count(),
-             python=sys.version.split()[0], cuda=torch.version.cuda, versions=installed())  # fmt: skip
+    """Versions, the card, and what it reaches by itself: a large matrix product and a large copy."""
+    page.put(
+        card=card_name(plan),
+        peak_tflops=peak_of(plan) and peak_of(plan) / 1e12,
+        cores=os.cpu_count(),
+        python=sys.version.split()[0],
+        cuda=torch.version.cuda,
+        versions=installed(),
+    )
     if plan.device == "cuda":
         about = torch.cuda.get_device_properties(0)
-        page.put(memory_gib=about.total_memory / 2**30, multiprocessors=about.multi_processor_count, smi=nvidia_smi())
+        page.put(
+            memory_gib=about.total_memory / 2**30,
+            multiprocessors=about.multi_processor_count,
+            smi=nvidia_smi(),
+        )
     n = 256 if plan.tiny else 8192
     a, b = (torch.randn(n, n, device=plan.device, dtype=torch.bfloat16) for _ in range(2))
     page.put(matmul_bf16_tflops=2 * n**3 / seconds_each(plan, lambda: a @ b, 10, 3) / 1e12)
@@ -177,7 +220,8 @@ def machine(plan: Plan, page: Page, clock: Clock) -> None:
     page.put(copy_tb_per_second=2 * large.numel() / seconds_each(plan, large.clone, 5) / 1e12)
 
 
-# --- data -------------------------------------------------------------------------------------------------------------
+# --- data
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _part(folder: Path, part: int, episodes: range, frames: int, size: int) -> None:
@@ -186,7 +230,7 @@ def _part(folder: Path, part: int, episodes: range, frames: int, size: int) -> N
 
 
 def make_store(folder: Path, episodes: int, frames: int, size: int, each: int) -> None:
-    "A store of synthetic episodes, `each` to a part, the parts written side by side."
+    """A store of synthetic episodes, `each` to a part, the parts written side by side."""
     start_store(folder, {"synthetic": episodes, "size": size})
     parts = [range(first, min(first + each, episodes)) for first in range(0, episodes, each)]
     with ProcessPoolExecutor(max_workers=min(len(parts), os.cpu_count() or 1)) as pool:
@@ -197,35 +241,53 @@ def make_store(folder: Path, episodes: int, frames: int, size: int, each: int) -
 
 
 def stores(plan: Plan, page: Page, clock: Clock) -> None:
-    "Two stores of JPEG frames, large and small, made here; and what one core makes of the large one."
-    sizes = {"large": (4, 30, plan.large, 2), "small": (24, 27, 32, 12)} if plan.tiny else {
-        "large": (24, 60, plan.large, 2), "small": (240, 27, 32, 15)}  # fmt: skip
+    """Two stores of JPEG frames, large and small, made here; and what one core makes of the large
+    one.
+    """
+    sizes = (
+        {"large": (4, 30, plan.large, 2), "small": (24, 27, 32, 12)}
+        if plan.tiny
+        else {"large": (24, 60, plan.large, 2), "small": (240, 27, 32, 15)}
+    )
     for name, (episodes, frames, size, each) in sizes.items():
         start = time.perf_counter()
         make_store(plan.out / name, episodes, frames, size, each)
-        page.add("made", {"store": name, "episodes": episodes, "frames": frames, "pixels": size,
-                          "seconds": time.perf_counter() - start})  # fmt: skip
+        page.add(
+            "made",
+            {
+                "store": name,
+                "episodes": episodes,
+                "frames": frames,
+                "pixels": size,
+                "seconds": time.perf_counter() - start,
+            },
+        )
     torch.set_num_threads(1)
-    data = TripleDataset(read_store(plan.out / "large").trajectories, TripleConfig(), plan.large, length=10**6)
+    data = TripleDataset(
+        read_store(plan.out / "large").trajectories, TripleConfig(), plan.large, length=10**6
+    )
     data.batch(range(4))
     start, n = time.process_time(), 16 if plan.tiny else 128
     data.batch(range(n))
     page.put(triples_per_core_second=n / (time.process_time() - start))
 
 
-# --- steps ------------------------------------------------------------------------------------------------------------
+# --- steps
+# ------------------------------------------------------------------------------------------------------------
 
 
 def lam_batch(config: Any, rows: int, device: str) -> dict[str, Tensor]:
-    "Triples of noise, as a model of `config` takes them."
+    """Triples of noise, as a model of `config` takes them."""
     size = config.image_size
     generator = torch.Generator(device=device).manual_seed(0)
-    frames = torch.randint(0, 256, (rows, 3, 3, size, size), dtype=torch.uint8, device=device, generator=generator)
+    frames = torch.randint(
+        0, 256, (rows, 3, 3, size, size), dtype=torch.uint8, device=device, generator=generator
+    )
     return {"frames": frames}
 
 
 def policy_batch(c: PolicyConfig, rows: int, device: str) -> dict[str, Tensor]:
-    "What `aclam.policy.model.flow_matching` takes, at random."
+    """What `aclam.policy.model.flow_matching` takes, at random."""
     size = c.vlm.image_size
     yes = torch.ones(rows, dtype=torch.bool, device=device)
     return {
@@ -240,7 +302,7 @@ def policy_batch(c: PolicyConfig, rows: int, device: str) -> dict[str, Tensor]:
 
 
 class Trainer:
-    "A model, its optimizer, and a step without a loop around it: forward, backward, clip, AdamW."
+    """A model, its optimizer, and a step without a loop around it: forward, backward, clip, AdamW."""
 
     def __init__(self, plan: Plan, model: nn.Module, compiled: bool = False):
         self.plan = plan
@@ -249,7 +311,9 @@ class Trainer:
         self.loss = torch.compile(model.loss, dynamic=False) if compiled else model.loss
 
     def forward_backward(self, batch: dict) -> Tensor:
-        with torch.autocast(self.plan.device, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"):
+        with torch.autocast(
+            self.plan.device, dtype=torch.bfloat16, enabled=self.plan.precision == "bf16"
+        ):
             loss, _ = self.loss(batch)
         loss.backward()
         return loss.detach()
@@ -263,7 +327,9 @@ class Trainer:
 
 
 def count_flops(trainer: Trainer, batch: dict) -> float:
-    "FLOPs of a row, forward and backward, as PyTorch counts them: without fused attention, of which it knows not all."
+    """FLOPs of a row, forward and backward, as PyTorch counts them: without fused attention, of
+    which it knows not all.
+    """
     rows = len(batch["frames"])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.forward_backward(batch)
@@ -271,8 +337,10 @@ def count_flops(trainer: Trainer, batch: dict) -> float:
     return counter.get_total_flops() / rows
 
 
-def throughput(plan: Plan, trainer: Trainer, batch: dict, flops: float, repeats: int) -> dict[str, Any]:
-    "Rows a second, MFU and memory of a step at one batch; {'fits': False} where memory runs out."
+def throughput(
+    plan: Plan, trainer: Trainer, batch: dict, flops: float, repeats: int
+) -> dict[str, Any]:
+    """Rows a second, MFU and memory of a step at one batch; {'fits': False} where memory runs out."""
     rows, peak = len(batch["frames"]), peak_of(plan)
     forget_memory(plan)
     try:
@@ -283,13 +351,22 @@ def throughput(plan: Plan, trainer: Trainer, batch: dict, flops: float, repeats:
         forget_memory(plan)
         return {"micro_batch": rows, "fits": False}
     rate = rows / spent
-    return {"micro_batch": rows, "fits": True, "seconds_per_step": spent, "rows_per_second": rate,
-            "mfu": rate * flops / peak if peak else None, "peak_memory_gib": peak_memory_gib(plan), "loss": loss}
+    return {
+        "micro_batch": rows,
+        "fits": True,
+        "seconds_per_step": spent,
+        "rows_per_second": rate,
+        "mfu": rate * flops / peak if peak else None,
+        "peak_memory_gib": peak_memory_gib(plan),
+        "loss": loss,
+    }
 
 
 def build(plan: Plan, name: str) -> LatentActionModel:
     torch.manual_seed(0)
-    return LatentActionModel.from_preset(name, **(plan.shrink if name == plan.lam else {})).to(plan.device)
+    return LatentActionModel.from_preset(name, **(plan.shrink if name == plan.lam else {})).to(
+        plan.device
+    )
 
 
 def set_arithmetic(plan: Plan, tf32: bool = True) -> None:
@@ -299,41 +376,59 @@ def set_arithmetic(plan: Plan, tf32: bool = True) -> None:
 
 
 def formula_memory_gib(config: Any, rows: int, checkpointed: bool = False) -> float:
-    "What the cost chapter's plan says that a step of so many rows takes in bf16."
+    """What the cost chapter's plan says that a step of so many rows takes in bf16."""
     return memory(config, rows, Setup(checkpointed=checkpointed)).total / 2**30
 
 
 def largest(plan: Plan, config: Any) -> int | None:
-    "The largest micro-batch that the plan of memory gives this card."
+    """The largest micro-batch that the plan of memory gives this card."""
     return largest_rows(config, torch.cuda.mem_get_info()[1]) if plan.device == "cuda" else None
 
 
 def sweep(plan: Plan, page: Page, clock: Clock) -> None:
-    "The model of the paper's size in bf16, without compiling, over micro-batches: what fits, and how fast."
+    """The model of the paper's size in bf16, without compiling, over micro-batches: what fits, and
+    how fast.
+    """
     set_arithmetic(plan)
     model = build(plan, plan.lam)
     trainer = Trainer(plan, model)
     counted = count_flops(trainer, lam_batch(model.config, 1, plan.device))
     flops = flops_per_triple(model.config) or counted
-    page.put(preset=plan.lam, parameters=sum(p.numel() for p in model.parameters()), flops_per_triple=flops,
-             flops_counted=counted, largest_by_formula=largest(plan, model.config))  # fmt: skip
+    page.put(
+        preset=plan.lam,
+        parameters=sum(p.numel() for p in model.parameters()),
+        flops_per_triple=flops,
+        flops_counted=counted,
+        largest_by_formula=largest(plan, model.config),
+    )
     for rows in plan.micro_batches:
-        row = throughput(plan, trainer, lam_batch(model.config, rows, plan.device), flops, 2 if plan.tiny else 6)
-        page.add("micro_batches", {**row, "memory_by_formula_gib": formula_memory_gib(model.config, rows)})
+        row = throughput(
+            plan, trainer, lam_batch(model.config, rows, plan.device), flops, 2 if plan.tiny else 6
+        )
+        page.add(
+            "micro_batches",
+            {**row, "memory_by_formula_gib": formula_memory_gib(model.config, rows)},
+        )
         if not row["fits"] or clock.left() < 10:
             return
 
 
 def best_micro_batch(plan: Plan) -> int:
-    "The quickest micro-batch of `sweep`; the smallest where it has not run."
+    """The quickest micro-batch of `sweep`; the smallest where it has not run."""
     page = plan.out / "pages" / "sweep.json"
     rows = read_json(page).get("micro_batches", []) if page.exists() else []
     fitting = [r for r in rows if r["fits"]]
-    return max(fitting, key=lambda r: r["rows_per_second"])["micro_batch"] if fitting else plan.micro_batches[0]
+    return (
+        max(fitting, key=lambda r: r["rows_per_second"])["micro_batch"]
+        if fitting
+        else plan.micro_batches[0]
+    )
 
 
 def families(plan: Plan, page: Page, clock: Clock) -> None:
-    "The other families at their papers' sizes: a few steps each, at the largest of some batches that fits."
+    """The other families at their papers' sizes: a few steps each, at the largest of some batches
+    that fits.
+    """
     set_arithmetic(plan)
     for place, name in enumerate(plan.families):
         share = clock.left() / (len(plan.families) - place)
@@ -342,16 +437,26 @@ def families(plan: Plan, page: Page, clock: Clock) -> None:
 
 
 def one_family(plan: Plan, name: str, until: float) -> dict[str, Any]:
-    "One row of the table of families; what went wrong, where something did."
+    """One row of the table of families; what went wrong, where something did."""
     try:
         model = build(plan, name)
         trainer = Trainer(plan, model)
         counted = count_flops(trainer, lam_batch(model.config, 1, plan.device))
         flops = flops_per_triple(model.config) or counted
-        row = {"preset": name, "parameters": sum(p.numel() for p in model.parameters()), "flops_per_triple": flops,
-               "flops_counted": counted}  # fmt: skip
+        row = {
+            "preset": name,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "flops_per_triple": flops,
+            "flops_counted": counted,
+        }
         for rows in (2,) if plan.tiny else (32, 16, 8):
-            found = throughput(plan, trainer, lam_batch(model.config, rows, plan.device), flops, 2 if plan.tiny else 5)
+            found = throughput(
+                plan,
+                trainer,
+                lam_batch(model.config, rows, plan.device),
+                flops,
+                2 if plan.tiny else 5,
+            )
             if found["fits"] or time.monotonic() > until:
                 break
         return {**row, **found}
@@ -363,59 +468,106 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
-# --- the policy -------------------------------------------------------------------------------------------------------
+# --- the policy
+# -------------------------------------------------------------------------------------------------------
 
 
 def policy(plan: Plan, page: Page, clock: Clock) -> None:
-    "One optimizer step after another of the policy of the paper's size, with random weights and checkpointing."
+    """One optimizer step after another of the policy of the paper's size, with random weights and
+    checkpointing.
+    """
     set_arithmetic(plan)
     config = TINY_POLICY if plan.tiny else PolicyConfig()
     start = time.perf_counter()
     with torch.device(plan.device):
         model = Policy(config)
-    page.put(seconds_to_build=time.perf_counter() - start, parameters=sum(p.numel() for p in model.parameters()))
+    page.put(
+        seconds_to_build=time.perf_counter() - start,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
     trainer = Trainer(plan, checkpoint_activations(model))
     again = count_flops(trainer, policy_batch(config, 1, plan.device))
     flops = flops_per_triple(config) or again
     page.put(weights="random", flops_per_sample=flops, flops_with_recomputing=again)
     for rows in (1, 2) if plan.tiny else (1, 4, 8, 16):
-        row = throughput(plan, trainer, policy_batch(config, rows, plan.device), flops, 1 if plan.tiny else 3)
-        page.add("micro_batches", {**row, "memory_by_formula_gib": formula_memory_gib(config, rows, True)})
+        row = throughput(
+            plan, trainer, policy_batch(config, rows, plan.device), flops, 1 if plan.tiny else 3
+        )
+        page.add(
+            "micro_batches",
+            {**row, "memory_by_formula_gib": formula_memory_gib(config, rows, True)},
+        )
         if not row["fits"] or clock.left() < 8:
             return
 
 
-# --- the loop ---------------------------------------------------------------------------------------------------------
+# --- the loop
+# ---------------------------------------------------------------------------------------------------------
 
 
-def loop_settings(plan: Plan, name: str, preset: str, data: str, **train_fields: Any) -> LamTrainConfig:
-    "Settings of a run of `aclam-train-lam` that logs often, probes never and keeps one checkpoint."
+def loop_settings(
+    plan: Plan, name: str, preset: str, data: str, **train_fields: Any
+) -> LamTrainConfig:
+    """Settings of a run of `aclam-train-lam` that logs often, probes never and keeps one
+    checkpoint.
+    """
     base = settings_for(preset)
-    common = dict(probe_every=0, checkpoint_every=0, keep_checkpoints=1, log_every=5, mixed_precision=plan.precision)
+    common = dict(
+        probe_every=0,
+        checkpoint_every=0,
+        keep_checkpoints=1,
+        log_every=5,
+        mixed_precision=plan.precision,
+    )
     whole = replace(base.train, **{**common, **train_fields})
-    return replace(base, data=(str(plan.out / data),), out=str(plan.out / "runs" / name), train=whole, probe_n=16,
-                   resume=False)  # fmt: skip
+    return replace(
+        base,
+        data=(str(plan.out / data),),
+        out=str(plan.out / "runs" / name),
+        train=whole,
+        probe_n=16,
+        resume=False,
+    )
 
 
 def steady(folder: str | Path, rows: int) -> dict[str, Any]:
-    "What a run's log says of its speed, without its beginning: the mean over the second half of its lines."
+    """What a run's log says of its speed, without its beginning: the mean over the second half of
+    its lines.
+    """
     lines = [line for line in read_metrics(folder) if "seconds" in line]
-    half = lines[len(lines) // 2:]
-    found = {key: statistics.fmean(line[key] for line in half) for key in ("data_wait", "mfu") if key in half[-1]}
+    half = lines[len(lines) // 2 :]
+    found = {
+        key: statistics.fmean(line[key] for line in half)
+        for key in ("data_wait", "mfu")
+        if key in half[-1]
+    }
     first, last = lines[max(len(lines) // 2 - 1, 0)], lines[-1]
     steps, seconds = last["step"] - first["step"], last["seconds"] - first["seconds"]
     rate = steps * rows / seconds if seconds > 0 else None
-    memory = max((line["peak_memory_gib"] for line in lines if "peak_memory_gib" in line), default=None)
-    return {"triples_per_second": rate, "peak_memory_gib": memory, "first_line_at_s": lines[0]["seconds"],
-            "steps": last["step"], **found}  # fmt: skip
+    memory = max(
+        (line["peak_memory_gib"] for line in lines if "peak_memory_gib" in line), default=None
+    )
+    return {
+        "triples_per_second": rate,
+        "peak_memory_gib": memory,
+        "first_line_at_s": lines[0]["seconds"],
+        "steps": last["step"],
+        **found,
+    }
 
 
-def loop_row(plan: Plan, name: str, rows: int, steps: int, cache_gib: float, **train_fields: Any) -> dict[str, Any]:
-    "One run of the real loop, from the store of large frames, augmented as the paper does."
+def loop_row(
+    plan: Plan, name: str, rows: int, steps: int, cache_gib: float, **train_fields: Any
+) -> dict[str, Any]:
+    """One run of the real loop, from the store of large frames, augmented as the paper does."""
     few = {"num_workers": 0} if plan.tiny else {}  # else the preset's: chosen from the machine
-    config = loop_settings(plan, name, plan.lam, "large", steps=steps, batch_size=rows, **few, **train_fields)
+    config = loop_settings(
+        plan, name, plan.lam, "large", steps=steps, batch_size=rows, **few, **train_fields
+    )
     size = {"image_size": plan.large, **plan.shrink} if plan.tiny else {}
-    config = replace(config, cache_gib=cache_gib, augmentation=True, model=replace(config.model, **size))
+    config = replace(
+        config, cache_gib=cache_gib, augmentation=True, model=replace(config.model, **size)
+    )
     train_lam(config)
     found = steady(config.out, rows)
     peak, flops = peak_of(plan), page_number(plan, "sweep", "flops_per_triple")
@@ -431,16 +583,20 @@ def page_number(plan: Plan, section: str, name: str) -> Any:
 
 
 def loop_steps(plan: Plan, rows: int, seconds: float) -> int:
-    "Steps that take about so many seconds, by what the sweep has measured."
+    """Steps that take about so many seconds, by what the sweep has measured."""
     if plan.tiny:
         return 12
     swept = page_number(plan, "sweep", "micro_batches") or []
-    each = next((r["seconds_per_step"] for r in swept if r["micro_batch"] == rows and r["fits"]), 0.5)
+    each = next(
+        (r["seconds_per_step"] for r in swept if r["micro_batch"] == rows and r["fits"]), 0.5
+    )
     return int(min(max(seconds / each, 20), 300)) // 5 * 5
 
 
 def loop(plan: Plan, page: Page, clock: Clock) -> None:
-    "The real training loop without compiling: from JPEG frames, and from frames that were decoded once."
+    """The real training loop without compiling: from JPEG frames, and from frames that were decoded
+    once.
+    """
     rows = best_micro_batch(plan)
     for name, cache_gib in (("jpeg", 0.0), ("decoded", 8.0)):
         if clock.left() > 15:
@@ -448,12 +604,15 @@ def loop(plan: Plan, page: Page, clock: Clock) -> None:
 
 
 def compiled(plan: Plan, page: Page, clock: Clock) -> None:
-    "The real training loop, compiled."
+    """The real training loop, compiled."""
     rows = best_micro_batch(plan)
-    page.add("runs", loop_row(plan, "compiled", rows, loop_steps(plan, rows, 15), 0.0, compile=True))
+    page.add(
+        "runs", loop_row(plan, "compiled", rows, loop_steps(plan, rows, 15), 0.0, compile=True)
+    )
 
 
-# --- where the time goes ----------------------------------------------------------------------------------------------
+# --- where the time goes
+# ----------------------------------------------------------------------------------------------
 
 KINDS = {  # of kernels, by what their names contain
     "matrix products": r"gemm|cutlass|nvjet|cublas|xmma|aten::(mm|addmm|bmm|linear)\b",
@@ -464,12 +623,17 @@ KINDS = {  # of kernels, by what their names contain
 
 
 def kind_of(kernel: str) -> str:
-    "Matrix products, attention, optimizer, copies, or everything else: element by element, norms, sums."
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, kernel, re.I)), "element by element")
+    """Matrix products, attention, optimizer, copies, or everything else: element by element, norms,
+    sums.
+    """
+    return next(
+        (kind for kind, pattern in KINDS.items() if re.search(pattern, kernel, re.I)),
+        "element by element",
+    )
 
 
 def profile(plan: Plan, page: Page, clock: Clock) -> None:
-    "The ten longest kernels of a step, and what share of the time each kind of kernel has."
+    """The ten longest kernels of a step, and what share of the time each kind of kernel has."""
     set_arithmetic(plan)
     model = build(plan, plan.lam)
     trainer, rows = Trainer(plan, model), best_micro_batch(plan)
@@ -490,18 +654,24 @@ def profile(plan: Plan, page: Page, clock: Clock) -> None:
 
 
 def put_kernels(plan: Plan, page: Page, events: Any) -> None:
-    "Names, times and kinds of what ran on the device."
+    """Names, times and kinds of what ran on the device."""
     by = "self_device_time_total" if plan.device == "cuda" else "self_cpu_time_total"
     ran = [(e.key, getattr(e, by), e.count) for e in events if getattr(e, by) > 0]
     if plan.device == "cuda":
         ran = [(e.key, e.self_device_time_total, e.count) for e in events if on_device(e)]
     whole = sum(t for _, t, _ in ran) or 1.0
     ran.sort(key=lambda r: -r[1])
-    page.put(kernels=[{"name": name[:120], "share": t / whole, "calls": count} for name, t, count in ran[:10]])
+    page.put(
+        kernels=[
+            {"name": name[:120], "share": t / whole, "calls": count} for name, t, count in ran[:10]
+        ]
+    )
     shares: dict[str, float] = {}
     for name, t, _ in ran:
         shares[kind_of(name)] = shares.get(kind_of(name), 0.0) + t / whole
-    page.put(shares=shares, device_seconds=whole / 1e6, table=events.table(sort_by=by, row_limit=10))
+    page.put(
+        shares=shares, device_seconds=whole / 1e6, table=events.table(sort_by=by, row_limit=10)
+    )
 
 
 def on_device(event: Any) -> bool:
@@ -509,7 +679,9 @@ def on_device(event: Any) -> bool:
 
 
 class Waits(TorchDispatchMode):
-    "Counts what makes the program wait for numbers of the device: operators, and `tolist`, which is none."
+    """Counts what makes the program wait for numbers of the device: operators, and `tolist`, which
+    is none.
+    """
 
     def __init__(self):
         super().__init__()
@@ -541,7 +713,7 @@ class Waits(TorchDispatchMode):
 
 @contextmanager
 def noticed(plan: Plan) -> Iterator[list]:
-    "On a GPU, the warnings of PyTorch's own detector of waits."
+    """On a GPU, the warnings of PyTorch's own detector of waits."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         if plan.device == "cuda":
@@ -554,13 +726,21 @@ def noticed(plan: Plan) -> Iterator[list]:
 
 
 def waits_of(plan: Plan, steps: int) -> dict[str, int]:
-    "How often a run of the loop without log lines in between waits for the device, by operator."
+    """How often a run of the loop without log lines in between waits for the device, by operator."""
     episodes = cache_frames(read_store(plan.out / "small"), 32)
     data = TripleDataset(episodes, TripleConfig(), 32, length=10**6)
     torch.manual_seed(0)
     model = LatentActionModel.from_preset("ac_lam_cpu", idm_width=16, fdm_width=16)
-    config = TrainConfig(steps=steps, batch_size=8, warmup_steps=1, log_every=10**6, probe_every=0, checkpoint_every=0,
-                         digest_every=0, mixed_precision=plan.precision)  # fmt: skip
+    config = TrainConfig(
+        steps=steps,
+        batch_size=8,
+        warmup_steps=1,
+        log_every=10**6,
+        probe_every=0,
+        checkpoint_every=0,
+        digest_every=0,
+        mixed_precision=plan.precision,
+    )
     with Waits() as waits, noticed(plan) as found:
         train(model, data, config, plan.out / "runs" / f"waits_{steps}", resume=False)
     flagged = sum("synchroniz" in str(w.message).lower() for w in found)
@@ -568,51 +748,84 @@ def waits_of(plan: Plan, steps: int) -> dict[str, int]:
 
 
 def synchronizations(plan: Plan, clock: Clock) -> dict[str, float]:
-    "Waits of a step beside those of a log line: the difference between a run of 12 and one of 4, by the step."
+    """Waits of a step beside those of a log line: the difference between a run of 12 and one of 4,
+    by the step.
+    """
     few, many = waits_of(plan, 4), waits_of(plan, 12)
     return {name: (many[name] - few.get(name, 0)) / 8 for name in sorted(many)}
 
 
-# --- precision --------------------------------------------------------------------------------------------------------
+# --- precision
+# --------------------------------------------------------------------------------------------------------
 
 
 def curves(plan: Plan, page: Page, clock: Clock) -> None:
-    "The same 200 steps in float32, in float32 with TF32, and in bf16: losses, and how far apart they are."
+    """The same 200 steps in float32, in float32 with TF32, and in bf16: losses, and how far apart
+    they are.
+    """
     steps = 20 if plan.tiny else 200
     ways = {"float32": ("no", False), "tf32": ("no", True), "bf16": ("bf16", True)}
     losses: dict[str, list[float]] = {}
     for name, (precision, tf32) in ways.items():
         if plan.tiny and name == "tf32":
             continue
-        config = loop_settings(plan, f"curve_{name}", "ac_lam_cpu", "small", steps=steps, log_every=1, tf32=tf32,
-                               mixed_precision=precision, batch_size=8 if plan.tiny else 32)  # fmt: skip
+        config = loop_settings(
+            plan,
+            f"curve_{name}",
+            "ac_lam_cpu",
+            "small",
+            steps=steps,
+            log_every=1,
+            tf32=tf32,
+            mixed_precision=precision,
+            batch_size=8 if plan.tiny else 32,
+        )
         set_arithmetic(plan, tf32)
         train_lam(config)
         losses[name] = [line["loss"] for line in read_metrics(config.out) if "loss" in line]
         page.put(losses=losses)
         rate = steady(config.out, config.train.batch_size)["triples_per_second"]
-        page.add("seconds", {"run": name, "each_step": config.train.batch_size / rate if rate else None})
-    page.put(apart={name: apart(losses["float32"], other) for name, other in losses.items() if name != "float32"})
+        page.add(
+            "seconds", {"run": name, "each_step": config.train.batch_size / rate if rate else None}
+        )
+    page.put(
+        apart={
+            name: apart(losses["float32"], other)
+            for name, other in losses.items()
+            if name != "float32"
+        }
+    )
 
 
 def apart(a: list[float], b: list[float], window: int = 20) -> dict[str, float]:
-    "Relative differences of two curves: the largest of any step, the largest of a mean over `window` steps, the last."
+    """Relative differences of two curves: the largest of any step, the largest of a mean over
+    `window` steps, the last.
+    """
     single = max(abs(y - x) / x for x, y in zip(a, b, strict=True))
-    means = [[statistics.fmean(c[n:n + window]) for n in range(len(c) - window + 1)] for c in (a, b)]
+    means = [
+        [statistics.fmean(c[n : n + window]) for n in range(len(c) - window + 1)] for c in (a, b)
+    ]
     smooth = [abs(y - x) / x for x, y in zip(*means, strict=True)]
-    return {"largest_step": single, "largest_mean_of_20": max(smooth), "last_mean_of_20": smooth[-1]}
+    return {
+        "largest_step": single,
+        "largest_mean_of_20": max(smooth),
+        "last_mean_of_20": smooth[-1],
+    }
 
 
-# --- structure --------------------------------------------------------------------------------------------------------
+# --- structure
+# --------------------------------------------------------------------------------------------------------
 
 
 WHOLE = settings_for("ac_lam_cpu").train.steps
 
 
 def twins(plan: Plan, page: Page, clock: Clock) -> None:
-    """AC-LAM and its twin without the additive loss, side by side from the command line, as long as time allows.
+    """AC-LAM and its twin without the additive loss, side by side from the command line, as long as
+    time allows.
 
-    A shortened training of synthetic squares need not tell them apart: 800 steps on a CPU did not."""
+    A shortened training of synthetic squares need not tell them apart: 800 steps on a CPU did not.
+    """
     steps = twin_steps(plan, clock.left())
     page.put(steps=steps, whole_training=WHOLE, shortened=steps < WHOLE)
     running = {name: start_twin(plan, name, steps) for name in ("ac_lam_cpu", "no_ac_cpu")}
@@ -620,7 +833,10 @@ def twins(plan: Plan, page: Page, clock: Clock) -> None:
         for name, process in running.items():
             said, complaint = process.communicate(timeout=max(clock.left() - 2, 1))
             if process.returncode:
-                page.add("models", {"preset": name, "error": (complaint.strip().splitlines() or ["?"])[-1][:300]})
+                page.add(
+                    "models",
+                    {"preset": name, "error": (complaint.strip().splitlines() or ["?"])[-1][:300]},
+                )
             else:
                 page.add("models", twin_row(name, json.loads(said.strip().splitlines()[-1])))
     finally:
@@ -629,9 +845,12 @@ def twins(plan: Plan, page: Page, clock: Clock) -> None:
 
 
 def twin_steps(plan: Plan, seconds: float) -> int:
-    """Two trainings share a card: as many steps as fit into the time by the speed that `curves` has measured.
+    """Two trainings share a card: as many steps as fit into the time by the speed that `curves` has
+    measured.
 
-    25 s go to imports and the probe at the end; two small models side by side are hardly slower than one."""
+    25 s go to imports and the probe at the end; two small models side by side are hardly slower
+    than one.
+    """
     if plan.tiny:
         return 20
     rows = [r["each_step"] for r in page_number(plan, "curves", "seconds") or [] if r["each_step"]]
@@ -640,24 +859,66 @@ def twin_steps(plan: Plan, seconds: float) -> int:
 
 
 def start_twin(plan: Plan, preset: str, steps: int) -> subprocess.Popen:
-    words = [sys.executable, "-m", "aclam.train.lam", "--preset", preset, "--data", plan.out / "small", "--json",
-             "--out", plan.out / "runs" / preset, "--no-resume", "--probe-n", 64 if plan.tiny else 512,
-             "--train.steps", steps, "--train.probe-every", steps, "--train.checkpoint-every", 0,
-             "--train.batch-size", 8 if plan.tiny else 32,
-             "--model.bottleneck.continuous-steps", int(0.65 * steps)]  # fmt: skip
-    return subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [
+        sys.executable,
+        "-m",
+        "aclam.train.lam",
+        "--preset",
+        preset,
+        "--data",
+        plan.out / "small",
+        "--json",
+        "--out",
+        plan.out / "runs" / preset,
+        "--no-resume",
+        "--probe-n",
+        64 if plan.tiny else 512,
+        "--train.steps",
+        steps,
+        "--train.probe-every",
+        steps,
+        "--train.checkpoint-every",
+        0,
+        "--train.batch-size",
+        8 if plan.tiny else 32,
+        "--model.bottleneck.continuous-steps",
+        int(0.65 * steps),
+    ]
+    return subprocess.Popen(
+        [str(w) for w in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def twin_row(preset: str, result: dict) -> dict[str, Any]:
-    wanted = ("probe/additivity", "probe/identity", "probe/inverse", "probe/reconstruction", "probe/codes_used", "rec",
-              "triples_per_second", "seconds")  # fmt: skip
-    return {"preset": preset, **{name.removeprefix("probe/"): result[name] for name in wanted if name in result}}
+    wanted = (
+        "probe/additivity",
+        "probe/identity",
+        "probe/inverse",
+        "probe/reconstruction",
+        "probe/codes_used",
+        "rec",
+        "triples_per_second",
+        "seconds",
+    )
+    return {
+        "preset": preset,
+        **{name.removeprefix("probe/"): result[name] for name in wanted if name in result},
+    }
 
 
-# --- in this order ----------------------------------------------------------------------------------------------------
+# --- in this order
+# ----------------------------------------------------------------------------------------------------
 
 
 SECTIONS: dict[str, Callable[[Plan, Page, Clock], None]] = {
-    "machine": machine, "stores": stores, "sweep": sweep, "loop": loop, "compiled": compiled, "profile": profile,
-    "families": families, "policy": policy, "curves": curves, "twins": twins,
-}  # fmt: skip
+    "machine": machine,
+    "stores": stores,
+    "sweep": sweep,
+    "loop": loop,
+    "compiled": compiled,
+    "profile": profile,
+    "families": families,
+    "policy": policy,
+    "curves": curves,
+    "twins": twins,
+}

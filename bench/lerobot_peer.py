@@ -1,10 +1,13 @@
-"""What PyPI lerobot-dataset 0.4.4 does with the dataset and the triples of bench_data.py, in an environment of its own.
+"""What PyPI lerobot-dataset 0.4.4 does with the dataset and the triples of bench_data.py, in an
+environment of its own.
 
     python bench/lerobot_peer.py DATASET TRIPLES.npy
 
-Prints a JSON object: triples per CPU second by one query for three times (what `delta_timestamps` leads to), and by
-three items. Its video backend is "pyav". torchvision 0.26 and later no longer have the class that this backend asks
-for: then the stand-in of tests/fixtures/open_with_lerobot.py takes its place, the same loop over the same decoder.
+Prints a JSON object: triples per CPU second by one query for three times (what `delta_timestamps`
+leads to), and by three items. Its video backend is "pyav". torchvision 0.26 and later no longer
+have the class that this backend asks
+for: then the stand-in of tests/fixtures/open_with_lerobot.py takes its place, the same loop over
+the same decoder.
 """
 
 import json
@@ -23,7 +26,7 @@ KEY = "observation.images.image"
 
 
 def rate(read: Callable, triples: np.ndarray) -> float:
-    "Triples per CPU second, the best of two rounds."
+    """Triples per CPU second, the best of two rounds."""
     read(triples[0].tolist())
     costs = []
     for _ in range(2):
@@ -39,8 +42,12 @@ def main(folder: str, file: str) -> None:
     triples = np.load(file, allow_pickle=False)
     data = LeRobotDataset("aclam/film", root=folder, video_backend="pyav")
     fps = data.fps
-    found = {"lerobot-dataset, one query": rate(lambda t: data._query_videos({KEY: [n / fps for n in t]}, 0), triples),
-             "lerobot-dataset, three items": rate(lambda t: [data[n] for n in t], triples)}  # fmt: skip
+    found = {
+        "lerobot-dataset, one query": rate(
+            lambda t: data._query_videos({KEY: [n / fps for n in t]}, 0), triples
+        ),
+        "lerobot-dataset, three items": rate(lambda t: [data[n] for n in t], triples),
+    }
     print(json.dumps(found))
 
 

@@ -1,9 +1,10 @@
 """What things cost on this machine, as a table.
 
-    python bench/run.py [NAME ...]      all of bench/bench_*.py, or those named (bench_import.py is `import`)
+    python bench/run.py [NAME ...]      all of bench/bench_*.py, or those named (bench_import.py is
+    `import`)
 
-A benchmark is a file `bench/bench_<name>.py` with a function `rows()` that yields `(what, value, unit)`. The first line
-of its docstring is its heading.
+A benchmark is a file `bench/bench_<name>.py` with a function `rows()` that yields `(what, value,
+unit)`. The first line of its docstring is its heading.
 """
 
 import importlib.util
@@ -29,7 +30,11 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
     return f"{os.cpu_count()} x {model}, Python {platform.python_version()}"
 

@@ -23,11 +23,14 @@ WORK = ROOT / "_docs"
 DOCS = WORK / "pages"
 VENDOR = WORK / "vendor"
 REPOSITORY = "https://github.com/aclam-project/aclam/blob/main/"
-FETCHED = r'<(?:script|img|iframe|source)[^>]*\ssrc="https?:[^>]*|<link[^>]*stylesheet[^>]*"https?:[^>]*'
+FETCHED = (
+    r'<(?:script|img|iframe|source)[^>]*\ssrc="https?:[^>]*|<link[^>]*stylesheet[^>]*"https?:[^>]*'
+)
 PACKAGES = {"katex": "0.19.1", "iframe-worker": "1.0.4"}  # npm packages, exact
 
 
-# --- what comes from npm ----------------------------------------------------------------------------------------------
+# --- what comes from npm
+# ----------------------------------------------------------------------------------------------
 
 
 def vendor() -> None:
@@ -37,12 +40,16 @@ def vendor() -> None:
         if folder.exists():
             continue
         if not shutil.which("npm"):
-            raise SystemExit("the book needs npm (Node.js) to fetch KaTeX: install it, or read the notebooks")
+            raise SystemExit(
+                "the book needs npm (Node.js) to fetch KaTeX: install it, or read the notebooks"
+            )
         VENDOR.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", "--silent", f"{name}@{version}"]
         done = subprocess.run(command, cwd=VENDOR, text=True, capture_output=True)
         if done.returncode:
-            raise SystemExit(f"npm could not fetch {name} {version}: {done.stderr.strip().splitlines()[-1:]}")
+            raise SystemExit(
+                f"npm could not fetch {name} {version}: {done.stderr.strip().splitlines()[-1:]}"
+            )
         archive = VENDOR / done.stdout.split()[-1]
         with tarfile.open(archive) as tar:
             tar.extractall(VENDOR / "unpacked", filter="data")
@@ -62,7 +69,8 @@ def copy_assets() -> None:
         shutil.copy(ROOT / "site" / name, DOCS / "vendor")
 
 
-# --- pages ------------------------------------------------------------------------------------------------------------
+# --- pages
+# ------------------------------------------------------------------------------------------------------------
 
 
 def symbols() -> dict[str, dict[str, str]]:
@@ -78,7 +86,9 @@ def symbols() -> dict[str, dict[str, str]]:
 
 
 def link_symbols(text: str, module: str, up: str, known: dict[str, dict[str, str]]) -> str:
-    """Turn `name` in prose into a link to its page in the reference; fences, headings and links are left alone."""
+    """Turn `name` in prose into a link to its page in the reference; fences, headings and links are
+    left alone.
+    """
 
     def link(match: re.Match) -> str:
         homes = known.get(match.group(1).removesuffix("()").split(".")[-1], {})
@@ -86,16 +96,23 @@ def link_symbols(text: str, module: str, up: str, known: dict[str, dict[str, str
         return f"[{match.group(0)}]({up}api/{home}.md#{homes[home]})" if home else match.group(0)
 
     parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.M | re.S)
-    return "".join(p if i % 2 else re.sub(r"(?<!`)`([\w.]+(?:\(\))?)`(?!`)", link, p) for i, p in enumerate(parts))
+    return "".join(
+        p if i % 2 else re.sub(r"(?<!`)`([\w.]+(?:\(\))?)`(?!`)", link, p)
+        for i, p in enumerate(parts)
+    )
 
 
 def address(notebook: Path) -> Path:
-    """Where a notebook's page is, from the site's root: as nbdev names it in docstrings, without the file's number."""
+    """Where a notebook's page is, from the site's root: as nbdev names it in docstrings, without
+    the file's number.
+    """
     return notebook.relative_to(NBS).with_name(re.sub(r"^\d+[a-z]?_", "", notebook.stem) + ".md")
 
 
 def rewrite_links(text: str, folder: Path) -> str:
-    """Notebooks become pages; files outside nbs/ become links to the repository; the Colab badge becomes words."""
+    """Notebooks become pages; files outside nbs/ become links to the repository; the Colab badge
+    becomes words.
+    """
     text = re.sub(r"\[!\[Open in Colab\]\([^)]*\)\]", "[Open in Colab]", text)
 
     def link(match: re.Match) -> str:
@@ -142,21 +159,30 @@ def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     (DOCS / "api").mkdir()
     modules = sorted({module for homes in known.values() for module in homes})
     for module in modules:
-        (DOCS / "api" / f"{module}.md").write_text(f"# {module}\n\n::: {module}\n", encoding="utf-8")
+        (DOCS / "api" / f"{module}.md").write_text(
+            f"# {module}\n\n::: {module}\n", encoding="utf-8"
+        )
     return [{module: f"api/{module}.md"} for module in modules]
 
 
-# --- the site ---------------------------------------------------------------------------------------------------------
+# --- the site
+# ---------------------------------------------------------------------------------------------------------
 
 
 def configure(nav: list) -> Path:
     """mkdocs.yml with the navigation and the paths of this checkout."""
     config = yaml.safe_load((ROOT / "site" / "mkdocs.yml").read_text(encoding="utf-8"))
     options = {
-        "docstring_style": None, "show_root_heading": False, "show_root_toc_entry": False, "heading_level": 2,
-        "members_order": "source", "filters": ["!^_"], "show_source": True, "show_signature_annotations": True,
+        "docstring_style": None,
+        "show_root_heading": False,
+        "show_root_toc_entry": False,
+        "heading_level": 2,
+        "members_order": "source",
+        "filters": ["!^_"],
+        "show_source": True,
+        "show_signature_annotations": True,
         "separate_signature": True,
-    }  # fmt: skip
+    }
     python = {"paths": [str(ROOT)], "options": options}
     config["plugins"] = ["search", "offline", {"mkdocstrings": {"handlers": {"python": python}}}]
     config |= {"nav": nav, "docs_dir": str(DOCS), "site_dir": str(WORK / "site")}
@@ -191,12 +217,20 @@ def main() -> None:
     for room, notebooks in chapters():
         nav.append({room["room"]: [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]})
     nav.append({"Reference": reference(known)})
-    command = [Path(sys.executable).with_name("mkdocs"), "build", "--quiet", "--config-file", configure(nav)]
+    command = [
+        Path(sys.executable).with_name("mkdocs"),
+        "build",
+        "--quiet",
+        "--config-file",
+        configure(nav),
+    ]
     status = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode
     if status:
         raise SystemExit(status)
     make_offline(WORK / "site")
-    for markdown in DOCS.rglob("*.md"):  # module docstrings point to the text of a page at <page>.html.md
+    for markdown in DOCS.rglob(
+        "*.md"
+    ):  # module docstrings point to the text of a page at <page>.html.md
         shutil.copy(markdown, WORK / "site" / markdown.relative_to(DOCS).with_suffix(".html.md"))
     print(f"the book: {(WORK / 'site' / 'index.html').relative_to(ROOT)}")
 

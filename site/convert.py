@@ -11,15 +11,21 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 
-SaveImage = Callable[[str, bytes], str]  # (file name, content) -> the address to write into the page
+SaveImage = Callable[
+    [str, bytes], str
+]  # (file name, content) -> the address to write into the page
 
 
 def chapters(nbs: Path = NBS) -> list[tuple[dict, list[Path]]]:
-    """Rooms in reading order, each with its notebooks that exist; those not named in chapters.yml come last."""
+    """Rooms in reading order, each with its notebooks that exist; those not named in chapters.yml
+    come last.
+    """
     rooms = []
     for room in yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8")):
         named = [nbs / room["folder"] / f"{n}.ipynb" for n in room["notebooks"]]
-        there = sorted(p for p in (nbs / room["folder"]).glob("*.ipynb") if p != nbs / "index.ipynb")
+        there = sorted(
+            p for p in (nbs / room["folder"]).glob("*.ipynb") if p != nbs / "index.ipynb"
+        )
         ordered = [p for p in named if p in there] + [p for p in there if p not in named]
         if ordered:
             rooms.append((room, ordered))
@@ -40,12 +46,17 @@ def directives(source: str) -> dict[str, str]:
 
 
 def to_markdown(
-    notebook: dict, name: str, save_image: SaveImage, text: Callable[[str], str] = str, module: str = ""
+    notebook: dict,
+    name: str,
+    save_image: SaveImage,
+    text: Callable[[str], str] = str,
+    module: str = "",
 ) -> str:
     """One page: texts as they are, code without its directives, outputs below it.
 
-    `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text cell. With `module`,
-    the cells that are exported carry its name as a title, as MkDocs Material understands it.
+    `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text
+    cell. With `module`, the cells that are exported carry its name as a title, as MkDocs Material
+    understands it.
     """
     parts = []
     for i, cell in enumerate(notebook["cells"]):
@@ -65,7 +76,9 @@ def _code(source: str, said: dict[str, str], module: str) -> str:
     body = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
     if not body or said.get("echo") == "false":
         return ""
-    title = f' title="{module}"' if module and said.keys() & {"export", "exports", "exporti"} else ""
+    title = (
+        f' title="{module}"' if module and said.keys() & {"export", "exports", "exporti"} else ""
+    )
     return f"```python{title}\n{body}\n```"
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from convert import NBS, ROOT, to_markdown
 from execnb.shell import CaptureShell
 
-NOTICE = "<!-- Made from nbs/index.ipynb by `make export`: edit the notebook, not this file. -->\n\n"
+NOTICE = (
+    "<!-- Made from nbs/index.ipynb by `make export`: edit the notebook, not this file. -->\n\n"
+)
 
 
 def run(notebook: Path) -> dict:
@@ -34,10 +36,14 @@ def readme() -> str:
     """The text of README.md. Paths that are relative to nbs/ become relative to the root."""
 
     def no_image(name: str, content: bytes) -> str:
-        raise SystemExit(f"index.ipynb draws {name}: README.md takes pictures from files, not from outputs")
+        raise SystemExit(
+            f"index.ipynb draws {name}: README.md takes pictures from files, not from outputs"
+        )
 
     text = to_markdown(run(NBS / "index.ipynb"), "index", no_image)
-    text = re.sub(r"\]\((?!https?:|#|mailto:)([^)]+)\)", lambda m: f"]({_from_root(m.group(1))})", text)
+    text = re.sub(
+        r"\]\((?!https?:|#|mailto:)([^)]+)\)", lambda m: f"]({_from_root(m.group(1))})", text
+    )
     return NOTICE + text
 
 

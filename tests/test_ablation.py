@@ -1,4 +1,6 @@
-"The watch on constructed and on real collapses and explosions; the designs of Table 5; the study command."
+"""The watch on constructed and on real collapses and explosions; the designs of Table 5; the study
+command.
+"""
 
 import json
 import math
@@ -14,7 +16,16 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.objective import ObjectiveConfig
 from aclam.studies import ablation
-from aclam.studies.ablation import DESIGNS, SMALL, ShortRun, Watch, WatchConfig, bottlenecks, designs, train_short
+from aclam.studies.ablation import (
+    DESIGNS,
+    SMALL,
+    ShortRun,
+    Watch,
+    WatchConfig,
+    bottlenecks,
+    designs,
+    train_short,
+)
 
 TINY = dict(image_size=16, idm_width=32, fdm_width=32, fdm_depth=1, tokens=2)
 
@@ -32,7 +43,10 @@ def triples(films):
 def readings(latent, steps=(0, 100, 200, 300)) -> str:
     watch = Watch(torch.empty(0))
     for s in steps:
-        watch.note(s, {"z": latent(s / 100, torch.randn(64, 8, generator=torch.Generator().manual_seed(1)))})
+        watch.note(
+            s,
+            {"z": latent(s / 100, torch.randn(64, 8, generator=torch.Generator().manual_seed(1)))},
+        )
     return watch.verdict
 
 
@@ -47,7 +61,10 @@ def readings(latent, steps=(0, 100, 200, 300)) -> str:
         (lambda t, x: x if t == 0 else 2 + 0.01 * x, "collapse"),  # the same for every pair
         (lambda t, x: x * 10**t, "explode"),
         (lambda t, x: x * (1 if t < 3 else math.inf), "explode"),
-        (lambda t, x: x * 100 if t == 1 else x, "explode"),  # not forgotten when it comes down again
+        (
+            lambda t, x: x * 100 if t == 1 else x,
+            "explode",
+        ),  # not forgotten when it comes down again
     ],
 )
 def test_constructed_cases(latent, verdict):
@@ -69,10 +86,16 @@ def test_either_side_of_the_bottleneck_may_fail():
 
 @pytest.mark.parametrize(
     ("design", "verdict"),
-    [("IDM, no stop", "collapse"), ("IDM, stop z_ij + z_jk", "explode"), ("default (FDM, post-VQ)", "stable")],
+    [
+        ("IDM, no stop", "collapse"),
+        ("IDM, stop z_ij + z_jk", "explode"),
+        ("default (FDM, post-VQ)", "stable"),
+    ],
 )
 def test_real_trainings_are_caught(design, verdict, triples):
-    "Sixty steps with a heavy weight on the additive loss: what Table 5 calls collapse and explode, and the default."
+    """Sixty steps with a heavy weight on the additive loss: what Table 5 calls collapse and
+    explode, and the default.
+    """
     torch.manual_seed(0)
     objective = replace(DESIGNS[design], lambda_ac=20.0 if "IDM" in design else 1.0)
     quiet = replace(SMALL.bottleneck, continuous_steps=1000)
@@ -96,19 +119,34 @@ def test_table_5_differs_in_the_objective_only():
     models = designs()
     assert len({replace(c, objective=ObjectiveConfig()) for c in models.values()}) == 1
     assert len({c.objective for c in models.values()}) == 5
-    assert {c.bottleneck.kind for c in bottlenecks().values()} == {"vq", "rvq", "nsvq", "fsq", "vae", "none"}
+    assert {c.bottleneck.kind for c in bottlenecks().values()} == {
+        "vq",
+        "rvq",
+        "nsvq",
+        "fsq",
+        "vae",
+        "none",
+    }
 
 
 def test_the_command_writes_every_row_once_and_goes_on(films, tmp_path, monkeypatch, capsys):
-    write_store(tmp_path / "data", [*films, *(synthetic_trajectory(9 + n, T=16, size=16) for n in range(6))])
-    two = lambda: {n: replace(c, **TINY) for n, c in list(designs().items())[:2]}  # noqa: E731
+    write_store(
+        tmp_path / "data", [*films, *(synthetic_trajectory(9 + n, T=16, size=16) for n in range(6))]
+    )
+
+    def two():
+        return {n: replace(c, **TINY) for n, c in list(designs().items())[:2]}
+
     monkeypatch.setitem(ablation.STUDIES, "table5", two)
     words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "found.json"), "--json"]
     words += "--run.steps 4 --run.batch-size 4 --run.every 2 --run.n 32".split()
     ablation.main(words)
     printed = capsys.readouterr()
     rows = json.loads(printed.out)["rows"]
-    assert list(rows) == [f"{name}, seed 0" for name in list(DESIGNS)[:2]] and printed.out.count("\n") == 1
+    assert (
+        list(rows) == [f"{name}, seed 0" for name in list(DESIGNS)[:2]]
+        and printed.out.count("\n") == 1
+    )
     assert all(row["readings"][-1]["step"] == 4 and "additivity" in row for row in rows.values())
     ablation.main(words)
     assert capsys.readouterr().err == ""  # nothing was trained again

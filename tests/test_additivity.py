@@ -31,19 +31,29 @@ def test_consequences_are_bounded_by_the_defect(name):
 def test_differences_of_any_potential_are_additive(phi):
     Z = al.latent_table(lambda a, b: phi(b) - phi(a), SCENE)
     assert al.largest(al.additivity_defect(Z)) < 1e-12
-    assert al.identity_error(Z) == 0 and al.inverse_error(Z) < 1e-12 and al.cycle_error(Z, [[0, 3, 1, 5]]) < 1e-12
+    assert (
+        al.identity_error(Z) == 0
+        and al.inverse_error(Z) < 1e-12
+        and al.cycle_error(Z, [[0, 3, 1, 5]]) < 1e-12
+    )
     assert np.isclose(al.additive_share(Z), 1)
     assert np.allclose(al.coboundary(al.potential(Z, 2)), Z)
 
 
 def test_identity_and_inverse_do_not_imply_additivity():
     Z = al.latent_table(FUNCTIONS["stretched"], SCENE)
-    assert al.identity_error(Z) == 0 and al.inverse_error(Z) < 1e-12 and al.largest(al.additivity_defect(Z)) > 0.5
+    assert (
+        al.identity_error(Z) == 0
+        and al.inverse_error(Z) < 1e-12
+        and al.largest(al.additivity_defect(Z)) > 0.5
+    )
 
 
 def test_the_defect_of_a_leak_is_the_leak():
     Z = al.coboundary(RNG.standard_normal((5, 2)))
-    assert max(al.check_leaks(Z, RNG.standard_normal(2), RNG.standard_normal((5, 2))).values()) < 1e-12
+    assert (
+        max(al.check_leaks(Z, RNG.standard_normal(2), RNG.standard_normal((5, 2))).values()) < 1e-12
+    )
 
 
 def test_two_sided_leak_passes():
@@ -67,9 +77,22 @@ def test_an_empty_scene_is_an_error():
 
 
 def test_bch_table():
-    known = {5: (0.22, 0.22, 0.031), 10: (0.87, 0.87, 0.062), 15: (1.96, 1.97, 0.093), 20: (3.49, 3.50, 0.124),
-             30: (7.85, 7.91, 0.187), 45: (17.67, 17.97, 0.282), 60: (31.42, 32.35, 0.381)}  # fmt: skip
-    random = {5: (0.17, 0.22), 10: (0.69, 0.87), 15: (1.54, 1.96), 20: (2.75, 3.50), 30: (6.22, 7.90)}
+    known = {
+        5: (0.22, 0.22, 0.031),
+        10: (0.87, 0.87, 0.062),
+        15: (1.96, 1.97, 0.093),
+        20: (3.49, 3.50, 0.124),
+        30: (7.85, 7.91, 0.187),
+        45: (17.67, 17.97, 0.282),
+        60: (31.42, 32.35, 0.381),
+    }
+    random = {
+        5: (0.17, 0.22),
+        10: (0.69, 0.87),
+        15: (1.54, 1.96),
+        20: (2.75, 3.50),
+        30: (6.22, 7.90),
+    }
     for row in rm.bch_table(random=4000):
         second, exact, share = known[row["leg"]]
         assert abs(row["second_order"] - second) < 0.006 and abs(row["orthogonal"] - exact) < 0.006
@@ -97,7 +120,9 @@ def test_filter_bound_holds_for_random_triples():
     axes = rng.standard_normal((2, 3000, 3))
     axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
     split, total = rng.random((3000, 1)), np.deg2rad(30)
-    assert rm.bch_error(split * total * axes[0], (1 - split) * total * axes[1]).max() <= rm.filter_bound(total)
+    assert rm.bch_error(
+        split * total * axes[0], (1 - split) * total * axes[1]
+    ).max() <= rm.filter_bound(total)
 
 
 def test_translations():

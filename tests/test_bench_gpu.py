@@ -23,7 +23,7 @@ def plan(tmp_path):
 
 
 def page_of(plan: sections.Plan, name: str, seconds: float = 60) -> dict:
-    "What a section writes, run in this process."
+    """What a section writes, run in this process."""
     (plan.out / "pages").mkdir(exist_ok=True)
     page = sections.Page(plan.out / "pages" / f"{name}.json")
     sections.SECTIONS[name](plan, page, sections.Clock(time.monotonic() + seconds))
@@ -43,14 +43,19 @@ def test_a_section_leaves_time_for_those_that_follow(left):
         seconds = bench_gpu.allowed(name, todo, end, tiny=False)
         assert 1 <= seconds <= bench_gpu.limits(False)[name][0]
         end -= seconds
-    assert end >= 0 or left < 300  # a short call cannot give each its least, but each is told to be quick
+    assert (
+        end >= 0 or left < 300
+    )  # a short call cannot give each its least, but each is told to be quick
 
 
 def test_the_sweep_the_next_section_and_the_profile_build_on_each_other(plan):
     swept = page_of(plan, "sweep")
     assert swept["preset"] == "ac_lam_cpu" and swept["flops_per_triple"] > 1e6
     assert [(r["micro_batch"], r["fits"]) for r in swept["micro_batches"]] == [(2, True), (4, True)]
-    assert sections.best_micro_batch(plan) in (2, 4) and sections.page_number(plan, "sweep", "parameters") > 1e4
+    assert (
+        sections.best_micro_batch(plan) in (2, 4)
+        and sections.page_number(plan, "sweep", "parameters") > 1e4
+    )
 
 
 def test_a_family_that_cannot_run_is_a_row_and_not_the_end(plan, monkeypatch):
@@ -70,17 +75,27 @@ def test_a_family_that_cannot_run_is_a_row_and_not_the_end(plan, monkeypatch):
 
 def test_the_policy_takes_checkpointed_steps(plan):
     page = page_of(plan, "policy")
-    assert page["flops_with_recomputing"] > page["flops_per_sample"] > 0 and page["weights"] == "random"
+    assert (
+        page["flops_with_recomputing"] > page["flops_per_sample"] > 0
+        and page["weights"] == "random"
+    )
     assert [r["micro_batch"] for r in page["micro_batches"]] == [1, 2]
 
 
 def test_kinds_of_kernels_and_distances_of_curves():
-    kernels = {"nvjet_tst_128x256": "matrix products", "sm90_xmma_gemm_bf16": "matrix products",
-               "flash_fwd_kernel": "attention", "multi_tensor_apply_kernel": "optimizer", "Memcpy HtoD": "copies",
-               "vectorized_elementwise_kernel": "element by element"}  # fmt: skip
+    kernels = {
+        "nvjet_tst_128x256": "matrix products",
+        "sm90_xmma_gemm_bf16": "matrix products",
+        "flash_fwd_kernel": "attention",
+        "multi_tensor_apply_kernel": "optimizer",
+        "Memcpy HtoD": "copies",
+        "vectorized_elementwise_kernel": "element by element",
+    }
     assert {name: sections.kind_of(name) for name in kernels} == kernels
     found = sections.apart([1.0] * 30, [1.0] * 29 + [1.1])
-    assert found["largest_step"] == pytest.approx(0.1) and found["last_mean_of_20"] == pytest.approx(0.005)
+    assert found["largest_step"] == pytest.approx(0.1) and found[
+        "last_mean_of_20"
+    ] == pytest.approx(0.005)
 
 
 STUB = """#!/bin/sh
@@ -102,15 +117,24 @@ def test_a_section_that_dies_or_hangs_costs_only_itself(tmp_path, monkeypatch, c
     monkeypatch.setattr(bench_gpu, "allowed", lambda name, *_: 0.3 if name == "curves" else 20)
     monkeypatch.setattr(bench_gpu, "PATIENCE_S", 0.5)
     start = time.monotonic()
-    status = bench_gpu.main(["--tiny", "--out", str(tmp_path / "out"), "--only", "sweep", "curves", "machine"])
+    status = bench_gpu.main(
+        ["--tiny", "--out", str(tmp_path / "out"), "--only", "sweep", "curves", "machine"]
+    )
     assert time.monotonic() - start < 15 and status == 1
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     states = {name: (row["status"], row["result"]) for name, row in report["sections"].items()}
     assert states["machine"] == ("done", {"card": "stub"})
     assert states["sweep"] == ("failed", {"error": "CUDA error: an illegal memory access"})
     assert states["curves"] == ("out of time", {"losses": {"float32": [2, 1]}})
-    assert report["tiny"] is True and report["headline"]["card"] == "stub" and report["headline"]["sections_done"] == 1
-    assert report["plots"] == ["gpu_curves.png"] and json.loads(capsys.readouterr().out) == report["headline"]
+    assert (
+        report["tiny"] is True
+        and report["headline"]["card"] == "stub"
+        and report["headline"]["sections_done"] == 1
+    )
+    assert (
+        report["plots"] == ["gpu_curves.png"]
+        and json.loads(capsys.readouterr().out) == report["headline"]
+    )
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
@@ -129,10 +153,17 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
 def test_rows_for_the_table_of_benchmarks(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_gpu, "KEPT", tmp_path / "gpu.json")
     assert "not measured yet" in next(bench_gpu.rows())[0]
-    head = {"card": "X", "step_alone": {"mfu": 0.4, "micro_batch": 64}, "loop": {"run": "jpeg", "data_wait": 0.01}}
+    head = {
+        "card": "X",
+        "step_alone": {"mfu": 0.4, "micro_batch": 64},
+        "loop": {"run": "jpeg", "data_wait": 0.01},
+    }
     (tmp_path / "gpu.json").write_text(json.dumps({"tiny": False, "headline": head}))
     assert [r[:2] for r in bench_gpu.rows()] == [
-        ("X: step alone, mfu", 0.4), ("X: step alone, micro_batch", 64), ("X: loop, data_wait", 0.01)]  # fmt: skip
+        ("X: step alone, mfu", 0.4),
+        ("X: step alone, micro_batch", 64),
+        ("X: loop, data_wait", 0.01),
+    ]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
@@ -143,7 +174,11 @@ def test_the_script_is_one_that_bash_can_read():
 @pytest.mark.slow
 def test_the_whole_script_on_a_cpu(tmp_path):
     words = ["bash", ROOT / "bench" / "gpu.sh", "--tiny", "--out", tmp_path]
-    done = subprocess.run(words, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, timeout=900)
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, timeout=900
+    )
     report = json.loads((tmp_path / "gpu.json").read_text())
-    assert {name: row["status"] for name, row in report["sections"].items()} == dict.fromkeys(bench_gpu.NAMES, "done")
+    assert {name: row["status"] for name, row in report["sections"].items()} == dict.fromkeys(
+        bench_gpu.NAMES, "done"
+    )
     assert done.returncode == 0 and report["tiny"] and not (tmp_path / "runs").exists()

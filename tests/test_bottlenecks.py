@@ -1,4 +1,6 @@
-"Every bottleneck behind the one switch: shapes, rows, gradients, phases, saving, and what each promises."
+"""Every bottleneck behind the one switch: shapes, rows, gradients, phases, saving, and what each
+promises.
+"""
 
 from dataclasses import replace
 
@@ -9,7 +11,15 @@ from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.lam.bottlenecks import KINDS, FiniteScalar, channel_bits, check_odd, codebook_size, make_bottleneck, squash
+from aclam.lam.bottlenecks import (
+    KINDS,
+    FiniteScalar,
+    channel_bits,
+    check_odd,
+    codebook_size,
+    make_bottleneck,
+    squash,
+)
 from aclam.lam.model import check_saved, step_lowers_loss
 from aclam.lam.quantizer import BottleneckConfig, look_up
 
@@ -32,7 +42,10 @@ def test_shapes_rows_and_gradient(kind, shared):
     assert x.grad.abs().sum() > 0
     assert (out.indices is None) == (rows is None)
     if rows is not None:
-        assert out.indices.shape == (64, 3 * (config.stages if kind == "rvq" else 1)) and out.indices.max() < rows
+        assert (
+            out.indices.shape == (64, 3 * (config.stages if kind == "rvq" else 1))
+            and out.indices.max() < rows
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,14 +62,22 @@ def test_a_model_of_every_kind_steps_and_is_saved(kind, triples, tmp_path):
 @pytest.mark.parametrize("kind", ["vq", "nsvq", "rvq", "fsq"])
 def test_continuous_phase_then_rounding(kind):
     b = make_bottleneck(2, 3, BottleneckConfig(kind=kind, codes=4, continuous_steps=2))
-    assert [b(torch.randn(32, 2, 3)).indices is None for _ in range(4)] == [True, True, False, False]
+    assert [b(torch.randn(32, 2, 3)).indices is None for _ in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert b.eval()(torch.randn(4, 2, 3)).indices is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluation_repeats_itself(kind):
     torch.manual_seed(0)
-    b, x = make_bottleneck(2, 3, BottleneckConfig(kind=kind, codes=4, noise=0.5)), torch.randn(32, 2, 3)
+    b, x = (
+        make_bottleneck(2, 3, BottleneckConfig(kind=kind, codes=4, noise=0.5)),
+        torch.randn(32, 2, 3),
+    )
     b(x)
     b.eval()
     assert torch.equal(b(x).z, b(x).z)
@@ -65,20 +86,29 @@ def test_evaluation_repeats_itself(kind):
 @pytest.mark.parametrize("shared", [True, False])
 def test_noise_bottleneck_gives_codes_and_moves_them(shared):
     torch.manual_seed(0)
-    b = make_bottleneck(3, 4, BottleneckConfig(kind="nsvq", codes=8, shared=shared, normalise="none"))
+    b = make_bottleneck(
+        3, 4, BottleneckConfig(kind="nsvq", codes=8, shared=shared, normalise="none")
+    )
     x = torch.randn(64, 3, 4)
     out = b(x)
     (out.z - out.pre).square().mean().backward()
-    assert all(book.codebooks.grad.abs().sum() > 0 for book in b.books)  # through the length of the noise
+    assert all(
+        book.codebooks.grad.abs().sum() > 0 for book in b.books
+    )  # through the length of the noise
     codes, out = torch.cat([book.codebooks for book in b.books]), b.eval()(x)
     assert torch.equal(out.z, codes[out.indices])
     nearest = torch.cdist(x, codes[:8]).argmin(-1)
-    assert torch.equal(out.indices if shared else out.indices[:, :1], nearest if shared else nearest[:, :1])
+    assert torch.equal(
+        out.indices if shared else out.indices[:, :1], nearest if shared else nearest[:, :1]
+    )
 
 
 def test_residual_stages_never_do_worse():
     torch.manual_seed(0)
-    x, b = torch.randn(512, 1, 4), make_bottleneck(1, 4, BottleneckConfig(kind="rvq", stages=3, codes=16, decay=0.5))
+    x, b = (
+        torch.randn(512, 1, 4),
+        make_bottleneck(1, 4, BottleneckConfig(kind="rvq", stages=3, codes=16, decay=0.5)),
+    )
     for _ in range(10):
         b(x)
     out = b.eval()(x)
@@ -92,14 +122,19 @@ def test_residual_stages_never_do_worse():
 
 
 def test_lattice_is_odd_and_reaches_its_ends():
-    assert squash(torch.tensor([[9.0, -9.0]]), torch.tensor([7.0, 5.0])).round().tolist() == [[3.0, -2.0]]
+    assert squash(torch.tensor([[9.0, -9.0]]), torch.tensor([7.0, 5.0])).round().tolist() == [
+        [3.0, -2.0]
+    ]
     b = make_bottleneck(2, 4, BottleneckConfig(kind="fsq", normalise="scale"))
     assert isinstance(b, FiniteScalar)
     check_odd(b, torch.randn(16, 2, 4))
 
 
 def test_variational_is_its_mean_in_evaluation():
-    b, x = make_bottleneck(2, 3, BottleneckConfig(kind="vae", normalise="none")), torch.randn(256, 2, 3)
+    b, x = (
+        make_bottleneck(2, 3, BottleneckConfig(kind="vae", normalise="none")),
+        torch.randn(256, 2, 3),
+    )
     assert (b(x).z - x).std() > 0.05
     assert torch.equal(b.eval()(x).z, x) and b(x).loss > 0
 
@@ -113,10 +148,18 @@ def test_bits():
 
 
 def test_settings_of_older_models_still_build():
-    "A config.json from before the other kinds has none of their fields."
+    """A config.json from before the other kinds has none of their fields."""
     from aclam.core import from_dict
 
-    row = {"kind": "vq", "codes": 32, "shared": False, "beta": 0.25, "update": "ema", "decay": 0.99, "init": "data"}
+    row = {
+        "kind": "vq",
+        "codes": 32,
+        "shared": False,
+        "beta": 0.25,
+        "update": "ema",
+        "decay": 0.99,
+        "init": "data",
+    }
     assert codebook_size(8, from_dict(BottleneckConfig, row)) == 256
     assert PRESETS["ac_lam_cpu"].bottleneck.kind == "vq"
 

@@ -1,4 +1,6 @@
-"""The gate itself: it must see a notebook that is not clean and a module that is not what its notebook exports."""
+"""The gate itself: it must see a notebook that is not clean and a module that is not what its
+notebook exports.
+"""
 
 import json
 import shutil
@@ -8,7 +10,12 @@ import sys
 import check
 import pytest
 
-SOURCES = ["# Title\n\n> A line", "#| default_exp small", "#| export\ndef one():\n    return 1", "assert one() == 1"]
+SOURCES = [
+    "# Title\n\n> A line",
+    "#| default_exp small",
+    "#| export\ndef one():\n    return 1",
+    "assert one() == 1",
+]
 
 
 @pytest.fixture
@@ -17,7 +24,12 @@ def house(tmp_path, monkeypatch):
     for name in ("pyproject.toml", "settings.ini"):
         shutil.copy(check.ROOT / name, tmp_path)
     cells = [
-        {"cell_type": "code" if i else "markdown", "id": f"cell{i}", "metadata": {}, "source": s.splitlines(True)}
+        {
+            "cell_type": "code" if i else "markdown",
+            "id": f"cell{i}",
+            "metadata": {},
+            "source": s.splitlines(True),
+        }
         | ({"execution_count": None, "outputs": []} if i else {})
         for i, s in enumerate(SOURCES)
     ]
@@ -44,14 +56,21 @@ def test_a_notebook_that_was_run_is_not_clean(house):
     before = json.dumps(nb)
     path.write_text(before)
     outcome = check.clean()
-    assert outcome.failed == 1 and "nbs/small.ipynb: differs" in outcome.note and "nbdev-clean" in outcome.note
+    assert (
+        outcome.failed == 1
+        and "nbs/small.ipynb: differs" in outcome.note
+        and "nbdev-clean" in outcome.note
+    )
     assert path.read_text() == before  # the check looks, it does not touch
 
 
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        (lambda aclam: (aclam / "small.py").write_text(f"# {check.MARK}"), "aclam/small.py: differs"),
+        (
+            lambda aclam: (aclam / "small.py").write_text(f"# {check.MARK}"),
+            "aclam/small.py: differs",
+        ),
         (lambda aclam: (aclam / "small.py").unlink(), "aclam/small.py: missing"),
         (lambda aclam: shutil.copy(aclam / "small.py", aclam / "gone.py"), "aclam/gone.py: stale"),
         (lambda aclam: (aclam / "_modidx.py").unlink(), "aclam/_modidx.py: missing"),

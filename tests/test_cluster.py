@@ -1,4 +1,6 @@
-"""Runs that live on clusters: signals, locks, worlds, watches, children, job scripts; the kill table on a toy."""
+"""Runs that live on clusters: signals, locks, worlds, watches, children, job scripts; the kill
+table on a toy.
+"""
 
 import json
 import os
@@ -28,13 +30,17 @@ from aclam.train.cluster import EXIT_GROUP, EXIT_REQUEUE, Event
 
 HERE = Path(__file__).parent
 TOY = (sys.executable, str(HERE / "toy_cluster.py"))
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs signals at a parent's death")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs signals at a parent's death"
+)
 
 
 def start(source: str, *words: object, **options) -> subprocess.Popen:
     """A Python process that runs `source` with the names of the module."""
     head = (
-        "import json, os, signal, sys, threading, time\nfrom pathlib import Path\nfrom aclam.train.cluster import *\n"
+        "import json, os, signal, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from aclam.train.cluster import *\n"
     )
     command = [sys.executable, "-c", head + textwrap.dedent(source), *map(str, words)]
     return subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True, **options)
@@ -53,13 +59,21 @@ def all_gone(pids, seconds: float = 10.0) -> bool:
     return kill_table.wait_for(lambda: not any(map(alive, pids)), seconds)
 
 
-# --- exit statuses and stop requests --------------------------------------------------------------------------------
+# --- exit statuses and stop requests
+# --------------------------------------------------------------------------------
 
 
 def test_a_requeue_is_an_exit_status_and_not_an_error():
-    status, said = end(start("from aclam.core import run_cli\ndef f(): raise Requeue('x')\nrun_cli(f, 'prog')"))
+    status, said = end(
+        start("from aclam.core import run_cli\ndef f(): raise Requeue('x')\nrun_cli(f, 'prog')")
+    )
     assert (status, said) == (EXIT_REQUEUE, "") and EXIT_REQUEUE == os.EX_TEMPFAIL
-    assert not isinstance(cluster.Requeue(), Exception) and EXIT_GROUP not in (0, 1, 2, EXIT_REQUEUE)
+    assert not isinstance(cluster.Requeue(), Exception) and EXIT_GROUP not in (
+        0,
+        1,
+        2,
+        EXIT_REQUEUE,
+    )
 
 
 STEPS = """
@@ -71,7 +85,9 @@ with StopRequest(float(sys.argv[1])) as stop:
 """
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGTERM] * 3, [10, 15, 10]])
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGTERM] * 3, [10, 15, 10]]
+)
 def test_signals_wait_for_the_end_of_the_step(numbers):
     process = start(STEPS, 3.0)
     process.stdout.readline()
@@ -96,7 +112,9 @@ def test_handlers_are_put_back_and_other_threads_left_alone():
     before, seen = signal.getsignal(signal.SIGTERM), []
     with cluster.StopRequest() as stop:
         assert signal.getsignal(signal.SIGTERM) == stop._note
-        thread = threading.Thread(target=lambda: seen.append(bool(cluster.StopRequest().__enter__())))
+        thread = threading.Thread(
+            target=lambda: seen.append(bool(cluster.StopRequest().__enter__()))
+        )
         thread.start(), thread.join()
         assert signal.getsignal(signal.SIGTERM) == stop._note
         signal.raise_signal(signal.SIGUSR1)
@@ -104,7 +122,8 @@ def test_handlers_are_put_back_and_other_threads_left_alone():
     assert seen == [False] and signal.getsignal(signal.SIGTERM) == before
 
 
-# --- folders --------------------------------------------------------------------------------------------------------
+# --- folders
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_has_one_run_and_is_free_when_it_is_dead(tmp_path):
@@ -116,19 +135,27 @@ def test_a_folder_has_one_run_and_is_free_when_it_is_dead(tmp_path):
         run,
     )
     holder.stdout.readline()
-    with pytest.raises(UserError, match=rf"in use by process {holder.pid} on {socket.gethostname()}, since .*: wait"):
+    with pytest.raises(
+        UserError,
+        match=rf"in use by process {holder.pid} on {socket.gethostname()}, since .*: wait",
+    ):
         with cluster.claim_folder(run, wait_s=0.0):
             pass
     holder.kill(), holder.wait()
     with cluster.claim_folder(run, wait_s=0.0):
-        with pytest.raises(UserError, match=f"process {os.getpid()}"), cluster.claim_folder(run, wait_s=0.0):
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()}"),
+            cluster.claim_folder(run, wait_s=0.0),
+        ):
             pass
     with cluster.claim_folder(run, wait_s=0.0) as lock:
         assert [p.name for p in run.iterdir()] == [lock.name]
 
 
 def test_a_run_that_is_about_to_end_is_waited_for(tmp_path):
-    holder = start("with claim_folder(sys.argv[1]): print('held', flush=True); time.sleep(0.5)", tmp_path)
+    holder = start(
+        "with claim_folder(sys.argv[1]): print('held', flush=True); time.sleep(0.5)", tmp_path
+    )
     holder.stdout.readline()
     with cluster.claim_folder(tmp_path, wait_s=10.0):
         assert end(holder)[0] == 0
@@ -161,7 +188,9 @@ def two_ranks(monkeypatch):
     state = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
     monkeypatch.setattr(accelerate, "PartialState", lambda: state)
     monkeypatch.setattr(accelerate.utils, "gather_object", lambda mine: mine + other.gathers)
-    monkeypatch.setattr(accelerate.utils, "broadcast_object_list", lambda values: other.hears or values)
+    monkeypatch.setattr(
+        accelerate.utils, "broadcast_object_list", lambda values: other.hears or values
+    )
     return state, other
 
 
@@ -188,7 +217,8 @@ def test_other_ranks_take_what_rank_0_says(tmp_path, two_ranks):
         cluster.agree_on_start(tmp_path, None, within_s=0.0)
 
 
-# --- worlds and time-outs -------------------------------------------------------------------------------------------
+# --- worlds and time-outs
+# -------------------------------------------------------------------------------------------
 
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
 ACCELERATE = {"ACCELERATE_DYNAMO_BACKEND": "no"}
@@ -199,10 +229,25 @@ ACCELERATE = {"ACCELERATE_DYNAMO_BACKEND": "no"}
     [
         (TWO, 1, 0, "torchrun started 2 processes, .* ACCELERATE_USE_CPU=true"),
         ({**TWO, **ACCELERATE}, 1, 0, "accelerate launch started 2"),
-        ({**ACCELERATE, "MASTER_PORT": "29500"}, 1, 0, "asked for several processes and started one"),
-        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0"}, 1, 8, "srun started 8 .*--ntasks-per-node=1"),
+        (
+            {**ACCELERATE, "MASTER_PORT": "29500"},
+            1,
+            0,
+            "asked for several processes and started one",
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0"},
+            1,
+            8,
+            "srun started 8 .*--ntasks-per-node=1",
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, 1, 0, "mpirun started 4"),
-        ({**TWO, "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "8"}, 8, 4, "with 4 GPUs: .* --nproc_per_node 4"),
+        (
+            {**TWO, "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "8"},
+            8,
+            4,
+            "with 4 GPUs: .* --nproc_per_node 4",
+        ),
     ],
 )
 def test_a_world_that_is_too_small_is_refused_with_the_cure(env, processes, gpus, says):
@@ -244,17 +289,23 @@ class Hanging(Dataset):
 
 @pytest.mark.parametrize(
     "deed, says",
-    [(lambda: time.sleep(60), "no batch came .* for 1 s"), (lambda: os._exit(3), "a loading process died")],
+    [
+        (lambda: time.sleep(60), "no batch came .* for 1 s"),
+        (lambda: os._exit(3), "a loading process died"),
+    ],
 )
 def test_a_loader_that_hangs_or_dies_is_one_line(deed, says):
-    loader = DataLoader(Hanging(deed), sampler=range(3), batch_size=None, **loader_settings(1, "cpu", timeout_s=1))
+    loader = DataLoader(
+        Hanging(deed), sampler=range(3), batch_size=None, **loader_settings(1, "cpu", timeout_s=1)
+    )
     batches = cluster.loading(iter(loader), 1.0)
     with pytest.raises(UserError, match=says) as caught:
         list(batches)  # the first may have come, or have gone with the process that had it
     assert "\n" not in str(caught.value)
 
 
-# --- the watch ------------------------------------------------------------------------------------------------------
+# --- the watch
+# ------------------------------------------------------------------------------------------------------
 
 
 def event(rank, kind, cause="x"):
@@ -280,7 +331,12 @@ def test_the_true_cause(events, rank, more):
     "error, kind",
     [
         (torch.distributed.DistBackendError("NCCL error"), "lost"),
-        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), "lost"),
+        (
+            RuntimeError(
+                "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"
+            ),
+            "lost",
+        ),
         (cluster.GroupError("another rank"), "lost"),
         (RuntimeError("CUDA error: out of memory"), "error"),
         (UserError("the loss is nan"), "error"),
@@ -308,10 +364,16 @@ print(threading.active_count())
 """
 
 
-def ranks(folder: Path, deeds: dict[int, str], world: int = 3, stay: float = 60.0, timeout_s: float = 60.0):
-    """(status, words) of processes that watch over one another, some of which do something; and the seconds."""
+def ranks(
+    folder: Path, deeds: dict[int, str], world: int = 3, stay: float = 60.0, timeout_s: float = 60.0
+):
+    """(status, words) of processes that watch over one another, some of which do something; and the
+    seconds.
+    """
     told = folder / "told"
-    processes = [start(RANK, r, world, told, timeout_s, deeds.get(r, ""), stay) for r in range(world)]
+    processes = [
+        start(RANK, r, world, told, timeout_s, deeds.get(r, ""), stay) for r in range(world)
+    ]
     begun = time.monotonic()
     ended = [end(p) for p in processes]
     return ended, time.monotonic() - begun
@@ -325,14 +387,21 @@ def test_a_good_end_leaves_no_thread_and_says_nothing(tmp_path):
 def test_an_exception_on_any_rank_ends_all_with_its_cause_on_rank_0(tmp_path):
     ended, seconds = ranks(tmp_path, {2: "raise ValueError('bad\\ntriple')"})
     assert [status for status, _ in ended] == [EXIT_GROUP, EXIT_GROUP, 1] and seconds < 30
-    assert ended[0][1] == f"rank 2 ({socket.gethostname()}): ValueError: bad triple" and ended[1][1] == ""
+    assert (
+        ended[0][1] == f"rank 2 ({socket.gethostname()}): ValueError: bad triple"
+        and ended[1][1] == ""
+    )
     assert ended[2][1].startswith("Traceback")
 
 
 def test_an_exception_on_rank_0_speaks_for_itself(tmp_path):
-    ended, _ = ranks(tmp_path, {0: "raise UserError('the disk is full')", 1: "raise GroupError('see rank 0')"})
+    ended, _ = ranks(
+        tmp_path, {0: "raise UserError('the disk is full')", 1: "raise GroupError('see rank 0')"}
+    )
     assert [status for status, _ in ended] == [1, 2, EXIT_GROUP]
-    assert ended[0][1].endswith("UserError: the disk is full") and [said for _, said in ended[1:]] == ["", ""]
+    assert ended[0][1].endswith("UserError: the disk is full") and [
+        said for _, said in ended[1:]
+    ] == ["", ""]
 
 
 def test_the_same_error_on_all_ranks_is_said_once(tmp_path):
@@ -345,7 +414,9 @@ def test_a_killed_rank_is_named_even_if_its_children_live(tmp_path):
     deed = "if os.fork() == 0: os.close(1); os.close(2); time.sleep(8); os._exit(0)\nos.kill(os.getpid(), 9)"
     ended, seconds = ranks(tmp_path, {1: deed})
     assert [status for status, _ in ended] == [EXIT_GROUP, -9, EXIT_GROUP] and seconds < 30
-    assert re.match(r"rank 1 \(.*\): gone \(process \d+\): killed", ended[0][1]) and ended[2][1] == ""
+    assert (
+        re.match(r"rank 1 \(.*\): gone \(process \d+\): killed", ended[0][1]) and ended[2][1] == ""
+    )
 
 
 def test_others_end_when_rank_0_is_killed(tmp_path):
@@ -363,16 +434,28 @@ def test_a_silent_rank_ends_all(tmp_path):
 
 def test_a_main_thread_that_hangs_is_found_by_where_it_was(tmp_path):
     lost = "watch.at = 'step 3'; raise RuntimeError('gloo: Timed out waiting 5000ms')"
-    where = {0: lost, 1: "watch.at = 'step 3'; time.sleep(60)", 2: "watch.at = 'loading step 3'; time.sleep(60)"}
+    where = {
+        0: lost,
+        1: "watch.at = 'step 3'; time.sleep(60)",
+        2: "watch.at = 'loading step 3'; time.sleep(60)",
+    }
     late = {0: where[0].replace("raise", "time.sleep(2); raise"), 1: where[1], 2: where[2]}
     ended, _ = ranks(tmp_path, late)
     assert re.search(r"rank 0 .*Timed out.*; rank 2 was at loading step 3\n", ended[0][1])
-    assert "Traceback" in ended[0][1] and [status for status, _ in ended] == [1, EXIT_GROUP, EXIT_GROUP]
+    assert "Traceback" in ended[0][1] and [status for status, _ in ended] == [
+        1,
+        EXIT_GROUP,
+        EXIT_GROUP,
+    ]
 
 
 def test_a_launcher_that_stops_the_others_too_soon_does_not_hide_the_cause(tmp_path):
-    """torchrun sends SIGTERM within a tenth of a second; here the others have no handlers of their own."""
-    ended, _ = ranks(tmp_path, {0: "os.kill(os.getpid(), 15)", 1: "os.kill(os.getpid(), 9)", 2: "time.sleep(60)"})
+    """torchrun sends SIGTERM within a tenth of a second; here the others have no handlers of their
+    own.
+    """
+    ended, _ = ranks(
+        tmp_path, {0: "os.kill(os.getpid(), 15)", 1: "os.kill(os.getpid(), 9)", 2: "time.sleep(60)"}
+    )
     assert [status for status, _ in ended] == [EXIT_GROUP, -9, EXIT_GROUP]
     assert re.match(r"rank 1 \(.*\): gone", ended[0][1])
 
@@ -406,7 +489,8 @@ def test_a_process_that_is_alone_has_no_thread():
         assert type(watch) is cluster.Watch and threading.active_count() == before
 
 
-# --- children and the launcher --------------------------------------------------------------------------------------
+# --- children and the launcher
+# --------------------------------------------------------------------------------------
 
 PARENT = """
 log = Path(sys.argv[1])
@@ -426,7 +510,9 @@ def test_children_end_with_their_parent(tmp_path, number):
     (tmp_path / "stubborn.py").write_text(
         "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
     )
-    parent = start(PARENT, tmp_path / "log", "stubborn", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    parent = start(
+        PARENT, tmp_path / "log", "stubborn", env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
     child = int(parent.stdout.readline())
     begun = time.monotonic()
     parent.send_signal(number)
@@ -464,7 +550,14 @@ def test_the_commands_that_train_in_children_leave_none(tmp_path, who):
         list(c.train_all(c.CompareConfig(data=(Path(out),), out=Path(out), workers=2)))
     """
     parent = start(textwrap.dedent(source), tmp_path, who)
-    logs = lambda: [f for f in (*tmp_path.rglob("log.txt"), *tmp_path.rglob("train.log")) if "on" in f.read_text()]  # noqa: E731
+
+    def logs():
+        return [
+            f
+            for f in (*tmp_path.rglob("log.txt"), *tmp_path.rglob("train.log"))
+            if "on" in f.read_text()
+        ]
+
     assert kill_table.wait_for(lambda: len(logs()) == 2, 60), end(parent)
     children = [p.pid for p in psutil.Process(parent.pid).children(recursive=True)]
     parent.kill()
@@ -505,7 +598,8 @@ def test_the_launcher_passes_signals_on_and_keeps_the_status(tmp_path):
     assert end(launcher) == (EXIT_REQUEUE, "")
 
 
-# --- job scripts ----------------------------------------------------------------------------------------------------
+# --- job scripts
+# ----------------------------------------------------------------------------------------------------
 
 SCRIPTS = ("one_gpu", "eight_gpus", "four_nodes")
 
@@ -538,15 +632,23 @@ run_cli(lambda: train(Path(sys.argv[1])), "work")
 """
 
 
-def sitting(room: Path, job: dict, *words: str, number: int | None = None, whom: str = "script") -> int:
+def sitting(
+    room: Path, job: dict, *words: str, number: int | None = None, whom: str = "script"
+) -> int:
     """One start of the one-GPU script; signalled after some steps. The script's status."""
     log = room / "log"
     before = log.read_text().count("\n") if log.exists() else 0
     command = ["bash", cluster.slurm_script("one_gpu"), log, *words]
-    script = subprocess.Popen(command, env={**os.environ, **job, "PYTHONPATH": str(room)}, stderr=subprocess.DEVNULL)
+    script = subprocess.Popen(
+        command, env={**os.environ, **job, "PYTHONPATH": str(room)}, stderr=subprocess.DEVNULL
+    )
     if number:
-        assert kill_table.wait_for(lambda: log.exists() and log.read_text().count("\n") >= before + 4, 30)
-        tasks = [p for p in psutil.Process(script.pid).children(recursive=True) if "python" in p.name()]
+        assert kill_table.wait_for(
+            lambda: log.exists() and log.read_text().count("\n") >= before + 4, 30
+        )
+        tasks = [
+            p for p in psutil.Process(script.pid).children(recursive=True) if "python" in p.name()
+        ]
         for process in [psutil.Process(script.pid), *(tasks if whom == "all" else [])]:
             process.send_signal(number)
     return script.wait(timeout=60)
@@ -560,30 +662,46 @@ def test_a_job_that_is_requeued_goes_on_and_one_that_is_cancelled_is_left(tmp_pa
     assert sitting(tmp_path, job, number=signal.SIGTERM, whom="all") == EXIT_REQUEUE  # scancel
     assert sitting(tmp_path, job) == 0 and requeued.read_text() == "17\n"
     assert (tmp_path / "log").read_text().split() == [str(s) for s in range(30)]
-    assert sitting(tmp_path, job, "fail") == 1 and requeued.read_text() == "17\n"  # a bug would only come back
+    assert (
+        sitting(tmp_path, job, "fail") == 1 and requeued.read_text() == "17\n"
+    )  # a bug would only come back
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, nodes, gpus", [("one_gpu", 1, 1), ("eight_gpus", 1, 2), ("four_nodes", 2, 1)])
+@pytest.mark.parametrize(
+    "name, nodes, gpus", [("one_gpu", 1, 1), ("eight_gpus", 1, 2), ("four_nodes", 2, 1)]
+)
 def test_a_round_of_requeueing_with_real_groups(tmp_path, name, nodes, gpus):
     job = cluster.fake_slurm(tmp_path / "bin", nodes, gpus, job=os.getpid()) | {
-        "TRAIN": "toy_cluster", "PYTHONPATH": str(HERE), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "TRAIN": "toy_cluster",
+        "PYTHONPATH": str(HERE),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     run = tmp_path / "run"
     command = ["bash", cluster.slurm_script(name), "--out", run, "--steps", "40", "--wait", "0.1"]
     first = subprocess.Popen(command, env={**os.environ, **job})
-    assert kill_table.wait_for(lambda: kill_table.steps_done(run) >= 3 or first.poll() is not None, 120)
+    assert kill_table.wait_for(
+        lambda: kill_table.steps_done(run) >= 3 or first.poll() is not None, 120
+    )
     first.send_signal(signal.SIGUSR1)
     assert first.wait(timeout=120) == 0
-    assert subprocess.run(command, env={**os.environ, **job, "SLURM_RESTART_COUNT": "1"}, timeout=120).returncode == 0
+    assert (
+        subprocess.run(
+            command, env={**os.environ, **job, "SLURM_RESTART_COUNT": "1"}, timeout=120
+        ).returncode
+        == 0
+    )
     assert (tmp_path / "bin" / "requeued").read_text().split() == [str(os.getpid())]
     rows = [json.loads(row)["step"] for row in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == list(range(1, 41))  # none lost, none twice
 
 
-# --- the kill table, on the toy -------------------------------------------------------------------------------------
+# --- the kill table, on the toy
+# -------------------------------------------------------------------------------------
 
-EXPECTED = {  # row: (status with one process, with two, what the line says, whether no step may be lost)
+# row: (status with one process, with two, what the line says, whether no step may be lost)
+EXPECTED = {
     "sigterm": (75, 75, "", True),
     "sigusr1": (75, 75, "", True),
     "launcher": (None, 75, "", True),
@@ -598,12 +716,18 @@ EXPECTED = {  # row: (status with one process, with two, what the line says, whe
     "unshared": (None, 2, r"is not shared: rank 1 .* cannot see", True),
 }
 QUICK = {("exception", 2)}
-CASES = [(row, n) for row, (one, _, _, _) in EXPECTED.items() for n in (1, 2) if n == 2 or one is not None]
+CASES = [
+    (row, n)
+    for row, (one, _, _, _) in EXPECTED.items()
+    for n in (1, 2)
+    if n == 2 or one is not None
+]
 
 
 @linux
 @pytest.mark.parametrize(
-    "name, n", [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
+    "name, n",
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_the_kill_table(tmp_path, name, n):
     command = (*TOY, "--steps", "2000", "--timeout", "8", "--every", "3")
@@ -629,7 +753,10 @@ def test_the_kill_table_knows_what_to_expect():
 @pytest.mark.parametrize(
     "launcher, says",
     [
-        (["torch.distributed.run", "--standalone", "--nproc_per_node", "2"], "torchrun started 2 processes"),
+        (
+            ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+            "torchrun started 2 processes",
+        ),
         (
             ["accelerate.commands.launch", "--cpu", "--num_processes", "2"],
             "asked for several processes and started one",

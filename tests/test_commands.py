@@ -1,4 +1,6 @@
-"""What a person meets at the command line: answers that can be checked by hand, and one clear line for bad input."""
+"""What a person meets at the command line: answers that can be checked by hand, and one clear line
+for bad input.
+"""
 
 import json
 
@@ -35,7 +37,8 @@ def refused(answer, *words):
     assert all(str(word) in err for word in words), err
 
 
-# --- aclam-structure --latents ----------------------------------------------------------------------------------------
+# --- aclam-structure --latents
+# ----------------------------------------------------------------------------------------
 
 HAND = {  # one-dimensional but for z_ij, so that every number can be had without a computer
     "z_ij": [[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]],  # lengths 5, 5, 10
@@ -82,11 +85,16 @@ def test_structure_of_vanished_latents_is_null_not_nan(outcome, latents):
         ({"ds": [1.0, 2.0]}, ["ds", "(2,)"]),
         ({"z_ii": [[np.nan, 0.0]] * 3}, ["z_ii", "NaN"]),
         ({"z_ji": [["a", "b"]] * 3}, ["z_ji"]),
-        ({k: np.zeros((0, 2)) for k in HAND if k != "ds"} | {"ds": np.zeros(0)}, ["nothing to measure"]),
+        (
+            {k: np.zeros((0, 2)) for k in HAND if k != "ds"} | {"ds": np.zeros(0)},
+            ["nothing to measure"],
+        ),
     ],
 )
 def test_structure_refuses_bad_arrays(outcome, latents, changes, words):
-    refused(outcome(structure, "--latents", latents(**changes), "--json"), "aclam-structure: ", *words)
+    refused(
+        outcome(structure, "--latents", latents(**changes), "--json"), "aclam-structure: ", *words
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a whole archive", b"some text\n"])
@@ -96,7 +104,10 @@ def test_structure_refuses_a_broken_file(outcome, tmp_path, content):
 
 
 def test_structure_refuses_pickled_objects(outcome, latents):
-    refused(outcome(structure, "--latents", latents(ds=np.array([{}, {}, {}], dtype=object))), "aclam-structure: ")
+    refused(
+        outcome(structure, "--latents", latents(ds=np.array([{}, {}, {}], dtype=object))),
+        "aclam-structure: ",
+    )
 
 
 def test_structure_refuses_a_missing_file_and_an_empty_command(outcome, tmp_path):
@@ -104,7 +115,8 @@ def test_structure_refuses_a_missing_file_and_an_empty_command(outcome, tmp_path
     refused(outcome(structure), "--latents")
 
 
-# --- aclam-data -------------------------------------------------------------------------------------------------------
+# --- aclam-data
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -132,7 +144,9 @@ def test_an_image_that_cannot_be_read_is_named(outcome, store, tmp_path):
     content = part.read_bytes()
     start = content.index(b"\xff\xd8\xff")  # the first JPEG; its size stays, so the table is whole
     part.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
-    answer = outcome(data, "frame", store, "--episode", 0, "--index", 0, "--out", tmp_path / "x.png")
+    answer = outcome(
+        data, "frame", store, "--episode", 0, "--index", 0, "--out", tmp_path / "x.png"
+    )
     refused(answer, "aclam-data", "frame 0", "cannot be read")
     assert not (tmp_path / "x.png").exists()
 
@@ -165,12 +179,19 @@ FRAMES = np.zeros((3, 8, 8, 3), np.uint8)
     ],
 )
 def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says):
-    options = {"scene": "s", "embodiment": "e", "task": "t", "kind": "robot", "name": "emoji/000012"}
+    options = {
+        "scene": "s",
+        "embodiment": "e",
+        "task": "t",
+        "kind": "robot",
+        "name": "emoji/000012",
+    }
     with pytest.raises(UserError, match=f"emoji/000012.*{says}"):
         Trajectory(frames, np.array(times), **options)
 
 
-# --- aclam-train-lam --------------------------------------------------------------------------------------------------
+# --- aclam-train-lam
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The comparison of latent action models: budgets, tables, and what is said where the order is another."""
+"""The comparison of latent action models: budgets, tables, and what is said where the order is
+another.
+"""
 
 import math
 import subprocess
@@ -14,7 +16,9 @@ from aclam.train.lam import main as train_lam
 
 
 def config(**changes) -> c.CompareConfig:
-    return c.CompareConfig(**{"data": ("a", "b"), "ood": ("c",), "models": ("ac_lam_cpu", "no_ac_cpu")} | changes)
+    return c.CompareConfig(
+        **{"data": ("a", "b"), "ood": ("c",), "models": ("ac_lam_cpu", "no_ac_cpu")} | changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,10 @@ def test_every_model_gets_the_same_budget():
         return words[words.index(name) + 1]
 
     budgets = {
-        tuple(option(c.train_words(config(steps=340), m, 2), f"--train.{k}") for k in ("steps", "batch-size", "seed"))
+        tuple(
+            option(c.train_words(config(steps=340), m, 2), f"--train.{k}")
+            for k in ("steps", "batch-size", "seed")
+        )
         for m in ("ac_lam_cpu", "no_ac_cpu")
     }
     assert len(budgets) == 1 and next(iter(budgets))[0] == "340"
@@ -48,14 +55,18 @@ def test_every_model_gets_the_same_budget():
 
 def test_no_time_no_training(tmp_path):
     begun = time.monotonic()
-    assert list(c.train_all(config(out=tmp_path), deadline=0.0)) == [] and time.monotonic() - begun < 5
+    assert (
+        list(c.train_all(config(out=tmp_path), deadline=0.0)) == [] and time.monotonic() - begun < 5
+    )
 
 
 ALL = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "potential_lam_cpu", "lapa_cpu", "univla_cpu")
 
 
 def one_outside(config, deadline):
-    """The first model is trained by a process of its own, as the command does with all; the others here, for speed."""
+    """The first model is trained by a process of its own, as the command does with all; the others
+    here, for speed.
+    """
     yield from c.train_all(replace(config, models=ALL[:1]), deadline)
     for name in ALL[1:]:
         train_lam(c.train_words(config, name, 0))
@@ -70,13 +81,27 @@ def test_the_whole_path(tmp_path, monkeypatch):
     assert results["missing"] == [] and set(results["table_1"]) == {"left", "right", "elsewhere"}
     for rows in results["table_1"].values():
         assert tuple(rows) == ALL and all(row["watch"] == "stable" for row in rows.values())
-        assert all(math.isfinite(rows[m][k]["mean"]) for m in ALL for k in ("additivity", "identity", "inverse"))
-        assert rows["potential_lam_cpu"]["additivity"]["mean"] < 1e-9 < rows["ac_lam_cpu"]["additivity"]["mean"]
+        assert all(
+            math.isfinite(rows[m][k]["mean"])
+            for m in ALL
+            for k in ("additivity", "identity", "inverse")
+        )
+        assert (
+            rows["potential_lam_cpu"]["additivity"]["mean"]
+            < 1e-9
+            < rows["ac_lam_cpu"]["additivity"]["mean"]
+        )
     probes = results["table_2"]
-    assert tuple(probes) == (*ALL, c.MOTION) and probes["lapa_cpu"]["chance"] == pytest.approx(1 / 3)
+    assert tuple(probes) == (*ALL, c.MOTION) and probes["lapa_cpu"]["chance"] == pytest.approx(
+        1 / 3
+    )
     figures = {f.stem for f in (quick.out / "figures").glob("*.png")}
-    assert figures == {f"{kind}_{s}" for kind in ("norm_trajectory", "motion_transfer") for s in results["table_1"]}
-    assert read_json(quick.out / "results.json")["tables"] == (quick.out / "tables.md").read_text(encoding="utf-8")
+    assert figures == {
+        f"{kind}_{s}" for kind in ("norm_trajectory", "motion_transfer") for s in results["table_1"]
+    }
+    assert read_json(quick.out / "results.json")["tables"] == (quick.out / "tables.md").read_text(
+        encoding="utf-8"
+    )
     monkeypatch.setattr(c, "start_training", None)  # whoever calls it fails
     assert c.compare(quick)["table_1"] == results["table_1"]
 
@@ -93,46 +118,81 @@ def test_a_training_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     def start(words, folder):
         folder.mkdir(parents=True)
         (folder / "train.log").write_text("1 %\r2 %\nthe disk is full\n")
-        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({int('no_ac_cpu' in words)})"])
+        return subprocess.Popen(
+            [sys.executable, "-c", f"raise SystemExit({int('no_ac_cpu' in words)})"]
+        )
 
     monkeypatch.setattr(c, "start_training", start)
     done = []
     with pytest.raises(UserError, match="no_ac_cpu, seed 0 failed: the disk is full"):
         done += c.train_all(config(out=tmp_path, models=("no_ac_cpu", "ac_lam_cpu"), seeds=1))
-    assert [p.parent.name for p in tmp_path.rglob("train.log")] and (tmp_path / "runs/ac_lam_cpu/seed0").exists()
+    assert [p.parent.name for p in tmp_path.rglob("train.log")] and (
+        tmp_path / "runs/ac_lam_cpu/seed0"
+    ).exists()
 
 
 def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
     rows = {k: 0.5 for k in c.METRICS}
-    one = {"structure": {"a": rows}, "leakage": {}, "stability": "stable", "parameters": 1, "steps": 2, "seconds": 3.0}
+    one = {
+        "structure": {"a": rows},
+        "leakage": {},
+        "stability": "stable",
+        "parameters": 1,
+        "steps": 2,
+        "seconds": 3.0,
+    }
     monkeypatch.setattr(c, "measure_run", lambda *_: one)
     monkeypatch.setattr(c, "draw", lambda *_: None)  # there is no model to draw with
-    assert c.compare(config(out=tmp_path, seeds=1, data=(tmp_path,)), lambda *_: iter([("ac_lam_cpu", 0)])) is None
+    assert (
+        c.compare(
+            config(out=tmp_path, seeds=1, data=(tmp_path,)), lambda *_: iter([("ac_lam_cpu", 0)])
+        )
+        is None
+    )
     found = read_json(tmp_path / "results.json")
-    assert found["missing"] == ["no_ac_cpu, seed 0"] and found["table_1"]["a"]["ac_lam_cpu"]["inverse"]["mean"] == 0.5
+    assert (
+        found["missing"] == ["no_ac_cpu, seed 0"]
+        and found["table_1"]["a"]["ac_lam_cpu"]["inverse"]["mean"] == 0.5
+    )
 
 
 def test_intervals_of_seeds_and_episodes():
     c.check_combine()
     one = c.combine([0.4], [(0.3, 0.5)])
     assert (one["low"], one["high"]) == pytest.approx((0.3, 0.5)) and c.cell(one).endswith("*")
-    same = c.combine([0.4] * 3, [(0.3, 0.5)] * 3)  # episodes are shared: more seeds do not narrow their part
+    same = c.combine(
+        [0.4] * 3, [(0.3, 0.5)] * 3
+    )  # episodes are shared: more seeds do not narrow their part
     assert (same["low"], same["high"]) == pytest.approx((0.3, 0.5))
     assert math.isnan(c.combine([None, 1.0], [None, None])["mean"])
 
 
 def test_a_collapsed_model_is_named():
     good = {"perplexity_per_token": [9.0, 12.0], "reconstruction": 0.2, "norm": 3.0}
-    assert c.collapsed(good) == "" and "1.20 codes" in c.collapsed(good | {"perplexity_per_token": [1.0, 1.4]})
+    assert c.collapsed(good) == "" and "1.20 codes" in c.collapsed(
+        good | {"perplexity_per_token": [1.0, 1.4]}
+    )
     assert "copying" in c.collapsed(good | {"reconstruction": 1.0})
-    assert c.collapsed(good | {"norm": 0.0}) == c.collapsed(good | {"norm": math.nan}) == "latents have vanished"
+    assert (
+        c.collapsed(good | {"norm": 0.0})
+        == c.collapsed(good | {"norm": math.nan})
+        == "latents have vanished"
+    )
 
 
 def test_only_clear_differences_count():
     cell = {"mean": 0.1, "low": 0.05, "high": 0.15, "seeds": 3}
     far = cell | {"mean": 0.4, "low": 0.3, "high": 0.5}
-    table = {"s": {"ac_lam_cpu": {m: far for m in c.METRICS}, "villa_x_cpu": {m: cell for m in c.METRICS}}}
-    assert c.order_differs(table)[0] == "s, additivity: villa-X ahead of AC-LAM; in the paper AC-LAM is ahead"
+    table = {
+        "s": {
+            "ac_lam_cpu": {m: far for m in c.METRICS},
+            "villa_x_cpu": {m: cell for m in c.METRICS},
+        }
+    }
+    assert (
+        c.order_differs(table)[0]
+        == "s, additivity: villa-X ahead of AC-LAM; in the paper AC-LAM is ahead"
+    )
     table["s"]["villa_x_cpu"]["additivity"] = far
     assert "no clear order of AC-LAM and villa-X" in c.order_differs(table)[0]
     assert c.order_differs({"s": {"ac_lam_cpu": table["s"]["ac_lam_cpu"]}}) == []
@@ -140,8 +200,16 @@ def test_only_clear_differences_count():
 
 def test_goals_are_judged_by_code():
     near, far = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "seeds": 2} for x in (0.1, 0.4))
-    good = dict.fromkeys(c.METRICS, near) | {"norm_correlation_uniform": far, "note": "", "watch": "stable"}
-    bad = dict.fromkeys(c.METRICS, far) | {"norm_correlation_uniform": near, "note": "", "watch": "collapse"}
+    good = dict.fromkeys(c.METRICS, near) | {
+        "norm_correlation_uniform": far,
+        "note": "",
+        "watch": "stable",
+    }
+    bad = dict.fromkeys(c.METRICS, far) | {
+        "norm_correlation_uniform": near,
+        "note": "",
+        "watch": "collapse",
+    }
     table = {"table_1": {"s": {"ac_lam_cpu": good, "villa_x_cpu": bad}}, "table_2": {}}
     assert [v["met"] for v in c.verdicts(table)] == [True, True, True, True, True, False]
     table["table_1"]["s"] = {"ac_lam_cpu": bad, "villa_x_cpu": good}
@@ -150,4 +218,6 @@ def test_goals_are_judged_by_code():
     table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": near_tie}
     assert [v["met"] for v in c.verdicts(table)[:3]] == [False, False, None]
     table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": bad | {"note": "collapsed"}}
-    assert [v["met"] for v in c.verdicts(table)] == [None] * 5 + [False]  # won against a model that learned nothing
+    assert [v["met"] for v in c.verdicts(table)] == [None] * 5 + [
+        False
+    ]  # won against a model that learned nothing

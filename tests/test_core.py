@@ -42,7 +42,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Config:
-    "Train something."
+    """Train something."""
 
     data: str  # the folder to learn from
     steps: int = 10  # how many steps to take
@@ -53,7 +53,8 @@ class Config:
     optim: Optim = field(default_factory=Optim)
 
 
-# --- suggestions ----------------------------------------------------------------------------------------------------
+# --- suggestions
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,8 @@ def test_suggest(word, options, found):
     assert suggest(word, options) == (f' Did you mean "{found}"?' if found else "")
 
 
-# --- files and folders ----------------------------------------------------------------------------------------------
+# --- files and folders
+# ----------------------------------------------------------------------------------------------
 
 
 def names(folder: Path) -> list[str]:
@@ -104,7 +106,10 @@ def test_atomic_file_keeps_the_old_one_when_the_block_fails(tmp_path, error):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
 def test_a_full_disk_names_the_path(tmp_path, atomic):
-    with pytest.raises(UserError, match="no space left.*checkpoint"), atomic(tmp_path / "checkpoint"):
+    with (
+        pytest.raises(UserError, match="no space left.*checkpoint"),
+        atomic(tmp_path / "checkpoint"),
+    ):
         with open("/dev/full", "w") as f:  # the kernel's own ENOSPC
             f.write("x")
     assert names(tmp_path) == []
@@ -125,8 +130,14 @@ def test_a_disk_that_fills_up_at_the_rename(tmp_path, monkeypatch):
     ("error", "free"),
     [
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1 << 40),
-        (ValueError("I/O error: No space left on device (os error 28)"), 1 << 40),  # as a Rust library puts it
-        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), 100),  # C++
+        (
+            ValueError("I/O error: No space left on device (os error 28)"),
+            1 << 40,
+        ),  # as a Rust library puts it
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+            100,
+        ),  # C++
     ],
 )
 def test_the_many_words_for_a_full_disk(tmp_path, monkeypatch, error, free):
@@ -142,7 +153,10 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder"), atomic_file(tmp_path / "file" / "x"):
+    with (
+        pytest.raises(UserError, match="cannot make the folder"),
+        atomic_file(tmp_path / "file" / "x"),
+    ):
         pass
 
 
@@ -171,14 +185,17 @@ def test_sigkill_in_the_middle_leaves_the_old_file(tmp_path):
             print("half", flush=True)
             time.sleep(60)
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "half\n"
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     assert read_json(tmp_path / "progress.json") == {"step": 1}
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------------
+# --- JSON
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_plain_is_json():
@@ -191,7 +208,14 @@ def test_plain_is_json():
         "config": Optim(),
         "bool": np.bool_(True),
     }
-    want = {"1": 0.5, "nan": None, "inf": [None, None], "array": [[1.0, None]], "path": "a/b", "config": {"lr": 0.001}}
+    want = {
+        "1": 0.5,
+        "nan": None,
+        "inf": [None, None],
+        "array": [[1.0, None]],
+        "path": "a/b",
+        "config": {"lr": 0.001},
+    }
     assert plain(given) == {**want, "bool": True}
     json.dumps(plain(given), allow_nan=False)
 
@@ -201,7 +225,9 @@ def test_write_json_is_small_in_diffs(tmp_path):
     assert (tmp_path / "x.json").read_text() == '{\n "a": [\n  2\n ],\n "b": 1\n}\n'
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe{}", "not JSON")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe{}", "not JSON")]
+)
 def test_broken_json_names_the_file(tmp_path, content, says):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"x\.json is {says}"):
@@ -221,15 +247,22 @@ def test_print_json_is_one_object(capsys):
     assert capsys.readouterr() == ('{"loss": null}\n', "")
 
 
-# --- configurations -------------------------------------------------------------------------------------------------
+# --- configurations
+# -------------------------------------------------------------------------------------------------
 
 
 def test_option_names_are_dotted():
-    assert option_names(Config)[:2] == ["--data", "--steps"] and option_names(Config)[-1] == "--optim.lr"
+    assert (
+        option_names(Config)[:2] == ["--data", "--steps"]
+        and option_names(Config)[-1] == "--optim.lr"
+    )
 
 
 def test_from_dict_takes_what_json_and_yaml_give():
-    config = from_dict(Config, {"data": "d", "limit": 3, "betas": [0.5, 0.6], "optim": {"lr": "1e-4"}, "steps": 1e3})
+    config = from_dict(
+        Config,
+        {"data": "d", "limit": 3, "betas": [0.5, 0.6], "optim": {"lr": "1e-4"}, "steps": 1e3},
+    )
     assert config == Config("d", limit=3.0, betas=(0.5, 0.6), optim=Optim(1e-4), steps=1000)
     assert from_dict(Config, json.loads(json.dumps(plain(config)))) == config
 
@@ -237,11 +270,20 @@ def test_from_dict_takes_what_json_and_yaml_give():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"data": "d", "stepz": 1}, 'unknown field stepz of Config in c.yaml. Did you mean "steps"?'),
+        (
+            {"data": "d", "stepz": 1},
+            'unknown field stepz of Config in c.yaml. Did you mean "steps"?',
+        ),
         ({"data": "d", "optim": {"learning": 1}}, "unknown field learning of Optim in c.yaml."),
-        ({"data": "d", "steps": "ten"}, "field steps of Config in c.yaml: int expected, found 'ten'"),
+        (
+            {"data": "d", "steps": "ten"},
+            "field steps of Config in c.yaml: int expected, found 'ten'",
+        ),
         ({"data": "d", "steps": 2.5}, "field steps of Config in c.yaml: int expected, found 2.5"),
-        ({"data": "d", "verbose": "no"}, "field verbose of Config in c.yaml: bool expected, found 'no'"),
+        (
+            {"data": "d", "verbose": "no"},
+            "field verbose of Config in c.yaml: bool expected, found 'no'",
+        ),
         ({"data": "d", "order": "orderd"}, 'Did you mean "ordered"?'),
         ({"data": "d", "optim": None}, "Optim in c.yaml: fields and values expected, found None"),
         ({}, "Config in c.yaml needs data"),
@@ -277,12 +319,15 @@ def test_a_wrong_command_line_is_one_line(argv, says):
 
 
 def test_defaults_from_a_file_and_options_on_top():
-    assert parse(Config, ["--steps", "3"], "toy", default=Config("d", verbose=True)) == Config("d", 3, verbose=True)
+    assert parse(Config, ["--steps", "3"], "toy", default=Config("d", verbose=True)) == Config(
+        "d", 3, verbose=True
+    )
 
 
-# --- commands in processes of their own -----------------------------------------------------------------------------
+# --- commands in processes of their own
+# -----------------------------------------------------------------------------
 
-COMMAND = '''
+COMMAND = """
 from dataclasses import dataclass
 from aclam.core import UserError, cli, print_json, say
 
@@ -309,7 +354,7 @@ def main(argv=None):
     cli({"count": Count}, {"count": count}, argv, prog="toy")
 
 main()
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +363,9 @@ def toy(tmp_path_factory):
     script.write_text(COMMAND)
 
     def run(*argv):
-        done = subprocess.run([sys.executable, script, *argv], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, script, *argv], capture_output=True, text=True, timeout=60
+        )
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -331,7 +378,12 @@ def toy(tmp_path_factory):
         (["count", "--fail", "user"], 2, "", "counting\ntoy: the cube is missing\n"),
         (["count", "--fail", "interrupt"], 130, "", "counting\ntoy: stopped\n"),
         (["count", "--fail", "status"], 3, "", "counting\n"),
-        (["count", "--stepz", "4"], 2, "", 'toy: unknown option --stepz. Did you mean "--steps"?\n'),
+        (
+            ["count", "--stepz", "4"],
+            2,
+            "",
+            'toy: unknown option --stepz. Did you mean "--steps"?\n',
+        ),
         (["cuont"], 2, "", 'toy: unknown subcommand "cuont". Did you mean "count"?\n'),
         ([], 2, "", "toy: which subcommand? One of count; see --help\n"),
     ],
@@ -345,11 +397,15 @@ def test_a_bug_keeps_its_traceback(toy):
     assert status == 1 and "Traceback" in err and "KeyError" in err
 
 
-@pytest.mark.parametrize("work", ["[print(n) for n in range(10**5)]", "print_json({'n': list(range(10**5))})"])
+@pytest.mark.parametrize(
+    "work", ["[print(n) for n in range(10**5)]", "print_json({'n': list(range(10**5))})"]
+)
 def test_a_reader_that_goes_away_ends_the_command_quietly(work):
     """`command --json | head`: no traceback, the status that a shell gives for SIGPIPE."""
     code = f"from aclam.core import print_json, run_cli\nrun_cli(lambda: {work} and None, 'toy')"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.read(10)
         process.stdout.close()
         assert process.stderr.read() == b""

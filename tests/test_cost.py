@@ -19,31 +19,66 @@ from aclam.train.cost import CARDS, CostConfig, Setup
 from aclam.train.step import ThreePasses, add_gradients_exactly, places_of
 
 SETTINGS = PRESETS | POLICIES
-SMALL = ["ac_lam_cpu", "no_ac_cpu", "potential_lam_cpu", "potential_frame_vq_cpu", "villa_x_cpu", "lapa_cpu",
-         "univla_cpu", "univla_stage_1_cpu", "univla_stage_2_cpu", "policy_cpu", "policy_cpu_wo_lam"]
-PAPER = ["no_ac_paper", "potential_lam", "villa_x", "lapa", "univla", "univla_stage_1", "policy_paper",
-         "policy_paper_wo_lam"]
+SMALL = [
+    "ac_lam_cpu",
+    "no_ac_cpu",
+    "potential_lam_cpu",
+    "potential_frame_vq_cpu",
+    "villa_x_cpu",
+    "lapa_cpu",
+    "univla_cpu",
+    "univla_stage_1_cpu",
+    "univla_stage_2_cpu",
+    "policy_cpu",
+    "policy_cpu_wo_lam",
+]
+PAPER = [
+    "no_ac_paper",
+    "potential_lam",
+    "villa_x",
+    "lapa",
+    "univla",
+    "univla_stage_1",
+    "policy_paper",
+    "policy_paper_wo_lam",
+]
 ROBOT = replace(PRESETS["ac_lam_cpu"], proprio_dim=7, action_dim=7, embodiments=2)
-PALIGEMMA = replace(TINY, vlm=replace(REDUCED, layer=replace(TINY.vlm.layer, kv_heads=1)),
-                    expert=replace(TINY.expert, kv_heads=1))  # fmt: skip
+PALIGEMMA = replace(
+    TINY,
+    vlm=replace(REDUCED, layer=replace(TINY.vlm.layer, kv_heads=1)),
+    expert=replace(TINY.expert, kv_heads=1),
+)
 
 
-# --- work -------------------------------------------------------------------------------------------------------------
+# --- work
+# -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)])
+@pytest.mark.parametrize(
+    "name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)]
+)
 def test_flops_by_formula_are_those_of_the_counter(name):
     cost.check_flops(SETTINGS[name], tol=0.02)
 
 
-@pytest.mark.parametrize("name", ["ac_lam_cpu", "villa_x_cpu", "lapa_cpu", "univla_stage_2_cpu", "policy_cpu",
-                                  *(pytest.param(n, marks=pytest.mark.slow) for n in ("ac_lam_paper", *PAPER)),
-                                  ])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ac_lam_cpu",
+        "villa_x_cpu",
+        "lapa_cpu",
+        "univla_stage_2_cpu",
+        "policy_cpu",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ac_lam_paper", *PAPER)),
+    ],
+)
 def test_flops_with_checkpointing(name):
     cost.check_flops(SETTINGS[name], tol=0.02, checkpointed=True)
 
 
-@pytest.mark.parametrize("config", [ROBOT, PALIGEMMA, replace(PRESETS["lapa_cpu"], tokens=1, depth=2)])
+@pytest.mark.parametrize(
+    "config", [ROBOT, PALIGEMMA, replace(PRESETS["lapa_cpu"], tokens=1, depth=2)]
+)
 def test_flops_of_other_settings(config):
     cost.check_flops(config, tol=0.02)
 
@@ -56,7 +91,10 @@ def test_the_idm_form_decodes_no_sum():
 
 
 def test_exact_accumulation_adds_an_encoder_pass():
-    plain, exact = cost.step_flops(PRESETS["univla"]), cost.step_flops(PRESETS["univla"], exact=True)
+    plain, exact = (
+        cost.step_flops(PRESETS["univla"]),
+        cost.step_flops(PRESETS["univla"], exact=True),
+    )
     row = cost.row_cost(PRESETS["univla"])
     assert exact.model == plain.model and plain.again == 0
     assert exact.again == row.encoder.whole.forward + 2 * row.eye.whole.forward
@@ -88,18 +126,23 @@ def test_settings_without_a_formula():
         cost.row_cost(CostConfig())
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-@pytest.mark.parametrize("name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)])
+@pytest.mark.parametrize(
+    "name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)]
+)
 def test_bytes_kept_by_formula_are_those_that_autograd_holds(name, bf16):
     cost.check_kept(SETTINGS[name], bf16, tol=0.15)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("name", ["ac_lam_cpu", "potential_lam_cpu", "villa_x_cpu", "lapa_cpu", "univla_cpu",
-                                  "policy_cpu"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["ac_lam_cpu", "potential_lam_cpu", "villa_x_cpu", "lapa_cpu", "univla_cpu", "policy_cpu"],
+)
 def test_memory_of_a_small_step(name, checkpointed):
     cost.check_memory(SETTINGS[name], 32, Setup(bf16=False, checkpointed=checkpointed), tol=0.15)
 
@@ -111,8 +154,18 @@ def test_memory_of_the_papers_step():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # every operation of two steps passes through Python
-@pytest.mark.parametrize("name", ["ac_lam_paper", "potential_lam", "villa_x", "lapa", "univla", "univla_stage_1",
-                                  "policy_paper"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ac_lam_paper",
+        "potential_lam",
+        "villa_x",
+        "lapa",
+        "univla",
+        "univla_stage_1",
+        "policy_paper",
+    ],
+)
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_memory_of_large_steps(name, bf16, checkpointed):
@@ -161,9 +214,13 @@ print(live.top, memory(config, rows, Setup(bf16, checkpointed, shard=True, world
 @pytest.mark.parametrize("bf16", "01")
 @pytest.mark.parametrize("checkpointed", "01")
 def test_memory_of_one_of_eight_shards(bf16, checkpointed):
-    "Eight processes of which one exists: messages to the others are made up, memory is real."
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SHARDED, bf16, checkpointed], check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    """Eight processes of which one exists: messages to the others are made up, memory is real."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SHARDED, bf16, checkpointed],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     found, formula = map(float, done.stdout.split())
     assert formula == pytest.approx(found, rel=0.15)
 
@@ -177,22 +234,47 @@ def test_shards_and_exact_accumulation_take_less():
     assert cost.memory(row, 8, Setup(exact=True)).kept < 0.7 * cost.memory(row, 8).kept
 
 
-# --- cards ------------------------------------------------------------------------------------------------------------
+# --- cards
+# ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said, name", [
-    ("NVIDIA A100-SXM4-40GB", "a100-40"), ("NVIDIA A100-PCIE-40GB", "a100-40"), ("NVIDIA A100-SXM4-80GB", "a100-80"),
-    ("NVIDIA A100 80GB PCIe", "a100-80"), ("NVIDIA H100 80GB HBM3", "h100-sxm"), ("NVIDIA H100 PCIe", "h100-pcie"),
-    ("NVIDIA H100 NVL", "h100-nvl"), ("NVIDIA H200", "h200"), ("NVIDIA L40S", "l40s"), ("NVIDIA L4", "l4"),
-    ("NVIDIA A10", "a10"), ("NVIDIA A10G", "a10g"), ("NVIDIA GeForce RTX 4090", "rtx4090"), ("Tesla T4", "t4"),
-    ("NVIDIA GeForce RTX 3090", "rtx3090"), ("Tesla V100-SXM2-32GB", "v100"), ("NVIDIA RTX A6000", "a6000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said, name",
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100 80GB PCIe", "a100-80"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+        ("NVIDIA RTX A6000", "a6000"),
+    ],
+)
 def test_cards_by_the_name_that_pytorch_says(said, name):
     assert cost.card_of(said) is CARDS[name]
 
 
-@pytest.mark.parametrize("said", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU",
-                                  "NVIDIA GeForce RTX 4090 D", "AMD Instinct MI300X", "", "NVIDIA A1000"])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "AMD Instinct MI300X",
+        "",
+        "NVIDIA A1000",
+    ],
+)
 def test_unknown_cards_have_no_peak(said):
     assert cost.card_of(said) is None
     assert cost.mfu(100.0, PRESETS["ac_lam_paper"], cost.card_of(said)) is None
@@ -206,14 +288,19 @@ def test_peaks_are_dense_and_ordered():
     assert cost.mfu(275, PRESETS["ac_lam_paper"], CARDS["h100-sxm"]) == pytest.approx(0.4, rel=0.01)
 
 
-# --- what fits --------------------------------------------------------------------------------------------------------
+# --- what fits
+# --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setup", [Setup(), Setup(bf16=False), Setup(checkpointed=True), Setup(shard=True, world=8)])
+@pytest.mark.parametrize(
+    "setup", [Setup(), Setup(bf16=False), Setup(checkpointed=True), Setup(shard=True, world=8)]
+)
 def test_the_largest_micro_batch_fits_and_one_more_does_not(setup):
     config, room = PRESETS["ac_lam_paper"], 0.9 * 24e9
     most = cost.largest_rows(config, 24e9, setup)
-    assert cost.memory(config, most, setup).total <= room < cost.memory(config, most + 1, setup).total
+    assert (
+        cost.memory(config, most, setup).total <= room < cost.memory(config, most + 1, setup).total
+    )
 
 
 def test_accumulate_is_the_smallest_that_fits():
@@ -227,29 +314,37 @@ def test_accumulate_is_the_smallest_that_fits():
 def test_advice_is_one_line_that_helps():
     config = PRESETS["ac_lam_paper"]
     said = cost.out_of_memory_advice(config, 512, 512, 80e9)
-    assert said == ("512 rows at a time take 420.3 GiB, and the card has 74.5: take --train.accumulate 8 "
-                    "(64 at a time; at most 78 fit)")  # fmt: skip
+    assert said == (
+        "512 rows at a time take 420.3 GiB, and the card has 74.5: take --train.accumulate 8 "
+        "(64 at a time; at most 78 fit)"
+    )
     tight = cost.out_of_memory_advice(config, 1, 1, 3.4e9 / 0.9)
     assert "--train.checkpoint-activations" in tight and "\n" not in tight
     policy = POLICIES["policy_paper"]
     assert "--train.shard" in cost.out_of_memory_advice(policy, 8, 64, 40e9, Setup(world=8))
     assert "not one row fits" in cost.out_of_memory_advice(policy, 8, 64, 40e9)
     again = cost.out_of_memory_advice(config, 64, 512, 80e9)  # by the formula it fits
-    assert "(does another program use it?)" in again and "--train.accumulate 16 (32 at a time" in again
+    assert (
+        "(does another program use it?)" in again and "--train.accumulate 16 (32 at a time" in again
+    )
     assert "--train.checkpoint-activations" in cost.out_of_memory_advice(config, 1, 1, 80e9)
     assert "a larger --train.accumulate" in cost.out_of_memory_advice(CostConfig(), 8, 8, 80e9)
     with pytest.raises(UserError, match="not one row fits"):
         cost.choose_accumulate(policy, 64, 24e9)
 
 
-# --- messages, data, days ---------------------------------------------------------------------------------------------
+# --- messages, data, days
+# ---------------------------------------------------------------------------------------------
 
 
 def test_messages():
     config = PRESETS["ac_lam_paper"]
     weights = 4 * cost.numbers(config).trained
     ring = cost.traffic(config, 512, 1, Setup(world=4))
-    assert ring.gradients == pytest.approx(2 * 3 / 4 * weights) and ring.weights == 0 < ring.buffers < 0.02 * ring.total
+    assert (
+        ring.gradients == pytest.approx(2 * 3 / 4 * weights)
+        and ring.weights == 0 < ring.buffers < 0.02 * ring.total
+    )
     sharded = cost.traffic(config, 512, 2, Setup(world=4, shard=True))
     assert sharded.gradients == pytest.approx(3 / 4 * weights)
     assert sharded.weights == pytest.approx(2 * 2 * 3 / 4 * weights)
@@ -258,8 +353,12 @@ def test_messages():
 
 def test_the_papers_ten_days_are_five_hours_or_many_more_steps():
     config, peak = PRESETS["ac_lam_paper"], CARDS["a100-80"].peak("bf16")
-    assert cost.run_seconds(config, 100_000, 512, 32, peak, 0.4) / 3600 == pytest.approx(5.1, rel=0.02)
-    assert cost.run_steps(config, 10 * cost.DAY, 512, 32, peak, 0.4) == pytest.approx(4.7e6, rel=0.01)
+    assert cost.run_seconds(config, 100_000, 512, 32, peak, 0.4) / 3600 == pytest.approx(
+        5.1, rel=0.02
+    )
+    assert cost.run_steps(config, 10 * cost.DAY, 512, 32, peak, 0.4) == pytest.approx(
+        4.7e6, rel=0.01
+    )
     assert cost.run_mfu(config, 10 * cost.DAY, 100_000, 512, 32, peak) < 0.01
 
 
@@ -268,7 +367,8 @@ def test_a_demonstration_has_one_frame():
     assert cost.feed(PRESETS["ac_lam_paper"], 10).frames == 30
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_command(capsys):
@@ -280,11 +380,20 @@ def test_command(capsys):
     assert lines[0].startswith("lapa on 1 x L4") and len(lines) == 7
 
 
-@pytest.mark.parametrize("words, right", [
-    ("--preset ac_lam_papr", 'Did you mean "ac_lam_paper"'), ("--card h100", "h100-sxm"), ("--gpus 3", "3 cards x 1"),
-    ("--accumulate 1", "--train.accumulate 8"), ("--card t4", "--precision float32"), ("--mfu 40", "0 < mfu <= 1"),
-    ("--gpus 0", "gpus is 0"), ("--crad x", "--card"), ("--exact-accumulation --shard", "do not go together"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, right",
+    [
+        ("--preset ac_lam_papr", 'Did you mean "ac_lam_paper"'),
+        ("--card h100", "h100-sxm"),
+        ("--gpus 3", "3 cards x 1"),
+        ("--accumulate 1", "--train.accumulate 8"),
+        ("--card t4", "--precision float32"),
+        ("--mfu 40", "0 < mfu <= 1"),
+        ("--gpus 0", "gpus is 0"),
+        ("--crad x", "--card"),
+        ("--exact-accumulation --shard", "do not go together"),
+    ],
+)
 def test_command_refuses_in_one_line(words, right, capsys):
     with pytest.raises(SystemExit) as stopped:
         cost.main(words.split())

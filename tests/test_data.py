@@ -96,23 +96,39 @@ def one_line(error) -> str:
         (dict(timestamp=[0, 1, np.nan, 2]), "time stamp of frame 2 is not finite"),
         (dict(timestamp=[0, 1, 2]), "4 frames but 3 time stamps"),
         (dict(proprio=np.zeros((3, 2))), "proprio has shape (3, 2)"),
-        (dict(proprio=[[0.0], [0.0], [np.inf], [0.0]]), "proprio of frame 2, column 0, is not finite"),
+        (
+            dict(proprio=[[0.0], [0.0], [np.inf], [0.0]]),
+            "proprio of frame 2, column 0, is not finite",
+        ),
         (dict(action=np.zeros(4)), "action has shape (4,)"),
         (dict(kind="dog"), 'not "dog"'),
-        (dict(proprio=np.zeros((4, 2)), layout=ProprioLayout(position=(0, 1, 2))), "names column 2"),
+        (
+            dict(proprio=np.zeros((4, 2)), layout=ProprioLayout(position=(0, 1, 2))),
+            "names column 2",
+        ),
     ],
 )
 def test_a_trajectory_that_does_not_fit_together_is_refused_by_name(changes, says):
-    parts = dict(frames=FrameArray(np.zeros((4, 2, 2, 3), np.uint8)), timestamp=np.arange(4), name="set/000007")
+    parts = dict(
+        frames=FrameArray(np.zeros((4, 2, 2, 3), np.uint8)),
+        timestamp=np.arange(4),
+        name="set/000007",
+    )
     with pytest.raises(UserError) as error:
         Trajectory(**{**parts, **changes})
     assert one_line(error).startswith("set/000007: ") and says in str(error.value)
 
 
 def test_layouts_are_declared_and_checked():
-    layout = ProprioLayout(position=[0, 1, 2], rotation=[3, 4, 5, 6], rotation_repr="quat_wxyz", gripper=[7])
+    layout = ProprioLayout(
+        position=[0, 1, 2], rotation=[3, 4, 5, 6], rotation_repr="quat_wxyz", gripper=[7]
+    )
     assert ProprioLayout(**json.loads(json.dumps(layout.to_dict()))) == layout and layout.width == 8
-    for wrong in (dict(rotation=(0, 1, 2)), dict(rotation_repr="rotvec"), dict(rotation=(0,), rotation_repr="rotvec")):
+    for wrong in (
+        dict(rotation=(0, 1, 2)),
+        dict(rotation_repr="rotvec"),
+        dict(rotation=(0,), rotation_repr="rotvec"),
+    ):
         with pytest.raises(UserError):
             ProprioLayout(**wrong)
 
@@ -126,7 +142,16 @@ def test_synthetic_trajectories_follow_from_their_seed():
 
 # ---------------------------------------------------------------- rotations
 
-SPELLINGS = ["euler_xyz", "euler_ZYX", "quat_xyzw", "quat_wxyz", "rotvec", "matrix", "rot6d", "rot6d_rows"]
+SPELLINGS = [
+    "euler_xyz",
+    "euler_ZYX",
+    "quat_xyzw",
+    "quat_wxyz",
+    "rotvec",
+    "matrix",
+    "rot6d",
+    "rot6d_rows",
+]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -143,7 +168,9 @@ def test_relative_angle_of_a_known_turn(spelling, degrees):
     values = from_rotation(Rotation.concatenate([start, end]), spelling)
     layout = ProprioLayout(rotation=range(values.shape[1]), rotation_repr=spelling)
     assert np.degrees(relative_angle(values, layout, 0, 1)) == pytest.approx(degrees, abs=2e-6)
-    assert np.degrees(relative_angle(values, layout, np.array([1]), np.array([0]))) == pytest.approx(degrees, abs=2e-6)
+    assert np.degrees(
+        relative_angle(values, layout, np.array([1]), np.array([0]))
+    ) == pytest.approx(degrees, abs=2e-6)
 
 
 def test_claims_about_angles_and_the_filter():
@@ -155,7 +182,9 @@ def test_leg_angles_agree_with_the_array_version():
     q = Rotation.random(9, rng=np.random.default_rng(1)).as_quat()
     layout = ProprioLayout(rotation=range(4), rotation_repr="quat_xyzw")
     got = leg_angles([tuple(x) for x in q.tolist()], 2, 5, 7)
-    assert got == pytest.approx((relative_angle(q, layout, 2, 5), relative_angle(q, layout, 5, 7)), abs=1e-9)
+    assert got == pytest.approx(
+        (relative_angle(q, layout, 2, 5), relative_angle(q, layout, 5, 7)), abs=1e-9
+    )
 
 
 def with_rotation(values, spelling) -> Trajectory:
@@ -166,7 +195,9 @@ def with_rotation(values, spelling) -> Trajectory:
 
 @pytest.mark.parametrize("spelling", ["quat_xyzw", "matrix", "rot6d"])
 def test_columns_that_are_no_rotation_are_noticed(spelling):
-    values = from_rotation(Rotation.from_rotvec(np.linspace(0, 1, 12)[:, None] * [0.2, 0.5, 0.1]), spelling)
+    values = from_rotation(
+        Rotation.from_rotvec(np.linspace(0, 1, 12)[:, None] * [0.2, 0.5, 0.1]), spelling
+    )
     assert check_rotation(with_rotation(values, spelling))["max_step_deg"] < 20
     values[4] *= 1.2
     with pytest.raises(UserError, match="arm/3: frame 4: .* no " + spelling):
@@ -201,11 +232,19 @@ def test_round_trip(episodes, folder):
 
 def test_plain_datasets_opens_it(episodes, folder, tmp_path):
     datasets = pytest.importorskip("datasets")
-    rows = datasets.load_dataset("parquet", data_files=str(folder / "frames" / "*.parquet"), split="train",
-                                 cache_dir=str(tmp_path))  # fmt: skip
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files=str(folder / "frames" / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path),
+    )
     assert rows.num_rows == sum(map(len, episodes))
     assert (np.asarray(rows[23]["image"]) == decode(encode(episodes[1].frames[[3]][0]))).all()
-    assert rows[23]["episode_index"] == 1 and rows[23]["frame_index"] == 3 and rows[-1]["proprio"] is None
+    assert (
+        rows[23]["episode_index"] == 1
+        and rows[23]["frame_index"] == 3
+        and rows[-1]["proprio"] is None
+    )
 
 
 def all_bytes(path: Path) -> dict:
@@ -216,7 +255,9 @@ def test_same_bytes_from_any_order_of_parts(episodes, folder, tmp_path):
     recipe = {"seed": 3}
     assert start_store(tmp_path / "s", recipe) == set()
     for part in (2, 0, 1):
-        write_shard(tmp_path / "s", part, iter(episodes[2 * part:2 * part + 2]), first_episode=2 * part)
+        write_shard(
+            tmp_path / "s", part, iter(episodes[2 * part : 2 * part + 2]), first_episode=2 * part
+        )
     assert start_store(tmp_path / "s", recipe) == {0, 1, 2}
     finish_store(tmp_path / "s")
     assert all_bytes(tmp_path / "s") == all_bytes(folder)
@@ -277,11 +318,13 @@ def spoil(path: Path) -> None:
     file = path / "frames" / "part-00000.parquet"
     content = file.read_bytes()
     at = content.index(bytes(read_store(path).trajectories[1].frames.jpeg(5)))
-    file.write_bytes(content[:at] + b"\0" * 40 + content[at + 40:])
+    file.write_bytes(content[:at] + b"\0" * 40 + content[at + 40 :])
 
 
 def shuffle_rows(path: Path) -> None:
-    rewrite(path / "frames" / "part-00000.parquet", lambda t: t.take(pa.array(range(t.num_rows))[::-1]))
+    rewrite(
+        path / "frames" / "part-00000.parquet", lambda t: t.take(pa.array(range(t.num_rows))[::-1])
+    )
     fix_sizes(path)
 
 
@@ -349,7 +392,9 @@ def test_a_frame_of_another_size_is_noticed(episodes, tmp_path):
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.integers(1, 9))
 def test_streamed_quantiles_are_quantiles(values, pieces):
     column = np.array(values, np.float64)[:, None]
-    got = store.streamed_quantiles(lambda: [c for c in np.array_split(column, pieces) if len(c)], (0.01, 0.5, 0.99))
+    got = store.streamed_quantiles(
+        lambda: [c for c in np.array_split(column, pieces) if len(c)], (0.01, 0.5, 0.99)
+    )
     exact = np.quantile(column, [0.01, 0.5, 0.99], axis=0, method="inverted_cdf")
     assert np.allclose(got, exact, atol=1e-9 * max(np.ptp(column), 1e-3), rtol=1e-12)
 
@@ -373,8 +418,15 @@ def test_the_cache_is_used_again_and_never_stale(episodes, tmp_path):
     first = cache_frames(read_store(tmp_path / "s"), 16)
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "cache").iterdir()}
     again = cache_frames(read_store(tmp_path / "s"), 16)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "cache").iterdir()} == files and len(files) == 1
-    assert (again[2].frames[[3]] == first[2].frames[[3]]).all() and again[2].frames[[3]].shape == (1, 16, 16, 3)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "cache").iterdir()} == files and len(
+        files
+    ) == 1
+    assert (again[2].frames[[3]] == first[2].frames[[3]]).all() and again[2].frames[[3]].shape == (
+        1,
+        16,
+        16,
+        3,
+    )
     assert len(pickle.dumps(again)) < 100_000  # the pixels stay in the file
     shifted = [replace(t, frames=FrameArray(255 - t.frames.array)) for t in episodes]
     write_store(tmp_path / "t", shifted)
@@ -402,8 +454,16 @@ for work in (lambda: VideoFile("film.mp4"), lambda: write_video("film.mp4", [np.
     try: work()
     except UserError as e: print(e)
 """
-MODULES = ["aclam.train.lam", "aclam.train.policy", "aclam.policy.rollout", "aclam.studies.demo", "aclam.train.label",
-           "aclam.train.grounding", "aclam.data.lerobot", "aclam.data.rlds"]  # fmt: skip
+MODULES = [
+    "aclam.train.lam",
+    "aclam.train.policy",
+    "aclam.policy.rollout",
+    "aclam.studies.demo",
+    "aclam.train.label",
+    "aclam.train.grounding",
+    "aclam.data.lerobot",
+    "aclam.data.rlds",
+]
 
 
 def test_training_needs_no_library_for_video_simulators_or_language(tmp_path):
@@ -414,15 +474,24 @@ def test_training_needs_no_library_for_video_simulators_or_language(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-600:]
     missing = 'needs the library av, which is not installed: pip install "aclam[video]"'
-    assert done.stdout.splitlines() == [f"a video file {missing}", f"a film {missing}"] and not list(tmp_path.iterdir())
+    assert done.stdout.splitlines() == [
+        f"a video file {missing}",
+        f"a film {missing}",
+    ] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- triples
 
-cameras = st.lists(st.floats(0.01, 0.7), min_size=2, max_size=60).map(lambda steps: np.cumsum([0.0, *steps]).tolist())
+cameras = st.lists(st.floats(0.01, 0.7), min_size=2, max_size=60).map(
+    lambda steps: np.cumsum([0.0, *steps]).tolist()
+)
 configs = st.builds(
-    TripleConfig, rule=st.sampled_from(["span", "offsets"]), order=st.sampled_from(["unordered", "ordered"]),
-    offset_s=st.tuples(st.floats(0.05, 0.5), st.floats(0.6, 3.0)), span_s=st.floats(0.5, 4.0))  # fmt: skip
+    TripleConfig,
+    rule=st.sampled_from(["span", "offsets"]),
+    order=st.sampled_from(["unordered", "ordered"]),
+    offset_s=st.tuples(st.floats(0.05, 0.5), st.floats(0.6, 3.0)),
+    span_s=st.floats(0.5, 4.0),
+)
 
 
 @quick
@@ -447,7 +516,12 @@ def test_every_draw_keeps_the_bounds(t, config, kind, seed):
 @pytest.mark.parametrize("fps, seconds, uneven", [(3, 12, False), (5, 5.4, True), (30, 4, False)])
 def test_orders(rule, fps, seconds, uneven):
     assert check_draws(TripleConfig(rule=rule), fps, seconds, uneven, n=300)["orders"] == 6
-    assert check_draws(TripleConfig(rule=rule, order="ordered"), fps, seconds, uneven, "human", n=100)["orders"] == 1
+    assert (
+        check_draws(TripleConfig(rule=rule, order="ordered"), fps, seconds, uneven, "human", n=100)[
+            "orders"
+        ]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("rule", ["span", "offsets"])
@@ -456,7 +530,10 @@ def test_long_videos_hardly_clamp_and_offsets_fill_their_range(rule):
     draws = [draw_triple(t, "robot", config, np.random.default_rng(n)) for n in range(1500)]
     assert sum(d.clamped for d in draws) < 15
     reach = np.array([t[d.k] - t[d.i] for d in draws])
-    assert reach.max() > (2.9 if rule == "span" else 5) and reach.max() <= (3 if rule == "span" else 6) + EPS
+    assert (
+        reach.max() > (2.9 if rule == "span" else 5)
+        and reach.max() <= (3 if rule == "span" else 6) + EPS
+    )
     first = np.array([t[d.j] - t[d.i] for d in draws])
     assert first.min() < 0.2 and first.max() > 2.7
 
@@ -466,8 +543,11 @@ def test_two_frames_give_triples_with_a_repeat():
         config, rng = TripleConfig(order=order), np.random.default_rng(0)
         seen = {draw_triple([0.0, 0.5], "robot", config, rng)[:3] for _ in range(200)}
         assert all(len(set(s)) == 2 for s in seen)
-        assert seen == ({(0, 0, 1), (0, 1, 1)} if order == "ordered" else
-                        {(0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 1, 0), (1, 0, 0), (1, 0, 1)})  # fmt: skip
+        assert seen == (
+            {(0, 0, 1), (0, 1, 1)}
+            if order == "ordered"
+            else {(0, 0, 1), (0, 1, 1), (0, 1, 0), (1, 1, 0), (1, 0, 0), (1, 0, 1)}
+        )
 
 
 def test_repeats_occur_as_often_as_asked():
@@ -476,9 +556,20 @@ def test_repeats_occur_as_often_as_asked():
     assert 0.21 < np.mean([len({d.i, d.j, d.k}) == 2 for d in draws]) < 0.29
 
 
-@pytest.mark.parametrize("wrong", [dict(rule="x"), dict(order="x"), dict(offset_s=(2, 1)), dict(p_repeat=2),
-                                   dict(max_tries=0), dict(span_s=0), dict(human_offset_s=(0, 1)), dict(seed=-1),
-                                   dict(max_rotation_deg=-5)])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(rule="x"),
+        dict(order="x"),
+        dict(offset_s=(2, 1)),
+        dict(p_repeat=2),
+        dict(max_tries=0),
+        dict(span_s=0),
+        dict(human_offset_s=(0, 1)),
+        dict(seed=-1),
+        dict(max_rotation_deg=-5),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(UserError) as error:
         TripleConfig(**wrong)
@@ -486,7 +577,9 @@ def test_settings_that_cannot_be_are_refused(wrong):
 
 
 def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[n].nan_to_num(), b[n].nan_to_num()) for n in a)
+    return a.keys() == b.keys() and all(
+        torch.equal(a[n].nan_to_num(), b[n].nan_to_num()) for n in a
+    )
 
 
 @pytest.fixture(scope="module")
@@ -497,7 +590,9 @@ def dataset(episodes):
 def test_items_are_a_pure_function_of_seed_epoch_and_index(episodes, dataset):
     again = TripleDataset(episodes, TripleConfig(seed=5), 16, augment=AugmentConfig(), length=40)
     again[7]
-    assert same(dataset[31], again[31]) and same(collate([again[n] for n in range(6)]), dataset.batch(range(6)))
+    assert same(dataset[31], again[31]) and same(
+        collate([again[n] for n in range(6)]), dataset.batch(range(6))
+    )
     again.set_epoch(1)
     assert not same(dataset.batch(range(6)), again.batch(range(6)))
     again.set_epoch(0)
@@ -523,28 +618,40 @@ def test_what_an_item_holds(episodes, dataset):
             assert not batch["proprio"][row].any() and torch.isnan(batch["angle"][row])
         else:
             q = plain.quantiles["square"]["proprio"]
-            assert np.allclose(batch["proprio"][row], normalise(t.proprio[frames], q["q01"], q["q99"]))
+            assert np.allclose(
+                batch["proprio"][row], normalise(t.proprio[frames], q["q01"], q["q99"])
+            )
             legs = relative_angle(t.proprio, t.layout, frames[0], frames[1]) + relative_angle(
-                t.proprio, t.layout, frames[1], frames[2])  # fmt: skip
+                t.proprio, t.layout, frames[1], frames[2]
+            )
             assert float(batch["angle"][row]) == pytest.approx(float(legs), abs=1e-6)
             assert bool(batch["kept"][row]) == (np.degrees(legs) <= 30)
 
 
 def test_cached_frames_give_the_same_batches(episodes, folder):
     opened = read_store(folder)
-    slow = TripleDataset(opened.trajectories, TripleConfig(), 16, quantiles=opened.meta["quantiles"])
-    fast = TripleDataset(cache_frames(opened, 16), TripleConfig(), 16, quantiles=opened.meta["quantiles"])
+    slow = TripleDataset(
+        opened.trajectories, TripleConfig(), 16, quantiles=opened.meta["quantiles"]
+    )
+    fast = TripleDataset(
+        cache_frames(opened, 16), TripleConfig(), 16, quantiles=opened.meta["quantiles"]
+    )
     assert fast._pictures.block is not None and slow._pictures.block is None
     assert same(slow.batch(range(20)), fast.batch(range(20)))
     held_out = TripleDataset(cache_frames(opened, 16)[3:], TripleConfig(), 16)
-    assert same(held_out.batch(range(9)), TripleDataset(opened.trajectories[3:], TripleConfig(), 16).batch(range(9)))
+    assert same(
+        held_out.batch(range(9)),
+        TripleDataset(opened.trajectories[3:], TripleConfig(), 16).batch(range(9)),
+    )
 
 
 def test_forked_workers_give_the_same_batches(folder):
     opened = read_store(folder)
     data = TripleDataset(opened.trajectories, TripleConfig(), 16, length=24)
     data.batch([0])  # the parent has files open
-    loader = DataLoader(data, batch_size=6, num_workers=2, collate_fn=collate, multiprocessing_context="fork")
+    loader = DataLoader(
+        data, batch_size=6, num_workers=2, collate_fn=collate, multiprocessing_context="fork"
+    )
     for n, batch in enumerate(loader):
         assert same(batch, data.batch(range(6 * n, 6 * n + 6)))
 
@@ -552,7 +659,9 @@ def test_forked_workers_give_the_same_batches(folder):
 @pytest.mark.slow
 def test_spawned_workers_give_the_same_batches(folder):
     data = TripleDataset(cache_frames(read_store(folder), 16), TripleConfig(), 16, length=24)
-    loader = DataLoader(data, batch_size=6, num_workers=2, collate_fn=collate, multiprocessing_context="spawn")
+    loader = DataLoader(
+        data, batch_size=6, num_workers=2, collate_fn=collate, multiprocessing_context="spawn"
+    )
     for n, batch in enumerate(loader):
         assert same(batch, data.batch(range(6 * n, 6 * n + 6)))
 
@@ -562,7 +671,9 @@ def test_filter_counts_agree_with_the_items(episodes, limit):
     data = TripleDataset(episodes, TripleConfig(max_rotation_deg=limit, max_tries=4), 16)
     counts, batch = data.filter_counts(60, start=10), data.batch(range(10, 70))
     turning = ~torch.isnan(batch["angle"])
-    assert counts["no_rotation"] == int((~turning).sum()) and counts["dropped"] == int(batch["dropped"].sum())
+    assert counts["no_rotation"] == int((~turning).sum()) and counts["dropped"] == int(
+        batch["dropped"].sum()
+    )
     assert counts["kept"] == int((batch["kept"] & turning).sum())
     assert counts["kept"] + counts["exhausted"] + counts["no_rotation"] == counts["items"] == 60
     over = torch.rad2deg(batch["angle"][turning]) > (limit or 1e9)
@@ -579,12 +690,21 @@ def test_weights_choose_trajectories(episodes):
 
 
 def test_datasets_of_different_widths_share_a_batch(episodes):
-    narrow = replace(episodes[0], proprio=episodes[0].proprio[:, :3], layout=ProprioLayout(position=(0, 1, 2)),
-                     embodiment="gantry", action=None)  # fmt: skip
+    narrow = replace(
+        episodes[0],
+        proprio=episodes[0].proprio[:, :3],
+        layout=ProprioLayout(position=(0, 1, 2)),
+        embodiment="gantry",
+        action=None,
+    )
     batch = TripleDataset([narrow, episodes[1]], TripleConfig(), 16).batch(range(30))
     first = batch["index"][:, 0] == 0
     assert batch["proprio"].shape == (30, 3, 7) and not batch["proprio"][first][..., 3:].any()
-    assert not batch["has_action"][first].any() and batch["has_action"][~first].all() and 0 < first.sum() < 30
+    assert (
+        not batch["has_action"][first].any()
+        and batch["has_action"][~first].all()
+        and 0 < first.sum() < 30
+    )
     with pytest.raises(UserError, match="not among"):
         TripleDataset([narrow], TripleConfig(), 16, embodiments=["widowx"])
 
@@ -593,13 +713,22 @@ def test_augmentation_is_shared_by_the_three_frames(episodes):
     still = store.resize_frames(episodes[0].frames[[4, 4, 4]], 24)
     for seed in range(10):
         lit = augment_triple(still, AugmentConfig(), np.random.default_rng(seed))
-        assert (lit == lit[:1]).all() and lit.shape == still.shape and lit.dtype == torch.uint8 and (lit != still).any()
+        assert (
+            (lit == lit[:1]).all()
+            and lit.shape == still.shape
+            and lit.dtype == torch.uint8
+            and (lit != still).any()
+        )
     off = AugmentConfig(0, 0, 0, 0, crop=1.0)
     assert torch.equal(augment_triple(still, off, np.random.default_rng(0)), still)
 
 
-def by_torchvision(frames: torch.Tensor, config: AugmentConfig, rng: np.random.Generator) -> torch.Tensor:
-    "One triple as it was augmented before there were batches: torchvision's crop, float32 sums, a matrix of its own."
+def by_torchvision(
+    frames: torch.Tensor, config: AugmentConfig, rng: np.random.Generator
+) -> torch.Tensor:
+    """One triple as it was augmented before there were batches: torchvision's crop, float32 sums, a
+    matrix of its own.
+    """
     *u, side, top, left = rng.random(7).tolist()
     height, width = frames.shape[-2:]
     side = config.crop + (1 - config.crop) * side
@@ -607,27 +736,37 @@ def by_torchvision(frames: torch.Tensor, config: AugmentConfig, rng: np.random.G
     place = round(top * (height - rows)), round(left * (width - columns))
     x = resized_crop(frames, *place, rows, columns, [height, width], antialias=True).float()
     strengths = config.brightness, config.contrast, config.saturation, 2 * np.pi * config.hue
-    brightness, contrast, saturation, turn = (s * (2 * v - 1) for s, v in zip(strengths, u, strict=True))
+    brightness, contrast, saturation, turn = (
+        s * (2 * v - 1) for s, v in zip(strengths, u, strict=True)
+    )
     c, s = np.cos(turn), np.sin(turn) / np.sqrt(3)
     same, before, after = c + (1 - c) / 3, (1 - c) / 3 - s, (1 - c) / 3 + s
-    hue = torch.tensor([[same, before, after], [after, same, before], [before, after, same]], dtype=torch.float32)
+    hue = torch.tensor(
+        [[same, before, after], [after, same, before], [before, after, same]], dtype=torch.float32
+    )
     luma = torch.tensor(augment.LUMA)
     blend = (1 + saturation) * torch.eye(3) - saturation * luma.expand(3, 3)
     matrix = (1 + brightness) * ((1 + contrast) * blend @ hue)
     gray = float((x.mean((0, 2, 3)) * luma).sum())
-    y = sum(x[:, n:n + 1] * matrix[:, n].view(1, 3, 1, 1) for n in range(3))
+    y = sum(x[:, n : n + 1] * matrix[:, n].view(1, 3, 1, 1) for n in range(3))
     return (y - (1 + brightness) * contrast * gray).round().clamp(0, 255).to(torch.uint8)
 
 
 @pytest.mark.parametrize("size", [16, 64, 97])
 def test_augmentation_equals_the_old_one_triple_by_triple(size):
-    "At most one step of 255 apart, in a few of a million bytes: the old sums were rounded in float32."
+    """At most one step of 255 apart, in a few of a million bytes: the old sums were rounded in
+    float32.
+    """
     rng = np.random.default_rng(size)
     frames = torch.from_numpy(rng.integers(0, 256, (40, 3, 3, size, size), dtype=np.uint8))
-    numbers = augmentation_parameters(AugmentConfig(), size, size, seed=3, epoch=1, indices=range(100, 140))
+    numbers = augmentation_parameters(
+        AugmentConfig(), size, size, seed=3, epoch=1, indices=range(100, 140)
+    )
     ours = augment_frames(frames, numbers)
     streams = [np.random.default_rng([3, 1, n, 1]) for n in range(100, 140)]
-    theirs = torch.stack([by_torchvision(f, AugmentConfig(), s) for f, s in zip(frames, streams, strict=True)])
+    theirs = torch.stack(
+        [by_torchvision(f, AugmentConfig(), s) for f, s in zip(frames, streams, strict=True)]
+    )
     off = (ours.int() - theirs.int()).abs()
     assert off.max() <= 1 and (off > 0).double().mean() < 5e-5, (off.max(), (off > 0).sum())
 
@@ -636,8 +775,14 @@ def test_augmentation_is_the_same_for_any_batch_device_and_compiler():
     assert augment.check_augmentation(40, 9, seed=2) == 9 * 9 * 40 * 40
     for height, width in ((1, 1), (2, 3), (17, 31), (120, 64)):
         augment.check_crop(height, width)
-    frames = torch.randint(0, 256, (3, 3, 3, 20, 20), dtype=torch.uint8).permute(0, 1, 2, 4, 3)  # any strides
-    batch = {"frames": frames, "augment": augmentation_parameters(AugmentConfig(), 20, 20, 0, 0, range(3)), "x": 1}
+    frames = torch.randint(0, 256, (3, 3, 3, 20, 20), dtype=torch.uint8).permute(
+        0, 1, 2, 4, 3
+    )  # any strides
+    batch = {
+        "frames": frames,
+        "augment": augmentation_parameters(AugmentConfig(), 20, 20, 0, 0, range(3)),
+        "x": 1,
+    }
     compiled = torch.compile(apply_augmentation, backend="aot_eager", fullgraph=True)(batch)
     assert torch.equal(compiled["frames"], apply_augmentation(batch)["frames"])
     assert set(compiled) == {"frames", "x"} and apply_augmentation({"x": 1}) == {"x": 1}
@@ -646,7 +791,9 @@ def test_augmentation_is_the_same_for_any_batch_device_and_compiler():
 
 
 def test_a_dataset_leaves_augmentation_to_whoever_takes_the_batch(episodes, dataset):
-    later = TripleDataset(episodes, TripleConfig(seed=5), 16, AugmentConfig(), length=40, defer_augmentation=True)
+    later = TripleDataset(
+        episodes, TripleConfig(seed=5), 16, AugmentConfig(), length=40, defer_augmentation=True
+    )
     plain = TripleDataset(episodes, TripleConfig(seed=5), 16, length=40)
     batch = later.batch(range(9, 15))
     assert batch["augment"].shape == (6, PARAMETERS)
@@ -664,13 +811,18 @@ def test_a_dataset_leaves_augmentation_to_whoever_takes_the_batch(episodes, data
 def test_ranks_share_the_work_without_overlap(world, batch, length, resume):
     ranks = [list(global_indices(length, batch, r, world)) for r in range(world)]
     single = list(global_indices(length, batch * world))
-    assert len({len(r) for r in ranks}) == 1 and len(ranks[0]) == len(single) == length // (batch * world)
+    assert len({len(r) for r in ranks}) == 1 and len(ranks[0]) == len(single) == length // (
+        batch * world
+    )
     for step, whole in enumerate(single):
         parts = [set(r[step]) for r in ranks]
         assert set.union(*parts) == set(whole) and sum(map(len, parts)) == batch * world
     steps = min(resume, len(single))
     for r in range(world):
-        assert list(global_indices(length, batch, r, world, start=steps * batch * world)) == ranks[r][steps:]
+        assert (
+            list(global_indices(length, batch, r, world, start=steps * batch * world))
+            == ranks[r][steps:]
+        )
 
 
 # ---------------------------------------------------------------- loading
@@ -678,12 +830,24 @@ def test_ranks_share_the_work_without_overlap(world, batch, length, resume):
 
 @pytest.mark.parametrize(
     "device, cores, ranks, in_memory, workers",
-    [("cuda", 208, 8, False, 16), ("cuda", 16, 1, False, 15), ("cuda", 4, 8, False, 1), ("cuda:3", 16, 4, True, 2),
-     ("cpu", 8, 1, True, 0), ("cpu", 8, 1, False, 2), ("cpu", 1, 1, False, 0), ("cpu", 2, 2, False, 0)],
-)  # fmt: skip
+    [
+        ("cuda", 208, 8, False, 16),
+        ("cuda", 16, 1, False, 15),
+        ("cuda", 4, 8, False, 1),
+        ("cuda:3", 16, 4, True, 2),
+        ("cpu", 8, 1, True, 0),
+        ("cpu", 8, 1, False, 2),
+        ("cpu", 1, 1, False, 0),
+        ("cpu", 2, 2, False, 0),
+    ],
+)
 def test_workers_follow_from_the_machine(device, cores, ranks, in_memory, workers):
-    settings = loader_settings(-1, device, cores, ranks, in_memory=in_memory, prefetch=3, timeout_s=7)
-    assert settings["num_workers"] == workers and settings["pin_memory"] == device.startswith("cuda")
+    settings = loader_settings(
+        -1, device, cores, ranks, in_memory=in_memory, prefetch=3, timeout_s=7
+    )
+    assert settings["num_workers"] == workers and settings["pin_memory"] == device.startswith(
+        "cuda"
+    )
     assert ("prefetch_factor" in settings) == (workers > 0)
 
 
@@ -731,7 +895,9 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="signals of Linux")
 def test_a_worker_has_one_thread_and_ends_when_its_run_says_so(folder, tmp_path):
     (tmp_path / "run.py").write_text(WORKERS)  # a file: workers that are not forked import it
-    done = subprocess.run([sys.executable, tmp_path / "run.py", folder], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", folder], capture_output=True, text=True, timeout=200
+    )
     assert done.stdout.splitlines() == ["0 forkserver", "0 None"], done.stderr[-800:]
 
 
@@ -751,8 +917,16 @@ def test_inspect(capsys, folder, episodes):
     out, err, status = run(capsys, "inspect", folder, "--json")
     answer = json.loads(out)
     assert (err, status) == ("", 0) and answer["lengths"] == [len(t) for t in episodes]
-    assert answer["format"] == "aclam-store" and answer["episodes"] == 6 and answer["frames"] == sum(answer["lengths"])
-    assert answer["fps"] == 5 and answer["cameras"] == ["front"] and answer["embodiment"] == "hand, square"
+    assert (
+        answer["format"] == "aclam-store"
+        and answer["episodes"] == 6
+        and answer["frames"] == sum(answer["lengths"])
+    )
+    assert (
+        answer["fps"] == 5
+        and answer["cameras"] == ["front"]
+        and answer["embodiment"] == "hand, square"
+    )
     assert answer["proprio"]["columns"] == 7 and answer["proprio"]["rotation_repr"] == "rotvec"
     out, err, status = run(capsys, "inspect", folder)
     assert status == 0 and "aclam-store" in out
@@ -760,18 +934,28 @@ def test_inspect(capsys, folder, episodes):
 
 def test_frame_is_exact(capsys, folder, tmp_path):
     image = pytest.importorskip("PIL.Image")
-    out, err, status = run(capsys, "frame", folder, "--episode", 4, "--index", 11, "--out", tmp_path / "f.png")
+    out, err, status = run(
+        capsys, "frame", folder, "--episode", 4, "--index", 11, "--out", tmp_path / "f.png"
+    )
     assert (out, status) == ("", 0)
-    assert (np.asarray(image.open(tmp_path / "f.png")) == read_store(folder).trajectories[4].frames[[11]][0]).all()
+    assert (
+        np.asarray(image.open(tmp_path / "f.png"))
+        == read_store(folder).trajectories[4].frames[[11]][0]
+    ).all()
 
 
 def test_triples_say_what_training_draws(capsys, folder, tmp_path):
-    out, err, status = run(capsys, "triples", folder, "--n", 5, "--seed", 2, "--json", "--png", tmp_path / "t.png")
+    out, err, status = run(
+        capsys, "triples", folder, "--n", 5, "--seed", 2, "--json", "--png", tmp_path / "t.png"
+    )
     rows, opened = json.loads(out)["triples"], read_store(folder)
     data = TripleDataset(opened.trajectories, TripleConfig(seed=2), 32)
     for n, row in enumerate(rows):
         d = data.draw(n)
-        assert row["frames"] == [d.i, d.j, d.k] and row["trajectory"] == opened.trajectories[d.trajectory].name
+        assert (
+            row["frames"] == [d.i, d.j, d.k]
+            and row["trajectory"] == opened.trajectories[d.trajectory].name
+        )
         assert (row["angle_deg"] is None) == (opened.trajectories[d.trajectory].kind == "human")
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG" and status == 0
 
@@ -781,9 +965,18 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
     [
         (["inspect", "nowhere"], "no such dataset"),
         (["inspect"], ""),
-        (["frame", "STORE", "--episode", 6, "--index", 0, "--out", "x.png"], "there is no episode 6"),
-        (["frame", "STORE", "--episode", 0, "--index", 99, "--out", "x.png"], "there is no frame 99"),
-        (["frame", "STORE", "--episode", 0, "--index", 0, "--camera", "wrist", "--out", "x.png"], 'no camera "wrist"'),
+        (
+            ["frame", "STORE", "--episode", 6, "--index", 0, "--out", "x.png"],
+            "there is no episode 6",
+        ),
+        (
+            ["frame", "STORE", "--episode", 0, "--index", 99, "--out", "x.png"],
+            "there is no frame 99",
+        ),
+        (
+            ["frame", "STORE", "--episode", 0, "--index", 0, "--camera", "wrist", "--out", "x.png"],
+            'no camera "wrist"',
+        ),
         (["triples", "STORE", "--n", -1], "--n is at least 1"),
         (["triples", "STORE", "--seed", -1], "seed is not negative"),
         (["triples", "STORE", "--max-rotation", 3], "--max-rotation-deg"),
@@ -795,7 +988,12 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
 def test_wrong_command_lines_end_in_one_line(capsys, folder, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     out, err, status = run(capsys, *[folder if w == "STORE" else w for w in words])
-    assert (out, status) == ("", 2) and err.count("\n") == 1 and err.startswith("aclam-data") and says in err
+    assert (
+        (out, status) == ("", 2)
+        and err.count("\n") == 1
+        and err.startswith("aclam-data")
+        and says in err
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,7 @@
-"""Readers and writers of LeRobot, RLDS and videos. Fixtures: tests/fixtures, written by the peers."""
+"""Readers and writers of LeRobot, RLDS and videos.
+
+Fixtures: tests/fixtures, written by the peers.
+"""
 
 import dataclasses
 import gzip
@@ -28,7 +31,14 @@ from aclam.data.rlds import check_crc
 from aclam.data.source import Declared, open_dataset, recognise
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
-from aclam.data.video import VideoFrames, VideoPool, VideoWriter, all_frames, check_exact, read_videos
+from aclam.data.video import (
+    VideoFrames,
+    VideoPool,
+    VideoWriter,
+    all_frames,
+    check_exact,
+    read_videos,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.insert(0, str(FIXTURES))
@@ -37,11 +47,12 @@ from pattern import CAMERAS, FPS, LENGTHS, action, numbers, state, task  # noqa:
 LEROBOT = {v: FIXTURES / f"lerobot_{v.replace('.', '')}" for v in ("v2.1", "v3.0")}
 
 
-# --- conformance ----------------------------------------------------------------------------------------------------
+# --- conformance
+# ----------------------------------------------------------------------------------------------------
 
 
 def every_frame(store, camera: int) -> int:
-    "Read every frame, last one first, and all numbers; returns how many frames were right."
+    """Read every frame, last one first, and all numbers; returns how many frames were right."""
     right = 0
     for episode, t in enumerate(store.trajectories):
         assert (len(t), t.task, t.embodiment) == (LENGTHS[episode], task(episode), "pattern")
@@ -82,7 +93,9 @@ def test_version_2_0_has_no_statistics_of_episodes(tmp_path):
 
 
 def test_images_in_the_table_instead_of_a_video(tmp_path):
-    "The other way in which LeRobot datasets keep pictures; here with channels first, as some say in info.json."
+    """The other way in which LeRobot datasets keep pictures; here with channels first, as some say
+    in info.json.
+    """
     root = tmp_path / "images"
     shutil.copytree(LEROBOT["v3.0"], root)
     file, films = root / "data" / "chunk-000" / "file-000.parquet", read_lerobot(root).trajectories
@@ -92,7 +105,9 @@ def test_images_in_the_table_instead_of_a_video(tmp_path):
         for n in range(len(t)):
             Image.fromarray(t.frames[[n]][0]).save(tmp_path / "frame.png")
             cells.append({"bytes": (tmp_path / "frame.png").read_bytes(), "path": None})
-    pq.write_table(table.append_column("observation.images.top", pa.array(cells)), file, row_group_size=10)
+    pq.write_table(
+        table.append_column("observation.images.top", pa.array(cells)), file, row_group_size=10
+    )
     info = json.loads((root / "meta" / "info.json").read_text())
     info["features"]["observation.images.top"] = {
         "dtype": "image",
@@ -102,10 +117,13 @@ def test_images_in_the_table_instead_of_a_video(tmp_path):
     edit_info(root, features=info["features"])
     store = open_dataset(root)
     assert store.meta["image_size"] == [48, 64] and every_frame(store, 0) == sum(LENGTHS)
-    assert np.array_equal(pickle.loads(pickle.dumps(store.trajectories[1].frames))[[3]], films[1].frames[[3]])
+    assert np.array_equal(
+        pickle.loads(pickle.dumps(store.trajectories[1].frames))[[3]], films[1].frames[[3]]
+    )
 
 
-# --- declarations ---------------------------------------------------------------------------------------------------
+# --- declarations
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_guessed_and_what_is_declared_is_checked():
@@ -114,9 +132,14 @@ def test_nothing_is_guessed_and_what_is_declared_is_checked():
     quaternion = ProprioLayout(position=(0,), rotation=(1, 2, 3, 4), rotation_repr="quat_xyzw")
     with pytest.raises(UserError, match="episode 0: frame .* are no quat_xyzw rotation"):
         open_dataset(LEROBOT["v3.0"], Declared(layout=quaternion))
-    told = open_dataset(LEROBOT["v3.0"], Declared(state=("action",), layout=lambda n: ProprioLayout(position=range(n))))
+    told = open_dataset(
+        LEROBOT["v3.0"],
+        Declared(state=("action",), layout=lambda n: ProprioLayout(position=range(n))),
+    )
     assert told.meta["layout"]["position"] == [0, 1, 2]
-    with pytest.raises(UserError, match='no column of numbers "observation.stat".*Did you mean "observation.state"'):
+    with pytest.raises(
+        UserError, match='no column of numbers "observation.stat".*Did you mean "observation.state"'
+    ):
         open_dataset(LEROBOT["v3.0"], Declared(state=("observation.stat",)))
     with pytest.raises(UserError, match='no camera "topp"'):
         open_dataset(LEROBOT["v3.0"], Declared(camera="topp"))
@@ -125,11 +148,17 @@ def test_nothing_is_guessed_and_what_is_declared_is_checked():
 def test_human_video_in_lerobot_form_has_no_proprio():
     store = open_dataset(LEROBOT["v3.0"], Declared(kind="human", embodiment="hand", skip_first=2))
     t = store.trajectories[1]
-    assert t.proprio is None and t.kind == "human" and t.embodiment == "hand" and len(t) == LENGTHS[1] - 2
+    assert (
+        t.proprio is None
+        and t.kind == "human"
+        and t.embodiment == "hand"
+        and len(t) == LENGTHS[1] - 2
+    )
     assert numbers(t.frames[[0]][0]) == (0, 1, 2)
 
 
-# --- bad input: one line that names file and episode ------------------------------------------------------------------
+# --- bad input: one line that names file and episode
+# ------------------------------------------------------------------
 
 
 def edit_info(root: Path, **values) -> None:
@@ -151,7 +180,9 @@ def cut(path: Path, share: float) -> None:
 
 TOP = "videos/observation.images.top/chunk-000/file-000.mp4"
 SHIFT = {"videos/observation.images.top/from_timestamp": 1.14}  # 0.4 of a frame late
-LATE = {"videos/observation.images.top/from_timestamp": 4.3}  # the last two frames lie behind the end
+LATE = {
+    "videos/observation.images.top/from_timestamp": 4.3
+}  # the last two frames lie behind the end
 SHAPES = {"action": {"dtype": "float32", "shape": [4], "names": None}}
 
 
@@ -162,25 +193,50 @@ def features(root: Path, **changed) -> dict:
 NINE = {"observation.images.top": {"dtype": "video", "shape": [9, 9, 3]}}
 TABLE = "data/chunk-000/file-000.parquet"
 BAD = {
-    "mp4 without its end": (lambda r: cut(r / TOP, 0.5), r"episode \d: .*file-000.mp4 .*(cut off|has no frame)"),
-    "mp4 without anything": (lambda r: cut(r / TOP, 0.01), r"episode 0: .*file-000.mp4 (is not a whole|has no video)"),
+    "mp4 without its end": (
+        lambda r: cut(r / TOP, 0.5),
+        r"episode \d: .*file-000.mp4 .*(cut off|has no frame)",
+    ),
+    "mp4 without anything": (
+        lambda r: cut(r / TOP, 0.01),
+        r"episode 0: .*file-000.mp4 (is not a whole|has no video)",
+    ),
     "no mp4": (lambda r: (r / TOP).unlink(), r"episode 0: no such file: .*file-000.mp4"),
     "no parquet": (lambda r: (r / TABLE).unlink(), r"episode 0: no such file: .*parquet"),
     "half a parquet": (lambda r: cut(r / TABLE, 0.5), r"episode 0: .*not a whole Parquet"),
-    "time stamps off": (lambda r: edit_episodes(r, 1, **SHIFT), r"episode 1: .*mp4 has no frame within 0.025 s"),
-    "mp4 too short": (lambda r: edit_episodes(r, 3, **LATE), r"episode 3: .*mp4 has no frame .*it is 5.800 s"),
-    "wrong shape": (lambda r: edit_info(r, features=features(r, **SHAPES)), r"episode 0: .*action has 3 numbers a row"),
-    "no shape": (lambda r: edit_info(r, features=features(r, action={"dtype": "float32"})), r"info.json: the shape of"),
+    "time stamps off": (
+        lambda r: edit_episodes(r, 1, **SHIFT),
+        r"episode 1: .*mp4 has no frame within 0.025 s",
+    ),
+    "mp4 too short": (
+        lambda r: edit_episodes(r, 3, **LATE),
+        r"episode 3: .*mp4 has no frame .*it is 5.800 s",
+    ),
+    "wrong shape": (
+        lambda r: edit_info(r, features=features(r, **SHAPES)),
+        r"episode 0: .*action has 3 numbers a row",
+    ),
+    "no shape": (
+        lambda r: edit_info(r, features=features(r, action={"dtype": "float32"})),
+        r"info.json: the shape of",
+    ),
     "wrong picture size": (
         lambda r: edit_info(r, features=features(r, **NINE)),
-        r"episode 0: .*frames of 64 x 48 pixels, declared are 9 x 9"),
-    "a path that leaves": (lambda r: edit_info(r, video_path="../{video_key}.mp4"), r"leads out of"),
+        r"episode 0: .*frames of 64 x 48 pixels, declared are 9 x 9",
+    ),
+    "a path that leaves": (
+        lambda r: edit_info(r, video_path="../{video_key}.mp4"),
+        r"leads out of",
+    ),
     "an absolute path": (lambda r: edit_info(r, data_path="/{chunk_index}"), r"leads out of"),
-    "wrong length": (lambda r: edit_episodes(r, 2, length=8), r"episode 2: .*has 7 rows of it, meta says 8"),
+    "wrong length": (
+        lambda r: edit_episodes(r, 2, length=8),
+        r"episode 2: .*has 7 rows of it, meta says 8",
+    ),
     "not JSON": (lambda r: cut(r / "meta/info.json", 0.5), r"info.json is not JSON"),
     "another version": (lambda r: edit_info(r, codebase_version="v9"), r'codebase_version is "v9"'),
     "no rate": (lambda r: edit_info(r, fps=0), r"fps is 0, a positive number"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -201,20 +257,25 @@ def test_verify_finds_wrong_times_without_decoding(tmp_path, values, monkeypatch
     shutil.copytree(LEROBOT["v3.0"], root)
     edit_episodes(root, 1 if values is SHIFT else 3, **values)
     monkeypatch.setattr(VideoPool, "at", lambda *_: pytest.fail("a frame was decoded"))
-    with pytest.raises(UserError, match=r"episode \d: frame \d+: .*file-000.mp4 has no frame within"):
+    with pytest.raises(
+        UserError, match=r"episode \d: frame \d+: .*file-000.mp4 has no frame within"
+    ):
         open_dataset(root, verify=True)
 
 
 def test_the_hub_without_a_network_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="aclam/does-not-exist cannot be had from the hub") as caught:
+    with pytest.raises(
+        UserError, match="aclam/does-not-exist cannot be had from the hub"
+    ) as caught:
         download("aclam/does-not-exist")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="not a name on the hub"):
         open_dataset("hub:a/b/c")
 
 
-# --- the writer -------------------------------------------------------------------------------------------------------
+# --- the writer
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -230,8 +291,12 @@ def test_what_is_written_is_read_back(tmp_path, squares):
 def test_parts_written_by_other_processes_are_the_same(tmp_path, squares):
     write_lerobot(tmp_path / "one", squares, per_file=3)
     write_lerobot(tmp_path / "two", squares, per_file=3, workers=2)
-    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
-    assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+    files = sorted(
+        p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()
+    )
+    assert all(
+        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
+    )
 
 
 def test_uneven_films_and_different_widths_are_refused_or_resampled(tmp_path, squares):
@@ -249,22 +314,30 @@ def test_uneven_films_and_different_widths_are_refused_or_resampled(tmp_path, sq
 
 @pytest.mark.slow
 def test_the_peer_opens_what_we_wrote(tmp_path, squares):
-    "Needs lerobot-dataset 0.4.4 in an environment of its own: set ACLAM_LEROBOT_PYTHON to its python."
+    """Needs lerobot-dataset 0.4.4 in an environment of its own: set ACLAM_LEROBOT_PYTHON to its
+    python.
+    """
     import subprocess
 
     python = os.environ.get("ACLAM_LEROBOT_PYTHON")
     if not python:
         pytest.skip("ACLAM_LEROBOT_PYTHON is not set")
     write_lerobot(tmp_path / "out", squares, per_file=2)
-    np.savez(tmp_path / "truth.npz", **{f"state{n}": t.proprio for n, t in enumerate(squares)},
-             **{f"frames{n}": t.frames[range(len(t))] for n, t in enumerate(squares)})  # fmt: skip
+    np.savez(
+        tmp_path / "truth.npz",
+        **{f"state{n}": t.proprio for n, t in enumerate(squares)},
+        **{f"frames{n}": t.frames[range(len(t))] for n, t in enumerate(squares)},
+    )
     run = [python, FIXTURES / "open_with_lerobot.py", tmp_path / "out", tmp_path / "truth.npz"]
-    done = subprocess.run(list(map(str, run)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        list(map(str, run)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)
 
 
-# --- video ------------------------------------------------------------------------------------------------------------
+# --- video
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -307,7 +380,9 @@ def test_open_files_are_bounded(tmp_path):
     films = []
     for n in range(20):
         (tmp_path / f"{n}.mp4").write_bytes(source)
-        films.append(VideoFrames(pool, tmp_path / f"{n}.mp4", np.arange(40) / FPS, 0.01, f"film {n}"))
+        films.append(
+            VideoFrames(pool, tmp_path / f"{n}.mp4", np.arange(40) / FPS, 0.01, f"film {n}")
+        )
     before = len(os.listdir("/proc/self/fd"))
     for film in films * 2:
         film[[30, 2]]
@@ -321,7 +396,7 @@ def test_a_video_that_is_no_video(tmp_path):
 
 
 class FakeDecoder:
-    "What torchcodec.decoders.VideoDecoder does, by decoding the whole file with PyAV."
+    """What torchcodec.decoders.VideoDecoder does, by decoding the whole file with PyAV."""
 
     def __init__(self, path, **_):
         self.frames, self.seconds = all_frames(path)
@@ -330,14 +405,18 @@ class FakeDecoder:
 
     def get_frames_played_at(self, seconds):
         n = np.searchsorted(self.seconds, seconds, side="right") - 1
-        return SimpleNamespace(data=torch.from_numpy(self.frames[n]), pts_seconds=torch.from_numpy(self.seconds[n]))
+        return SimpleNamespace(
+            data=torch.from_numpy(self.frames[n]), pts_seconds=torch.from_numpy(self.seconds[n])
+        )
 
 
 @pytest.fixture
 def torchcodec(monkeypatch):
-    "A torchcodec that works: none fits the torch that is locked, whatever FFmpeg is there."
+    """A torchcodec that works: none fits the torch that is locked, whatever FFmpeg is there."""
     FakeDecoder.opened = []
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=FakeDecoder))
+    monkeypatch.setitem(
+        sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=FakeDecoder)
+    )
     monkeypatch.setattr(video, "torchcodec_works", lambda: True)
     return FakeDecoder
 
@@ -353,7 +432,9 @@ def test_torchcodec_is_used_where_it_works_and_gives_the_same_frames(tmp_path, t
     film = films(tmp_path / "set")
     (found,) = read_videos(film).trajectories
     (ours,) = read_videos(film, pool=VideoPool(decoder="av")).trajectories
-    assert np.array_equal(found.frames[[3, 17, 0]], ours.frames[[3, 17, 0]]) and torchcodec.opened == ["a.mp4"]
+    assert np.array_equal(
+        found.frames[[3, 17, 0]], ours.frames[[3, 17, 0]]
+    ) and torchcodec.opened == ["a.mp4"]
 
 
 def test_what_torchcodec_cannot_read_falls_to_pyav(tmp_path, torchcodec, monkeypatch):
@@ -367,7 +448,9 @@ def test_what_torchcodec_cannot_read_falls_to_pyav(tmp_path, torchcodec, monkeyp
     found.frames[[4]]
     assert len(tried) == 1  # asked once, then left alone
     with pytest.raises(UserError, match="a.mp4 is not a whole video file"):
-        VideoFrames(VideoPool(decoder="torchcodec"), film / "a.mp4", np.arange(3) / 5, 0.01, "film")[[0]]
+        VideoFrames(
+            VideoPool(decoder="torchcodec"), film / "a.mp4", np.arange(3) / 5, 0.01, "film"
+        )[[0]]
 
 
 def refuse_file(path, tried):
@@ -380,10 +463,17 @@ def test_without_torchcodec_pyav_reads(tmp_path, monkeypatch):
     (found,) = read_videos(films(tmp_path / "set")).trajectories
     assert found.frames[[5]].shape == (1, 64, 64, 3)
     with pytest.raises(UserError, match="torchcodec is not installed, or does not fit"):
-        VideoFrames(VideoPool(decoder="torchcodec"), tmp_path / "set" / "a.mp4", np.arange(3) / 5, 0.01, "film")[[0]]
+        VideoFrames(
+            VideoPool(decoder="torchcodec"),
+            tmp_path / "set" / "a.mp4",
+            np.arange(3) / 5,
+            0.01,
+            "film",
+        )[[0]]
 
 
-# --- folders of images -----------------------------------------------------------------------------------------------
+# --- folders of images
+# -----------------------------------------------------------------------------------------------
 
 
 def frame_folder(folder: Path, squares, n: int = 6) -> Path:
@@ -400,28 +490,65 @@ def test_the_rate_of_a_frame_folder_is_declared_on_the_command_line(tmp_path, sq
     assert stopped.value.code == 2 and "how many there are a second" in capsys.readouterr().err
     report = json.loads(aclam_data(capsys, "inspect", folder, "--rate", 12, "--json"))
     assert (report["fps"], report["frames"], report["kinds"]) == (12, 6, ["human"])
-    aclam_data(capsys, "frame", folder, "--rate", 12, "--episode", 0, "--index", 4, "--out", tmp_path / "f.png")
+    aclam_data(
+        capsys,
+        "frame",
+        folder,
+        "--rate",
+        12,
+        "--episode",
+        0,
+        "--index",
+        4,
+        "--out",
+        tmp_path / "f.png",
+    )
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f.png")), squares[0].frames[[4]][0])
     told = (RECIPES / "bridge" / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(told)  # a recipe has a rate, too
-    assert json.loads(aclam_data(capsys, "inspect", folder, "--json"))["fps"] == load_recipe("bridge").control_hz
-    assert json.loads(aclam_data(capsys, "triples", folder, "--rate", 8, "--n", 3, "--json"))["counts"]["items"] == 3
+    assert (
+        json.loads(aclam_data(capsys, "inspect", folder, "--json"))["fps"]
+        == load_recipe("bridge").control_hz
+    )
+    assert (
+        json.loads(aclam_data(capsys, "triples", folder, "--rate", 8, "--n", 3, "--json"))[
+            "counts"
+        ]["items"]
+        == 3
+    )
 
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_huge_png_in_a_frame_folder_is_refused_by_its_header(tmp_path, squares, capsys, number):
     folder = frame_folder(tmp_path / "set", squares)
     head = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    body = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
-    (folder / "clip" / f"{number}.png").write_bytes(body + (200).to_bytes(4, "big") + b"IDAT" + bytes(200))
+    body = (
+        b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + zlib.crc32(head).to_bytes(4, "big")
+    )
+    (folder / "clip" / f"{number}.png").write_bytes(
+        body + (200).to_bytes(4, "big") + b"IDAT" + bytes(200)
+    )
     with pytest.raises(SystemExit) as stopped:
-        aclam_data(capsys, "frame", folder, "--rate", 5, "--episode", 0, "--index", number, "--out", tmp_path / "f.png")
+        aclam_data(
+            capsys,
+            "frame",
+            folder,
+            "--rate",
+            5,
+            "--episode",
+            0,
+            "--index",
+            number,
+            "--out",
+            tmp_path / "f.png",
+        )
     said = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and "\n" not in said and not (tmp_path / "f.png").exists()
     assert f"clip: {folder}/clip/{number}.png" in said and "pixels" in said
 
 
-# --- percentiles -----------------------------------------------------------------------------------------------------
+# --- percentiles
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatch):
@@ -433,7 +560,9 @@ def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatc
     first = open_dataset(root).meta["quantiles"]
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 1 and not cache.exists()
     told = Declared(layout=ProprioLayout(position=(2, 3)))
-    assert open_dataset(root, told).meta["quantiles"] == first and len(count) == 2  # another layout: computed anew
+    assert (
+        open_dataset(root, told).meta["quantiles"] == first and len(count) == 2
+    )  # another layout: computed anew
     other = open_dataset(root, Declared(state=("action",))).meta["quantiles"]
     assert len(other["pattern"]["proprio"]["q01"]) == 3 and len(count) == 3
     (root / source.PERCENTILES).unlink()
@@ -443,7 +572,8 @@ def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatc
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
 
 
-# --- RLDS ------------------------------------------------------------------------------------------------------------
+# --- RLDS
+# ------------------------------------------------------------------------------------------------------------
 
 RLDS = FIXTURES / "rlds"
 TOLD = Declared(fps=FPS, embodiment="pattern")
@@ -471,11 +601,21 @@ def test_a_flipped_byte_is_reported_with_file_and_record(tmp_path):
     file = tmp_path / "set" / "pattern-train.tfrecord-00001-of-00002"
     whole, rng = file.read_bytes(), np.random.default_rng(0)
     first = 16 + int.from_bytes(whole[:8], "little")  # bytes of record 0
-    for at in [0, 9, 12, first - 1, first, len(whole) - 1, *rng.integers(0, len(whole), 15).tolist()]:
+    for at in [
+        0,
+        9,
+        12,
+        first - 1,
+        first,
+        len(whole) - 1,
+        *rng.integers(0, len(whole), 15).tolist(),
+    ]:
         bad = bytearray(whole)
         bad[at] ^= 1 << int(rng.integers(8))
         file.write_bytes(bad)
-        with pytest.raises(UserError, match=rf"00001-of-00002: record {int(at >= first)}") as caught:
+        with pytest.raises(
+            UserError, match=rf"00001-of-00002: record {int(at >= first)}"
+        ) as caught:
             open_dataset(tmp_path / "set", TOLD)
         assert "\n" not in str(caught.value)
 
@@ -493,7 +633,8 @@ def test_the_checksum():
     check_crc()
 
 
-# --- the commands on any format --------------------------------------------------------------------------------------
+# --- the commands on any format
+# --------------------------------------------------------------------------------------
 
 
 def aclam_data(capsys, *words) -> str:
@@ -501,12 +642,24 @@ def aclam_data(capsys, *words) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", [*LEROBOT.values(), LEROBOT["v3.0"] / "videos"], ids=["v2.1", "v3.0", "videos"])
+@pytest.mark.parametrize(
+    "path", [*LEROBOT.values(), LEROBOT["v3.0"] / "videos"], ids=["v2.1", "v3.0", "videos"]
+)
 def test_inspect_frame_and_triples_on_foreign_formats(path, tmp_path, capsys):
     shutil.copytree(path, tmp_path / "set")
     report = json.loads(aclam_data(capsys, "inspect", tmp_path / "set", "--json"))
     assert report["frames"] in (sum(LENGTHS), 2 * sum(LENGTHS))
-    aclam_data(capsys, "frame", tmp_path / "set", "--episode", 0, "--index", 5, "--out", tmp_path / "frame.png")
+    aclam_data(
+        capsys,
+        "frame",
+        tmp_path / "set",
+        "--episode",
+        0,
+        "--index",
+        5,
+        "--out",
+        tmp_path / "frame.png",
+    )
     assert numbers(np.asarray(Image.open(tmp_path / "frame.png"))) == (0, 0, 5)
     drawn = json.loads(aclam_data(capsys, "triples", tmp_path / "set", "--n", 5, "--json"))
     assert len(drawn["triples"]) == 5 and drawn["counts"]["no_rotation"] == 5
@@ -514,12 +667,17 @@ def test_inspect_frame_and_triples_on_foreign_formats(path, tmp_path, capsys):
 
 @pytest.mark.parametrize("to", ["store", "lerobot"])
 def test_convert(tmp_path, capsys, to):
-    report = json.loads(aclam_data(capsys, "convert", LEROBOT["v3.0"], "--to", to, "--out", tmp_path / "out", "--json"))
+    report = json.loads(
+        aclam_data(
+            capsys, "convert", LEROBOT["v3.0"], "--to", to, "--out", tmp_path / "out", "--json"
+        )
+    )
     assert report["frames"] == sum(LENGTHS)
     assert every_frame(open_dataset(tmp_path / "out"), 0) == sum(LENGTHS)
 
 
-# --- which format -----------------------------------------------------------------------------------------------------
+# --- which format
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_formats_are_recognised(tmp_path, squares):

@@ -1,4 +1,6 @@
-"""Still pictures that say what is where, the reader that learns from them, and policies that begin from its encoder."""
+"""Still pictures that say what is where, the reader that learns from them, and policies that begin
+from its encoder.
+"""
 
 import dataclasses
 import json
@@ -21,7 +23,9 @@ from aclam.train import grounding as training
 from aclam.train import policy as policy_training
 from aclam.train.loop import TrainConfig
 
-EYES = dataclasses.replace(vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu"))
+EYES = dataclasses.replace(
+    vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu")
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +37,14 @@ def stills(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def eyes(stills, tmp_path_factory):
-    "A run of a few steps, and the folder of its encoder."
+    """A run of a few steps, and the folder of its encoder."""
     out = tmp_path_factory.mktemp("eyes")
-    loop = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3)
-    return out, training.run(training.GroundingTrainConfig(str(stills), str(out), EYES, probe_n=8, train=loop))
+    loop = TrainConfig(
+        steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3
+    )
+    return out, training.run(
+        training.GroundingTrainConfig(str(stills), str(out), EYES, probe_n=8, train=loop)
+    )
 
 
 def scenes(folder) -> list:
@@ -54,15 +62,23 @@ def refused(capsys, main, argv, *words) -> None:
 def test_stills_are_a_function_of_the_seed(stills, tmp_path):
     prepare_source("stills", tmp_path / "again", episodes=4, size=48, workers=1, progress=False)
     for a, b in zip(scenes(stills), scenes(tmp_path / "again"), strict=True):
-        assert np.array_equal(a.frames[list(range(8))], b.frames[list(range(8))]) and a.info == b.info
+        assert (
+            np.array_equal(a.frames[list(range(8))], b.frames[list(range(8))]) and a.info == b.info
+        )
     for t in scenes(stills):
         assert len(t) == 8 and len(t.info["cube"]) == 8 and len({*t.info["names"]}) == 3
-        assert [s.split()[-1] for s in t.info["instructions"]] == [n.split()[-1] for n in t.info["names"]]
+        assert [s.split()[-1] for s in t.info["instructions"]] == [
+            n.split()[-1] for n in t.info["names"]
+        ]
 
 
 def test_a_store_of_stills_knows_what_decides_its_bytes(stills):
     recipe = json.loads((stills / "recipe.json").read_text())
-    assert recipe["arm"] in ("meshes", "capsules") and recipe["cards"] in ("twemoji", "shapes") and recipe["mujoco"]
+    assert (
+        recipe["arm"] in ("meshes", "capsules")
+        and recipe["cards"] in ("twemoji", "shapes")
+        and recipe["mujoco"]
+    )
 
 
 def test_the_cube_is_on_the_table_or_in_the_hand(stills):
@@ -71,7 +87,19 @@ def test_the_cube_is_on_the_table_or_in_the_hand(stills):
 
 
 def test_stills_from_the_command_line(tmp_path, capsys):
-    argv = ["prepare", "stills", "--episodes", "1", "--size", "32", "--split", "val100", "--workers", "1", "--json"]
+    argv = [
+        "prepare",
+        "stills",
+        "--episodes",
+        "1",
+        "--size",
+        "32",
+        "--split",
+        "val100",
+        "--workers",
+        "1",
+        "--json",
+    ]
     data_command.main([*argv, "--out", str(tmp_path / "s")])
     assert json.loads(capsys.readouterr().out)["frames"] == 8
     from aclam.sim.emoji_tabletop import SPLITS
@@ -89,8 +117,13 @@ def test_scores_by_hand():
     table, numbers = reader.vlm.words, vlm.text_numbers(["red apple"], EYES)
     said = reader.said(table(numbers)[0, :2].mean(0))
     cosine = torch.nn.functional.cosine_similarity(reader.seen(patches[1, 2]), said, dim=0)
-    assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(cosine.item() * np.exp(2.0), rel=1e-5)
-    frames, text = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8), vlm.text_numbers(["a fox", "key"], EYES)
+    assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(
+        cosine.item() * np.exp(2.0), rel=1e-5
+    )
+    frames, text = (
+        torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8),
+        vlm.text_numbers(["a fox", "key"], EYES),
+    )
     layer = reader.vlm.read(*reader.vlm.tokens(frames, text))[1]
     look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (EYES.text_length, 9, 8)
     for b, n in ((0, 2), (1, 1)):  # pictures, words
@@ -105,7 +138,10 @@ def test_padding_says_nothing():
     longer = grounding.Reader(dataclasses.replace(EYES, text_length=20), ["fox"]).eval()
     longer.load_state_dict({**reader.state_dict(), "names": longer.names})
     frames = torch.randint(256, (1, 3, 48, 48), dtype=torch.uint8)
-    a, b = (grounding.guess(r, frames, vlm.text_numbers(["on the fox"], r.vlm.config)) for r in (reader, longer))
+    a, b = (
+        grounding.guess(r, frames, vlm.text_numbers(["on the fox"], r.vlm.config))
+        for r in (reader, longer)
+    )
     assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -125,8 +161,12 @@ def test_questions_say_what_scenes_say(stills):
 def test_a_policy_begins_from_trained_eyes(eyes, stills):
     _, result = eyes
     film = synthetic_trajectory(seed=0, T=30, size=48, fps=20)
-    wide = dataclasses.replace(policy_training.PRESETS["policy_cpu_wo_lam"], control="recorded",
-                               vlm=dataclasses.replace(EYES, weights=result["model"]), expert=EYES.layer)
+    wide = dataclasses.replace(
+        policy_training.PRESETS["policy_cpu_wo_lam"],
+        control="recorded",
+        vlm=dataclasses.replace(EYES, weights=result["model"]),
+        expert=EYES.layer,
+    )
     config = policy_training.PolicyTrainConfig("policy_cpu_wo_lam", ("x",), model=wide)
     acting = [policy_training.Episode(film, wide, None, True)]
     data = policy_training.PolicyDataset(acting, [], wide)
@@ -136,15 +176,23 @@ def test_a_policy_begins_from_trained_eyes(eyes, stills):
 
 
 def test_other_eyes_are_another_run(eyes, tmp_path):
-    "A policy's run that began from one encoder does not go on from another one at the same place."
-    write_store(tmp_path / "films", (synthetic_trajectory(n, T=30, size=48, fps=20) for n in range(3)))
+    """A policy's run that began from one encoder does not go on from another one at the same place."""
+    write_store(
+        tmp_path / "films", (synthetic_trajectory(n, T=30, size=48, fps=20) for n in range(3))
+    )
     shutil.copytree(eyes[1]["model"], tmp_path / "eyes")
     preset = policy_training.settings_for("policy_cpu_wo_lam")
     seen = dataclasses.replace(EYES, weights=str(tmp_path / "eyes"))
     model = dataclasses.replace(preset.model, control="recorded", vlm=seen, expert=EYES.layer)
     loop = TrainConfig(steps=1, batch_size=2, warmup_steps=0, probe_every=0)
-    config = dataclasses.replace(preset, data=(str(tmp_path / "films"),), model=model, train=loop, probe_n=2,
-                                 out=str(tmp_path / "run"))
+    config = dataclasses.replace(
+        preset,
+        data=(str(tmp_path / "films"),),
+        model=model,
+        train=loop,
+        probe_n=2,
+        out=str(tmp_path / "run"),
+    )
     policy_training.run(config)
     policy_training.run(config)  # the same: nothing to do
     changed = vlm.SmallVLM(seen)
@@ -156,11 +204,15 @@ def test_other_eyes_are_another_run(eyes, tmp_path):
 
 def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
     _, whole = eyes
-    loop = TrainConfig(steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3)
+    loop = TrainConfig(
+        steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3
+    )
     shutil.copytree(eyes[0], tmp_path / "run")
     for late in ("checkpoints/step_000006", "model"):
         shutil.rmtree(tmp_path / "run" / late)
-    c = training.GroundingTrainConfig(str(stills), str(tmp_path / "run"), EYES, probe_n=8, train=loop)
+    c = training.GroundingTrainConfig(
+        str(stills), str(tmp_path / "run"), EYES, probe_n=8, train=loop
+    )
     result = training.run(c)
     assert not capsys.readouterr().err.count("0/6")  # it did not begin anew
     a, b = (read_tensors(f"{r['model']}/model.safetensors") for r in (whole, result))
@@ -176,7 +228,10 @@ def test_bad_input(eyes, capsys, tmp_path):
     refused(capsys, training.main, films, 'does not say "instructions"')
     large = ["--data", "x", "--vlm.kind", "paligemma", "--vlm.overviews", "0"]
     refused(capsys, training.main, large, "--vlm.kind small")
-    for folder, word in ((tmp_path / "no", "no small encoder"), (out, "is not a small encoder's folder")):
+    for folder, word in (
+        (tmp_path / "no", "no small encoder"),
+        (out, "is not a small encoder's folder"),
+    ):
         with pytest.raises(UserError, match=word):
             vlm.load_weights(vlm.SmallVLM(dataclasses.replace(EYES, weights=str(folder))))
     wrong = dataclasses.replace(EYES, vocab=64, weights=str(out / "model"))
@@ -185,21 +240,33 @@ def test_bad_input(eyes, capsys, tmp_path):
 
 
 def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
-    "Where it expects the hand to end is nearest to the card that the instruction names, in most of 48 pictures."
+    """Where it expects the hand to end is nearest to the card that the instruction names, in most
+    of 48 pictures.
+    """
     from pathlib import Path
 
     from aclam.policy.model import Policy
 
-    policy = Policy.from_pretrained(Path(__file__).parent.parent / "nbs/results/policies/policy_cpu_wo_lam")
+    policy = Policy.from_pretrained(
+        Path(__file__).parent.parent / "nbs/results/policies/policy_cpu_wo_lam"
+    )
     prepare_source("stills", tmp_path / "s", episodes=2, seed=7, size=96, workers=1, progress=False)
     right = []
     for t in scenes(tmp_path / "s"):
-        frames = torch.from_numpy(np.stack([t.frames[[n]][0] for n in range(8)])).permute(0, 3, 1, 2)
+        frames = torch.from_numpy(np.stack([t.frames[[n]][0] for n in range(8)])).permute(
+            0, 3, 1, 2
+        )
         for card, words in enumerate(t.info["instructions"]):
             with torch.no_grad():
-                aims = policy.guess_aims(policy.vlm(frames, vlm.text_numbers([words] * 8, policy.config.vlm)))
-            ends = torch.nn.functional.pad(aims[:, 3:], (0, 4))  # a state begins with the hand's place
+                aims = policy.guess_aims(
+                    policy.vlm(frames, vlm.text_numbers([words] * 8, policy.config.vlm))
+                )
+            ends = torch.nn.functional.pad(
+                aims[:, 3:], (0, 4)
+            )  # a state begins with the hand's place
             place = policy.proprio_units.outside(ends)[:, :2].numpy()  # (8, 2) metres
             far = np.linalg.norm(place[:, None] - np.array(t.info["cards_xy"]), axis=-1)
             right += (far.argmin(1) == card).tolist()
-    assert len(right) == 48 and np.mean(right) > 0.6  # chance: a third; most of these poses are in no demonstration
+    assert (
+        len(right) == 48 and np.mean(right) > 0.6
+    )  # chance: a third; most of these poses are in no demonstration

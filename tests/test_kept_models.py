@@ -1,4 +1,6 @@
-"""The trained models that the repository keeps: they load, they are what the chapter says, on episodes made here."""
+"""The trained models that the repository keeps: they load, they are what the chapter says, on
+episodes made here.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,9 @@ def test_a_kept_model_labels_and_decodes(name):
     lam = LatentActionModel.from_pretrained(KEPT / name / "model")
     o_i, o_j = torch.rand(2, 2, 3, lam.config.image_size, lam.config.image_size)
     a = lam.encode(o_i, o_j)
-    assert len(a.z) == 2 and torch.isfinite(a.z).all() and torch.isfinite(lam.decode(o_i, a.z)).all()
+    assert (
+        len(a.z) == 2 and torch.isfinite(a.z).all() and torch.isfinite(lam.decode(o_i, a.z)).all()
+    )
     folders = read_json(KEPT / name / "data.json")["folders"]
     assert [f["folder"] for f in folders] == ["data/emoji", "data/metaworld", "data/robosuite"]
 
@@ -29,21 +33,33 @@ def test_a_kept_model_labels_and_decodes(name):
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept") / "emoji"
-    prepare_emoji(folder, episodes=6, seed=4321, workers=1, progress=False)  # a seed that no kept model was trained on
+    prepare_emoji(
+        folder, episodes=6, seed=4321, workers=1, progress=False
+    )  # a seed that no kept model was trained on
     return open_dataset(folder)
 
 
 def measured(name: str, store) -> dict:
     lam = LatentActionModel.from_pretrained(KEPT / name / "model")
-    data = TripleDataset(store.trajectories, TripleConfig(seed=1), lam.config.image_size,
-                         quantiles=store.meta["quantiles"])  # fmt: skip
+    data = TripleDataset(
+        store.trajectories,
+        TripleConfig(seed=1),
+        lam.config.image_size,
+        quantiles=store.meta["quantiles"],
+    )
     return structure_metrics(collect_latents(lam, data, 192))
 
 
 def test_the_constraint_does_what_the_tables_say(episodes):
-    """AC-LAM against its twin, both as shipped, on new episodes: it adds up, and it follows the motion."""
-    ours, twin, potential = (measured(n, episodes) for n in ("ac_lam_cpu", "no_ac_cpu", "potential_lam_cpu"))
+    """AC-LAM against its twin, both as shipped, on new episodes: it adds up, and it follows the
+    motion.
+    """
+    ours, twin, potential = (
+        measured(n, episodes) for n in ("ac_lam_cpu", "no_ac_cpu", "potential_lam_cpu")
+    )
     assert ours["additivity"] < 0.5 * twin["additivity"] and ours["inverse"] < 0.7 * twin["inverse"]
     assert ours["norm_correlation"] > twin["norm_correlation"] + 0.2
     assert max(potential[k] for k in ("additivity", "identity", "inverse")) < 1e-5
-    assert all(row["reconstruction"] < 0.5 for row in (ours, twin, potential))  # of the error of copying the frame
+    assert all(
+        row["reconstruction"] < 0.5 for row in (ours, twin, potential)
+    )  # of the error of copying the frame

@@ -1,4 +1,6 @@
-"""Labels for every pair: right, resumed after a kill, divided over processes, refused where something does not fit."""
+"""Labels for every pair: right, resumed after a kill, divided over processes, refused where
+something does not fit.
+"""
 
 import hashlib
 import json
@@ -38,7 +40,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def place(tmp_path_factory):
     """Seven episodes of different lengths in two parts, and an untrained model that quantises."""
     folder = tmp_path_factory.mktemp("label")
-    write_store(folder / "data", (synthetic_trajectory(s, T=20 + s, size=40) for s in range(7)), shard_size=4)
+    write_store(
+        folder / "data",
+        (synthetic_trajectory(s, T=20 + s, size=40) for s in range(7)),
+        shard_size=4,
+    )
     torch.manual_seed(0)
     lam = LatentActionModel.from_preset("ac_lam_cpu")
     lam.save_pretrained(folder / "run" / "model")
@@ -46,7 +52,9 @@ def place(tmp_path_factory):
 
 
 def config(place, **changes) -> L.LabelConfig:
-    return L.LabelConfig(**{"model": place / "run" / "model", "data": place / "data", "piece_frames": 30} | changes)
+    return L.LabelConfig(
+        **{"model": place / "run" / "model", "data": place / "data", "piece_frames": 30} | changes
+    )
 
 
 def column(folder, name: str) -> np.ndarray:
@@ -55,7 +63,9 @@ def column(folder, name: str) -> np.ndarray:
 
 
 def digest(folder) -> str:
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("part-*.parquet")))).hexdigest()
+    return hashlib.sha256(
+        b"".join(p.read_bytes() for p in sorted(folder.glob("part-*.parquet")))
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +74,30 @@ def whole(place):
 
 
 def test_every_pair_is_that_of_a_plain_loop(place, whole):
-    store, lam = read_store(place / "data"), LatentActionModel.from_pretrained(place / "run" / "model")
+    store, lam = (
+        read_store(place / "data"),
+        LatentActionModel.from_pretrained(place / "run" / "model"),
+    )
     for offset in (1, 4, -2):
         L.check_labels(place / "whole", lam, store, offset)
         assert whole["pairs"][str(offset)] == sum(20 + s - abs(offset) for s in range(7))
-    tables = [table for _, table in L.blocks(L.read_labels(place / "whole"), ["episode_index", "frame_index"])]
+    tables = [
+        table
+        for _, table in L.blocks(L.read_labels(place / "whole"), ["episode_index", "frame_index"])
+    ]
     frames = [(e, n) for e, t in enumerate(store.trajectories) for n in range(len(t))]
-    assert [(r["episode_index"], r["frame_index"]) for table in tables for r in table.to_pylist()] == frames
-    assert whole["latent_dim"] == lam.config.latent_dim and not (place / "whole" / "pieces").exists()
+    assert [
+        (r["episode_index"], r["frame_index"]) for table in tables for r in table.to_pylist()
+    ] == frames
+    assert (
+        whole["latent_dim"] == lam.config.latent_dim and not (place / "whole" / "pieces").exists()
+    )
 
 
 def test_a_dataset_in_a_foreign_format_is_labelled_too(place):
-    write_lerobot(place / "lerobot", [synthetic_trajectory(s, T=12, size=40) for s in range(3)], "image", 5)
+    write_lerobot(
+        place / "lerobot", [synthetic_trajectory(s, T=12, size=40) for s in range(3)], "image", 5
+    )
     done = L.label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
     lam = LatentActionModel.from_pretrained(place / "run" / "model")
     L.check_labels(place / "foreign", lam, open_dataset(place / "lerobot"), 1)
@@ -85,7 +107,16 @@ def test_a_dataset_in_a_foreign_format_is_labelled_too(place):
 def test_a_killed_job_ends_at_the_same_bytes(place, whole):
     out = place / "killed"
     code = "import sys; from aclam.train.label import main; main(sys.argv[1:])"
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--out", out, "--piece-frames", 30]
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--out",
+        out,
+        "--piece-frames",
+        30,
+    ]
     words = [sys.executable, "-c", code, *map(str, words), "--offsets", "1", "4", "-2"]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(out.glob("pieces/part*.parquet")):
@@ -98,7 +129,9 @@ def test_a_killed_job_ends_at_the_same_bytes(place, whole):
     assert there
     L.label(config(place, offsets=(1, 4, -2), out=out))
     assert digest(out) == digest(place / "whole")
-    assert all(p.stat().st_mtime_ns == t for p, t in there.items() if p.exists())  # nothing was done twice
+    assert all(
+        p.stat().st_mtime_ns == t for p, t in there.items() if p.exists()
+    )  # nothing was done twice
     before = digest(out)
     assert L.label(config(place, offsets=(1, 4, -2), out=out))["done"] and digest(out) == before
 
@@ -146,14 +179,23 @@ def test_a_model_that_reads_frames_reads_each_once():
 
 def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
     preset = PRESETS["ac_lam_cpu"]
-    quantised = replace(preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform"))
+    quantised = replace(
+        preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform")
+    )
     lam = LatentActionModel(quantised)
     lam.save_pretrained(tmp_path / "model")
     L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
-    assert L.read_labels(tmp_path / "labels").column_names[2:] == ["latent_action_1", "latent_codes_1"]
+    assert L.read_labels(tmp_path / "labels").column_names[2:] == [
+        "latent_action_1",
+        "latent_codes_1",
+    ]
     codes, z = (column(tmp_path / "labels", n) for n in ("latent_codes_1", "latent_action_1"))
     there = np.isfinite(z).all(1)
-    assert codes.shape == (len(z), preset.tokens) and (codes[~there] == -1).all() and (codes[there] >= 0).all()
+    assert (
+        codes.shape == (len(z), preset.tokens)
+        and (codes[~there] == -1).all()
+        and (codes[there] >= 0).all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,10 +214,20 @@ def test_jobs_that_are_refused(place, whole, changes, words):
 
 
 def test_the_command(place, capsys):
-    words = ["--model", str(place / "run" / "model"), "--data", str(place / "data"), "--offsets", "3", "--json"]
+    words = [
+        "--model",
+        str(place / "run" / "model"),
+        "--data",
+        str(place / "data"),
+        "--offsets",
+        "3",
+        "--json",
+    ]
     L.main(words)
     found = json.loads(capsys.readouterr().out)
-    assert found["folder"].endswith("labels/run") and found["pairs"] == {"3": sum(17 + s for s in range(7))}
+    assert found["folder"].endswith("labels/run") and found["pairs"] == {
+        "3": sum(17 + s for s in range(7))
+    }
     with pytest.raises(SystemExit) as stopped:
         L.main([*words[:2], "--data", str(place / "nowhere")])
     out, err = capsys.readouterr()
@@ -186,7 +238,9 @@ def test_the_command(place, capsys):
 def vla(place, whole):
     """The episodes and their labels as one LeRobot dataset; the folder."""
     done = L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla"))
-    assert done["lerobot"] == [f"latent_action_{k}{end}" for k in (1, 4, -2) for end in ("", "_is_pad")]
+    assert done["lerobot"] == [
+        f"latent_action_{k}{end}" for k in (1, 4, -2) for end in ("", "_is_pad")
+    ]
     return place / "vla"
 
 
@@ -198,19 +252,27 @@ def test_labels_become_columns_of_a_lerobot_dataset(place, vla):
     info = json.loads((vla / "meta" / "info.json").read_text())
     d = L.read_labels(place / "whole").about["latent_dim"]
     assert info["features"]["latent_action_4"] == {"dtype": "float32", "shape": [d], "names": None}
-    assert info["features"]["latent_action_4_is_pad"] == {"dtype": "bool", "shape": [1], "names": None}
+    assert info["features"]["latent_action_4_is_pad"] == {
+        "dtype": "bool",
+        "shape": [1],
+        "names": None,
+    }
     labels = column(place / "whole", "latent_action_4")
     got = open_dataset(vla, Declared(action=("latent_action_4",))).trajectories
     assert np.array_equal(np.concatenate([t.action for t in got]), np.nan_to_num(labels))
     pad = open_dataset(vla, Declared(action=("latent_action_4_is_pad",))).trajectories
     assert [int(t.action.sum()) for t in pad] == [4] * 7
-    for t, u in zip(read_store(place / "data").trajectories, open_dataset(vla).trajectories, strict=True):
+    for t, u in zip(
+        read_store(place / "data").trajectories, open_dataset(vla).trajectories, strict=True
+    ):
         assert np.array_equal(t.proprio, u.proprio) and t.task == u.task
 
 
 @pytest.mark.slow
 def test_the_peer_reads_the_labels(place, vla, tmp_path):
-    "As test_formats.py does it with data alone: set ACLAM_LEROBOT_PYTHON to a python that has lerobot-dataset 0.4.4."
+    """As test_formats.py does it with data alone: set ACLAM_LEROBOT_PYTHON to a python that has
+    lerobot-dataset 0.4.4.
+    """
     python = os.environ.get("ACLAM_LEROBOT_PYTHON")
     if not python:
         pytest.skip("ACLAM_LEROBOT_PYTHON is not set")
@@ -222,7 +284,9 @@ def test_the_peer_reads_the_labels(place, vla, tmp_path):
         truth |= {f"column/{name}": np.nan_to_num(z), f"column/{name}_is_pad": np.isnan(z[:, :1])}
     np.savez(tmp_path / "truth.npz", **truth)
     run = [python, FIXTURES / "open_with_lerobot.py", vla, tmp_path / "truth.npz"]
-    done = subprocess.run(list(map(str, run)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        list(map(str, run)), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)
 
@@ -234,7 +298,9 @@ def test_padding_does_not_count_in_a_labelled_datasets_statistics(place, vla):
     assert np.allclose(found["mean"], np.nanmean(labels.astype(float), 0), atol=1e-6)
 
 
-def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(place, vla, tmp_path):
+def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(
+    place, vla, tmp_path
+):
     before = bytes_of(vla)
     for path in [*vla.glob("meta/episodes/*/*"), *vla.glob("data/*/*"), vla / "meta" / "info.json"]:
         path.unlink()  # as if it had been killed before its first part was done
@@ -246,20 +312,35 @@ def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(p
 
 def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
     preset = PRESETS["ac_lam_cpu"]
-    quantised = replace(preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform"))
+    quantised = replace(
+        preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform")
+    )
     LatentActionModel(quantised).save_pretrained(tmp_path / "model")
-    L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla"))
+    L.label(
+        config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla")
+    )
     codes = column(tmp_path / "labels", "latent_codes_1")
     got = open_dataset(tmp_path / "vla", Declared(action=("latent_codes_1",))).trajectories
     assert np.array_equal(np.concatenate([t.action for t in got]), np.maximum(codes, 0))
     info = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())
-    assert info["features"]["latent_codes_1"] == {"dtype": "int64", "shape": [preset.tokens], "names": None}
+    assert info["features"]["latent_codes_1"] == {
+        "dtype": "int64",
+        "shape": [preset.tokens],
+        "names": None,
+    }
 
 
 def test_extra_columns_must_fit_the_episodes(tmp_path):
     films = [synthetic_trajectory(s, T=12, size=40) for s in range(2)]
-    ok, short, other = ({"z": np.zeros((n, 3), kind)} for n, kind in ((12, np.float32), (11, np.float32), (12, float)))
-    for extra, words in (([ok, short], "11 rows for 12 frames"), ([ok, other], "float64"), ([ok], "1 episodes for 2")):
+    ok, short, other = (
+        {"z": np.zeros((n, 3), kind)}
+        for n, kind in ((12, np.float32), (11, np.float32), (12, float))
+    )
+    for extra, words in (
+        ([ok, short], "11 rows for 12 frames"),
+        ([ok, other], "float64"),
+        ([ok], "1 episodes for 2"),
+    ):
         with pytest.raises(UserError, match=words):
             write_lerobot(tmp_path / "bad", films, extra=extra)
 
@@ -269,14 +350,20 @@ def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypa
 
     monkeypatch.setattr(lerobot, "HELD", 0)
     L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed"))
-    one, two = (json.loads((folder / "meta" / "stats.json").read_text()) for folder in (vla, tmp_path / "streamed"))
+    one, two = (
+        json.loads((folder / "meta" / "stats.json").read_text())
+        for folder in (vla, tmp_path / "streamed")
+    )
     assert one.keys() == two.keys()
     for key, values in one.items():
         for name, numbers in values.items():
-            assert np.allclose(np.array(numbers).ravel(), np.array(two[key][name]).ravel(), atol=1e-6), (key, name)
+            assert np.allclose(
+                np.array(numbers).ravel(), np.array(two[key][name]).ravel(), atol=1e-6
+            ), (key, name)
 
 
-# --- kinds of values, versions ----------------------------------------------------------------------------------------
+# --- kinds of values, versions
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +371,9 @@ def quantizing(place):
     """The folder of a model that quantizes from its first step."""
     preset = PRESETS["ac_lam_cpu"]
     changed = replace(preset.bottleneck, continuous_steps=0, init="uniform")
-    LatentActionModel(replace(preset, bottleneck=changed)).save_pretrained(place / "quantizing" / "model")
+    LatentActionModel(replace(preset, bottleneck=changed)).save_pretrained(
+        place / "quantizing" / "model"
+    )
     return place / "quantizing" / "model"
 
 
@@ -294,14 +383,20 @@ def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, va
     L.label(config(place, **words, lerobot=tmp_path / "vla"))
     lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
     L.check_labels(tmp_path / "labels", lam, store, 2)
-    kinds = {f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")}
+    kinds = {
+        f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")
+    }
     number = {"codes": None, "float16": "halffloat", "float32": "float"}[values]
-    assert kinds.get("latent_action_2") == (number and f"fixed_size_list<element: {number}>[{lam.config.latent_dim}]")
+    assert kinds.get("latent_action_2") == (
+        number and f"fixed_size_list<element: {number}>[{lam.config.latent_dim}]"
+    )
     assert "latent_codes_2" in kinds
     features = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())["features"]
     pad = "latent_codes_2_is_pad" if values == "codes" else "latent_action_2_is_pad"
     assert features[pad]["dtype"] == "bool" and features["latent_codes_2"]["dtype"] == "int64"
-    assert features.get("latent_action_2", {}).get("dtype") == (None if values == "codes" else "float32")
+    assert features.get("latent_action_2", {}).get("dtype") == (
+        None if values == "codes" else "float32"
+    )
     got = open_dataset(tmp_path / "vla", Declared(action=(pad,))).trajectories
     assert [int(t.action.sum()) for t in got] == [2] * 7
 
@@ -309,8 +404,13 @@ def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, va
 def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place, quantizing):
     lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
     for values, offsets in (("codes", (1, 2, 3)), ("float16", (1, 2)), ("float32", (1,))):
-        L.label(config(place, model=quantizing, name=f"kept_{values}", offsets=offsets, values=values))
-    assert {k: f.name for k, f in L.labels_of(store, lam).items()} == {1: "kept_float32", 2: "kept_float16"}
+        L.label(
+            config(place, model=quantizing, name=f"kept_{values}", offsets=offsets, values=values)
+        )
+    assert {k: f.name for k, f in L.labels_of(store, lam).items()} == {
+        1: "kept_float32",
+        2: "kept_float16",
+    }
     assert sorted(L.labels_of(store, lam, ("codes",))) == [1, 2, 3]
 
 
@@ -324,9 +424,13 @@ def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
 
 
 def to_version_1(folder: Path, **changes) -> None:
-    "What `labels.json` was before there were kinds of values."
+    """What `labels.json` was before there were kinds of values."""
     about = json.loads((folder / "labels.json").read_text())
-    old = {k: v for k, v in about.items() if k not in ("values", "tokens")} | {"format_version": 1} | changes
+    old = (
+        {k: v for k, v in about.items() if k not in ("values", "tokens")}
+        | {"format_version": 1}
+        | changes
+    )
     (folder / "labels.json").write_text(json.dumps(old))
 
 
@@ -334,7 +438,9 @@ def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
     out = tmp_path / "old"
     L.label(config(place, offsets=(1, 4, -2), out=out))
     to_version_1(out)
-    assert np.array_equal(column(out, "latent_action_4"), column(place / "whole", "latent_action_4"), equal_nan=True)
+    assert np.array_equal(
+        column(out, "latent_action_4"), column(place / "whole", "latent_action_4"), equal_nan=True
+    )
     assert L.label(config(place, offsets=(1, 4, -2), out=out))["done"]
     with pytest.raises(UserError, match="values was float32 and is float16"):
         L.label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
@@ -354,7 +460,8 @@ def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
         L.read_labels(tmp_path / "labels")
 
 
-# --- division ---------------------------------------------------------------------------------------------------------
+# --- division
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
@@ -371,7 +478,9 @@ def test_shards_that_there_are_not(text):
 
 
 def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole, tmp_path):
-    steps = L.check_shards(config(place, offsets=(1, 4, -2), out=tmp_path / "labels"), place / "whole", 2)
+    steps = L.check_shards(
+        config(place, offsets=(1, 4, -2), out=tmp_path / "labels"), place / "whole", 2
+    )
     assert steps[0]["shards"] == [0, 1] and steps[-1]["done"] and steps[-1]["pieces"] == 0
 
 
@@ -386,7 +495,9 @@ def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     asked = replace(out, missing=4)
     first = L.missing(asked)
-    assert first["shards"] == [0, 1, 2, 3] and not first["done"] and not (tmp_path / "labels").exists()
+    assert (
+        first["shards"] == [0, 1, 2, 3] and not first["done"] and not (tmp_path / "labels").exists()
+    )
     L.label(replace(out, shard="1/4"))
     assert L.missing(asked)["shards"] == [0, 2, 3]
     job = L.open_job(out)
@@ -406,7 +517,16 @@ def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
 
 
 def test_the_commands_of_shards(place, tmp_path, capsys):
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--offsets", 3, "--piece-frames", 30]
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--offsets",
+        3,
+        "--piece-frames",
+        30,
+    ]
     words = [*map(str, words), "--out", str(tmp_path / "labels")]
 
     def outcome(*more):
@@ -421,30 +541,49 @@ def test_the_commands_of_shards(place, tmp_path, capsys):
     status, out, _ = outcome("--shard", "1/3", "--json")
     assert status == 0 and json.loads(out)["done"] is False and json.loads(out)["missing"] > 0
     status, out, err = outcome("--missing", "3", "--json")
-    assert status == 3 and json.loads(out)["shards"] == [0, 2] and "2 of 3 shards have work left" in err
+    assert (
+        status == 3
+        and json.loads(out)["shards"] == [0, 2]
+        and "2 of 3 shards have work left" in err
+    )
     assert outcome("--shard", "0/3")[0] == 0 and outcome("--shard", "2/3")[0] == 0
     assert outcome("--missing", "3")[:2] == (0, "")
-    for more in (["--shard", "3/3"], ["--shard", "0/3", "--no-resume"], ["--shard", "0/3", "--lerobot", "x"],
-                 ["--missing", "3", "--shard", "0/3"], ["--values", "int8"]):  # fmt: skip
+    for more in (
+        ["--shard", "3/3"],
+        ["--shard", "0/3", "--no-resume"],
+        ["--shard", "0/3", "--lerobot", "x"],
+        ["--missing", "3", "--shard", "0/3"],
+        ["--values", "int8"],
+    ):
         status, out, err = outcome(*more)
         assert status == 2 and out == "" and err.count("\n") == 1, (more, err)
 
 
 @pytest.mark.filterwarnings("ignore:'aclam.train.label' found in sys.modules")
 def test_the_module_is_the_command(place, tmp_path, monkeypatch, capsys):
-    "As `python -m aclam.train.label` runs it."
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--out", tmp_path / "none", "--missing", 2]
+    """As `python -m aclam.train.label` runs it."""
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--out",
+        tmp_path / "none",
+        "--missing",
+        2,
+    ]
     monkeypatch.setattr(sys, "argv", ["label.py", *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("aclam.train.label", run_name="__main__")
     assert stopped.value.code == 3 and capsys.readouterr().out == "0-1\n"
 
 
-# --- two processes on one job -----------------------------------------------------------------------------------------
+# --- two processes on one job
+# -----------------------------------------------------------------------------------------
 
 
 def kills(place: Path, out: Path, shards: int, number: int, *more: str) -> dict:
-    "What `label_kills.py` says of shards of the job of `out` that were killed at random."
+    """What `label_kills.py` says of shards of the job of `out` that were killed at random."""
     words = [place / "run" / "model", place / "data", out, shards, number, 3, *more]
     command = [sys.executable, FIXTURES / "label_kills.py", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -454,7 +593,9 @@ def kills(place: Path, out: Path, shards: int, number: int, *more: str) -> dict:
 
 
 def by_one_process(place: Path, out: Path) -> None:
-    "The labels that `label_kills.py` and the commands below write, by this process with one thread, as they have."
+    """The labels that `label_kills.py` and the commands below write, by this process with one
+    thread, as they have.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     L.label(config(place, offsets=(1, 4), out=out))
@@ -465,7 +606,11 @@ def by_one_process(place: Path, out: Path) -> None:
 def longer(place, tmp_path_factory):
     """48 episodes in five parts, each a piece, and the same model."""
     folder = tmp_path_factory.mktemp("longer")
-    write_store(folder / "data", (synthetic_trajectory(s, T=30 + s % 5, size=40) for s in range(48)), shard_size=11)
+    write_store(
+        folder / "data",
+        (synthetic_trajectory(s, T=30 + s % 5, size=40) for s in range(48)),
+        shard_size=11,
+    )
     (folder / "run").symlink_to(place / "run")
     return folder
 
@@ -494,7 +639,7 @@ def twins(config: L.LabelConfig, number: int = 3) -> list[dict]:
 
 
 def counted(monkeypatch) -> list:
-    "Pieces that are computed from now on, in their order."
+    """Pieces that are computed from now on, in their order."""
     seen, work = [], L.label_piece
 
     def counting(job, piece, frames):
@@ -515,12 +660,14 @@ def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path,
 
 @pytest.mark.parametrize("locks", ["none", "refused"])
 def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
-    "A file system whose locks do nothing, and one that says that it has none."
+    """A file system whose locks do nothing, and one that says that it has none."""
 
     def refuse(*_):
         raise OSError(L.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(L, "fcntl", None) if locks == "none" else monkeypatch.setattr(L.fcntl, "flock", refuse)
+    monkeypatch.setattr(L, "fcntl", None) if locks == "none" else monkeypatch.setattr(
+        L.fcntl, "flock", refuse
+    )
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for _ in range(3):
         assert all(found["done"] for found in twins(replace(out, resume=True)))
@@ -538,8 +685,14 @@ def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_
         monkeypatch.setattr(L, "PATIENCE_S", 0.3)
         start = time.monotonic()
         assert L.label(out)["done"] and time.monotonic() - start > 0.3
-        L.write_piece(job, job.pieces[1], L.frames_of(
-            [job.store.trajectories[e] for e in job.pieces[1].episodes], job.lam.config.image_size))  # fmt: skip
+        L.write_piece(
+            job,
+            job.pieces[1],
+            L.frames_of(
+                [job.store.trajectories[e] for e in job.pieces[1].episodes],
+                job.lam.config.image_size,
+            ),
+        )
         slow.free()
         assert L.finish(job)["done"]  # what it left is swept, and nobody is harmed
     L.same_files(place / "whole", tmp_path / "labels")
@@ -573,7 +726,9 @@ def test_finished_labels_may_lie_where_nobody_can_write(place, tmp_path, capsys)
     L.label(out)
     there = {p.name for p in (tmp_path / "labels").iterdir()}
     (tmp_path / "labels" / ".lock").unlink()
-    assert L.label(out)["done"] and {p.name for p in (tmp_path / "labels").iterdir()} == there - {".lock"}
+    assert L.label(out)["done"] and {p.name for p in (tmp_path / "labels").iterdir()} == there - {
+        ".lock"
+    }
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make .*Not a directory"):
         L.label(replace(out, out=tmp_path / "file" / "labels"))
@@ -601,7 +756,17 @@ def test_ranks_begin_at_their_share_and_go_round(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher):
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--piece-frames",
+        30,
+        "--offsets",
+        1,
+        4,
+    ]
     words = [*map(str, words), "--out", str(tmp_path / "ranks"), "--json"]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     if launcher == "accelerate":
@@ -617,7 +782,8 @@ def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher
     L.same_files(tmp_path / "one", tmp_path / "ranks")
 
 
-# --- clusters ---------------------------------------------------------------------------------------------------------
+# --- clusters
+# ---------------------------------------------------------------------------------------------------------
 
 ARRAY = ROOT / "aclam" / "configs" / "slurm" / "label_array.sh"
 SBATCH = """#!{python}
@@ -664,10 +830,19 @@ def slurm(tmp_path):
     """A Slurm that runs what it is sent at once, and the environment that knows it."""
     folder = tmp_path / "slurm"
     (folder / "lost").mkdir(parents=True)
-    executable(folder / "sbatch", SBATCH.format(python=sys.executable, log=str(folder / "log"), folder=str(folder)))
+    executable(
+        folder / "sbatch",
+        SBATCH.format(python=sys.executable, log=str(folder / "log"), folder=str(folder)),
+    )
     executable(folder / "srun", '#!/bin/bash\nexec "${@:2}"\n')
     path = f"{folder}:{os.environ['PATH']}"
-    return folder, {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "SHARDS": "4", "PYTHON": sys.executable}
+    return folder, {
+        **os.environ,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "SHARDS": "4",
+        "PYTHON": sys.executable,
+    }
 
 
 def test_the_slurm_script_parses():
@@ -681,17 +856,29 @@ def test_the_job_array_sends_again_what_is_missing(slurm, tmp_path):
     for lost in ("1", "2"):
         (folder / "lost" / lost).touch()
     env["PYTHON"] = str(folder / "label")
-    done = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     sent = (folder / "log").read_text().splitlines()
     assert [re.search(r"--(array|dependency)=\S+", line).group(0) for line in sent] == [
-        "--array=0,1,2,3", "--dependency=afterany:1", "--array=1,2", "--dependency=afterany:3"]  # fmt: skip
+        "--array=0,1,2,3",
+        "--dependency=afterany:1",
+        "--array=1,2",
+        "--dependency=afterany:3",
+    ]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n}of4" for n in range(4)]
-    again = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True)
+    again = subprocess.run(
+        ["bash", ARRAY, "--out", tmp_path / "out"], env=env, capture_output=True, text=True
+    )
     assert again.returncode == 0 and len((folder / "log").read_text().splitlines()) == 4
     (tmp_path / "out" / "0of4").unlink()
-    none = subprocess.run(["bash", ARRAY, "--out", tmp_path / "out"], env=env | {"ROUNDS": "0"}, capture_output=True,
-                          text=True)  # fmt: skip
+    none = subprocess.run(
+        ["bash", ARRAY, "--out", tmp_path / "out"],
+        env=env | {"ROUNDS": "0"},
+        capture_output=True,
+        text=True,
+    )
     assert none.returncode == 3 and "shards 0 of 4 are missing" in none.stderr
 
 
@@ -699,17 +886,30 @@ def test_the_job_array_sends_again_what_is_missing(slurm, tmp_path):
 def test_the_job_array_writes_the_bytes_of_one_process(slurm, place, tmp_path):
     folder, env = slurm
     (folder / "lost" / "2").touch()
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--piece-frames",
+        30,
+        "--offsets",
+        1,
+        4,
+    ]
     command = ["bash", ARRAY, *words, "--out", tmp_path / "array"]
     done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--array=0-3" in (folder / "log").read_text() and "--array=2 " in (folder / "log").read_text()
+    assert (
+        "--array=0-3" in (folder / "log").read_text()
+        and "--array=2 " in (folder / "log").read_text()
+    )
     by_one_process(place, tmp_path / "one")
     L.same_files(tmp_path / "one", tmp_path / "array")
 
 
 def ray_python() -> str | None:
-    "A Python that has ray: this one, or that of ACLAM_RAY_PYTHON."
+    """A Python that has ray: this one, or that of ACLAM_RAY_PYTHON."""
     return sys.executable if find_spec("ray") else os.environ.get("ACLAM_RAY_PYTHON")
 
 
@@ -727,8 +927,26 @@ def test_the_example_of_ray_skips_with_a_word(place, monkeypatch, capsys):
 def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
     if not (python := ray_python()):
         pytest.skip("ray is not installed; or set ACLAM_RAY_PYTHON to a python that has it")
-    words = ["--model", place / "run" / "model", "--data", place / "data", "--piece-frames", 30, "--offsets", 1, 4]
-    command = [python, ROOT / "examples" / "label_ray.py", *words, "--out", tmp_path / "ray", "--shards", 4]
+    words = [
+        "--model",
+        place / "run" / "model",
+        "--data",
+        place / "data",
+        "--piece-frames",
+        30,
+        "--offsets",
+        1,
+        4,
+    ]
+    command = [
+        python,
+        ROOT / "examples" / "label_ray.py",
+        *words,
+        "--out",
+        tmp_path / "ray",
+        "--shards",
+        4,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "4 shards were missing" in done.stdout, done.stderr[-2000:]
@@ -736,11 +954,12 @@ def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
     L.same_files(tmp_path / "one", tmp_path / "ray")
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory
+# -----------------------------------------------------------------------------------------------------------
 
 
 def memory(folder: Path, rows: int, width: int) -> dict:
-    "What `label_memory.py` says of reading so many rows, in a process of its own."
+    """What `label_memory.py` says of reading so many rows, in a process of its own."""
     script = FIXTURES / "label_memory.py"
     runpy.run_path(str(script))["write"](folder, rows, width, "float16")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -770,7 +989,9 @@ def test_rows_are_read_in_any_order_by_copies_and_by_spawned_workers(place, whol
     every = column(place / "whole", "latent_action_-2")
     rows = np.random.default_rng(0).integers(len(labels), size=200)
     for reader in (labels, pickle.loads(pickle.dumps(labels))):
-        assert np.array_equal(L.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True)
+        assert np.array_equal(
+            L.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True
+        )
     labels.owner = -1  # as in a process that was forked
     assert np.array_equal(L.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
     assert labels.owner == os.getpid()

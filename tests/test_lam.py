@@ -1,4 +1,6 @@
-"The latent action model as a package: every exported check, every option of the bottleneck and objective, bad input."
+"""The latent action model as a package: every exported check, every option of the bottleneck and
+objective, bad input.
+"""
 
 import json
 from dataclasses import replace
@@ -15,11 +17,18 @@ from aclam.lam.fdm import check_sum_of_tokens, masked_mse
 from aclam.lam.idm import residuals
 from aclam.lam.model import check_saved, losses_on, parameter_counts, preset, step_lowers_loss
 from aclam.lam.objective import ObjectiveConfig, ac_idm_loss, check_stop_gradient, pair_frames
-from aclam.lam.quantizer import Bottleneck, BottleneckConfig, Normalise, check_codes, rounding_floor, usage
+from aclam.lam.quantizer import (
+    Bottleneck,
+    BottleneckConfig,
+    Normalise,
+    check_codes,
+    rounding_floor,
+    usage,
+)
 
 
 def small(**changes) -> LamConfig:
-    "A model of the CPU preset's kind that is made in milliseconds."
+    """A model of the CPU preset's kind that is made in milliseconds."""
     now = replace(PRESETS["ac_lam_cpu"].bottleneck, continuous_steps=0)
     sizes = dict(image_size=16, patch_size=8, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1)
     sizes |= dict(tokens=8, code_dim=4, bottleneck=now)
@@ -46,7 +55,12 @@ def test_exported_checks(tmp_path):
 
 def test_patches_are_rows_of_squares():
     o = torch.arange(16.0).view(1, 1, 4, 4)
-    assert patchify(o, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert patchify(o, 2)[0].tolist() == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
     assert torch.equal(unpatchify(patchify(o, 2), 2, 4), o)
 
 
@@ -119,7 +133,8 @@ def test_normalise_has_unit_power_and_keeps_directions():
 
 
 def test_rounding_floor_of_one_dimension():
-    # 32 codes on a line: the error of each of three latents is about 1 / 32^2 of its range, so the floor is small
+    # 32 codes on a line: the error of each of three latents is about 1 / 32^2 of its range, so the
+    # floor is small
     assert rounding_floor(1, 32) < 0.02 < rounding_floor(4, 32)
 
 
@@ -138,7 +153,7 @@ def test_every_objective_steps(triples, form, place, stop):
 
 
 def test_the_objective_is_eq_6(triples):
-    "The loss that is reported equals one computed here from encode and decode, without stacking."
+    """The loss that is reported equals one computed here from encode and decode, without stacking."""
     lam = build(small(objective=ObjectiveConfig(lambda_ac=0.7, lambda_reg=0.5))).eval()
     batch = triples.batch(range(12))
     o = lam.pixels(batch["frames"]).unbind(1)
@@ -150,13 +165,18 @@ def test_the_objective_is_eq_6(triples):
         ac = (lam.paint(o[0], z[0, 1].z + z[1, 2].z) - o[2]).square().mean()
         reg = sum(c.reg for c in z.values()) / 3
         loss, row = lam.loss(batch)
-    assert row["rec"] == pytest.approx(rec.item(), rel=1e-4) and row["ac"] == pytest.approx(ac.item(), rel=1e-4)
+    assert row["rec"] == pytest.approx(rec.item(), rel=1e-4) and row["ac"] == pytest.approx(
+        ac.item(), rel=1e-4
+    )
     assert loss.item() == pytest.approx((rec + 0.7 * ac + 0.5 * reg).item(), rel=1e-4)
 
 
 def test_without_ac_nothing_but_lambda_differs(triples):
     twin, ac = (build(small(objective=ObjectiveConfig(lambda_ac=w))) for w in (0.0, 1.0))
-    assert all(torch.equal(a, b) for a, b in zip(twin.state_dict().values(), ac.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(twin.state_dict().values(), ac.state_dict().values(), strict=True)
+    )
     batch = triples.batch(range(8))
     rows = []
     for model in (twin, ac):
@@ -168,20 +188,27 @@ def test_without_ac_nothing_but_lambda_differs(triples):
 
 
 def test_action_head_learns_forward_pairs_only(triples):
-    config = small(objective=ObjectiveConfig(lambda_proprio=1, lambda_action=1), proprio_dim=7, action_dim=3)
+    config = small(
+        objective=ObjectiveConfig(lambda_proprio=1, lambda_action=1), proprio_dim=7, action_dim=3
+    )
     lam, batch = build(config), triples.batch(range(8))
     batch |= {"proprio": torch.zeros(8, 3, 7), "has_proprio": torch.ones(8, dtype=torch.bool)}
     batch |= {"action": torch.ones(8, 3, 3), "has_action": torch.ones(8, dtype=torch.bool)}
     backward = batch | {"times": torch.tensor([[3.0, 2.0, 1.0]]).expand(8, 3)}
     assert lam.loss(backward)[1]["action"] == 0
-    assert lam.loss(backward | {"times": torch.tensor([[1.0, 2.0, 3.0]]).expand(8, 3)})[1]["action"] > 0
+    assert (
+        lam.loss(backward | {"times": torch.tensor([[1.0, 2.0, 3.0]]).expand(8, 3)})[1]["action"]
+        > 0
+    )
 
 
 def test_human_video_costs_no_proprio():
     predicted, target = torch.randn(2, 4, 5)
     assert masked_mse(predicted, target, torch.zeros(4, dtype=torch.bool)) == 0
     only = torch.tensor([False, True, False, False])
-    assert torch.allclose(masked_mse(predicted, target, only), (predicted - target)[1].square().mean())
+    assert torch.allclose(
+        masked_mse(predicted, target, only), (predicted - target)[1].square().mean()
+    )
 
 
 def test_stop_gradient_variants_differ_in_gradient_not_value():
@@ -193,29 +220,49 @@ def test_stop_gradient_variants_differ_in_gradient_not_value():
 def test_bytes_and_floats_are_the_same_frames(triples):
     lam, frames = build(small()).eval(), triples.batch(range(4))["frames"]
     assert frames.dtype == torch.uint8
-    a, b = lam.encode(frames[:, 0], frames[:, 1]), lam.encode(frames[:, 0] / 255, frames[:, 1] / 255)
+    a, b = (
+        lam.encode(frames[:, 0], frames[:, 1]),
+        lam.encode(frames[:, 0] / 255, frames[:, 1] / 255),
+    )
     assert torch.allclose(a.z, b.z, atol=1e-5)
 
 
 def test_paper_preset_has_the_papers_sizes():
     c = preset("ac_lam_paper")
-    assert (c.image_size, c.patch_size, c.idm_depth, c.idm_width, c.idm_heads) == (224, 14, 12, 768, 32)
+    assert (c.image_size, c.patch_size, c.idm_depth, c.idm_width, c.idm_heads) == (
+        224,
+        14,
+        12,
+        768,
+        32,
+    )
     assert (c.fdm_depth, c.fdm_width, c.fdm_heads) == (12, 768, 12)
     with torch.device("meta"):
         counts = parameter_counts(LatentActionModel(replace(c, proprio_dim=7)))
-    assert 85e6 < counts["idm"] < 87e6 and 85e6 < counts["fdm"] < 87e6 and counts["bottleneck"] == 32 * 128
+    assert (
+        85e6 < counts["idm"] < 87e6
+        and 85e6 < counts["fdm"] < 87e6
+        and counts["bottleneck"] == 32 * 128
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # 160 s on two quiet cores
 def test_paper_preset_takes_a_step():
-    batch = TripleDataset([synthetic_trajectory(0, T=12, size=224)], TripleConfig(), image_size=224).batch([0, 1])
+    batch = TripleDataset(
+        [synthetic_trajectory(0, T=12, size=224)], TripleConfig(), image_size=224
+    ).batch([0, 1])
     paper = replace(preset("ac_lam_paper"), proprio_dim=7)
     before, after = step_lowers_loss(build(paper), batch)
     assert after < before
     at_once = replace(paper, bottleneck=replace(paper.bottleneck, continuous_steps=0))
-    first, second = losses_on(build(at_once), batch)  # codes drawn from this batch: commitment can only rise
-    assert all(second[part] < first[part] for part in ("rec", "ac", "proprio")) and first["reg"] < second["reg"]
+    first, second = losses_on(
+        build(at_once), batch
+    )  # codes drawn from this batch: commitment can only rise
+    assert (
+        all(second[part] < first[part] for part in ("rec", "ac", "proprio"))
+        and first["reg"] < second["reg"]
+    )
 
 
 @pytest.mark.parametrize(

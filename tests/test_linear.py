@@ -11,7 +11,17 @@ import torch
 
 from aclam.commands import linear as command
 from aclam.core import UserError
-from aclam.linear import additivity, augmentation, figures, labels, llo, model, objective, pca, policy
+from aclam.linear import (
+    additivity,
+    augmentation,
+    figures,
+    labels,
+    llo,
+    model,
+    objective,
+    pca,
+    policy,
+)
 from aclam.linear import trainer as tr
 from aclam.linear.world import WorldConfig, factors, make_world, sample, second_moment
 
@@ -19,7 +29,8 @@ RESULTS = Path(__file__).parents[1] / "nbs" / "results"
 SMALL = tr.Setting(d_o=24, d_a=3, d_b=3, d_z=3, steps=2500)
 
 
-# ---- the world and the model ------------------------------------------------------------------------------------
+# ---- the world and the model
+# ------------------------------------------------------------------------------------
 
 
 def test_sampler_and_moments_agree():
@@ -33,7 +44,13 @@ def test_sampler_and_moments_agree():
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
-    [("d_a", 200, "d_a"), ("sigma_iid", -0.1, "sigma"), ("chi", 1.01, "chi"), ("gain", 0, "gain"), ("d_o", 0, "d_o")],
+    [
+        ("d_a", 200, "d_a"),
+        ("sigma_iid", -0.1, "sigma"),
+        ("chi", 1.01, "chi"),
+        ("gain", 0, "gain"),
+        ("d_o", 0, "d_o"),
+    ],
 )
 def test_a_world_that_makes_no_sense_is_one_line(field, value, says):
     with pytest.raises(UserError, match=says) as error:
@@ -59,7 +76,8 @@ def test_llo_of_known_latents():
     assert np.isclose(llo.llo(F["o"][:4], F).llo, 1 - 4 / 16)
 
 
-# ---- propositions -----------------------------------------------------------------------------------------------
+# ---- propositions
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -121,7 +139,10 @@ def test_labels_averaged_over_labelled_or_over_all_samples():
     assert labels.llo_labelled(2.0, by_labelled, orthogonal=False) > 1.98
     assert labels.llo_labelled(4.0, by_labelled, orthogonal=False) < 0.2
     assert labels.llo_labelled(2.0, by_all, orthogonal=False) < 0.1
-    assert labels.llo_labelled(3.5, by_labelled) > 1.99 and labels.llo_labelled(3.6, by_labelled) < 0.01
+    assert (
+        labels.llo_labelled(3.5, by_labelled) > 1.99
+        and labels.llo_labelled(3.6, by_labelled) < 0.01
+    )
     assert labels.llo_labelled(1.07, by_all) > 1.99 and labels.llo_labelled(1.09, by_all) < 0.01
 
 
@@ -136,7 +157,9 @@ def test_ac_1_composition_replaces_augmentation():
     noisy, quiet = (additivity.check_ac(additivity.REC_AC, sigma_iid=s) for s in (0.3, 0.0))
     assert max(noisy["C_plus_D"], noisy["A_minus_I"], quiet["C_plus_D"], quiet["A_minus_I"]) < 2e-3
     gaps = additivity.check_ac(additivity.REC_GAPS, sigma_iid=0.3)
-    assert gaps["C_plus_D"] > 0.3 and gaps["A_minus_I"] > 0.1  # more pairs without composition do not help
+    assert (
+        gaps["C_plus_D"] > 0.3 and gaps["A_minus_I"] > 0.1
+    )  # more pairs without composition do not help
 
 
 def test_ac_2_composition_alone():
@@ -152,16 +175,21 @@ def test_ac_3_with_a_policy():
 
 def test_limits_of_composition():
     found = additivity.check_limits()
-    assert abs(found["llo"]) < 1e-9 and abs(found["gauge"]) < 1e-9 and found["others_violate"] < 1e-20
+    assert (
+        abs(found["llo"]) < 1e-9 and abs(found["gauge"]) < 1e-9 and found["others_violate"] < 1e-20
+    )
 
 
-# ---- independent expected values (closed forms) -------------------------------------------------------------------
+# ---- independent expected values (closed forms)
+# -------------------------------------------------------------------
 
 
 def test_expected_values_iid():
     sigmas = (0, 0.1, 0.25, 0.5, 0.7071, 1, 1.5)
-    for gain, values in [(1.0, (2, 1.9895, 1.9375, 1.7875, 1.6458, 1.4688, 1.2644)),
-                         (16.0, (2, 1.9993, 1.9959, 1.9837, 1.9678, 1.9375, 1.8690))]:  # fmt: skip
+    for gain, values in [
+        (1.0, (2, 1.9895, 1.9375, 1.7875, 1.6458, 1.4688, 1.2644)),
+        (16.0, (2, 1.9993, 1.9959, 1.9837, 1.9678, 1.9375, 1.8690)),
+    ]:
         assert np.allclose([pca.llo_iid(128, 8, 8, s, gain) for s in sigmas], values, atol=1e-4)
     assert np.allclose([pca.llo_iid(128, 8, k, 0.7071) for k in (4, 12)], [1.323, 1.615], atol=1e-3)
     effective = [pca.llo_iid_effective(128, 8, s) for s in sigmas[1:]]
@@ -170,8 +198,10 @@ def test_expected_values_iid():
 
 @pytest.mark.slow
 def test_expected_values_agents_40_draws():
-    known = {0.5: (1.222, 1.459, 1.705, 1.954, 1.705, 1.459, 1.222, 1),
-             2.0: (0.778, 0.541, 0.295, 0.046, 0.295, 0.541, 0.778, 1)}  # fmt: skip
+    known = {
+        0.5: (1.222, 1.459, 1.705, 1.954, 1.705, 1.459, 1.222, 1),
+        2.0: (0.778, 0.541, 0.295, 0.046, 0.295, 0.541, 0.778, 1),
+    }
     for sigma, values in known.items():
         mean = [pca.llo_agents_random(k, sigma, 40) for k in range(2, 17, 2)]
         assert np.allclose(mean, values, atol=0.01)
@@ -191,11 +221,17 @@ def test_expected_values_policy():
 
 def test_policy_and_composition_overlap():
     # an exploratory table, found by numerical minimisation on another world; here the closed form
-    assert np.allclose([additivity.policy_overlap(c, 0.0) for c in (0.2, 0.4, 0.55, 0.9)], [1, 1, 0, 0], atol=1e-6)
-    assert 0.9 < additivity.policy_overlap(0.4, 1.0) < 1 and 0.1 < additivity.policy_overlap(0.9, 1.0) < 0.6
+    assert np.allclose(
+        [additivity.policy_overlap(c, 0.0) for c in (0.2, 0.4, 0.55, 0.9)], [1, 1, 0, 0], atol=1e-6
+    )
+    assert (
+        0.9 < additivity.policy_overlap(0.4, 1.0) < 1
+        and 0.1 < additivity.policy_overlap(0.9, 1.0) < 0.6
+    )
 
 
-# ---- the trainer --------------------------------------------------------------------------------------------------
+# ---- the trainer
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,7 +240,14 @@ def test_policy_and_composition_overlap():
         {},
         {"sigma_iid": 0.5, "chi": 0.4, "gain": 2.0},
         {"augment_var": 0.1, "label_ratio": 0.1, "sigma_agents": 0.7},
-        {"augment_var": 0.1, "label_ratio": 0.1, "label_mean": "all", "sigma_iid": 0.5, "chi": 0.4, "lambda_ac": 0.6},
+        {
+            "augment_var": 0.1,
+            "label_ratio": 0.1,
+            "label_mean": "all",
+            "sigma_iid": 0.5,
+            "chi": 0.4,
+            "lambda_ac": 0.6,
+        },
     ],
 )
 def test_batched_gradients_are_those_of_autograd(changes):
@@ -216,8 +259,12 @@ def test_batched_gradients_are_those_of_autograd(changes):
 def test_the_two_products_agree_and_what_is_missing_is_not_chosen():
     a, w = torch.randn(600, 131), torch.randn(97, 131)  # large enough for the faster library
     exact = (a.double() @ w.double().T).float()
-    assert torch.allclose(tr.product(a, w), exact, atol=1e-4) and torch.allclose(tr.plain(a, w), exact, atol=1e-4)
-    assert torch.allclose(tr.product(a[:, 3:].T.mT, w.T[3:].T), exact - a[:, :3] @ w[:, :3].T, atol=1e-4)  # strided
+    assert torch.allclose(tr.product(a, w), exact, atol=1e-4) and torch.allclose(
+        tr.plain(a, w), exact, atol=1e-4
+    )
+    assert torch.allclose(
+        tr.product(a[:, 3:].T.mT, w.T[3:].T), exact - a[:, :3] @ w[:, :3].T, atol=1e-4
+    )  # strided
 
     def missing(a, w):
         return torch.ops.mkldnn.no_such_operator(a, w)
@@ -262,12 +309,15 @@ def test_trained_models_agree_with_their_closed_form():
 
 def test_labels_on_both_sides():
     strong = replace(SMALL, sigma_agents=2.0, augment_var=0.1, label_ratio=0.05)
-    rescued, lost = (tr.evaluate(m, "raw") for m in tr.train([strong, replace(strong, label_mean="all")]))
+    rescued, lost = (
+        tr.evaluate(m, "raw") for m in tr.train([strong, replace(strong, label_mean="all")])
+    )
     assert rescued["llo"] > 1.2 and lost["llo"] < 0.4
     assert rescued["theory_method"] == "closed form"
 
 
-# ---- the command --------------------------------------------------------------------------------------------------
+# ---- the command
+# --------------------------------------------------------------------------------------------------
 
 
 def run(capsys, *words):
@@ -280,11 +330,17 @@ def run(capsys, *words):
 
 
 def test_json_has_the_contract(capsys):
-    code, out, err = run(capsys, "--json", "--d-o", "12", "--d-a", "2", "--d-z", "3", "--d-b", "2", "--steps", "20")
+    code, out, err = run(
+        capsys, "--json", "--d-o", "12", "--d-a", "2", "--d-z", "3", "--d-b", "2", "--steps", "20"
+    )
     answer = json.loads(out)
-    wanted = "loss min_loss llo llo_theory nmse_a nmse_eps nmse_o norm_B_C_plus_D subspace_error".split()
+    wanted = (
+        "loss min_loss llo llo_theory nmse_a nmse_eps nmse_o norm_B_C_plus_D subspace_error".split()
+    )
     assert code == 0 and set(wanted) <= set(answer) and out.count("\n") == 1
-    assert err.count("\n") == 1 and "not at its minimum" in err and "80 for example" in err  # after 20 steps
+    assert (
+        err.count("\n") == 1 and "not at its minimum" in err and "80 for example" in err
+    )  # after 20 steps
 
 
 @pytest.mark.parametrize(
@@ -324,7 +380,11 @@ def test_a_figure_writes_png_and_csv(capsys, tmp_path):
     answer = json.loads(out)
     assert code == 0 and png.read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader(open(answer["csv"])))
-    assert len(rows) == answer["models"] and {r["panel"] for r in rows} == {"4 left", "4 middle", "4 right"}
+    assert len(rows) == answer["models"] and {r["panel"] for r in rows} == {
+        "4 left",
+        "4 middle",
+        "4 right",
+    }
 
 
 OUTSIDE_THE_BOOK = [
@@ -346,33 +406,50 @@ def test_json_agrees_with_its_own_closed_form(capsys, words):
 
 @pytest.mark.parametrize("extra", ["--chi 0.4", "--lambda-ac 0.5"])
 def test_labels_beside_a_policy_or_composition(capsys, extra):
-    """No closed form there: the minimum is found by L-BFGS, and is below what a short training reaches."""
-    words = f"--d-o 10 --d-a 2 --d-z 2 --d-b 2 --sigma-iid 0.3 --label-ratio 0.2 --steps 300 {extra}"
+    """No closed form there: the minimum is found by L-BFGS, and is below what a short training
+    reaches.
+    """
+    words = (
+        f"--d-o 10 --d-a 2 --d-z 2 --d-b 2 --sigma-iid 0.3 --label-ratio 0.2 --steps 300 {extra}"
+    )
     code, out, _ = run(capsys, "--json", *words.split())
     answer = json.loads(out)
-    assert code == 0 and answer["theory_method"] == "L-BFGS" and answer["loss"] > answer["min_loss"] > 0
+    assert (
+        code == 0
+        and answer["theory_method"] == "L-BFGS"
+        and answer["loss"] > answer["min_loss"] > 0
+    )
 
 
 def direct_minimum(s: tr.Setting) -> float:
-    """The minimum of the loss from a covariance written out by hand: none of the package's factors or objectives."""
+    """The minimum of the loss from a covariance written out by hand: none of the package's factors
+    or objectives.
+    """
     w, eye = make_world(s.world), np.eye(s.d_o)
     noise = s.sigma_iid**2 * eye + s.sigma_agents**2 * w.Y @ w.Y.T
     part = (1 - s.chi) ** 2 * w.X @ w.X.T + noise  # what the frame does not predict
     seen = s.chi * w.X @ w.Pi  # E[delta o^T], as E[o o^T] = 1
-    part = part + seen @ seen.T * s.augment_var / (1 + s.augment_var)  # ridge: what a shifted frame does not predict
+    part = part + seen @ seen.T * s.augment_var / (
+        1 + s.augment_var
+    )  # ridge: what a shifted frame does not predict
     return float(np.linalg.eigvalsh(part)[: s.d_o - s.d_z].sum() * (1 + 2 * s.lambda_ac))
 
 
 @pytest.mark.parametrize("words", OUTSIDE_THE_BOOK)
 def test_closed_form_agrees_with_a_direct_eigendecomposition(words):
-    pairs = [w.removeprefix("--").replace("-", "_") for w in words.replace("--readout raw", "").split()]
+    pairs = [
+        w.removeprefix("--").replace("-", "_") for w in words.replace("--readout raw", "").split()
+    ]
     kinds = {"d_o": int, "d_a": int, "d_z": int, "d_b": int, "seed": int}
-    s = tr.Setting(**{k: kinds.get(k, float)(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)})
+    s = tr.Setting(
+        **{k: kinds.get(k, float)(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
+    )
     F = factors(make_world(s.world), steps=2 if s.lambda_ac else 1)
     assert np.isclose(tr.theory(s, F)[1], direct_minimum(s), rtol=1e-9)
 
 
-# ---- the figures at full size (made by `aclam-linear figure NAME --seeds 3`, see the notebooks) -------------------
+# ---- the figures at full size (made by `aclam-linear figure NAME --seeds 3`, see the notebooks)
+# -------------------
 
 
 def saved(name):
@@ -385,7 +462,9 @@ def test_saved_tables_are_whole():
         points = figures.figure_points(name, tr.Setting(), 3)
         wanted = {(p.panel, p.series, p.x, p.setting.seed) for p in points}
         rows = figures.read_csv(RESULTS / f"linear_figure_{name}.csv")
-        assert {(r["panel"], r["series"], r["x"], r["seed"]) for r in rows} == wanted and len(rows) == len(points)
+        assert {(r["panel"], r["series"], r["x"], r["seed"]) for r in rows} == wanted and len(
+            rows
+        ) == len(points)
 
 
 def test_figure_3_left_within_0005():
@@ -421,14 +500,18 @@ def fresh(settings, readout):
 
 @pytest.mark.slow
 def test_figure_3_left_trained_anew():
-    got, _ = fresh([tr.Setting(d_z=k) for k in (4, 8, 12, 16)] + [tr.Setting(d_a=4, d_z=4)], "delta")
+    got, _ = fresh(
+        [tr.Setting(d_z=k) for k in (4, 8, 12, 16)] + [tr.Setting(d_a=4, d_z=4)], "delta"
+    )
     assert np.allclose(got, [1.5, 2, 2, 2, 2], atol=0.005)
 
 
 @pytest.mark.slow
 def test_figure_4_middle_trained_anew():
     got, theory = fresh([tr.Setting(sigma_iid=s, augment_var=0.1) for s in (0.0, 0.5, 1.0)], "raw")
-    assert np.allclose(got, theory, atol=0.02) and np.allclose(got, [2.000, 1.787, 1.468], atol=0.02)
+    assert np.allclose(got, theory, atol=0.02) and np.allclose(
+        got, [2.000, 1.787, 1.468], atol=0.02
+    )
 
 
 @pytest.mark.slow

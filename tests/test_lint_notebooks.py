@@ -6,7 +6,9 @@ import lint_notebooks as lint
 import pytest
 
 BADGE = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({lint.BLOB}nbs/room/good.ipynb)"
-INSTALL = '#| eval: false\n%pip install -q "aclam @ git+https://github.com/aclam-project/aclam@v0.1.0"'
+INSTALL = (
+    '#| eval: false\n%pip install -q "aclam @ git+https://github.com/aclam-project/aclam@v0.1.0"'
+)
 GOOD = [
     "md:# A title\n\n> One line of plain text",
     "#| default_exp room.good",
@@ -28,13 +30,19 @@ def notebook(tmp_path):
         cells = []
         for source in sources:
             kind = "markdown" if source.startswith("md:") else "code"
-            cell = {"cell_type": kind, "source": source.removeprefix("md:").splitlines(True), "metadata": {}}
+            cell = {
+                "cell_type": kind,
+                "source": source.removeprefix("md:").splitlines(True),
+                "metadata": {},
+            }
             if kind == "code":
                 cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [outputs]}]
             cells.append(cell)
         path = tmp_path / "nbs" / "room" / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        path.write_text(
+            json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        )
         return lint.lint([lint.read(path, tmp_path)])
 
     return check
@@ -49,20 +57,52 @@ BAD = {
     "LaTeX in the subtitle": ({0: "md:# A title\n\n> With $x$"}, [], "cell 1: no LaTeX"),
     "backslash in the subtitle": ({0: "md:# A title\n\n> With \\epsilon"}, [], "cell 1: no LaTeX"),
     "no badge": ({2: "md:Runs in about 3 seconds"}, [], "no Colab badge"),
-    "another's badge": ({2: f"md:{BADGE.replace('good', 'bad')} Runs in about 3 s"}, [], "no Colab badge"),
+    "another's badge": (
+        {2: f"md:{BADGE.replace('good', 'bad')} Runs in about 3 s"},
+        [],
+        "no Colab badge",
+    ),
     "no time": ({2: f"md:{BADGE}"}, [], "how long it takes"),
     "no install cell": ({3: "1 + 1"}, [], "no install cell"),
-    "unpinned install": ({3: '#| eval: false\n%pip install "aclam"'}, [], "cell 4: the install cell must pin"),
-    "install cell that runs": ({3: INSTALL.replace("#| eval: false\n", "")}, [], "cell 4: the install cell needs"),
-    "imports mixed with code": ({}, ["import json\nx = 1"], "cell 9: imports need a cell of their own"),
-    "import in a function": ({}, ["def f():\n    import json"], "cell 9: an import inside a function"),
+    "unpinned install": (
+        {3: '#| eval: false\n%pip install "aclam"'},
+        [],
+        "cell 4: the install cell must pin",
+    ),
+    "install cell that runs": (
+        {3: INSTALL.replace("#| eval: false\n", "")},
+        [],
+        "cell 4: the install cell needs",
+    ),
+    "imports mixed with code": (
+        {},
+        ["import json\nx = 1"],
+        "cell 9: imports need a cell of their own",
+    ),
+    "import in a function": (
+        {},
+        ["def f():\n    import json"],
+        "cell 9: an import inside a function",
+    ),
     "export call": ({}, ["import nbdev; nbdev.nbdev_export()"], "cell 9: no nbdev_export()"),
     "no assert": ({7: "area(1)"}, [], "exports code but asserts nothing"),
-    "an exported cell that runs": ({}, ["#| export\nx = 1\nprint(x)"], "cell 9: an exported cell defines"),
-    "an exported cell that asserts": ({}, ["#| export\nassert area(1) > 3"], "cell 9: an exported cell defines"),
+    "an exported cell that runs": (
+        {},
+        ["#| export\nx = 1\nprint(x)"],
+        "cell 9: an exported cell defines",
+    ),
+    "an exported cell that asserts": (
+        {},
+        ["#| export\nassert area(1) > 3"],
+        "cell 9: an exported cell defines",
+    ),
     "no module": ({1: "x = 1"}, [], "has no '#| default_exp'"),
     "long cell": ({}, ["x = 1\n" * 36], "cell 9: 36 lines of code in one cell (at most 35)"),
-    "long class": ({}, ["#| export\nclass A:\n" + "    x = 1\n" * 45], "46 lines of code in one cell (at most 45)"),
+    "long class": (
+        {},
+        ["#| export\nclass A:\n" + "    x = 1\n" * 45],
+        "46 lines of code in one cell (at most 45)",
+    ),
     "long line": ({}, [f"x = '{'a' * 120}'"], "cell 9: a line of 126 characters"),
     "path of a machine": ({}, ["x = '/home/someone/data'"], "cell 9: a path of one machine: /home"),
     "cuda": ({}, ["model.cuda()"], "cell 9: .cuda()"),
@@ -72,13 +112,23 @@ BAD = {
     "weights_only": ({}, ["torch.load(f, weights_only=False)"], "cell 9: loading pickled objects"),
     "bare except": ({}, ["try:\n    x = 1\nexcept:\n    x = 2"], "cell 9: a bare except"),
     "display maths in a sentence": ({}, ["md:So $$x = 1$$ holds."], "cell 9: display maths"),
-    "a result out of thin air": ({7: "x = area(1)"}, ["md:It gives 3.14 at last.", "x", "x"], "a result in prose"),
-    "a percentage": ({}, ["x = 1", "x = 1", "md:That is 35 % less.", "x = 1", "x = 1"], "cell 11: a result in prose"),
+    "a result out of thin air": (
+        {7: "x = area(1)"},
+        ["md:It gives 3.14 at last.", "x", "x"],
+        "a result in prose",
+    ),
+    "a percentage": (
+        {},
+        ["x = 1", "x = 1", "md:That is 35 % less.", "x = 1", "x = 1"],
+        "cell 11: a result in prose",
+    ),
     "computed by nobody": (
-        {}, ["x = 1", "x = 1", "md:It reached 0.5. <!-- computed: nothing_here -->"], "cell 11: a result in prose",
+        {},
+        ["x = 1", "x = 1", "md:It reached 0.5. <!-- computed: nothing_here -->"],
+        "cell 11: a result in prose",
     ),
     "does not parse": ({}, ["x = ("], "does not parse"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -99,7 +149,13 @@ FINE = {
     "a number that is no result": ["x = 1", "x = 1", "md:The step is 0.1 seconds long."],
     "a number in a formula": ["x = 1", "x = 1", "md:It gives $0.5 x$ and `0.25`."],
     "printed two cells later": ["x = 1", "x = 1", "md:It reaches 0.5.", "x = 0.5", "print(x)"],
-    "computed elsewhere": ["rate = 0.5", "x = 1", "x = 1", "x = 1", "md:It reached 0.5. <!-- computed: rate -->"],
+    "computed elsewhere": [
+        "rate = 0.5",
+        "x = 1",
+        "x = 1",
+        "x = 1",
+        "md:It reached 0.5. <!-- computed: rate -->",
+    ],
     "an address": ["md:See https://example.org/home/page and [docs](https://example.org/tmp/x)."],
 }
 
@@ -110,7 +166,10 @@ def test_what_is_fine_passes(notebook, name):
 
 
 def test_paths_in_outputs_are_found_too(notebook):
-    assert any("a path of one machine" in line for line in notebook(outputs="written to /tmp/xyz/report.html\n"))
+    assert any(
+        "a path of one machine" in line
+        for line in notebook(outputs="written to /tmp/xyz/report.html\n")
+    )
 
 
 def test_a_heavy_notebook(notebook):
@@ -119,5 +178,9 @@ def test_a_heavy_notebook(notebook):
 
 def test_two_notebooks_may_not_share_a_module(tmp_path):
     cell = lint.Cell(1, "code", "#| default_exp a.b", "")
-    found = lint.shared_modules([lint.Notebook("nbs/one.ipynb", [cell], 1), lint.Notebook("nbs/two.ipynb", [cell], 1)])
-    assert found == ["nbs/two.ipynb: exports to a.b, as nbs/one.ipynb does: one notebook, one module"]
+    found = lint.shared_modules(
+        [lint.Notebook("nbs/one.ipynb", [cell], 1), lint.Notebook("nbs/two.ipynb", [cell], 1)]
+    )
+    assert found == [
+        "nbs/two.ipynb: exports to a.b, as nbs/one.ipynb does: one notebook, one module"
+    ]

@@ -1,4 +1,6 @@
-"""The package as its users get it: two configurations that agree, a wheel that stands alone, commands that answer."""
+"""The package as its users get it: two configurations that agree, a wheel that stands alone,
+commands that answer.
+"""
 
 import json
 import os
@@ -30,11 +32,16 @@ def lines(key: str) -> list[str]:
 
 
 SCRIPTS = dict(line.split("=") for line in lines("console_scripts"))
-LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#")
+LOCK = dict(
+    line.split("==")
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+    if line[0] != "#"
+)
 EXTRAS = [key for key in SETTINGS if key.endswith("requirements")]
 
 
-# --- two configurations ---------------------------------------------------------------------------------------------
+# --- two configurations
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["lib_path", "nbs_path", "doc_path"])
@@ -47,7 +54,10 @@ def test_name_version_python_and_addresses_agree():
     assert SETTINGS["lib_name"] == project["name"]
     assert SETTINGS["version"] == aclam.__version__
     assert f">={SETTINGS['min_python']}" == project["requires-python"]
-    assert "py" + SETTINGS["min_python"].replace(".", "") == PYPROJECT["tool"]["ruff"]["target-version"]
+    assert (
+        "py" + SETTINGS["min_python"].replace(".", "")
+        == PYPROJECT["tool"]["ruff"]["target-version"]
+    )
     assert SETTINGS["git_url"] == project["urls"]["Repository"]
     assert SETTINGS["doc_url"] == project["urls"]["Documentation"]
 
@@ -64,14 +74,17 @@ def test_the_lock_is_exact_and_holds_no_address():
     assert len(LOCK) > 100
 
 
-@pytest.mark.parametrize("extra", [e for e in EXTRAS if e != "policy_requirements"])  # policy: not locked yet
+@pytest.mark.parametrize(
+    "extra", [e for e in EXTRAS if e != "policy_requirements"]
+)  # policy: not locked yet
 def test_what_is_locked_is_what_users_may_have(extra):
     for line in lines(extra):
         requirement = Requirement(line)
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 
-# --- the wheel ------------------------------------------------------------------------------------------------------
+# --- the wheel
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +92,27 @@ def wheel(tmp_path_factory):
     """A wheel built from a copy, so that no earlier build can leak into it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "aclam", source / "aclam", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+    for name in (
+        "setup.py",
+        "settings.ini",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "MANIFEST.in",
+    ):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", out]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        ".",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        out,
+    ]
     subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=250)
     return next(out.glob("*.whl"))
 
@@ -98,7 +129,11 @@ def test_the_wheel_alone_finds_its_recipes(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = "from aclam.commands.data import main; main(['plan', 'mixtures/ac_lam.yaml', '--root', 'nowhere', '--json'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (3, "")
     assert len(json.loads(done.stdout)["missing"]) == 28
@@ -109,9 +144,14 @@ def test_the_wheel_says_what_it_needs(wheel):
         name = next(n for n in z.namelist() if n.endswith("/METADATA"))
         metadata = z.read(name).decode()
         scripts = z.read(name.replace("METADATA", "entry_points.txt")).decode()
-    assert f"\nVersion: {aclam.__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert (
+        f"\nVersion: {aclam.__version__}\n" in metadata
+        and "\nLicense-Expression: Apache-2.0\n" in metadata
+    )
     assert "\nRequires-Python: >=3.11\n" in metadata
-    assert all(f"\nRequires-Dist: {Requirement(line).name}" in metadata for line in lines("requirements"))
+    assert all(
+        f"\nRequires-Dist: {Requirement(line).name}" in metadata for line in lines("requirements")
+    )
     assert all(f"\nProvides-Extra: {e}\n" in metadata for e in ("sim", "dev", "policy", "docs"))
     assert all(f"{command} = {target}" in scripts for command, target in SCRIPTS.items())
     needed = [m for m in re.findall(r"\nRequires-Dist: (.*)", metadata) if "extra ==" not in m]
@@ -127,19 +167,28 @@ def test_the_wheel_alone_imports_quickly_and_lightly(wheel, tmp_path):
         "print(aclam.__file__, took < 2, heavy)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.split() == [str(tmp_path / "aclam" / "__init__.py"), "True", "[]"], done.stderr
+    assert done.stdout.split() == [str(tmp_path / "aclam" / "__init__.py"), "True", "[]"], (
+        done.stderr
+    )
 
 
 def test_the_package_does_not_need_the_notebook_tools():
     """What is exported may import neither nbdev nor what comes with it: users do not have them."""
     for path in (ROOT / "aclam").rglob("*.py"):
-        found = re.findall(r"^\s*(?:from|import) (nbdev|fastcore|execnb|IPython)\b", path.read_text(), re.M)
+        found = re.findall(
+            r"^\s*(?:from|import) (nbdev|fastcore|execnb|IPython)\b", path.read_text(), re.M
+        )
         assert not found, f"{path.relative_to(ROOT)} imports {found[0]}"
 
 
-# --- commands -------------------------------------------------------------------------------------------------------
+# --- commands
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
@@ -163,13 +212,25 @@ def test_every_command_answers_a_wrong_option_in_one_line(command):
 
 @pytest.mark.slow
 def test_an_installed_wheel_puts_commands_on_the_path(wheel, tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv"], check=True
+    )
     python = tmp_path / "venv" / "bin" / "python"
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it would put this checkout before the wheel
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True, capture_output=True)
+    env = {
+        k: v for k, v in os.environ.items() if k != "PYTHONPATH"
+    }  # it would put this checkout before the wheel
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel],
+        check=True,
+        capture_output=True,
+    )
     done = subprocess.run(
         [python, "-c", "import aclam; print(aclam.__version__, aclam.__file__)"],
-        cwd=tmp_path, capture_output=True, text=True, check=True, env=env,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
+    )
     assert done.stdout.startswith(aclam.__version__) and str(tmp_path) in done.stdout
     assert all((tmp_path / "venv" / "bin" / command).exists() for command in SCRIPTS)

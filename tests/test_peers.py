@@ -1,4 +1,6 @@
-"villa-X, LAPA and UniVLA: parity with what the official code computed, one handle, one trainer, bad checkpoints."
+"""villa-X, LAPA and UniVLA: parity with what the official code computed, one handle, one trainer,
+bad checkpoints.
+"""
 
 import json
 import os
@@ -28,13 +30,17 @@ PEERS = ["villa_x", "lapa", "univla/stage_1", "univla/stage_2"]
 SMALL = {
     "villa_x_cpu": dict(image_size=16, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1),
     "lapa_cpu": dict(image_size=16, patch_size=2, width=16, depth=1, heads=2, head_dim=8),
-    "univla_cpu": dict(image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=1, fdm_depth=1),
-    "univla_stage_2_cpu": dict(image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=2, fdm_depth=1),
+    "univla_cpu": dict(
+        image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=1, fdm_depth=1
+    ),
+    "univla_stage_2_cpu": dict(
+        image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=2, fdm_depth=1
+    ),
 }
 
 
 def small(name: str, seed: int = 0, **changes) -> LatentActionModel:
-    "A model of a peer's CPU preset, made in milliseconds, quantising from the first step."
+    """A model of a peer's CPU preset, made in milliseconds, quantising from the first step."""
     torch.manual_seed(seed)
     config = PRESETS[name]
     if hasattr(config, "bottleneck"):
@@ -85,7 +91,7 @@ def test_villa_x_shortcuts_change_nothing(triples):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_one_handle(name, triples, tmp_path):
-    "Encode, decode, loss, save, load, and the metrics' batch, as for every family."
+    """Encode, decode, loss, save, load, and the metrics' batch, as for every family."""
     lam, batch = small(name), triples.batch(range(8))
     before, after = step_lowers_loss(lam, batch, lr=1e-3, steps=6)
     assert after < before
@@ -104,13 +110,15 @@ def test_one_handle(name, triples, tmp_path):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_shared_work_gives_the_same_loss(name, triples):
-    "What a family computes once for a triple equals what it computes for three pairs."
+    """What a family computes once for a triple equals what it computes for three pairs."""
     lam, batch = small(name), triples.batch(range(4))
     lam.loss(batch), lam.eval()  # a codebook starts on the first data that it sees
     x = lam.pixels(batch["frames"])
     with torch.no_grad():
         shared, apart = lam.triple_latents(x), LatentActionModel.triple_latents(lam, x)
-    assert torch.allclose(shared.pre_vq, apart.pre_vq, atol=1e-5) and torch.equal(shared.indices, apart.indices)
+    assert torch.allclose(shared.pre_vq, apart.pre_vq, atol=1e-5) and torch.equal(
+        shared.indices, apart.indices
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -137,7 +145,9 @@ def test_official_sizes():
     with torch.device("meta"):
         lam = LatentActionModel.from_preset("univla")
     assert (lam.config.latent_dim, lam.config.codebook_size, lam.config.side) == (512, 16, 16)
-    assert sum(p.numel() for p in lam.eye.parameters()) == 85_727_232  # timm's vit_base_patch14_reg4_dinov2
+    assert (
+        sum(p.numel() for p in lam.eye.parameters()) == 85_727_232
+    )  # timm's vit_base_patch14_reg4_dinov2
 
 
 def test_a_preset_has_one_family():
@@ -147,7 +157,10 @@ def test_a_preset_has_one_family():
 
 
 def test_univla_shortcuts_change_nothing(triples):
-    frames, words = triples.batch(range(3))["frames"], hashed_words(["a", "put the cube on it", "put it there"], 8)
+    frames, words = (
+        triples.batch(range(3))["frames"],
+        hashed_words(["a", "put the cube on it", "put it there"], 8),
+    )
     check_shortcuts(small("univla_stage_2_cpu"), frames)
     lam = small("univla_cpu", text_dim=8)
     check_shortcuts(lam, frames)
@@ -166,10 +179,17 @@ def test_univla_stage_1_is_told_the_instruction(triples):
     told, silent = lam.loss(batch | {"words": words, "word_mask": mask})[1], lam.loss(batch)[1]
     padded = torch.where(mask[..., None], words, torch.full_like(words, 7.0))
     assert told["rec"] != silent["rec"]
-    assert abs(lam.loss(batch | {"words": padded, "word_mask": mask})[1]["rec"] - told["rec"]) < 1e-6
+    assert (
+        abs(lam.loss(batch | {"words": padded, "word_mask": mask})[1]["rec"] - told["rec"]) < 1e-6
+    )
     o_i, o_j, _ = (batch["frames"] / 255).unbind(1)
     a, b = lam.encode(o_i, o_j, words, mask), lam.encode(o_i, o_j)
-    assert not torch.allclose(a.pre_vq, b.pre_vq) and lam.decode(o_i, a.z, words, mask).shape == (4, 16, 2, 2)
+    assert not torch.allclose(a.pre_vq, b.pre_vq) and lam.decode(o_i, a.z, words, mask).shape == (
+        4,
+        16,
+        2,
+        2,
+    )
     with pytest.raises(UserError, match="text_dim"):
         small("univla_cpu").eval().encode(o_i, o_j, words, mask)
 
@@ -183,15 +203,31 @@ def test_univla_stage_1_is_told_by_t5(triples):
     lam, batch = small("univla_cpu", text_dim=16, text=univla.SMALL_T5), triples.batch(range(4))
     words, mask = instruction_words(TEXTS, lam.config)
     ids, own = univla.t5_numbers(TEXTS, lam.config.text)
-    library = univla.t5_encoder(16, lam.config.text)(input_ids=ids, attention_mask=own.long()).last_hidden_state
-    assert torch.equal(words, library) and torch.equal(mask, own) and mask.sum(1).tolist() == [7, 2, 3, 2]
+    library = univla.t5_encoder(16, lam.config.text)(
+        input_ids=ids, attention_mask=own.long()
+    ).last_hidden_state
+    assert (
+        torch.equal(words, library)
+        and torch.equal(mask, own)
+        and mask.sum(1).tolist() == [7, 2, 3, 2]
+    )
     other = torch.where(mask, ids, 77)  # what stands in the padding
-    again = univla.t5_encoder(16, lam.config.text)(input_ids=other, attention_mask=own.long()).last_hidden_state
-    assert torch.allclose(words[mask], again[mask], atol=1e-6) and torch.equal(words[1][:2], words[3][:2])
+    again = univla.t5_encoder(16, lam.config.text)(
+        input_ids=other, attention_mask=own.long()
+    ).last_hidden_state
+    assert torch.allclose(words[mask], again[mask], atol=1e-6) and torch.equal(
+        words[1][:2], words[3][:2]
+    )
     told = batch | {"words": words, "word_mask": mask}
     lam.loss(told)
     before = lam.eval().language.weight.detach().clone(), lam.loss(told)[1]["rec"]
-    assert abs(lam.loss(told | {"words": torch.where(mask[..., None], words, 7.0)})[1]["rec"] - before[1]) < 1e-6
+    assert (
+        abs(
+            lam.loss(told | {"words": torch.where(mask[..., None], words, 7.0)})[1]["rec"]
+            - before[1]
+        )
+        < 1e-6
+    )
     first, last = step_lowers_loss(lam, told, lr=1e-3, steps=6)
     assert last < first and not torch.equal(lam.language.weight, before[0])
     assert not any("text" in name for name in lam.state_dict())
@@ -200,14 +236,26 @@ def test_univla_stage_1_is_told_by_t5(triples):
 def test_t5_of_the_papers_size():
     pytest.importorskip("transformers")
     config = PRESETS["univla_stage_1"]
-    assert (config.text.kind, config.text_dim, PRESETS["univla_stage_1_cpu"].text.kind) == ("t5", 768, "hashed")
+    assert (config.text.kind, config.text_dim, PRESETS["univla_stage_1_cpu"].text.kind) == (
+        "t5",
+        768,
+        "hashed",
+    )
     with torch.device("meta"):
         t5, lam = univla.t5_encoder(768, config.text), LatentActionModel(config)
-    assert sum(p.numel() for p in t5.parameters()) == 109_628_544  # T5-base's encoder and its 32,128 word pieces
+    assert (
+        sum(p.numel() for p in t5.parameters()) == 109_628_544
+    )  # T5-base's encoder and its 32,128 word pieces
     assert not any(p.requires_grad for p in t5.parameters())
     attention, mlp = t5.encoder.block[0].layer
-    assert attention.SelfAttention.q.weight.shape == (768, 768) and mlp.DenseReluDense.wi.out_features == 3072
-    assert attention.SelfAttention.relative_attention_bias.weight.shape == (32, 12) and len(t5.encoder.block) == 12
+    assert (
+        attention.SelfAttention.q.weight.shape == (768, 768)
+        and mlp.DenseReluDense.wi.out_features == 3072
+    )
+    assert (
+        attention.SelfAttention.relative_attention_bias.weight.shape == (32, 12)
+        and len(t5.encoder.block) == 12
+    )
     assert tuple(lam.language.weight.shape) == (768, 768)
 
 
@@ -217,12 +265,20 @@ def test_t5_from_a_folder_and_what_is_wrong_with_it(tmp_path, monkeypatch):
     pieces += [(f"\u2581{word}", -1.0) for word in ("put", "the", "cube", "on")]
     torch.manual_seed(5)
     trained = transformers.T5EncoderModel(univla.t5_config(16, univla.SMALL_T5)).eval()
-    trained.save_pretrained(tmp_path), transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path)
+    (
+        trained.save_pretrained(tmp_path),
+        transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path),
+    )
     text = univla.TextConfig("t5", str(tmp_path))
     words, mask = univla.t5_words(["put the cube on the thing", "cube"], 16, text)
-    assert univla.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [7, 2]
+    assert univla.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [
+        7,
+        2,
+    ]
     with torch.no_grad():
-        assert torch.allclose(words[1, :2], trained(torch.tensor([[5, 1]])).last_hidden_state[0], atol=1e-5)
+        assert torch.allclose(
+            words[1, :2], trained(torch.tensor([[5, 1]])).last_hidden_state[0], atol=1e-5
+        )
     with pytest.raises(UserError, match="a T5 with 8 numbers"):
         univla.t5_words(["cube"], 8, text)
     half = load_file(tmp_path / "model.safetensors")
@@ -272,16 +328,22 @@ def test_univla_takes_dinov2_from_the_hub_or_says_why_not(monkeypatch):
 
 
 def test_univla_decodes_an_action_alone(triples):
-    "In stage 2 the half that is not given is that of a frame and itself."
+    """In stage 2 the half that is not given is that of a frame and itself."""
     lam, o = small("univla_stage_2_cpu"), triples.batch(range(4))["frames"] / 255
     lam.loss({"frames": o}), lam.eval()
     o_i, o_j, _ = o.unbind(1)
     with torch.no_grad():
         x = lam.pixels(o_i)
-        z, stay, both = lam.encode(o_i, o_j).z, lam.latents(x, x).z, lam.latents(x, lam.pixels(o_j)).z
+        z, stay, both = (
+            lam.encode(o_i, o_j).z,
+            lam.latents(x, x).z,
+            lam.latents(x, lam.pixels(o_j)).z,
+        )
         alone = lam.decode(o_i, z)
         assert torch.equal(alone, lam.decode(o_i, torch.cat([z, stay[:, z.shape[1] :]], dim=1)))
-    assert torch.equal(both[:, : z.shape[1]], z) and both.shape[1] == stay.shape[1] == 2 * z.shape[1]
+    assert (
+        torch.equal(both[:, : z.shape[1]], z) and both.shape[1] == stay.shape[1] == 2 * z.shape[1]
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "shape", "other", "cut"])
@@ -296,7 +358,11 @@ def test_damaged_univla_checkpoint_is_one_line(tmp_path, stage, damage):
         file.write_bytes(file.read_bytes()[:1000])
     else:
         extra = {"unknown": {"lam.extra": value}, "shape": {name: value[..., :3]}}.get(damage, {})
-        kept = {n: t for n, t in row["state_dict"].items() if damage in ("unknown", "shape") or n != name}
+        kept = {
+            n: t
+            for n, t in row["state_dict"].items()
+            if damage in ("unknown", "shape") or n != name
+        }
         torch.save(value if damage == "other" else row | {"state_dict": kept | extra}, file)
     with pytest.raises(UserError) as error:
         LatentActionModel.from_pretrained(file)
@@ -307,7 +373,10 @@ def test_damaged_univla_checkpoint_is_one_line(tmp_path, stage, damage):
 def test_damaged_villa_x_checkpoint_is_one_line(tmp_path, damage):
     folder = tmp_path / "v"
     shutil.copytree(FIXTURES / "villa_x", folder)
-    config, file = json.loads((folder / "model_config.json").read_text()), folder / "model.safetensors"
+    config, file = (
+        json.loads((folder / "model_config.json").read_text()),
+        folder / "model.safetensors",
+    )
     tensors = load_file(file)
     if damage == "architecture":
         (folder / "model_config.json").write_text(json.dumps(config | {"architecture": "Other"}))
@@ -325,7 +394,7 @@ def test_damaged_villa_x_checkpoint_is_one_line(tmp_path, damage):
 
 
 class Harm:
-    "A pickle that would run a program."
+    """A pickle that would run a program."""
 
     def __reduce__(self):
         return os.system, ("touch harmed",)
@@ -345,13 +414,19 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
 def test_lapa_noise_is_as_long_as_the_rounding_error():
     vq, x = NSVQ(4, 3), torch.randn(64, 3)
     noisy, indices = vq(x)
-    assert torch.allclose((noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5)
+    assert torch.allclose(
+        (noisy - x).norm(dim=1), (vq.codebooks[indices] - x).norm(dim=1), atol=1e-5
+    )
 
 
 def test_lapa_replaces_dead_codes_on_schedule():
     vq = NSVQ(4, 2, dead_below=0.1)
-    vq.load_state_dict(vq.state_dict() | {"steps": torch.tensor(10), "used": torch.tensor([8.0, 0.0, 0.0, 8.0])})
-    vq.pending.append((torch.tensor([0, 3]), 8))  # a step of 8 pairs: codes used less than 0.8 times are dead
+    vq.load_state_dict(
+        vq.state_dict() | {"steps": torch.tensor(10), "used": torch.tensor([8.0, 0.0, 0.0, 8.0])}
+    )
+    vq.pending.append(
+        (torch.tensor([0, 3]), 8)
+    )  # a step of 8 pairs: codes used less than 0.8 times are dead
     alive = vq.codebooks[[0, 3]].clone()
     vq.commit_step()
     assert torch.allclose(vq.codebooks[[1, 2]], alive) and vq.used.sum() == 0

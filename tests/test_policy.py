@@ -1,4 +1,6 @@
-"""Flow matching, the block mask, shared attention, the policy, its training, its trial on the table."""
+"""Flow matching, the block mask, shared attention, the policy, its training, its trial on the
+table.
+"""
 
 import dataclasses
 import json
@@ -35,7 +37,9 @@ def same_dice():
 
 
 def refused(capsys, main, argv, *words) -> None:
-    "A command ends with status 2, one line on standard error that has the words, nothing on standard output."
+    """A command ends with status 2, one line on standard error that has the words, nothing on
+    standard output.
+    """
     with pytest.raises(SystemExit) as e:
         main(list(map(str, argv)))
     out, err = capsys.readouterr()
@@ -43,7 +47,9 @@ def refused(capsys, main, argv, *words) -> None:
     assert all(str(word) in err for word in words), err
 
 
-# --- flow -----------------------------------------------------------------------------------------------------------
+# --- flow
+# -----------------------------------------------------------------------------------------------------------
+
 
 def test_the_exact_field_is_exact_and_gives_back_the_moments():
     assert flow.check_exact_field(n=30_000) < 4.5
@@ -53,7 +59,9 @@ def test_the_exact_field_is_exact_and_gives_back_the_moments():
 
 
 def test_times_and_settings():
-    assert flow.draw_times(1000, flow.FlowConfig(time="uniform")).mean() == pytest.approx(0.5, abs=0.05)
+    assert flow.draw_times(1000, flow.FlowConfig(time="uniform")).mean() == pytest.approx(
+        0.5, abs=0.05
+    )
     with pytest.raises(UserError, match="sigma_min"):
         flow.FlowConfig(sigma_min=1.0)
 
@@ -63,10 +71,14 @@ def test_data_at_the_end_of_a_way_say_its_direction():
     x, right = flow.path(x0, x1, t, 0.01), flow.velocity(x0, x1, 0.01)
     assert torch.allclose(flow.to_velocity(x1, x, t, 0.01), right, atol=1e-4)
     off = flow.to_velocity(x1 + 1, x, t, 0.01) - right
-    assert torch.allclose(off * flow.remaining(t, 0.01)[:, None, None], torch.ones(6, 3, 2), atol=1e-4)
+    assert torch.allclose(
+        off * flow.remaining(t, 0.01)[:, None, None], torch.ones(6, 3, 2), atol=1e-4
+    )
 
 
-# --- mask and experts -----------------------------------------------------------------------------------------------
+# --- mask and experts
+# -----------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("blocks", [(5, 3, 4), (5, 0, 4), (5, 3, 0), (1, 1, 1)])
 def test_every_entry_of_the_mask(blocks):
@@ -93,7 +105,9 @@ def test_cached_prefix_is_exact():
         experts.LayerSize(heads=8, kv_heads=3)
 
 
-# --- vision and language --------------------------------------------------------------------------------------------
+# --- vision and language
+# --------------------------------------------------------------------------------------------
+
 
 def test_words():
     ids = vlm.text_numbers(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
@@ -108,7 +122,11 @@ def test_words():
 def test_labels_of_all_emoji_have_numbers_of_their_own():
     from aclam.sim.emoji_tabletop import EMOJI
 
-    rows = {word: vlm.word_numbers(word)[0] % vlm.SMALL.vocab**2 for label in EMOJI for word in label.split()}
+    rows = {
+        word: vlm.word_numbers(word)[0] % vlm.SMALL.vocab**2
+        for label in EMOJI
+        for word in label.split()
+    }
     assert len(set(rows.values())) == len(rows)
 
 
@@ -124,22 +142,32 @@ def test_published_files_have_more_rows_than_words(tmp_path):
     own = vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path)))
     vlm.load_weights(own)
     for name, value in own.model.state_dict().items():
-        assert torch.equal(value, published[name][: len(value)] if value.ndim else published[name]), name
+        assert torch.equal(
+            value, published[name][: len(value)] if value.ndim else published[name]
+        ), name
     assert len(published["language_model.embed_tokens.weight"]) == vlm.REDUCED.vocab + 64
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"depth": 1}, "text_config.num_hidden_layers 2, this policy 1"),
-    ({"vision_depth": 2}, "vision_config.num_hidden_layers 1, this policy 2"),
-    ({"vision_heads": 4}, "vision_config.num_attention_heads 2, this policy 4"),
-    ({"image_size": 56}, r"position_embedding.weight of shape \(4, 16\), this policy \(16, 16\)"),
-    ({"vocab": 600}, r"embed_tokens.weight of shape \(576, 32\), this policy \(600, 32\)"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"depth": 1}, "text_config.num_hidden_layers 2, this policy 1"),
+        ({"vision_depth": 2}, "vision_config.num_hidden_layers 1, this policy 2"),
+        ({"vision_heads": 4}, "vision_config.num_attention_heads 2, this policy 4"),
+        (
+            {"image_size": 56},
+            r"position_embedding.weight of shape \(4, 16\), this policy \(16, 16\)",
+        ),
+        ({"vocab": 600}, r"embed_tokens.weight of shape \(576, 32\), this policy \(600, 32\)"),
+    ],
+)
 def test_published_files_that_do_not_fit(tmp_path, change, words):
     pytest.importorskip("transformers")
     vlm.write_paligemma(tmp_path)
     with pytest.raises(UserError, match=words):
-        vlm.load_weights(vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path), **change)))
+        vlm.load_weights(
+            vlm.PaliGemma(dataclasses.replace(vlm.REDUCED, weights=str(tmp_path), **change))
+        )
 
 
 def test_no_published_files(tmp_path):
@@ -159,12 +187,18 @@ def test_transformers_missing(monkeypatch):
         model.Policy.from_preset("policy_paper")
 
 
-# --- the policy -----------------------------------------------------------------------------------------------------
+# --- the policy
+# -----------------------------------------------------------------------------------------------------
+
 
 def inputs(config, n=2):
     words = vlm.text_numbers(["go left", "go", "go right now"][:n], config.vlm)
     S = config.vlm.image_size
-    return torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8), words, torch.rand(n, config.proprio_dim)
+    return (
+        torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8),
+        words,
+        torch.rand(n, config.proprio_dim),
+    )
 
 
 @pytest.mark.parametrize("config", [TINY, model.without_latents(TINY), model.PRESETS["policy_cpu"]])
@@ -181,12 +215,16 @@ def test_a_row_does_not_depend_on_its_neighbours():
     noise = model.draw_noise(TINY, [5, 6, 7])
     assert torch.equal(noise.action[1:2], model.draw_noise(TINY, [6]).action)
     alone = policy.sample(frames[1:2], text[1:2], proprio[1:2], noise.apply(lambda x: x[1:2]))
-    assert torch.allclose(policy.sample(frames, text, proprio, noise).action[1:2], alone.action, atol=1e-5)
+    assert torch.allclose(
+        policy.sample(frames, text, proprio, noise).action[1:2], alone.action, atol=1e-5
+    )
 
 
 def test_video_trains_the_plan_only():
     policy = model.Policy(TINY)
-    loss, metrics = policy.loss(model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0))
+    loss, metrics = policy.loss(
+        model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0)
+    )
     loss.backward()
     assert metrics["action"] == 0 and policy.latent.embed.weight.grad is not None
     assert not any(p.grad.any() for p in policy.robot.parameters())  # it ran, and nothing moves it
@@ -194,7 +232,10 @@ def test_video_trains_the_plan_only():
 
 def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
     config = dataclasses.replace(model.without_latents(TINY), flow=flow.FlowConfig(predicts="data"))
-    policy, batch = model.Policy(config).eval(), model.toy_batch(5, config, torch.Generator().manual_seed(0))
+    policy, batch = (
+        model.Policy(config).eval(),
+        model.toy_batch(5, config, torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():  # whatever it sees, it says 0.25
         policy.robot.head.weight.zero_(), policy.robot.head.bias.fill_(0.25)
     loss = policy.loss(batch)[1]["action"].item()
@@ -206,7 +247,11 @@ def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
 def test_overviews_are_tokens_of_the_small_encoder():
     plain = vlm.SmallVLM(dataclasses.replace(TINY.vlm, overviews=0))
     given = inputs(TINY)[:2]
-    assert plain.tokens(*given)[0].shape[1] == plain.config.tokens == TINY.vlm.tokens - TINY.vlm.overviews
+    assert (
+        plain.tokens(*given)[0].shape[1]
+        == plain.config.tokens
+        == TINY.vlm.tokens - TINY.vlm.overviews
+    )
     with pytest.raises(UserError, match="overviews"):
         vlm.VlmConfig(overviews=2)
 
@@ -216,21 +261,28 @@ def test_rows_without_commands_count_nothing():
     batch = model.toy_batch(6, TINY, dice)
     batch["has_action"] = torch.tensor([True] * 3 + [False] * 3)
     losses = []
-    for other in (batch["action"], torch.cat([batch["action"][:3], torch.full_like(batch["action"][3:], 0.7)])):
+    for other in (
+        batch["action"],
+        torch.cat([batch["action"][:3], torch.full_like(batch["action"][3:], 0.7)]),
+    ):
         torch.manual_seed(1)
         losses.append(policy.loss(batch | {"action": other})[1]["action"])
     assert losses[0] == losses[1]
 
 
-CPU = dataclasses.replace(model.PRESETS["policy_cpu"], latents=2, latent_dim=2, action_dim=2, proprio_dim=3)
+CPU = dataclasses.replace(
+    model.PRESETS["policy_cpu"], latents=2, latent_dim=2, action_dim=2, proprio_dim=3
+)
 REDUCED = dataclasses.replace(TINY, vlm=vlm.REDUCED, expert=experts.LayerSize(24, 48, 4, 1, 8))
 FORMS = {"tiny": TINY, "wo_lam": model.without_latents(TINY), "cpu": CPU, "paligemma": REDUCED}
 
 
 def demonstrations(config, n=12, seed=0):
-    "A toy batch in which some rows have no commands, with places to aim at."
+    """A toy batch in which some rows have no commands, with places to aim at."""
     dice = torch.Generator().manual_seed(seed)
-    places = {key: torch.rand(n, config.proprio_dim, generator=dice) for key in ("proprio", "turn", "end")}
+    places = {
+        key: torch.rand(n, config.proprio_dim, generator=dice) for key in ("proprio", "turn", "end")
+    }
     batch = model.toy_batch(n, config, dice) | places
     return batch | {"has_action": torch.arange(n) % 7 < 3}  # 3, 1, 2 rows in thirds
 
@@ -257,7 +309,7 @@ def test_a_divided_batch_without_counts_teaches_something_else():
 
 
 class Waits(torch.utils._python_dispatch.TorchDispatchMode):
-    "Counts operators for which the processor waits for the device."
+    """Counts operators for which the processor waits for the device."""
 
     def __init__(self):
         super().__init__()
@@ -265,10 +317,20 @@ class Waits(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = str(function)
-        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "aten.equal")
+        waits = (
+            "_local_scalar_dense",
+            "nonzero",
+            "is_nonzero",
+            "masked_select",
+            "unique",
+            "aten.equal",
+        )
         by_mask = "index" in name and any(
             isinstance(i, torch.Tensor) and i.dtype == torch.bool
-            for a in args if isinstance(a, list) for i in a)  # fmt: skip
+            for a in args
+            if isinstance(a, list)
+            for i in a
+        )
         if any(word in name for word in waits) or by_mask:
             self.found.append(name)
         return function(*args, **(kwargs or {}))
@@ -282,7 +344,10 @@ def test_a_step_waits_for_nothing(form):
         loss, metrics = policy.loss(batch)
         loss.backward()
     assert not waits.found
-    assert all(isinstance(v, torch.Tensor) and v.ndim == 0 and not v.requires_grad for v in metrics.values())
+    assert all(
+        isinstance(v, torch.Tensor) and v.ndim == 0 and not v.requires_grad
+        for v in metrics.values()
+    )
     with Waits() as waits:  # and it can fail
         loss.item()
     assert waits.found
@@ -317,6 +382,7 @@ def test_a_step_under_cudas_rules_for_bf16(form):
 
     policy, batch = model.Policy(FORMS[form]).train(), demonstrations(FORMS[form])
     with FakeTensorMode(allow_non_fake_inputs=True):
+
         def there(t):
             return torch.empty(t.shape, dtype=t.dtype, device="cuda", requires_grad=t.requires_grad)
 
@@ -334,7 +400,7 @@ def test_a_step_under_cudas_rules_for_bf16(form):
 
 
 class Step(torch.nn.Module):
-    "A step as a module: the loss, and the encoder's first keys."
+    """A step as a module: the loss, and the encoder's first keys."""
 
     def __init__(self, policy):
         super().__init__()
@@ -398,9 +464,19 @@ def test_paper_size_on_the_meta_device():
     policy = model.on_meta("policy_paper")
     counts, c = model.part_counts(policy), policy.config
     print(counts)
-    assert counts == {"vlm": 2_923_335_408, "latent expert": 315_662_848, "robot expert": 314_636_295,
-                      "total": 3_553_634_551}
-    assert (c.vlm.depth, c.expert.width, c.expert.heads, c.latents, c.actions) == (18, 1024, 8, 6, 4)
+    assert counts == {
+        "vlm": 2_923_335_408,
+        "latent expert": 315_662_848,
+        "robot expert": 314_636_295,
+        "total": 3_553_634_551,
+    }
+    assert (c.vlm.depth, c.expert.width, c.expert.heads, c.latents, c.actions) == (
+        18,
+        1024,
+        8,
+        6,
+        4,
+    )
     twin = model.part_counts(model.on_meta("policy_paper_wo_lam"))
     assert "latent expert" not in twin and twin["vlm"] == counts["vlm"]
 
@@ -411,7 +487,9 @@ def test_save_and_load(tmp_path):
     policy.save_pretrained(tmp_path / "policy")
     again, given = model.Policy.from_pretrained(tmp_path / "policy"), inputs(TINY)
     noise = model.draw_noise(TINY, [1, 2])
-    assert again.config == TINY and torch.equal(again.sample(*given, noise).latent, policy.sample(*given, noise).latent)
+    assert again.config == TINY and torch.equal(
+        again.sample(*given, noise).latent, policy.sample(*given, noise).latent
+    )
     config = json.loads((tmp_path / "policy" / "config.json").read_text())
     (tmp_path / "policy" / "config.json").write_text(json.dumps(config | {"latent_dim": 5}))
     with pytest.raises(UserError, match="latent"):
@@ -434,14 +512,24 @@ def test_wrong_settings():
         model.check_latents_fit(model.Policy(model.without_latents(TINY)), lam)
 
 
-# --- training -------------------------------------------------------------------------------------------------------
+# --- training
+# -------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    "A small store of moving squares at 20 Hz and an untrained latent action model."
+    """A small store of moving squares at 20 Hz and an untrained latent action model."""
     root = tmp_path_factory.mktemp("policy")
-    write_store(root / "data", (synthetic_trajectory(seed=n, T=40, size=24, fps=20) for n in range(6)), shard_size=3)
-    write_store(root / "slow", (synthetic_trajectory(seed=n, T=12, size=24, fps=5) for n in range(3)), shard_size=3)
+    write_store(
+        root / "data",
+        (synthetic_trajectory(seed=n, T=40, size=24, fps=20) for n in range(6)),
+        shard_size=3,
+    )
+    write_store(
+        root / "slow",
+        (synthetic_trajectory(seed=n, T=12, size=24, fps=5) for n in range(3)),
+        shard_size=3,
+    )
     LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(root / "lam")
     return root
 
@@ -449,8 +537,14 @@ def folders(tmp_path_factory):
 def small(folders, out, **changes):
     loop = TrainConfig(steps=6, batch_size=8, probe_every=3, checkpoint_every=3, log_every=1)
     settings = dataclasses.replace(
-        training.settings_for("policy_cpu"), data=(str(folders / "data"),), lam=str(folders / "lam"), out=str(out),
-        model=SQUARE, probe_n=4, train=loop)
+        training.settings_for("policy_cpu"),
+        data=(str(folders / "data"),),
+        lam=str(folders / "lam"),
+        out=str(out),
+        model=SQUARE,
+        probe_n=4,
+        train=loop,
+    )
     return dataclasses.replace(settings, **changes)
 
 
@@ -468,22 +562,36 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
 
     from aclam.train.label import LabelConfig, label
 
-    other = dataclasses.replace(synthetic_trajectory(seed=9, T=12, size=24, fps=5), embodiment="other")
-    four = dataclasses.replace(other, action=other.action[:, :2], proprio=None, layout=None)  # another robot's commands
+    other = dataclasses.replace(
+        synthetic_trajectory(seed=9, T=12, size=24, fps=5), embodiment="other"
+    )
+    four = dataclasses.replace(
+        other, action=other.action[:, :2], proprio=None, layout=None
+    )  # another robot's commands
     write_store(tmp_path / "video", [four], shard_size=1)
     done = label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(2,)))  # 0.4 s at 5 Hz
     part = Path(done["folder"]) / "part-00000.parquet"
     table = pq.read_table(part)
     marked = pa.array([[7.0] * 32] * 10 + [None] * 2, table.column("latent_action_2").type)
-    pq.write_table(table.set_column(2, "latent_action_2", marked), part)  # a mark: whoever reads it has read the labels
-    data = training.open_data(small(folders, "", video=(str(tmp_path / "video"),), demonstrations=5))
+    pq.write_table(
+        table.set_column(2, "latent_action_2", marked), part
+    )  # a mark: whoever reads it has read the labels
+    data = training.open_data(
+        small(folders, "", video=(str(tmp_path / "video"),), demonstrations=5)
+    )
     (video,), lam = data.train.groups[1], training.open_lam(str(folders / "lam"))
-    assert video.commands is None and (video.latents[:10] == 7).all() and not (video.latents[10:] == 7).any()
+    assert (
+        video.commands is None
+        and (video.latents[:10] == 7).all()
+        and not (video.latents[10:] == 7).any()
+    )
     batch = data.train.batch(range(40))
     assert not batch["has_action"].all() and batch["has_latent"].all() and batch["has_action"].any()
     label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(3,), name="three"))
     torch.nn.init.normal_(next(lam.parameters()))
-    assert training.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [None]  # other weights
+    assert training.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [
+        None
+    ]  # other weights
     assert "are needed" not in capsys.readouterr().err
 
 
@@ -532,16 +640,24 @@ def test_bad_input_to_training(folders, capsys):
     refused(capsys, main, [*data, "--lam", folders / "lam"], '"square"', "recorded")
     slow = ["--data", folders / "slow", "--lam", folders / "lam", "--model.control", "recorded"]
     refused(capsys, main, slow, "5 frames a second", "20 commands", "--use policy")
-    refused(capsys, main, [*data, "--lam", folders / "nowhere", "--model.control", "recorded"], "nowhere")
+    refused(
+        capsys,
+        main,
+        [*data, "--lam", folders / "nowhere", "--model.control", "recorded"],
+        "nowhere",
+    )
 
 
 def with_tokenizer(folder):
-    "A folder of PaliGemma's files in small, with a tokenizer of a few words."
+    """A folder of PaliGemma's files in small, with a tokenizer of a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vlm.write_paligemma(folder)
-    words = {w: n for n, w in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "\n", "move", "the", "square"])}
+    words = {
+        w: n
+        for n, w in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "\n", "move", "the", "square"])
+    }
     own = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     own.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     named = {f"{kind}_token": f"<{kind}>" for kind in ("pad", "eos", "bos", "unk")}
@@ -550,26 +666,83 @@ def with_tokenizer(folder):
 
 
 def papers_form(folders, out, processes, *words):
-    "Run the paper's policy in small by its command, on so many processes: what it said on stderr, and its losses."
+    """Run the paper's policy in small by its command, on so many processes: what it said on stderr,
+    and its losses.
+    """
     from aclam.train.loop import read_metrics
 
     sizes = {
-        "vlm.image-size": 28, "vlm.vision-width": 16, "vlm.vision-depth": 1, "vlm.vision-heads": 2,
-        "vlm.vision-mlp": 32, "vlm.depth": 2, "vlm.layer.width": 32, "vlm.layer.mlp": 64, "vlm.layer.heads": 4,
+        "vlm.image-size": 28,
+        "vlm.vision-width": 16,
+        "vlm.vision-depth": 1,
+        "vlm.vision-heads": 2,
+        "vlm.vision-mlp": 32,
+        "vlm.depth": 2,
+        "vlm.layer.width": 32,
+        "vlm.layer.mlp": 64,
+        "vlm.layer.heads": 4,
         "vlm.layer.head-dim": 8,
-        "vlm.vocab": 512, "vlm.text-length": 6, "expert.width": 24, "expert.mlp": 48, "expert.heads": 4,
-        "expert.head-dim": 8}
+        "vlm.vocab": 512,
+        "vlm.text-length": 6,
+        "expert.width": 24,
+        "expert.mlp": 48,
+        "expert.heads": 4,
+        "expert.head-dim": 8,
+    }
     argv = [word for name, value in sizes.items() for word in (f"--model.{name}", str(value))]
-    argv += ["--data", str(folders / "data"), "--lam", str(folders / "lam"), "--out", str(out), "--preset",
-             "policy_paper", "--model.control", "recorded", "--train.steps", "2", "--train.batch-size", "4",
-             "--train.num-workers", "0", "--train.log-every", "1", "--demonstrations", "2", "--probe-n", "2", "--json"]
+    argv += [
+        "--data",
+        str(folders / "data"),
+        "--lam",
+        str(folders / "lam"),
+        "--out",
+        str(out),
+        "--preset",
+        "policy_paper",
+        "--model.control",
+        "recorded",
+        "--train.steps",
+        "2",
+        "--train.batch-size",
+        "4",
+        "--train.num-workers",
+        "0",
+        "--train.log-every",
+        "1",
+        "--demonstrations",
+        "2",
+        "--probe-n",
+        "2",
+        "--json",
+    ]
     config = scale.launch_config("two_cpu_processes")
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
-    command = [sys.executable, *(launch if processes > 1 else []), "-m", "aclam.train.policy", *argv, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=550,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "--main_process_port",
+        "0",
+    ]
+    command = [
+        sys.executable,
+        *(launch if processes > 1 else []),
+        "-m",
+        "aclam.train.policy",
+        *argv,
+        *words,
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Gloo greets on stdout, too
+    answers = [
+        line for line in done.stdout.splitlines() if line.startswith("{")
+    ]  # Gloo greets on stdout, too
     assert len(answers) == 1 and json.loads(answers[0])["steps"] == 2, done.stdout
     progress = json.loads((out / "checkpoints" / "step_000002" / "progress.json").read_text())
     assert progress["world"] == processes
@@ -579,24 +752,43 @@ def papers_form(folders, out, processes, *words):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_papers_form_in_small_by_its_command(folders, tmp_path):
-    """One process, two, and two with half of it each, from published weights: one curve. Without: said aloud."""
+    """One process, two, and two with half of it each, from published weights: one curve.
+
+    Without: said aloud.
+    """
     pytest.importorskip("transformers")
     weights = ("--model.vlm.weights", with_tokenizer(tmp_path / "paligemma"))
     saving = ("--train.shard", "--train.checkpoint-activations")
-    runs = {"one": (1, *weights), "two": (2, *weights), "halves": (2, *weights, *saving), "random": (2, *saving)}
+    runs = {
+        "one": (1, *weights),
+        "two": (2, *weights),
+        "halves": (2, *weights, *saving),
+        "random": (2, *saving),
+    }
     found = {name: papers_form(folders, tmp_path / name, *words) for name, words in runs.items()}
     print({name: losses for name, (_, losses) in found.items()})
     for name in ("two", "halves"):
         assert found[name][1] == pytest.approx(found["one"][1], rel=1e-5)
-    assert [("weights are random" in said) for said, _ in found.values()] == [False, False, False, True]
-    assert model.Policy.from_pretrained(tmp_path / "halves" / "model").config.vlm.weights == weights[1]
+    assert [("weights are random" in said) for said, _ in found.values()] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert (
+        model.Policy.from_pretrained(tmp_path / "halves" / "model").config.vlm.weights == weights[1]
+    )
 
 
-# --- the trial ------------------------------------------------------------------------------------------------------
+# --- the trial
+# ------------------------------------------------------------------------------------------------------
+
 
 def test_wilson():
     low, high = rollout.wilson(23, 40)
-    assert (low, high) == pytest.approx((0.4220, 0.7149), abs=1e-3)  # by hand, from the formula's two roots
+    assert (low, high) == pytest.approx(
+        (0.4220, 0.7149), abs=1e-3
+    )  # by hand, from the formula's two roots
     for p in (low, high):  # both are roots of |k/n - p| = z sqrt(p (1 - p) / n)
         assert abs(23 / 40 - p) == pytest.approx(1.96 * (p * (1 - p) / 40) ** 0.5)
     assert rollout.wilson(0, 0) == (0, 1) and rollout.wilson(0, 10)[0] == 0
@@ -614,8 +806,12 @@ def test_lines_cut_in_half_and_other_trials(tmp_path):
 def test_units_of_commands(folders):
     for units, reach in (("percentiles", 1.0), ("spread", 4.0)):
         config = dataclasses.replace(SQUARE, units=units, latents=0)
-        acting = [training.Episode(synthetic_trajectory(seed=n, T=40, size=24, fps=20), config, None, True)
-                  for n in range(3)]
+        acting = [
+            training.Episode(
+                synthetic_trajectory(seed=n, T=40, size=24, fps=20), config, None, True
+            )
+            for n in range(3)
+        ]
         policy, data = model.Policy(config), training.PolicyDataset(acting, [], config)
         training.set_units(policy, data)
         commands = torch.from_numpy(np.concatenate([e.commands for e in acting]))
@@ -623,7 +819,9 @@ def test_units_of_commands(folders):
         moving = commands.std(0) > 1e-6
         assert policy.action_units.reach == reach and inside.abs().max() <= reach
         if units == "spread":
-            assert torch.allclose(inside.std(0, correction=0)[moving], torch.ones(int(moving.sum())), atol=0.05)
+            assert torch.allclose(
+                inside.std(0, correction=0)[moving], torch.ones(int(moving.sum())), atol=0.05
+            )
 
 
 def test_bad_input_to_a_trial(capsys, tmp_path):
@@ -631,7 +829,9 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     joints = dataclasses.replace(SQUARE, control="joints")
     model.Policy(joints).save_pretrained(tmp_path / "joints")
-    LatentActionModel.from_preset("ac_lam_cpu", tokens=4, code_dim=4).save_pretrained(tmp_path / "lam")
+    LatentActionModel.from_preset("ac_lam_cpu", tokens=4, code_dim=4).save_pretrained(
+        tmp_path / "lam"
+    )
     main, out = rollout.main, ["--out", tmp_path / "out"]
     refused(capsys, main, out, "which policy?")
     refused(capsys, main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
@@ -640,7 +840,12 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
     refused(capsys, main, wrong, 'commands "joints"', 'expects "delta_pose"')
     square = [*out, "--policy", tmp_path / "square"]
     refused(capsys, main, square, 'commands "recorded"', 'Emoji Table-Top expects "delta_pose"')
-    refused(capsys, main, [*square, "--split", "id", "libero_object"], "one trial is of Emoji Table-Top or of LIBERO")
+    refused(
+        capsys,
+        main,
+        [*square, "--split", "id", "libero_object"],
+        "one trial is of Emoji Table-Top or of LIBERO",
+    )
     refused(capsys, main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
     other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
     refused(capsys, main, other, "16 numbers", "made for 32")
@@ -651,7 +856,13 @@ def test_bad_input_to_libero(capsys, tmp_path):
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "joints")
     argv = ["--out", tmp_path / "out", "--policy", tmp_path / "square", "--split", "libero_spatial"]
-    refused(capsys, rollout.main, argv, "reads 7", "LIBERO takes commands of 7 numbers and gives states of 8")
+    refused(
+        capsys,
+        rollout.main,
+        argv,
+        "reads 7",
+        "LIBERO takes commands of 7 numbers and gives states of 8",
+    )
     refused(capsys, rollout.main, [*argv, "--few"], "--few", "LIBERO has none")
     refused(capsys, rollout.main, [*argv[:-1], "libero_spacial"], '"libero_spatial"')
     argv[3] = tmp_path / "joints"
@@ -661,7 +872,9 @@ def test_bad_input_to_libero(capsys, tmp_path):
 def test_rates_of_tasks():
     rows = [{"S": n < 3, "task": "ab"[n % 2], "crashed": False} for n in range(6)]
     found = rollout.task_rates([*rows, {"S": False, "crashed": True}])
-    assert (found["S"]["k"], found["S"]["n"], found["crashed"]) == (3, 6, 1) and found["tasks"]["a"]["k"] == 2
+    assert (found["S"]["k"], found["S"]["n"], found["crashed"]) == (3, 6, 1) and found["tasks"][
+        "a"
+    ]["k"] == 2
     text = rollout.table({"libero_object": found, "shares": {}, "episodes_per_second": 1.0})
     assert "2 of 3: a" in text and "0.50 (0.19 to 0.81)" in text
 
@@ -671,8 +884,19 @@ def test_rates_of_tasks():
 def test_a_trial_in_libero_is_killed_and_goes_on(tmp_path):
     pytest.importorskip("libero")
     words = dataclasses.replace(SQUARE.vlm, text_length=16)
-    model.Policy(dataclasses.replace(SQUARE, vlm=words, proprio_dim=8)).save_pretrained(tmp_path / "policy")
-    argv = ["--policy", str(tmp_path / "policy"), "--split", "libero_object", "--max-steps", "8", "--envs", "1"]
+    model.Policy(dataclasses.replace(SQUARE, vlm=words, proprio_dim=8)).save_pretrained(
+        tmp_path / "policy"
+    )
+    argv = [
+        "--policy",
+        str(tmp_path / "policy"),
+        "--split",
+        "libero_object",
+        "--max-steps",
+        "8",
+        "--envs",
+        "1",
+    ]
     argv += ["--episodes", "2", "--seed", "10", "--out", str(tmp_path / "trial"), "--json"]
     command = [sys.executable, "-c", "from aclam.policy.rollout import main; main()", *argv]
     lines = tmp_path / "trial" / "episodes.jsonl"
@@ -703,7 +927,9 @@ def test_a_trial_on_the_table_is_killed_and_goes_on(tmp_path):
     before = lines.read_text().splitlines()
     result = json.loads(subprocess.run(killed, capture_output=True, text=True, check=True).stdout)
     after = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert lines.read_text().startswith("\n".join(before[:1])) and result["played_now"] >= 4 - len(before)
+    assert lines.read_text().startswith("\n".join(before[:1])) and result["played_now"] >= 4 - len(
+        before
+    )
     assert sorted(row["seed"] for row in after) == [10, 11, 12, 13] and result["val"]["S"]["n"] == 4
 
 
@@ -713,11 +939,22 @@ def test_missing_renderer(tmp_path, capsys, monkeypatch):
     for name in ("PYOPENGL_PLATFORM", "ACLAM_RENDERER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MUJOCO_GL", "nosuch")  # for the environment's process, which is new
-    argv = ["--policy", tmp_path / "policy", "--out", tmp_path / "out", "--envs", "1", "--split", "val"]
+    argv = [
+        "--policy",
+        tmp_path / "policy",
+        "--out",
+        tmp_path / "out",
+        "--envs",
+        "1",
+        "--split",
+        "val",
+    ]
     refused(capsys, rollout.main, argv, "MUJOCO_GL=nosuch gives no renderer")
 
 
-# --- the environment ------------------------------------------------------------------------------------------------
+# --- the environment
+# ------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def table():
@@ -735,7 +972,10 @@ def test_environment_rules(table):
     assert seen["image"].shape == (32, 32, 3) and info == {"S": False, "S/A": False}
     assert table.observation_space.contains(seen)
     again, _ = table.reset(seed=3)
-    assert np.array_equal(seen["image"], again["image"]) and seen["instruction"] == again["instruction"]
+    assert (
+        np.array_equal(seen["image"], again["image"])
+        and seen["instruction"] == again["instruction"]
+    )
     before = table.world.proprio()
     for _ in range(4):
         table.step(np.float32([0, 0, 0.03, 0, 0, 0, 1]))
@@ -757,7 +997,9 @@ def test_environment_settings():
     with pytest.raises(UserError, match='"joints"'):
         e.find_control("joint")
     layouts = e.demonstration_layouts(few=True, episodes=5)
-    assert len(layouts) == 5 and all(len(set(cards)) == 3 and target in (0, 1, 2) for cards, target in layouts)
+    assert len(layouts) == 5 and all(
+        len(set(cards)) == 3 and target in (0, 1, 2) for cards, target in layouts
+    )
     with pytest.raises(UserError, match="does not say which cards"):
         e.recorded_layouts([synthetic_trajectory(0)])
 
@@ -819,12 +1061,17 @@ def test_two_worlds_in_one_process_show_their_own_cards():
     with EmojiTableTop(EmojiConfig(size=48)) as alone:
         alone.reset(1)
         expected = alone.render()
-    with EmojiTableTop(EmojiConfig(size=48)) as first, EmojiTableTop(EmojiConfig(size=48)) as second:
+    with (
+        EmojiTableTop(EmojiConfig(size=48)) as first,
+        EmojiTableTop(EmojiConfig(size=48)) as second,
+    ):
         first.reset(1), second.reset(2)
         assert np.array_equal(first.render(), expected)
 
 
-# --- the comparison -------------------------------------------------------------------------------------------------
+# --- the comparison
+# -------------------------------------------------------------------------------------------------
+
 
 def test_bad_input_to_a_comparison(folders, capsys):
     from aclam.studies import policy_comparison as pc
@@ -844,7 +1091,9 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
 
     shutil.copytree(folders / "data", tmp_path / "data")
     shutil.copytree(folders / "slow", tmp_path / "slow")
-    c = pc.PolicyCompareConfig((str(tmp_path / "data"),), (f"a={folders / 'lam'}",), video=(str(tmp_path / "slow"),))
+    c = pc.PolicyCompareConfig(
+        (str(tmp_path / "data"),), (f"a={folders / 'lam'}",), video=(str(tmp_path / "slow"),)
+    )
     pc.label_all(c)
     lam = training.open_lam(str(folders / "lam"))
     at = [labels_of(training.open_dataset(tmp_path / name), lam) for name in ("data", "slow")]
@@ -854,5 +1103,20 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
     assert at[0][8].joinpath("part-00000.parquet").stat().st_mtime_ns == written
     assert pc.training_of(c, pc.entries(c)[0]).video == (str(tmp_path / "slow"),)
     real = pc.paper_rows(("id", "ood_d", "ood_b"))
-    assert real[-1] == ["170, paper, real arm", "AC-LAM", "?", "0.60", "-", "-", "0.53", "-", "-", "0.33", "-", "-"]
-    assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["500, paper"] * 5 + ["170, paper, real arm"] * 5
+    assert real[-1] == [
+        "170, paper, real arm",
+        "AC-LAM",
+        "?",
+        "0.60",
+        "-",
+        "-",
+        "0.53",
+        "-",
+        "-",
+        "0.33",
+        "-",
+        "-",
+    ]
+    assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["500, paper"] * 5 + [
+        "170, paper, real arm"
+    ] * 5

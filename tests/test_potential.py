@@ -1,4 +1,6 @@
-"The potential latent action model: exact in every place where it says so, the objective's short cut, commands, errors."
+"""The potential latent action model: exact in every place where it says so, the objective's short
+cut, commands, errors.
+"""
 
 from dataclasses import replace
 
@@ -22,7 +24,8 @@ from aclam.lam.potential import (
 )
 from aclam.lam.quantizer import BottleneckConfig
 
-EXACT = {  # name: (bottleneck, place); the continuous form in evaluation, and any bottleneck on frames
+# name: (bottleneck, place); the continuous form in evaluation, and any bottleneck on frames
+EXACT = {
     "continuous": (BottleneckConfig(kind="none", normalise="scale", noise=0.5), "difference"),
     "vae": (BottleneckConfig(kind="vae", normalise="none"), "difference"),
     "vq on frames": (BottleneckConfig(codes=8), "frame"),
@@ -38,12 +41,14 @@ ROUNDED = {
 
 def build(**changes) -> PotentialLam:
     torch.manual_seed(0)
-    sizes = dict(image_size=16, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1, tokens=8, code_dim=4)
+    sizes = dict(
+        image_size=16, idm_width=32, idm_depth=1, fdm_width=32, fdm_depth=1, tokens=8, code_dim=4
+    )
     return LatentActionModel.from_preset("potential_lam_cpu", **sizes, **changes)
 
 
 def stepped(lam: PotentialLam, triples: TripleDataset) -> PotentialLam:
-    "After some training steps, so that codebooks and averages are not those of the start."
+    """After some training steps, so that codebooks and averages are not those of the start."""
     step_lowers_loss(lam, triples.batch(range(16)), lr=1e-3, steps=5)
     return lam.eval()
 
@@ -118,7 +123,12 @@ def test_ac_on_top_repeats_the_reconstruction_of_ik_where_latents_are_exact(trip
 
 
 def test_saved_and_loaded(tmp_path, clip):
-    check_saved(build(place="frame", bottleneck=BottleneckConfig(kind="rvq")), tmp_path / "m", clip[:3], clip[3:6])
+    check_saved(
+        build(place="frame", bottleneck=BottleneckConfig(kind="rvq")),
+        tmp_path / "m",
+        clip[:3],
+        clip[3:6],
+    )
     assert isinstance(LatentActionModel.from_pretrained(tmp_path / "m"), PotentialLam)
 
 
@@ -146,7 +156,7 @@ def test_a_mean_may_not_be_taken_off_differences(how):
 
 
 def test_commands_and_motion_transfer_take_it(tmp_path, capsys):
-    "Train by the command, measure by the command and by the study, carry a motion elsewhere."
+    """Train by the command, measure by the command and by the study, carry a motion elsewhere."""
     import json
 
     from aclam.commands import structure as command
@@ -155,21 +165,38 @@ def test_commands_and_motion_transfer_take_it(tmp_path, capsys):
     from aclam.studies import potential_study
     from aclam.train import lam as train_lam
 
-    write_store(tmp_path / "data", [synthetic_trajectory(seed, T=16, size=16) for seed in range(12)])
-    words = ["--preset", "potential_lam_cpu", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    write_store(
+        tmp_path / "data", [synthetic_trajectory(seed, T=16, size=16) for seed in range(12)]
+    )
+    words = [
+        "--preset",
+        "potential_lam_cpu",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     words += "--model.image-size 16 --model.idm-width 32 --model.fdm-width 32 --probe-n 32 --val-fraction 0.25".split()
-    train_lam.main([*words, *"--train.steps 6 --train.batch-size 4 --train.probe-every 3 --json".split()])
+    train_lam.main(
+        [*words, *"--train.steps 6 --train.batch-size 4 --train.probe-every 3 --json".split()]
+    )
     row = json.loads(capsys.readouterr().out)
-    assert row["probe/additivity"] < 1e-9 and row["probe/identity"] == 0 and row["probe/exploded"] == 0
+    assert (
+        row["probe/additivity"] < 1e-9 and row["probe/identity"] == 0 and row["probe/exploded"] == 0
+    )
     model = tmp_path / "run" / "model"
     command.main(["--model", str(model), "--data", str(tmp_path / "data"), "--n", "64", "--json"])
     assert json.loads(capsys.readouterr().out)["additivity"] < 1e-9
     words = ["--models", f"mine={model}", "--data", str(tmp_path / "data"), "--n", "256", "--json"]
     potential_study.main([*words, "--out", str(tmp_path / "rows.json")])
     rows = json.loads(capsys.readouterr().out)
-    assert rows["mine"]["preset"] == "potential_lam_cpu" and rows["displacement"]["motion_r2"] > 0.999
+    assert (
+        rows["mine"]["preset"] == "potential_lam_cpu" and rows["displacement"]["motion_r2"] > 0.999
+    )
     lam = LatentActionModel.from_pretrained(model)
-    frames = TripleDataset([synthetic_trajectory(1, T=16, size=16)], TripleConfig(), 16).batch(range(3))["frames"]
+    frames = TripleDataset([synthetic_trajectory(1, T=16, size=16)], TripleConfig(), 16).batch(
+        range(3)
+    )["frames"]
     seen = motion_transfer(lam, frames, frames[:, 0])
     assert abs(seen["direct"] - seen["summed"]).max() < 1e-5  # a sum of two latents is the latent
 
@@ -179,5 +206,7 @@ def test_study_without_a_named_model_is_one_line(words, tmp_path, capsys):
     from aclam.studies import potential_study
 
     with pytest.raises(SystemExit) as stop:
-        potential_study.main(["--models", *words, "--data", str(tmp_path)] if words else ["--data", str(tmp_path)])
+        potential_study.main(
+            ["--models", *words, "--data", str(tmp_path)] if words else ["--data", str(tmp_path)]
+        )
     assert stop.value.code == 2 and "NAME=FOLDER" in capsys.readouterr().err

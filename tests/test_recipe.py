@@ -1,4 +1,6 @@
-"""aclam.data.recipe: 28 recipes that hold together, mixtures, and the plan that compares them with a disk."""
+"""aclam.data.recipe: 28 recipes that hold together, mixtures, and the plan that compares them with
+a disk.
+"""
 
 import json
 from dataclasses import fields
@@ -28,8 +30,36 @@ from aclam.data.trajectory import synthetic_trajectory
 
 PAPER = [n for n in recipe_names() if load_recipe(n).table6_row]
 # Table 6 of the paper, in its order
-PERCENT = [9.70, 20.00, 1.97, 5.47, 0.76, 0.12, 0.31, 0.11, 1.61, 0.22, 0.63, 0.57, 0.45, 3.47, 0.01, 0.04, 0.73,
-           0.37, 3.46, 21.46, 0.94, 0.89, 6.95, 0.63, 1.99, 4.77, 5.56, 6.82]  # fmt: skip
+PERCENT = [
+    9.70,
+    20.00,
+    1.97,
+    5.47,
+    0.76,
+    0.12,
+    0.31,
+    0.11,
+    1.61,
+    0.22,
+    0.63,
+    0.57,
+    0.45,
+    3.47,
+    0.01,
+    0.04,
+    0.73,
+    0.37,
+    3.46,
+    21.46,
+    0.94,
+    0.89,
+    6.95,
+    0.63,
+    1.99,
+    4.77,
+    5.56,
+    6.82,
+]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -42,12 +72,21 @@ def test_every_recipe_follows_the_schema(name):
     assert recipe.span_s == recipe.offset_s[1]
     for state in filter(None, (recipe.proprio, recipe.lerobot_proprio)):
         assert state.keys and state.columns and isinstance(state.absolute, bool)
-        assert (len(state.rotation) or None) == (state.rotation_repr and rotation_width(state.rotation_repr))
-        assert len(state.position) in (0, 2, 3) and all(isinstance(c, int) for c in state.position + state.gripper)
+        assert (len(state.rotation) or None) == (
+            state.rotation_repr and rotation_width(state.rotation_repr)
+        )
+        assert len(state.position) in (0, 2, 3) and all(
+            isinstance(c, int) for c in state.position + state.gripper
+        )
     if recipe.table6_row:
         assert recipe.unverified and (recipe.sources or recipe.confidence == "memory")
     if recipe.kind == "robot" and recipe.table6_row:
-        assert recipe.proprio and recipe.control_hz and recipe.commands and (recipe.rlds or name == "agibot")
+        assert (
+            recipe.proprio
+            and recipe.control_hz
+            and recipe.commands
+            and (recipe.rlds or name == "agibot")
+        )
         assert recipe.embodiment not in ("", "hand") and recipe.camera.key
 
 
@@ -77,9 +116,19 @@ def test_the_mixture_of_the_paper_is_normalised():
 def test_what_seven_common_configurations_have_wrong_is_right_here():
     state = {n: load_recipe(n).proprio for n in PAPER}
     quaternion = ("jaco_play", "fmb")
-    assert all(state[n].rotation_repr == "quat_xyzw" and state[n].rotation == (3, 4, 5, 6) for n in quaternion)
-    assert state["austin_sirius"].keys[0] == "state_ee" and state["austin_sirius"].rotation_repr == "matrix"
-    assert [state[n].rotation_repr for n in ("bc_z", "dlr_edan", "droid")] == ["rotvec", "euler_zxy", "euler_xyz"]
+    assert all(
+        state[n].rotation_repr == "quat_xyzw" and state[n].rotation == (3, 4, 5, 6)
+        for n in quaternion
+    )
+    assert (
+        state["austin_sirius"].keys[0] == "state_ee"
+        and state["austin_sirius"].rotation_repr == "matrix"
+    )
+    assert [state[n].rotation_repr for n in ("bc_z", "dlr_edan", "droid")] == [
+        "rotvec",
+        "euler_zxy",
+        "euler_xyz",
+    ]
     assert state["taco_play"].gripper == (6,) and state["taco_play"].joints[0] == 7
 
 
@@ -93,21 +142,25 @@ def test_the_stored_matrix_of_sirius_is_read_column_by_column():
     np.testing.assert_array_equal(stored[list(layout.position)], pose[:3, 3])
 
 
-# --- mistakes -------------------------------------------------------------------------------------------------------
+# --- mistakes
+# -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change, words", [
-    (("kind: robot", "kind: robt"), 'kind is "robot" or "human", not "robt"'),
-    (("embodiment:", "embodyment:"), 'unknown field embodyment of Recipe'),
-    (("rotation_repr: euler_xyz", "rotation_repr: quat_xyzw"), "quat_xyzw has 4 columns"),
-    (("rotation_repr: euler_xyz", "rotation_repr: eular_xyz"), 'Did you mean "euler_xyz"?'),
-    (("channels: rgb", "channels: grb"), "'grb' is not one of rgb, bgr"),
-    (("title: Bridge", "title: Bridge\ntitle: again"), "title is there twice"),
-    (("homepage:", "homepage"), "is not YAML"),
-    (("licence: CC BY 4.0 (from memory)\n", ""), "needs licence"),
-    (("offset_s: [0.1, 3.0]", "offset_s: [0.1, 4.0]"), "offsets must satisfy"),
-    (("kind: robot", "kind: human"), "human video has no proprio"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("kind: robot", "kind: robt"), 'kind is "robot" or "human", not "robt"'),
+        (("embodiment:", "embodyment:"), "unknown field embodyment of Recipe"),
+        (("rotation_repr: euler_xyz", "rotation_repr: quat_xyzw"), "quat_xyzw has 4 columns"),
+        (("rotation_repr: euler_xyz", "rotation_repr: eular_xyz"), 'Did you mean "euler_xyz"?'),
+        (("channels: rgb", "channels: grb"), "'grb' is not one of rgb, bgr"),
+        (("title: Bridge", "title: Bridge\ntitle: again"), "title is there twice"),
+        (("homepage:", "homepage"), "is not YAML"),
+        (("licence: CC BY 4.0 (from memory)\n", ""), "needs licence"),
+        (("offset_s: [0.1, 3.0]", "offset_s: [0.1, 4.0]"), "offsets must satisfy"),
+        (("kind: robot", "kind: human"), "human video has no proprio"),
+    ],
+)
 def test_mistakes_in_a_recipe_are_one_line(tmp_path, change, words):
     text = (RECIPES / "bridge" / "recipe.yaml").read_text()
     assert change[0] in text
@@ -117,16 +170,28 @@ def test_mistakes_in_a_recipe_are_one_line(tmp_path, change, words):
     assert words in str(e.value) and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("text, words", [
-    ("name: x\nparts: []", "has a list of parts"),
-    ("name: x\nparts:\n- {recipe: brigde, weight: 1}", 'Did you mean "bridge"?'),
-    ("name: x\nparts:\n- {recipe: bridge, weight: 0}", "weight is positive"),
-    ("name: x\nparts:\n- {recipe: bridge, wieght: 1}", 'Did you mean "weight"?'),
-    ("name: x\nparts:\n- {recipe: bridge, weight: 1, folder: ../up}", "leaves the root"),
-    ("name: x\nparts:\n- {recipe: bridge, weight: 1}\n- {recipe: bridge, weight: 1}", "used twice"),
-    ("name: x\nparts:\n- {recipe: bridge, weight: 1, max_rotation_deg: none}", '"default" or "off"'),
-    ("name: x\nparts:\n- {recipe: bridge, weight: 1}\nheldout: [rt1]", 'Did you mean "held_out"?'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("name: x\nparts: []", "has a list of parts"),
+        ("name: x\nparts:\n- {recipe: brigde, weight: 1}", 'Did you mean "bridge"?'),
+        ("name: x\nparts:\n- {recipe: bridge, weight: 0}", "weight is positive"),
+        ("name: x\nparts:\n- {recipe: bridge, wieght: 1}", 'Did you mean "weight"?'),
+        ("name: x\nparts:\n- {recipe: bridge, weight: 1, folder: ../up}", "leaves the root"),
+        (
+            "name: x\nparts:\n- {recipe: bridge, weight: 1}\n- {recipe: bridge, weight: 1}",
+            "used twice",
+        ),
+        (
+            "name: x\nparts:\n- {recipe: bridge, weight: 1, max_rotation_deg: none}",
+            '"default" or "off"',
+        ),
+        (
+            "name: x\nparts:\n- {recipe: bridge, weight: 1}\nheldout: [rt1]",
+            'Did you mean "held_out"?',
+        ),
+    ],
+)
 def test_mistakes_in_a_mixture_are_one_line(tmp_path, text, words):
     (tmp_path / "m.yaml").write_text(text)
     with pytest.raises(UserError) as e:
@@ -135,16 +200,22 @@ def test_mistakes_in_a_mixture_are_one_line(tmp_path, text, words):
 
 
 def test_own_recipes_lie_beside_the_mixture(tmp_path):
-    own = (RECIPES / "bridge" / "recipe.yaml").read_text().replace("name: bridge", "name: kitchen", 1)
+    own = (
+        (RECIPES / "bridge" / "recipe.yaml").read_text().replace("name: bridge", "name: kitchen", 1)
+    )
     (tmp_path / "kitchen.yaml").write_text(own)
     parts = "- {recipe: kitchen.yaml, weight: 2}\n- {recipe: rt1, weight: 1}"
     (tmp_path / "m.yaml").write_text("name: mine\nparts:\n" + parts)
     mixture = load_mixture(tmp_path / "m.yaml")
-    assert [r.name for r in mixture.recipes] == ["kitchen", "rt1"] and mixture.shares == [2 / 3, 1 / 3]
+    assert [r.name for r in mixture.recipes] == ["kitchen", "rt1"] and mixture.shares == [
+        2 / 3,
+        1 / 3,
+    ]
     assert Part("bridge", 1, max_rotation_deg=20).max_rotation_deg == 20
 
 
-# --- the plan -------------------------------------------------------------------------------------------------------
+# --- the plan
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -152,8 +223,11 @@ def root(tmp_path):
     write_store(tmp_path / "bridge", [synthetic_trajectory(s, T=20, size=16) for s in range(3)])
     meta = tmp_path / "taco_play" / "port" / "meta"
     meta.mkdir(parents=True)
-    (meta / "info.json").write_text(json.dumps(
-        {"codebase_version": "v2.1", "total_episodes": 4, "total_frames": 600, "fps": 15}))  # fmt: skip
+    (meta / "info.json").write_text(
+        json.dumps(
+            {"codebase_version": "v2.1", "total_episodes": 4, "total_frames": 600, "fps": 15}
+        )
+    )
     for version in ("a", "b"):
         (tmp_path / "rt1" / version).mkdir(parents=True)
         info = {"version": "0.1.0", "splits": [{"shardLengths": ["3", "4"]}]}
@@ -164,10 +238,17 @@ def root(tmp_path):
 
 def test_a_glance_counts_each_format(root):
     store, lerobot, rlds = (survey(root / n) for n in ("bridge", "taco_play", "rt1"))
-    assert (store.format, store.episodes, store.frames, store.hours) == ("aclam-store", 3, 60, 60 / 5 / 3600)
+    assert (store.format, store.episodes, store.frames, store.hours) == (
+        "aclam-store",
+        3,
+        60,
+        60 / 5 / 3600,
+    )
     assert (lerobot.format, lerobot.episodes, lerobot.frames) == ("lerobot v2.1", 4, 600)
     assert (rlds.format, rlds.episodes, rlds.frames) == ("rlds 0.1.0", 14, None)
-    assert survey(root / "kuka") is None and survey(root / "nowhere") is None  # an empty folder is missing too
+    assert (
+        survey(root / "kuka") is None and survey(root / "nowhere") is None
+    )  # an empty folder is missing too
 
 
 def test_a_plan_adds_up(root):
@@ -176,8 +257,12 @@ def test_a_plan_adds_up(root):
     rows = {r["source"]: r for r in report["rows"]}
     assert report["present"] == 3 and len(report["missing"]) == 25 and "kuka" in report["missing"]
     assert report["share_present"] == pytest.approx((9.70 + 5.47 + 0.76) / 100.01)
-    assert rows["bridge"]["expected_epochs"] == pytest.approx(3 * mixture.draws * 5.47 / 100.01 / 60)
-    assert rows["rt1"]["expected_epochs"] == pytest.approx(3 * mixture.draws * 9.70 / 100.01 / 3786400)
+    assert rows["bridge"]["expected_epochs"] == pytest.approx(
+        3 * mixture.draws * 5.47 / 100.01 / 60
+    )
+    assert rows["rt1"]["expected_epochs"] == pytest.approx(
+        3 * mixture.draws * 9.70 / 100.01 / 3786400
+    )
     assert rows["bridge"]["counted"] == "disk" and rows["rt1"]["counted"] == "recipe"
     assert rows["droid"]["hours"] == pytest.approx(27044326 / 15 / 3600)
     assert not any("ROOT" in c for r in report["rows"] for c in r["commands"])
@@ -197,14 +282,21 @@ def test_the_plan_of_the_paper_prints_every_row_missing_and_exits_with_3(tmp_pat
     code, out, err = run(capsys, "plan", "mixtures/ac_lam.yaml", "--root", str(tmp_path))
     table = out.split("\n\n")[0].splitlines()[1:]
     assert (code, err, len(table)) == (3, "", 28)
-    assert all(line.split()[0] == n and "missing" in line for line, n in zip(table, PAPER, strict=True))
-    assert "0 of 28 sources present, 0.00 % of the draws" in out and "gsutil -m cp -r gs://gresearch" in out
+    assert all(
+        line.split()[0] == n and "missing" in line for line, n in zip(table, PAPER, strict=True)
+    )
+    assert (
+        "0 of 28 sources present, 0.00 % of the draws" in out
+        and "gsutil -m cp -r gs://gresearch" in out
+    )
     code, out, err = run(capsys, "plan", "ac_lam", "--root", str(tmp_path), "--json")
     assert code == 3 and len(json.loads(out)["missing"]) == 28
 
 
 def test_a_complete_plan_ends_well(root, tmp_path, capsys):
-    (tmp_path / "m.yaml").write_text("name: m\nparts:\n- {recipe: bridge, weight: 1}\n- {recipe: rt1, weight: 1}")
+    (tmp_path / "m.yaml").write_text(
+        "name: m\nparts:\n- {recipe: bridge, weight: 1}\n- {recipe: rt1, weight: 1}"
+    )
     command.main(["plan", str(tmp_path / "m.yaml"), "--root", str(root)])  # does not exit
     assert "2 of 2 sources present, 100.00 %" in capsys.readouterr().out
     assert run(capsys, "plan", "ac_lma")[0] == 2

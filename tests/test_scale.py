@@ -1,4 +1,6 @@
-"""One training whatever the precision, the number of processes and of micro-batches: over every family of models."""
+"""One training whatever the precision, the number of processes and of micro-batches: over every
+family of models.
+"""
 
 import shutil
 import subprocess
@@ -66,7 +68,9 @@ def test_bf16_trains_through_the_opening_of_the_codes(name):
 @pytest.mark.parametrize("quantizes", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
-    """On fake CUDA tensors: layer norms give float32 there, and whatever mixes precisions fails as on a GPU."""
+    """On fake CUDA tensors: layer norms give float32 there, and whatever mixes precisions fails as
+    on a GPU.
+    """
     objective = step.Objective(opened(build(name), quantizes))
     batch = data[name == "policy"].batch(range(2))
 
@@ -122,7 +126,9 @@ def test_a_step_waits_for_the_device_once(name, data, tmp_path, monkeypatch):
     real = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t.shape) or real(t))
     config = loop.TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000)
-    run = loop.Run(build(name), data[name == "policy"], config, tmp_path, torch.utils.data.default_collate)
+    run = loop.Run(
+        build(name), data[name == "policy"], config, tmp_path, torch.utils.data.default_collate
+    )
     batches = loop.batches_of(run, 0)
     run.wrapped.train()
     for s in range(config.steps):
@@ -140,22 +146,35 @@ def test_accumulation_gives_the_curve_of_one_batch(name):
     whole = curve(name, **SHORT)
     parts = curve(name, accumulate=4, exact_accumulation=exact, **SHORT)
     assert farthest({"losses": parts["losses"][:OPENS]}, {"losses": whole["losses"][:OPENS]}) < 1e-5
-    assert farthest(parts, whole) < 1e-3  # a token at the border of two codes may choose the other one
+    assert (
+        farthest(parts, whole) < 1e-3
+    )  # a token at the border of two codes may choose the other one
 
 
 def test_plain_accumulation_says_what_it_costs():
     whole, parts = curve("ac_lam_cpu", **SHORT), curve("ac_lam_cpu", accumulate=4, **SHORT)
-    assert 1e-4 < farthest(parts, whole) < 0.2  # the normalizer's statistics are those of two triples
+    assert (
+        1e-4 < farthest(parts, whole) < 0.2
+    )  # the normalizer's statistics are those of two triples
 
 
 def test_two_processes_train_the_model_of_one():
     names = ["ac_lam_cpu", "ac_lam_cpu/nsvq", "univla_stage_1_cpu", "lapa_cpu", "policy"]
-    todo = [{"name": name, "accumulate": 2, "exact_accumulation": name not in ("policy", "lapa_cpu"), **SHORT}
-            for name in names]  # fmt: skip
+    todo = [
+        {
+            "name": name,
+            "accumulate": 2,
+            "exact_accumulation": name not in ("policy", "lapa_cpu"),
+            **SHORT,
+        }
+        for name in names
+    ]
     for run in scale_table.trained(2, todo):
         one = curve(run["name"], **SHORT)
         assert run["world"] == 2
-        assert farthest({"losses": run["losses"][:OPENS]}, {"losses": one["losses"][:OPENS]}) < 1e-5, run["name"]
+        assert (
+            farthest({"losses": run["losses"][:OPENS]}, {"losses": one["losses"][:OPENS]}) < 1e-5
+        ), run["name"]
         assert farthest(run, one) < 1e-3, run["name"]
 
 
@@ -185,12 +204,24 @@ leave_group()
 def test_processes_that_drift_apart_are_stopped(tmp_path):
     (tmp_path / "drift.py").write_text(DRIFT)
     torchrun = Path(sys.executable).parent / "torchrun"
-    env = {**scale_table.os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-           "PYTHONPATH": str(scale_table.ROOT)}  # fmt: skip
+    env = {
+        **scale_table.os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(scale_table.ROOT),
+    }
     where = [tmp_path / "drift.py", Path(__file__).parent, tmp_path / "run"]
-    done = subprocess.run([torchrun, "--nproc_per_node=2", "--master_port=29893", *where], env=env, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
-    assert "step 3: the processes no longer hold the same model: A.bias differs" in done.stdout, done.stderr[-2000:]
+    done = subprocess.run(
+        [torchrun, "--nproc_per_node=2", "--master_port=29893", *where],
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert "step 3: the processes no longer hold the same model: A.bias differs" in done.stdout, (
+        done.stderr[-2000:]
+    )
 
 
 def test_exact_accumulation_is_refused_where_it_cannot_be(tmp_path, data):
@@ -212,11 +243,18 @@ def test_the_bf16_curve_stays_within_a_percent(monkeypatch):
     import scale_runs
 
     preset = scale_runs.PRESETS["ac_lam_cpu"]
-    whole = replace(preset, proprio_dim=7, bottleneck=replace(preset.bottleneck, continuous_steps=100))
+    whole = replace(
+        preset, proprio_dim=7, bottleneck=replace(preset.bottleneck, continuous_steps=100)
+    )
     monkeypatch.setattr(scale_runs, "small", lambda name: whole)
     settings = {"steps": 200, "batch_size": 16, "schedule": "one_cycle", "lr": 2e-3}
-    wide, narrow = curve("ac_lam_cpu", **settings), curve("ac_lam_cpu", mixed_precision="bf16", **settings)
-    smooth = [[sum(c["losses"][s : s + 20]) / 20 for s in range(0, 200, 20)] for c in (wide, narrow)]
+    wide, narrow = (
+        curve("ac_lam_cpu", **settings),
+        curve("ac_lam_cpu", mixed_precision="bf16", **settings),
+    )
+    smooth = [
+        [sum(c["losses"][s : s + 20]) / 20 for s in range(0, 200, 20)] for c in (wide, narrow)
+    ]
     gaps = [abs(b / a - 1) for a, b in zip(*smooth, strict=True)]
     print([f"{g:.1e}" for g in gaps], f"largest of a single step {farthest(narrow, wide):.1e}")
     assert max(gaps) < 0.01
@@ -240,29 +278,70 @@ def losses_in(folder: Path) -> list[float]:
 
 def launched(world: int, *words: object) -> None:
     """Run `python -m aclam.train.lam words...` on so many processes."""
-    env = {**scale_table.os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-           "PYTHONPATH": str(scale_table.ROOT)}  # fmt: skip
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), f"--nproc_per_node={world}", "--master_port=29897", "-m"]
-    command = [*(torchrun if world > 1 else [sys.executable, "-m"]), "aclam.train.lam", *map(str, words)]
+    env = {
+        **scale_table.os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(scale_table.ROOT),
+    }
+    torchrun = [
+        str(Path(sys.executable).parent / "torchrun"),
+        f"--nproc_per_node={world}",
+        "--master_port=29897",
+        "-m",
+    ]
+    command = [
+        *(torchrun if world > 1 else [sys.executable, "-m"]),
+        "aclam.train.lam",
+        *map(str, words),
+    ]
     done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_sharded_run_goes_on_whole_and_a_whole_run_goes_on_sharded(tmp_path):
-    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=20, size=32) for seed in range(6)))
-    words = ["--data", tmp_path / "store", "--model.idm-width", 16, "--model.fdm-width", 16, "--probe-n", 8,
-             "--model.bottleneck.continuous-steps", 5, "--train.steps", 12, "--train.batch-size", 8,
-             "--train.checkpoint-every", 6, "--train.probe-every", 6, "--train.log-every", 1, "--out"]  # fmt: skip
+    write_store(
+        tmp_path / "store", (synthetic_trajectory(seed, T=20, size=32) for seed in range(6))
+    )
+    words = [
+        "--data",
+        tmp_path / "store",
+        "--model.idm-width",
+        16,
+        "--model.fdm-width",
+        16,
+        "--probe-n",
+        8,
+        "--model.bottleneck.continuous-steps",
+        5,
+        "--train.steps",
+        12,
+        "--train.batch-size",
+        8,
+        "--train.checkpoint-every",
+        6,
+        "--train.probe-every",
+        6,
+        "--train.log-every",
+        1,
+        "--out",
+    ]
     launched(1, *words, tmp_path / "whole")
     launched(2, *words, tmp_path / "sharded", "--train.shard", "--train.checkpoint-activations")
     one = losses_in(tmp_path / "whole")
     assert farthest({"losses": losses_in(tmp_path / "sharded")[:5]}, {"losses": one[:5]}) < 1e-5
     for name in ("whole", "sharded"):  # back to step 6, and on in the other way
-        for path in [*(tmp_path / name / "checkpoints").glob("step_000012"), tmp_path / name / "model"]:
+        for path in [
+            *(tmp_path / name / "checkpoints").glob("step_000012"),
+            tmp_path / name / "model",
+        ]:
             shutil.rmtree(path)
     launched(2, *words, tmp_path / "whole", "--train.shard")
     launched(1, *words, tmp_path / "sharded")
     for name in ("whole", "sharded"):
-        assert farthest({"losses": losses_in(tmp_path / name)}, {"losses": one}) < 1e-3  # a token at a border: step 6
+        assert (
+            farthest({"losses": losses_in(tmp_path / name)}, {"losses": one}) < 1e-3
+        )  # a token at a border: step 6
         model = LatentActionModel.from_pretrained(tmp_path / name / "model")
         assert model.bottleneck.steps == 12 and model.bottleneck.book.started

@@ -1,6 +1,9 @@
-"""Sharded training: two processes with half a model each against one; checkpoints from any world to any; one file.
+"""Sharded training: two processes with half a model each against one; checkpoints from any world to
+any; one file.
 
-Run by `torch.distributed.run`, this file is the program of one process; run by pytest, it starts two and compares."""
+Run by `torch.distributed.run`, this file is the program of one process; run by pytest, it starts
+two and compares.
+"""
 
 import dataclasses
 import json
@@ -24,9 +27,14 @@ from aclam.policy.vlm import REDUCED
 from aclam.train import sharded
 from aclam.train.loop import load_optimizer_tensors, optimizer_tensors
 
-PALIGEMMA = dataclasses.replace(policies.TINY, vlm=REDUCED, expert=LayerSize(24, 48, 4, 1, 8), draws=2)
+PALIGEMMA = dataclasses.replace(
+    policies.TINY, vlm=REDUCED, expert=LayerSize(24, 48, 4, 1, 8), draws=2
+)
 POLICIES = {"policy": policies.TINY, "policy_paligemma": PALIGEMMA}
-GROUPS = {"quick": (*POLICIES, "ac_lam_cpu", "lapa_cpu"), "slow": ("villa_x_cpu", "potential_lam_cpu", "univla_cpu")}
+GROUPS = {
+    "quick": (*POLICIES, "ac_lam_cpu", "lapa_cpu"),
+    "slow": ("villa_x_cpu", "potential_lam_cpu", "univla_cpu"),
+}
 CASES = (*GROUPS["quick"], *(pytest.param(name, marks=pytest.mark.slow) for name in GROUPS["slow"]))
 NAMES = (*GROUPS["quick"], *GROUPS["slow"])
 EXTRAS = ("policy_paligemma", "ac_lam_cpu")  # that are also compiled, and trained in bf16
@@ -35,18 +43,24 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def lam_config(name: str):
-    """A preset whose codebook opens after two steps, where it has one. UniVLA's stays closed: with it open, losses of
-    two processes came out 8e-5 apart after six steps, replicated as well as sharded."""
+    """A preset whose codebook opens after two steps, where it has one. UniVLA's stays closed: with
+    it open, losses of two processes came out 8e-5 apart after six steps, replicated as well as
+    sharded.
+    """
     config = preset(name)
     if not hasattr(config, "bottleneck"):
         return config
     later = 100 if name == "univla_cpu" else HALF
-    return dataclasses.replace(config, bottleneck=dataclasses.replace(config.bottleneck, continuous_steps=later))
+    return dataclasses.replace(
+        config, bottleneck=dataclasses.replace(config.bottleneck, continuous_steps=later)
+    )
 
 
 def make(name: str, seed: int = 0):
     torch.manual_seed(seed)
-    return policies.Policy(POLICIES[name]) if name in POLICIES else LatentActionModel(lam_config(name))
+    return (
+        policies.Policy(POLICIES[name]) if name in POLICIES else LatentActionModel(lam_config(name))
+    )
 
 
 def batch(name: str, s: int) -> dict:
@@ -57,7 +71,7 @@ def batch(name: str, s: int) -> dict:
 
 
 def prepared(name: str, seed: int = 0, saving: bool = False, compiled: bool = False):
-    "A model that is divided over the processes there are, and its optimizer."
+    """A model that is divided over the processes there are, and its optimizer."""
     model = make(name, seed)
     if saving:
         sharded.checkpoint_activations(model)
@@ -70,7 +84,10 @@ def prepared(name: str, seed: int = 0, saving: bool = False, compiled: bool = Fa
 
 def train(name, model, optimizer, first: int, last: int, **options) -> list[float]:
     steps = range(first, last)
-    return [sharded.sharded_step(model, optimizer, batch(name, s), s, **options)[0].item() for s in steps]
+    return [
+        sharded.sharded_step(model, optimizer, batch(name, s), s, **options)[0].item()
+        for s in steps
+    ]
 
 
 def save(folder: Path, model, optimizer) -> None:
@@ -86,18 +103,20 @@ def save(folder: Path, model, optimizer) -> None:
 def load(folder: Path, model, optimizer) -> None:
     model.load_state_dict(sharded.read_sharded(folder / "model.safetensors", model.state_dict()))
     file = folder / "optimizer.safetensors"
-    load_optimizer_tensors(model, optimizer, sharded.read_sharded(file, sharded.like_parameters(file, model)))
+    load_optimizer_tensors(
+        model, optimizer, sharded.read_sharded(file, sharded.like_parameters(file, model))
+    )
 
 
 def resumed(name: str, folder: Path) -> list[float]:
-    "The losses of the second half from a checkpoint, by a model that began elsewhere."
+    """The losses of the second half from a checkpoint, by a model that began elsewhere."""
     model, optimizer = prepared(name, seed=1)
     load(folder, model, optimizer)
     return train(name, model, optimizer, HALF, STEPS)
 
 
 def whole_run(name: str, root: Path) -> dict:
-    "Four steps with a checkpoint after two, and what is left at the end."
+    """Four steps with a checkpoint after two, and what is left at the end."""
     model, optimizer = prepared(name)
     losses = train(name, model, optimizer, 0, HALF)
     save(root / name / "half", model, optimizer)
@@ -115,11 +134,16 @@ def whole_run(name: str, root: Path) -> dict:
 
 
 def answer(name: str, model) -> float:
-    "Something that a probe asks a model."
+    """Something that a probe asks a model."""
     if name in POLICIES:
         c, given = model.config, batch(name, 99)
         noise = policies.draw_noise(c, range(8))
-        return model.sample(given["frames"], given["text"], given["proprio"], noise).action.double().sum().item()
+        return (
+            model.sample(given["frames"], given["text"], given["proprio"], noise)
+            .action.double()
+            .sum()
+            .item()
+        )
     frames = batch(name, 99)["frames"].float() / 255
     latent = model.encode(frames[:, 0], frames[:, 1])
     if hasattr(model, "triple_tokens"):  # what a training loop may ask for outside of `loss`
@@ -128,7 +152,7 @@ def answer(name: str, model) -> float:
 
 
 def worker(group: str, two: Path, one: Path) -> None:
-    "The program of one of two processes."
+    """The program of one of two processes."""
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     found = {}
@@ -140,7 +164,9 @@ def worker(group: str, two: Path, one: Path) -> None:
         if name in POLICIES:
             found[name]["in parts"] = train(name, *prepared(name), 0, STEPS, parts=2)
     for name in EXTRAS if group == "slow" else ():
-        found[f"{name} compiled"] = train(name, *prepared(name, saving=True, compiled=True), 0, STEPS)
+        found[f"{name} compiled"] = train(
+            name, *prepared(name, saving=True, compiled=True), 0, STEPS
+        )
         found[f"{name} bf16"] = train(name, *prepared(name, saving=True), 0, STEPS, bf16=True)
     if dist.get_rank() == 0:
         (two / "found.json").write_text(json.dumps(found))
@@ -148,10 +174,12 @@ def worker(group: str, two: Path, one: Path) -> None:
     dist.destroy_process_group()
 
 
-# --- two processes against one -------------------------------------------------------------------------------------
+# --- two processes against one
+# -------------------------------------------------------------------------------------
+
 
 def compare(group: str, one: Path, two: Path) -> tuple[tuple[Path, dict], tuple[Path, dict]]:
-    "Where one process and two have trained the models of a group, and what they found."
+    """Where one process and two have trained the models of a group, and what they found."""
     alone = {name: whole_run(name, one) for name in GROUPS[group]}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -164,7 +192,9 @@ def compare(group: str, one: Path, two: Path) -> tuple[tuple[Path, dict], tuple[
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    "Name of a case -> its `compare`, done for all of its group when the first of them is asked for."
+    """Name of a case -> its `compare`, done for all of its group when the first of them is asked
+    for.
+    """
     before, found = torch.get_num_threads(), {}
     torch.set_num_threads(1)
 
@@ -188,7 +218,9 @@ def test_two_shards_train_as_one_process(runs, name):
     print(name, relative(one[name]["losses"], two[name]["losses"]))
     assert relative(one[name]["losses"], two[name]["losses"]) < 1e-5
     assert two[name]["held"] < 0.52 * one[name]["held"]  # each holds half
-    assert two[name]["probe"] == pytest.approx(one[name]["probe"], rel=1e-3, abs=1e-2)  # and answers as a whole
+    assert two[name]["probe"] == pytest.approx(
+        one[name]["probe"], rel=1e-3, abs=1e-2
+    )  # and answers as a whole
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -206,10 +238,16 @@ def test_checkpointed_activations_change_nothing_on_two_shards(runs, name):
 @pytest.mark.parametrize("name", CASES)
 def test_checkpoints_go_from_any_world_to_any(runs, name):
     (one, alone), (two, found) = runs(name)
-    assert found[name]["resumed"] == found[name]["losses"][HALF:]  # two and on with two: to the last bit
+    assert (
+        found[name]["resumed"] == found[name]["losses"][HALF:]
+    )  # two and on with two: to the last bit
     assert resumed(name, one / name / "half") == alone[name]["losses"][HALF:]
-    assert relative(found[name]["resumed from one"], alone[name]["losses"][HALF:]) < 1e-5  # one and on with two
-    assert relative(resumed(name, two / name / "half"), alone[name]["losses"][HALF:]) < 1e-5  # two and on with one
+    assert (
+        relative(found[name]["resumed from one"], alone[name]["losses"][HALF:]) < 1e-5
+    )  # one and on with two
+    assert (
+        relative(resumed(name, two / name / "half"), alone[name]["losses"][HALF:]) < 1e-5
+    )  # two and on with one
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -217,11 +255,18 @@ def test_one_file_that_from_pretrained_reads(runs, name):
     (one, _), (two, _) = runs(name)
     for file in ("model.safetensors", "optimizer.safetensors"):
         a, b = (load_file(root / name / "half" / file) for root in (one, two))
-        assert {k: (v.shape, v.dtype) for k, v in a.items()} == {k: (v.shape, v.dtype) for k, v in b.items()}
+        assert {k: (v.shape, v.dtype) for k, v in a.items()} == {
+            k: (v.shape, v.dtype) for k, v in b.items()
+        }
     kind = policies.Policy if name in POLICIES else LatentActionModel
-    opened, end = kind.from_pretrained(two / name / "model"), load_file(two / name / "end" / "model.safetensors")
+    opened, end = (
+        kind.from_pretrained(two / name / "model"),
+        load_file(two / name / "end" / "model.safetensors"),
+    )
     assert all(torch.equal(end[k], v) for k, v in opened.state_dict().items())
-    assert (one / name / "model" / "config.json").read_bytes() == (two / name / "model" / "config.json").read_bytes()
+    assert (one / name / "model" / "config.json").read_bytes() == (
+        two / name / "model" / "config.json"
+    ).read_bytes()
 
 
 @pytest.mark.slow
@@ -234,10 +279,15 @@ def test_two_shards_compiled_and_in_bf16(runs, name):
     assert 1e-7 < relative(one, two[f"{name} bf16"]) < 0.01
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files
+# ---------------------------------------------------------------------------------------------------------
+
 
 def test_the_bytes_of_a_file_are_the_librarys(tmp_path):
-    tensors = make("ac_lam_cpu").state_dict() | {"half": torch.randn(3).bfloat16(), "empty": torch.zeros(0, 4)}
+    tensors = make("ac_lam_cpu").state_dict() | {
+        "half": torch.randn(3).bfloat16(),
+        "empty": torch.zeros(0, 4),
+    }
     sharded.write_gathered(tmp_path / "ours", tensors)
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "theirs")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
@@ -250,7 +300,12 @@ def test_wrong_files(tmp_path):
     save_file({k: v for k, v in state.items() if k != name}, tmp_path / "less")
     save_file(state | {name: torch.zeros(7)}, tmp_path / "other")
     (tmp_path / "torn").write_bytes((tmp_path / "other").read_bytes()[:1000])
-    expected = {"less": "missing", "other": r"shape \(7,\)", "torn": "cannot be read", "absent": "cannot be read"}
+    expected = {
+        "less": "missing",
+        "other": r"shape \(7,\)",
+        "torn": "cannot be read",
+        "absent": "cannot be read",
+    }
     for file, words in expected.items():
         with pytest.raises(UserError, match=words):
             sharded.read_sharded(tmp_path / file, state)
@@ -260,16 +315,22 @@ def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(sharded, "whole_tensor", lambda t: asked.append(t) or t)
     with pytest.raises(OSError):
-        sharded.write_gathered(tmp_path / "nowhere" / "file", {"a": torch.zeros(1), "b": torch.zeros(1)})
+        sharded.write_gathered(
+            tmp_path / "nowhere" / "file", {"a": torch.zeros(1), "b": torch.zeros(1)}
+        )
     assert len(asked) == 2  # it took part to the end
     with pytest.raises(OSError):
-        sharded.write_files(tmp_path / "nowhere", {"one": {"a": torch.zeros(1)}, "two": {"b": torch.zeros(1)}})
+        sharded.write_files(
+            tmp_path / "nowhere", {"one": {"a": torch.zeros(1)}, "two": {"b": torch.zeros(1)}}
+        )
     assert len(asked) == 4
     sharded.write_files(tmp_path, {"one": {"a": torch.zeros(1)}})
     assert load_file(tmp_path / "one")["a"] == 0
 
 
-# --- activations ---------------------------------------------------------------------------------------------------
+# --- activations
+# ---------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_recomputed_activations(name):
@@ -289,7 +350,9 @@ def test_random_numbers_in_a_layer_are_replayed():
 def test_checkpointing_twice_is_once_and_evaluation_is_untouched():
     model = make("policy")
     kinds = [type(x) for x in sharded.layers_of(sharded.checkpoint_activations(model)).values()]
-    assert kinds == [type(x) for x in sharded.layers_of(sharded.checkpoint_activations(model)).values()]
+    assert kinds == [
+        type(x) for x in sharded.layers_of(sharded.checkpoint_activations(model)).values()
+    ]
     given = batch("policy", 0)
     noise = policies.draw_noise(model.config, range(8))
     plain = make("policy").eval().sample(given["frames"], given["text"], given["proprio"], noise)
@@ -302,7 +365,9 @@ def test_every_family_has_pieces_and_small_rests():
         model = make(name)
         assert sharded.layers_of(model)
         names = sharded.replicated_parameters(model)
-        assert all("bottleneck" in n or "vq" in n or not p.numel() or not p.ndim for n, p in names.items())
+        assert all(
+            "bottleneck" in n or "vq" in n or not p.numel() or not p.ndim for n, p in names.items()
+        )
 
 
 @pytest.mark.slow

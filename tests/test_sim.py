@@ -1,4 +1,5 @@
-"Emoji Table-Top: the world, its expert, and the stores that are rendered from them."
+"""Emoji Table-Top: the world, its expert, and the stores that are rendered from them."""
+
 import importlib.util
 import os
 import signal
@@ -35,7 +36,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    "A small store, rendered in this process."
+    """A small store, rendered in this process."""
     folder = tmp_path_factory.mktemp("sim") / "reference"
     meta = prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=1, part_size=2, progress=False)
     return folder, meta
@@ -43,7 +44,7 @@ def reference(tmp_path_factory):
 
 @pytest.fixture
 def nothing_installed(monkeypatch):
-    "A machine without the wheels for meshes and emoji."
+    """A machine without the wheels for meshes and emoji."""
     monkeypatch.setattr(tabletop, "package_folder", lambda name: None)
     tabletop.card_picture.cache_clear()
     yield
@@ -55,11 +56,17 @@ def files(folder):
 
 
 def python(code: str, **env) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")} | env
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    } | env
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300
+    )
 
 
-# -- the mathematics -------------------------------------------------------------------------------------------------
+# -- the mathematics
+# -------------------------------------------------------------------------------------------------
+
 
 def test_kinematics_jacobian_and_inverse_kinematics():
     assert tabletop.check_kinematics(n=50) < 1e-9
@@ -69,14 +76,14 @@ def test_kinematics_jacobian_and_inverse_kinematics():
 
 
 def test_success_definition():
-    cards = np.array([[.45, .2, 0], [.45, 0, 0], [.45, -.2, 0]])
-    assert placed([.45, .01, .015], cards, 1, held=False, speed=0) == (True, True)
-    assert placed([.45, .01, .015], cards, 2, held=False, speed=0) == (False, True)
-    assert placed([.45, .01, .015], cards, 1, held=True, speed=0) == (False, False)
-    assert placed([.45, .01, .015], cards, 1, held=False, speed=.21) == (False, False)
-    edge = 0.07 * 2 ** 0.5
+    cards = np.array([[0.45, 0.2, 0], [0.45, 0, 0], [0.45, -0.2, 0]])
+    assert placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0) == (True, True)
+    assert placed([0.45, 0.01, 0.015], cards, 2, held=False, speed=0) == (False, True)
+    assert placed([0.45, 0.01, 0.015], cards, 1, held=True, speed=0) == (False, False)
+    assert placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0.21) == (False, False)
+    edge = 0.07 * 2**0.5
     for x, on in ((edge - 1e-6, True), (edge + 1e-6, False)):
-        assert placed([.45 + x, 0, 0], cards, 1, False, 0) == (on, on)
+        assert placed([0.45 + x, 0, 0], cards, 1, False, 0) == (on, on)
 
 
 def test_success_in_the_world(world):
@@ -94,8 +101,10 @@ def test_a_held_cube_is_no_success(world):
     demo = expert.demonstrate(world, 2)
     assert demo.success
     world.reset(scene=demo.scene)
-    let_go = int(np.flatnonzero(np.diff(demo.commands[:, 6]) > 0)[0])  # the last row with a closed gripper
-    for row in demo.commands[:let_go + 1]:
+    let_go = int(
+        np.flatnonzero(np.diff(demo.commands[:, 6]) > 0)[0]
+    )  # the last row with a closed gripper
+    for row in demo.commands[: let_go + 1]:
         world.step(row)
     still = demo.commands[let_go]
     for _ in range(10):
@@ -103,19 +112,27 @@ def test_a_held_cube_is_no_success(world):
     assert tabletop.touched_pads(world.body) == 2 and world.evaluate() == (False, False)
 
 
-# -- the world -------------------------------------------------------------------------------------------------------
+# -- the world
+# -------------------------------------------------------------------------------------------------------
+
 
 def test_emoji_table():
     train, val = tabletop.TRAIN_100, tabletop.VAL_100
     assert set(tabletop.TRAIN_EMOJI) < set(train) and set(tabletop.VAL_EMOJI) < set(val)
-    assert len(train) == len(val) == 100 and not set(train) & set(val) and not set(train.values()) & set(val.values())
+    assert (
+        len(train) == len(val) == 100
+        and not set(train) & set(val)
+        and not set(train.values()) & set(val.values())
+    )
     drawn = [tabletop.card_picture(c, twemoji=False).tobytes() for c in tabletop.EMOJI.values()]
     assert len(set(drawn)) == len(drawn)
 
 
 def test_cards_without_twemoji(nothing_installed):
     fallback = tabletop.card_picture("🦊")
-    assert np.array_equal(fallback, tabletop.card_picture("🦊", twemoji=False)) and fallback.std() > 10
+    assert (
+        np.array_equal(fallback, tabletop.card_picture("🦊", twemoji=False)) and fallback.std() > 10
+    )
 
 
 RENDER = """
@@ -137,7 +154,9 @@ def test_same_frames_in_another_process_which_leaves_quietly(world):
 
 @pytest.mark.slow
 def test_torch_may_come_after_the_renderer():
-    done = python(RENDER + "import torch, torchvision")  # triton's LLVM and the software driver's in one process
+    done = python(
+        RENDER + "import torch, torchvision"
+    )  # triton's LLVM and the software driver's in one process
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
@@ -202,16 +221,22 @@ def test_capsules_where_meshes_are_not_installed(nothing_installed):
         assert w.render().std() > 10
 
 
-@pytest.mark.parametrize("attempt, words", [
-    (lambda w: w.reset(0, cards=("fox", "octopuss", "key")), 'Did you mean "octopus"'),
-    (lambda w: w.reset(0, cards=("fox", "key")), "three cards"),
-    (lambda w: w.reset(0, target=3), "target 0, 1 or 2"),
-    (lambda w: w.step(np.zeros(6)), "seven finite numbers"),
-    (lambda w: w.step([np.nan] * 7), "seven finite numbers"),
-    (lambda w: EmojiTableTop(EmojiConfig(size=5)), "pixels"),
-    (lambda w: EmojiTableTop(EmojiConfig(arm="mesh")), 'Did you mean "meshes"'),
-    (lambda w: draw_scene(np.random.default_rng(0), EmojiConfig(split="vale")), 'Did you mean "val"'),
-])
+@pytest.mark.parametrize(
+    "attempt, words",
+    [
+        (lambda w: w.reset(0, cards=("fox", "octopuss", "key")), 'Did you mean "octopus"'),
+        (lambda w: w.reset(0, cards=("fox", "key")), "three cards"),
+        (lambda w: w.reset(0, target=3), "target 0, 1 or 2"),
+        (lambda w: w.step(np.zeros(6)), "seven finite numbers"),
+        (lambda w: w.step([np.nan] * 7), "seven finite numbers"),
+        (lambda w: EmojiTableTop(EmojiConfig(size=5)), "pixels"),
+        (lambda w: EmojiTableTop(EmojiConfig(arm="mesh")), 'Did you mean "meshes"'),
+        (
+            lambda w: draw_scene(np.random.default_rng(0), EmojiConfig(split="vale")),
+            'Did you mean "val"',
+        ),
+    ],
+)
 def test_mistakes_are_one_line(world, attempt, words):
     with pytest.raises(UserError) as e:
         attempt(world)
@@ -226,21 +251,29 @@ def test_a_closed_world_says_so():
         w.render()
 
 
-# -- the renderer ----------------------------------------------------------------------------------------------------
+# -- the renderer
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_broken_renderer_is_one_line():
-    code = ("from aclam.core import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"
-            "run_cli(EmojiTableTop, 'aclam-data')")
+    code = (
+        "from aclam.core import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"
+        "run_cli(EmojiTableTop, 'aclam-data')"
+    )
     done = python(code, MUJOCO_GL="crayon")
     assert done.returncode == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and "MUJOCO_GL=crayon gives no renderer" in done.stderr
+    assert (
+        len(done.stderr.splitlines()) == 1 and "MUJOCO_GL=crayon gives no renderer" in done.stderr
+    )
 
 
 def test_choice_of_renderer(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(tabletop.platform, "system", lambda: "Linux")
     for works, expected in (({"egl", "osmesa"}, "egl"), ({"osmesa"}, "osmesa")):
-        monkeypatch.setattr(tabletop, "renderer_works", lambda backend, works=works: backend in works)
+        monkeypatch.setattr(
+            tabletop, "renderer_works", lambda backend, works=works: backend in works
+        )
         assert tabletop.choose_backend() == expected
     monkeypatch.setattr(tabletop, "renderer_works", lambda backend: False)
     with pytest.raises(UserError, match="libegl1.*libosmesa6"):
@@ -261,27 +294,42 @@ def test_triton_is_loaded_first():
     assert tabletop.load_triton_first()
 
 
-# -- stores ----------------------------------------------------------------------------------------------------------
+# -- stores
+# ----------------------------------------------------------------------------------------------------------
+
 
 def test_store_reads_back(reference):
     folder, meta = reference
     store = read_store(folder)
-    assert len(store) == meta["episodes"] == 5 and meta["fps"] == 5 and meta["image_size"] == [32, 32]
-    assert meta["success_rate"] == 5 / meta["attempts"] and meta["layout"]["rotation_repr"] == "rotvec"
+    assert (
+        len(store) == meta["episodes"] == 5 and meta["fps"] == 5 and meta["image_size"] == [32, 32]
+    )
+    assert (
+        meta["success_rate"] == 5 / meta["attempts"] and meta["layout"]["rotation_repr"] == "rotvec"
+    )
     assert [t.name for t in store.trajectories] == [f"emoji/{n:06d}" for n in range(5)]
-    assert all(t.success and t.task.startswith("Pick the cube and place it on the ") for t in store.trajectories)
+    assert all(
+        t.success and t.task.startswith("Pick the cube and place it on the ")
+        for t in store.trajectories
+    )
     job = prepare.Job("", prepare.EmojiSource(SMALL), 5, 4)
     with prepare.Stages(job.source) as stages:
         demo = prepare.record_episode(stages, job, 3)
     t = store.trajectories[3]
     assert np.array_equal(t.proprio, demo.proprio) and t.task == demo.task
-    assert t.info["start"]["cards"] == list(demo.info["start"]["cards"]) and t.info["seed"] == [4, 3, 0]
+    assert t.info["start"]["cards"] == list(demo.info["start"]["cards"]) and t.info["seed"] == [
+        4,
+        3,
+        0,
+    ]
     assert np.abs(t.frames[range(len(t))].astype(int) - demo.frames.array).mean() < 3
 
 
 def test_two_processes_that_go_on_give_the_same_bytes(reference, tmp_path):
     folder = tmp_path / "resumed"
-    for name, content in files(reference[0]).items():  # as a kill leaves it: part 0 whole, debris of part 1
+    for name, content in files(
+        reference[0]
+    ).items():  # as a kill leaves it: part 0 whole, debris of part 1
         if name == "recipe.json" or "part-00000" in name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
@@ -291,14 +339,23 @@ def test_two_processes_that_go_on_give_the_same_bytes(reference, tmp_path):
 
 
 def test_progress_goes_to_stderr(reference, capsys):
-    prepare.prepare_emoji(reference[0], 5, seed=4, size=32, workers=1, part_size=2)  # all there: nothing to do
+    prepare.prepare_emoji(
+        reference[0], 5, seed=4, size=32, workers=1, part_size=2
+    )  # all there: nothing to do
     out, err = capsys.readouterr()
     assert out == "" and "5/5" in err
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(seed=5), "seed"), (dict(size=48), "world"), (dict(episodes=6), "episodes"),
-    (dict(world=EmojiConfig(split="val")), "world"), (dict(expert=expert.ExpertConfig(tilt=0.1)), "expert")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(seed=5), "seed"),
+        (dict(size=48), "world"),
+        (dict(episodes=6), "episodes"),
+        (dict(world=EmojiConfig(split="val")), "world"),
+        (dict(expert=expert.ExpertConfig(tilt=0.1)), "expert"),
+    ],
+)
 def test_another_recipe_is_refused(reference, change, words):
     before = files(reference[0])
     settings = dict(episodes=5, seed=4, size=32, workers=1, part_size=2, progress=False) | change
@@ -307,10 +364,14 @@ def test_another_recipe_is_refused(reference, change, words):
     assert files(reference[0]) == before
 
 
-@pytest.mark.parametrize("change", [dict(episodes=0), dict(seed=-1), dict(size=8), dict(part_size=0)])
+@pytest.mark.parametrize(
+    "change", [dict(episodes=0), dict(seed=-1), dict(size=8), dict(part_size=0)]
+)
 def test_settings_that_cannot_be(tmp_path, change):
     with pytest.raises(UserError):
-        prepare.prepare_emoji(tmp_path / "x", **(dict(episodes=1, size=32, workers=1, progress=False) | change))
+        prepare.prepare_emoji(
+            tmp_path / "x", **(dict(episodes=1, size=32, workers=1, progress=False) | change)
+        )
     assert not (tmp_path / "x").exists()
 
 
@@ -319,7 +380,11 @@ def test_failures_are_retried_and_counted(tmp_path):
     job = prepare.Job(str(tmp_path / "successes"), clumsy, 6)
     meta = prepare.prepare(job, 1, progress=False)
     assert all(t.success for t in read_store(job.folder).trajectories)
-    assert meta["attempts"] == sum(t.info["attempt"] + 1 for t in read_store(job.folder).trajectories) > 6
+    assert (
+        meta["attempts"]
+        == sum(t.info["attempt"] + 1 for t in read_store(job.folder).trajectories)
+        > 6
+    )
     assert meta["success_rate"] == 6 / meta["attempts"]
     every = replace(job, folder=str(tmp_path / "all"), successes_only=False)
     meta = prepare.prepare(every, 1, progress=False)
@@ -331,16 +396,27 @@ def test_episodes_are_shared_out_in_blocks_and_the_last_tenth_once_more():
     class Four:
         variants = ("a", "b", "c", "d")
 
-    for episodes, expected in ((8, "aabbccdd"), (6, "aabccd"), (3, "abc"), (1, "a"), (20, "aaaaabbbbcccccdddd" + "ac")):
+    for episodes, expected in (
+        (8, "aabbccdd"),
+        (6, "aabccd"),
+        (3, "abc"),
+        (1, "a"),
+        (20, "aaaaabbbbcccccdddd" + "ac"),
+    ):
         job = prepare.Job("", Four(), episodes)
         assert "".join(prepare.variant_of(job, e) for e in range(episodes)) == expected
 
 
 def test_a_dead_worker_is_one_line(monkeypatch, tmp_path):
     class Pool:
-        def __init__(self, *args, **kwargs): pass
-        def submit(self, *args): raise BrokenProcessPool("gone")
-        def shutdown(self, **kwargs): pass
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def submit(self, *args):
+            raise BrokenProcessPool("gone")
+
+        def shutdown(self, **kwargs):
+            pass
 
     monkeypatch.setattr(prepare, "ProcessPoolExecutor", Pool)
     with pytest.raises(UserError, match="rendering process died"):
@@ -348,7 +424,7 @@ def test_a_dead_worker_is_one_line(monkeypatch, tmp_path):
 
 
 def children(pid: int) -> set[int]:
-    "Processes whose parent is pid (Linux)."
+    """Processes whose parent is pid (Linux)."""
     found = set()
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -367,7 +443,9 @@ def test_killed_and_resumed(reference, tmp_path):
     folder = tmp_path / "killed"
     script = tmp_path / "run.py"
     call = f"prepare_emoji({str(folder)!r}, 5, seed=4, size=32, workers=2, part_size=2, progress=False)"
-    script.write_text(f"from aclam.sim.prepare import prepare_emoji\nif __name__ == '__main__':\n    {call}\n")
+    script.write_text(
+        f"from aclam.sim.prepare import prepare_emoji\nif __name__ == '__main__':\n    {call}\n"
+    )
     run = subprocess.Popen([sys.executable, str(script)])
     patience = time.monotonic() + 120
     while not list((folder / "episodes").glob("part-*.parquet")) and time.monotonic() < patience:
@@ -378,6 +456,8 @@ def test_killed_and_resumed(reference, tmp_path):
     assert workers and not (folder / "meta.json").exists()
     while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < patience:
         time.sleep(0.05)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)  # nobody waits for a parent that is gone
+    assert not any(
+        os.path.exists(f"/proc/{pid}") for pid in workers
+    )  # nobody waits for a parent that is gone
     prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=1, part_size=2, progress=False)
     assert files(folder) == files(reference[0])

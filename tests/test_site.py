@@ -38,12 +38,20 @@ def stream(words, name="stdout"):
 
 
 def shown(**data):
-    return {"output_type": "display_data", "data": {k.replace("_", "/"): v for k, v in data.items()}}
+    return {
+        "output_type": "display_data",
+        "data": {k.replace("_", "/"): v for k, v in data.items()},
+    }
 
 
 def test_texts_stay_and_code_loses_its_directives(page):
-    got, _ = page(text("# T\n\n$x$"), code("#| export\ndef f():\n    return 1"), code("f()", stream("1\n")))
-    assert got == "# T\n\n$x$\n\n```python\ndef f():\n    return 1\n```\n\n```python\nf()\n```\n\n```text\n1\n```\n"
+    got, _ = page(
+        text("# T\n\n$x$"), code("#| export\ndef f():\n    return 1"), code("f()", stream("1\n"))
+    )
+    assert (
+        got
+        == "# T\n\n$x$\n\n```python\ndef f():\n    return 1\n```\n\n```python\nf()\n```\n\n```text\n1\n```\n"
+    )
 
 
 def test_exported_code_carries_its_module(page):
@@ -51,7 +59,9 @@ def test_exported_code_carries_its_module(page):
     assert got == '```python title="aclam.core"\nx = 1\n```\n\n```python\nx\n```\n'
 
 
-@pytest.mark.parametrize("cell", [code("#| hide\nx = 1", stream("no")), code("#| default_exp core"), code("")])
+@pytest.mark.parametrize(
+    "cell", [code("#| hide\nx = 1", stream("no")), code("#| default_exp core"), code("")]
+)
 def test_what_is_hidden_is_absent(page, cell):
     assert page(cell) == ("\n", {})
 
@@ -61,7 +71,9 @@ def test_echo_false_keeps_the_output_only(page):
 
 
 def test_pictures_become_files_and_markdown_stays(page):
-    got, saved = page(code("x", shown(image_png=PIXEL, text_plain="<Figure>"), shown(text_markdown=["| a |"])))
+    got, saved = page(
+        code("x", shown(image_png=PIXEL, text_plain="<Figure>"), shown(text_markdown=["| a |"]))
+    )
     assert got == "```python\nx\n```\n\n![output](pictures/nb-0-0.png)\n\n| a |\n"
     assert saved == {"nb-0-0.png": b"a picture"}
 
@@ -73,18 +85,28 @@ def test_progress_bars_and_colours_are_left_out(page):
 
 def test_every_notebook_is_in_the_book_once():
     listed = [p for _, notebooks in convert.chapters() for p in notebooks]
-    there = [p for p in convert.NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts and p.name != "index.ipynb"]
+    there = [
+        p
+        for p in convert.NBS.rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts and p.name != "index.ipynb"
+    ]
     assert sorted(listed) == sorted(there)
 
 
-KNOWN = {"suggest": {"aclam.core": "aclam.core.suggest"}, "f": {"aclam.a": "aclam.a.f", "aclam.b": "aclam.b.f"}}
+KNOWN = {
+    "suggest": {"aclam.core": "aclam.core.suggest"},
+    "f": {"aclam.a": "aclam.a.f", "aclam.b": "aclam.b.f"},
+}
 
 
 @pytest.mark.parametrize(
     ("given", "want"),
     [
         ("see `suggest`", "see [`suggest`](../api/aclam.core.md#aclam.core.suggest)"),
-        ("see `aclam.core.suggest()`", "see [`aclam.core.suggest()`](../api/aclam.core.md#aclam.core.suggest)"),
+        (
+            "see `aclam.core.suggest()`",
+            "see [`aclam.core.suggest()`](../api/aclam.core.md#aclam.core.suggest)",
+        ),
         ("`f` of this module", "[`f`](../api/aclam.a.md#aclam.a.f) of this module"),
         ("`nothing`", "`nothing`"),
         ("```\n`suggest`\n```", "```\n`suggest`\n```"),

@@ -1,4 +1,5 @@
-"Sources of demonstrations besides Emoji Table-Top: Meta-World, robosuite, LIBERO, clips of hands."
+"""Sources of demonstrations besides Emoji Table-Top: Meta-World, robosuite, LIBERO, clips of hands."""
+
 import importlib.util
 import json
 import subprocess
@@ -23,11 +24,15 @@ PACKAGES = {"metaworld": "metaworld", "robosuite": "robosuite", "libero": "liber
 
 
 def installed(name: str):
-    return pytest.mark.skipif(importlib.util.find_spec(PACKAGES[name]) is None,
-                              reason=f'{PACKAGES[name]} is not installed: pip install "aclam[sources]"')
+    return pytest.mark.skipif(
+        importlib.util.find_spec(PACKAGES[name]) is None,
+        reason=f'{PACKAGES[name]} is not installed: pip install "aclam[sources]"',
+    )
 
 
-# -- the common half -------------------------------------------------------------------------------------------------
+# -- the common half
+# -------------------------------------------------------------------------------------------------
+
 
 def test_checks_of_the_notebooks():
     assert film.check_follow_sign() < 0.02
@@ -42,10 +47,17 @@ def test_film_looks_at_a_steady_rate_and_ends_after_success():
         count[0] += 1
         return [float(count[0])], count[0] == 5
 
-    shown = film.film(lambda: np.zeros((2, 2, 3), np.uint8), lambda: [0.0], act, film.Pace(20, 4, 100, 6))
+    shown = film.film(
+        lambda: np.zeros((2, 2, 3), np.uint8), lambda: [0.0], act, film.Pace(20, 4, 100, 6)
+    )
     assert shown.success and len(shown.commands) == 11 and shown.timestamp.tolist() == [0, 0.2, 0.4]
     assert shown.action[:, 0].tolist() == [2.5, 6.5, 10]
-    never = film.film(lambda: np.zeros((2, 2, 3), np.uint8), lambda: [0.0], lambda: ([0.0], False), film.Pace(20, 4, 9))
+    never = film.film(
+        lambda: np.zeros((2, 2, 3), np.uint8),
+        lambda: [0.0],
+        lambda: ([0.0], False),
+        film.Pace(20, 4, 9),
+    )
     assert not never.success and len(never.commands) == 9 and len(never.frames) == 3
 
 
@@ -81,11 +93,15 @@ def test_a_simulator_that_cannot_be_loaded_is_one_line(monkeypatch):
 
 def test_mistakes_are_one_line(tmp_path):
     for attempt, words in (
-            (lambda: environments.make_source("robosuit"), 'Did you mean "robosuite"'),
-            (lambda: metaworld.make_task("door-opn-v3"), 'Did you mean "door-open-v3"'),
-            (lambda: libero.find_task("libero_object/10"), "libero_object/0 to libero_spatial/9"),
-            (lambda: environments.prepare_source("hands", tmp_path / "x", 8), "7 pieces, not 8"),
-            (lambda: environments.prepare_source("hands", tmp_path / "x", clips=str(tmp_path)), "opencv-doc")):
+        (lambda: environments.make_source("robosuit"), 'Did you mean "robosuite"'),
+        (lambda: metaworld.make_task("door-opn-v3"), 'Did you mean "door-open-v3"'),
+        (lambda: libero.find_task("libero_object/10"), "libero_object/0 to libero_spatial/9"),
+        (lambda: environments.prepare_source("hands", tmp_path / "x", 8), "7 pieces, not 8"),
+        (
+            lambda: environments.prepare_source("hands", tmp_path / "x", clips=str(tmp_path)),
+            "opencv-doc",
+        ),
+    ):
         with pytest.raises(UserError) as e:
             attempt()
         assert words in str(e.value) and "\n" not in str(e.value)
@@ -96,16 +112,21 @@ def test_names_of_the_command_are_those_of_the_list():
     assert get_args(get_args(command.Prepare.__annotations__["source"])[0]) == environments.NAMES
 
 
-# -- the real ones, tiny ---------------------------------------------------------------------------------------------
+# -- the real ones, tiny
+# ---------------------------------------------------------------------------------------------
 
-TINY = {"metaworld": {"variants": ("reach-v3", "button-press-v3", "drawer-close-v3")},
-        "robosuite": {"variants": ("Lift-UR5e", "Lift-Jaco", "Lift-Panda")},
-        "libero": {"variants": ("libero_spatial/0",)}}
+TINY = {
+    "metaworld": {"variants": ("reach-v3", "button-press-v3", "drawer-close-v3")},
+    "robosuite": {"variants": ("Lift-UR5e", "Lift-Jaco", "Lift-Panda")},
+    "libero": {"variants": ("libero_spatial/0",)},
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=installed(n)) for n in PACKAGES])
 def test_three_episodes(name, tmp_path):
-    meta = environments.prepare_source(name, tmp_path / "s", 3, size=32, workers=1, progress=False, **TINY[name])
+    meta = environments.prepare_source(
+        name, tmp_path / "s", 3, size=32, workers=1, progress=False, **TINY[name]
+    )
     store = read_store(tmp_path / "s", verify=True)
     assert meta["episodes"] == len(store) == 3 and meta["attempts"] >= 3
     assert meta["success_rate"] == 3 / meta["attempts"]
@@ -113,16 +134,22 @@ def test_three_episodes(name, tmp_path):
         assert t.success and t.task and t.scene and t.embodiment and t.kind == "robot"
         assert t.proprio.shape == (len(t), 8) and t.layout == film.HAND_LAYOUT
         check_rotation(t, max_step_deg=60)
-        assert np.linalg.norm(np.diff(t.proprio[:, :3], axis=0), axis=1).max() < 0.3  # m between two frames
+        assert (
+            np.linalg.norm(np.diff(t.proprio[:, :3], axis=0), axis=1).max() < 0.3
+        )  # m between two frames
         assert (t.proprio[:, 7] >= 0).all() and (t.proprio[:, 7] <= 1).all()
         pixels = t.frames[range(len(t))].astype(int)
-        assert pixels.std() > 15 and np.abs(pixels[-1] - pixels[0]).mean() > 0.5  # a scene, and something moved
+        assert (
+            pixels.std() > 15 and np.abs(pixels[-1] - pixels[0]).mean() > 0.5
+        )  # a scene, and something moved
     assert len({t.embodiment for t in store.trajectories}) == (3 if name == "robosuite" else 1)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=installed(n)) for n in ("metaworld", "robosuite")])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=installed(n)) for n in ("metaworld", "robosuite")]
+)
 def test_an_episode_is_a_function_of_its_seed(name):
-    "Whatever was played before, in this stage or in another."
+    """Whatever was played before, in this stage or in another."""
     source = environments.make_source(name, size=32, **TINY[name])
     job = Job("", source, 6, seed=5)
     with Stages(source) as stages:
@@ -130,7 +157,9 @@ def test_an_episode_is_a_function_of_its_seed(name):
         after = record_episode(stages, job, 1)
     with Stages(source) as stages:
         fresh = record_episode(stages, job, 1)
-    assert np.array_equal(after.frames.array, fresh.frames.array) and np.array_equal(after.proprio, fresh.proprio)
+    assert np.array_equal(after.frames.array, fresh.frames.array) and np.array_equal(
+        after.proprio, fresh.proprio
+    )
     assert np.array_equal(after.action, fresh.action)
 
 
@@ -143,20 +172,24 @@ def test_every_task_of_meta_world_has_words_and_an_expert():
 
 @installed("metaworld")
 def test_the_command_answers_with_one_json_object(tmp_path):
-    "Simulators print; standard output is the command's."
+    """Simulators print; standard output is the command's."""
     words = f"prepare metaworld --episodes 2 --out {tmp_path / 'm'} --workers 1 --json --size 32".split()
     code = "import sys; from aclam.commands.data import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["episodes"] == 2 and report["fps"] == 20 and report["seconds"] > 0
 
 
-# -- hands -----------------------------------------------------------------------------------------------------------
+# -- hands
+# -----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    "Two clips of our own, of 15 and 6 seconds, one of them packed like Debian's."
+    """Two clips of our own, of 15 and 6 seconds, one of them packed like Debian's."""
     folder = tmp_path_factory.mktemp("clips")
     for name, frames in (("box", 450), ("cup", 180)):
         with av.open(str(folder / f"{name}.mp4"), "w") as container:
@@ -176,14 +209,20 @@ def clips(tmp_path_factory):
 
 
 def test_pieces_of_clips_are_human_and_do_not_overlap(clips, tmp_path):
-    meta = environments.prepare_source("hands", tmp_path / "h", size=16, workers=1, progress=False, clips=str(clips))
+    meta = environments.prepare_source(
+        "hands", tmp_path / "h", size=16, workers=1, progress=False, clips=str(clips)
+    )
     store = read_store(tmp_path / "h")
     assert len(store) == 7 and meta["fps"] == 10 and meta["layout"] is None
-    assert {(t.kind, t.proprio, t.action, len(t)) for t in store.trajectories} == {("human", None, None, 30)}
+    assert {(t.kind, t.proprio, t.action, len(t)) for t in store.trajectories} == {
+        ("human", None, None, 30)
+    }
     light = [t.frames[range(30)].mean((1, 2, 3)) for t in store.trajectories[:5]]
     # the film gets lighter from frame to frame: pieces follow one another
     assert all(a.max() < b.min() for a, b in zip(light[:-1], light[1:], strict=True))
-    assert str(clips) not in (tmp_path / "h" / "recipe.json").read_text()  # where a clip lay decides nothing
+    assert (
+        str(clips) not in (tmp_path / "h" / "recipe.json").read_text()
+    )  # where a clip lay decides nothing
 
 
 def test_a_short_or_broken_clip_is_one_line(clips, tmp_path):

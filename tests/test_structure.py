@@ -76,8 +76,12 @@ def test_four_numbers_agree_with_five_lines_by_hand(tmp_path, seed, dtype):
     np.savez(tmp_path / "z.npz", **z)
     hand = check_by_hand(tmp_path / "z.npz", tol=1e-9)
     x = {k: v.astype(float) for k, v in z.items()}
-    rows = [np.sum((a - b - c) ** 2) for a, b, c in zip(x["z_ik"], x["z_ij"], x["z_jk"], strict=True)]
-    assert m.four_numbers(z)["additivity"] == pytest.approx(np.mean(rows) / np.mean(np.sum(x["z_ij"] ** 2, 1)))
+    rows = [
+        np.sum((a - b - c) ** 2) for a, b, c in zip(x["z_ik"], x["z_ij"], x["z_jk"], strict=True)
+    ]
+    assert m.four_numbers(z)["additivity"] == pytest.approx(
+        np.mean(rows) / np.mean(np.sum(x["z_ij"] ** 2, 1))
+    )
     assert hand["identity"] == pytest.approx(m.four_numbers(z)["identity"])
 
 
@@ -94,7 +98,9 @@ def test_derivations():
 def test_a_difference_of_any_function_is_additive():
     rng = np.random.default_rng(0)
     phi = {x: np.tanh(rng.standard_normal((50, 4))) for x in "ijk"}
-    z = {"z_" + a + b: phi[b] - phi[a] for a, b in ("ij", "jk", "ik", "ii", "ji")} | {"ds": rng.random(50)}
+    z = {"z_" + a + b: phi[b] - phi[a] for a, b in ("ij", "jk", "ik", "ii", "ji")} | {
+        "ds": rng.random(50)
+    }
     four = m.four_numbers(z)
     assert max(four["additivity"], four["identity"], four["inverse"]) < 1e-12
 
@@ -128,8 +134,13 @@ def test_arrays_that_do_not_fit(change, words):
 
 def test_quantile_displacement():
     low, high = np.array([0.0, -1.0, 2.0]), np.array([1.0, 1.0, 2.0])
-    s_i, s_j = np.array([[0.0, 0.0, 0.0], [0.5, -9.0, 5.0]]), np.array([[1.0, 0.0, 9.0], [99.0, 1.0, 7.0]])
-    assert m.quantile_displacement(s_i, s_j, low, high) == pytest.approx([2.0, math.hypot(1.0, 2.0)])
+    s_i, s_j = (
+        np.array([[0.0, 0.0, 0.0], [0.5, -9.0, 5.0]]),
+        np.array([[1.0, 0.0, 9.0], [99.0, 1.0, 7.0]]),
+    )
+    assert m.quantile_displacement(s_i, s_j, low, high) == pytest.approx(
+        [2.0, math.hypot(1.0, 2.0)]
+    )
     with pytest.raises(UserError, match="swapped"):
         m.quantile_displacement(s_i, s_j, high, low)
 
@@ -166,7 +177,9 @@ def test_even_pairs_give_a_correlation_and_an_interval_of_their_own(dots):
     even = m.collect_even(lam, dots, 200, batch_size=64)
     assert even["even_z"].shape == (200, 8) and {"even_ds", "even_trajectory"} <= set(even)
     row = m.structure_metrics(m.collect_latents(lam, dots, n=64) | even, intervals=100)
-    assert row["norm_correlation_uniform"] == pytest.approx(m.norm_correlation(even["even_z"], even["even_ds"]))
+    assert row["norm_correlation_uniform"] == pytest.approx(
+        m.norm_correlation(even["even_z"], even["even_ds"])
+    )
     for name in ("norm_correlation_uniform", "reconstruction", "sum_reconstruction"):
         low, high = row["intervals"][name]
         assert low <= row[name] <= high and low < high
@@ -193,7 +206,9 @@ def test_probe_uses_held_out_groups():
     assert m.linear_probe(place, target, groups) < 0.2  # a split by rows would find 1 - 0
     assert m.linear_probe(place, target) > m.linear_probe(place, target, groups)
     assert m.linear_probe(place, place @ rng.standard_normal((8, 2)), groups) > 0.99
-    nearly = np.full((200, 1), 0.1) + 1e-17 * rng.standard_normal((200, 1))  # equal numbers, but for rounding
+    nearly = np.full((200, 1), 0.1) + 1e-17 * rng.standard_normal(
+        (200, 1)
+    )  # equal numbers, but for rounding
     nearly[groups == 3] = 0.2
     assert abs(m.linear_probe(nearly, target, groups)) < 10
     with pytest.raises(UserError, match="two episodes"):
@@ -203,7 +218,9 @@ def test_probe_uses_held_out_groups():
 def test_code_usage():
     row = m.code_usage(np.array([[0, 5], [1, 5], [2, 5], [3, 5]]), codebook_size=10)
     assert row["codes_used"] == 5 and row["codes_share"] == 0.5
-    assert row["codes_used_per_token"] == [4, 1] and row["perplexity_per_token"] == pytest.approx([4, 1])
+    assert row["codes_used_per_token"] == [4, 1] and row["perplexity_per_token"] == pytest.approx(
+        [4, 1]
+    )
     with pytest.raises(UserError):
         m.code_usage(np.zeros((0, 2), int))
 
@@ -216,11 +233,19 @@ def test_collect_latents_pairs_the_right_frames(dots):
     got = m.collect_latents(lam, dots, n=20, batch_size=7)
     assert lam.training
     o_i, o_j, o_k = (dots.batch(range(20))["frames"].float() / 255).unbind(1)
-    pairs = {"z_ij": (o_i, o_j), "z_jk": (o_j, o_k), "z_ik": (o_i, o_k), "z_ii": (o_i, o_i), "z_ji": (o_j, o_i)}
+    pairs = {
+        "z_ij": (o_i, o_j),
+        "z_jk": (o_j, o_k),
+        "z_ik": (o_i, o_k),
+        "z_ii": (o_i, o_i),
+        "z_ji": (o_j, o_i),
+    }
     for name, (a, b) in pairs.items():
         assert np.allclose(got[name], lam.encode(a, b).z.numpy(), atol=1e-6), name
     z_sum = lam.encode(o_i, o_j).z + lam.encode(o_j, o_k).z
-    assert np.allclose(got["rec_sum"], ((lam.decode(o_i, z_sum) - o_k) ** 2).mean((1, 2, 3)), atol=1e-6)
+    assert np.allclose(
+        got["rec_sum"], ((lam.decode(o_i, z_sum) - o_k) ** 2).mean((1, 2, 3)), atol=1e-6
+    )
     assert np.allclose(got["copy_ik"], ((o_i - o_k) ** 2).mean((1, 2, 3)), atol=1e-6)
     assert (got["trajectory"] == dots.batch(range(20))["index"][:, 0].numpy()).all()
 
@@ -238,12 +263,20 @@ def test_rows_without_a_state_count_for_no_motion(dots):
     even = m.norm_correlation(got["z_ij"][::2], got["ds"][::2])
     assert row["norm_correlation"] == pytest.approx(even) and row["n"] == 64
     none = m.structure_metrics(got | {"ds": np.full(64, np.nan)}, intervals=20)
-    assert math.isnan(none["norm_correlation"]) and not math.isnan(none["additivity"]) and "probe_r2" not in none
+    assert (
+        math.isnan(none["norm_correlation"])
+        and not math.isnan(none["additivity"])
+        and "probe_r2" not in none
+    )
 
 
 def test_probe_function_gives_floats(dots):
     row = m.structure_probe(dots, n=16)(DotLam(codes=9), 0)
-    assert all(type(v) is float for v in row.values()) and {*FOUR, "sum_reconstruction", "codes_used"} <= set(row)
+    assert all(type(v) is float for v in row.values()) and {
+        *FOUR,
+        "sum_reconstruction",
+        "codes_used",
+    } <= set(row)
 
 
 def test_displacement_is_that_of_the_real_dataset():
@@ -264,8 +297,11 @@ def test_displacement_is_that_of_the_real_dataset():
 def test_json_is_one_object_and_nothing_else(tmp_path):
     np.savez(tmp_path / "z.npz", **random_latents())
     code = "import sys; from aclam.commands.structure import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, "--latents", tmp_path / "z.npz", "--json"],
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--latents", tmp_path / "z.npz", "--json"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stderr == ""
     row = json.loads(done.stdout)
     assert list(row) == [*FOUR, "n"] and row["n"] == 200
@@ -324,11 +360,26 @@ def test_too_few_rows(tmp_path, capsys, n):
 def test_a_constant_displacement_is_null(tmp_path, capsys):
     np.savez(tmp_path / "z.npz", **random_latents() | {"ds": np.ones(200)})
     status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
-    assert status == 0 and json.loads(out)["norm_correlation"] is None and "norm_correlation is undefined" in err
+    assert (
+        status == 0
+        and json.loads(out)["norm_correlation"] is None
+        and "norm_correlation is undefined" in err
+    )
 
 
-@pytest.mark.parametrize("words", ["", "--model m", "--data d", "--latents a --model m", "--latents a --save b",
-                                   "--latents a --n 1", "--latents a --batch-size 0", "--latentz a"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--model m",
+        "--data d",
+        "--latents a --model m",
+        "--latents a --save b",
+        "--latents a --n 1",
+        "--latents a --batch-size 0",
+        "--latentz a",
+    ],
+)
 def test_command_lines_that_make_no_sense(capsys, words):
     status, out, err = run(capsys, *words.split())
     assert status == 2 and out == "" and "\n" not in err and err.startswith("aclam-structure: ")
@@ -342,22 +393,39 @@ def test_held_out_episodes():
 
 
 def test_what_the_training_left_beside_the_model_decides(tmp_path):
-    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=12, size=32) for seed in range(5)))
+    write_store(
+        tmp_path / "store", (synthetic_trajectory(seed, T=12, size=32) for seed in range(5))
+    )
     store = read_store(tmp_path / "store")
-    folder = {"folder": "any", "episodes": 5, "content": fingerprint(store.trajectories), "held_out": [2, 5]}
+    folder = {
+        "folder": "any",
+        "episodes": 5,
+        "content": fingerprint(store.trajectories),
+        "held_out": [2, 5],
+    }
     assert unseen(store, {"folders": [folder]}) == range(2, 5)
     assert unseen(store, {"folders": [folder]}, first=1) == range(1, 5)
-    assert unseen(store, {"folders": [folder | {"content": "x"}]}) == range(5) and unseen(store, {}) == range(4, 5)
+    assert unseen(store, {"folders": [folder | {"content": "x"}]}) == range(5) and unseen(
+        store, {}
+    ) == range(4, 5)
     with pytest.raises(UserError, match="trained on all 5 episodes"):
         unseen(store, {"folders": [folder | {"held_out": [5, 5]}]})
     limits = {"q01": [-5.0] * 7, "q99": [5.0] * 7}
-    assert quantiles_for(store, {"quantiles": {"square": {"proprio": limits}}})["square"]["proprio"] == limits
+    assert (
+        quantiles_for(store, {"quantiles": {"square": {"proprio": limits}}})["square"]["proprio"]
+        == limits
+    )
     narrow = {"q01": [-5.0] * 3, "q99": [5.0] * 3}  # a robot of the same name with another state
-    assert quantiles_for(store, {"quantiles": {"square": {"proprio": narrow}}}) == store.meta["quantiles"]
+    assert (
+        quantiles_for(store, {"quantiles": {"square": {"proprio": narrow}}})
+        == store.meta["quantiles"]
+    )
 
 
 def test_saved_latents_are_read_back(tmp_path, capsys):
-    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3)))
+    write_store(
+        tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3))
+    )
     config = StructureConfig(n=32, first=1)
     dataset = held_out_triples(read_store(tmp_path / "store"), 32, config)
     assert len(dataset.trajectories) == 2 and len(dataset) == 32
@@ -367,19 +435,38 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json", "--intervals", 50)
     row, want = json.loads(out), m.structure_metrics(got, intervals=50)
     assert status == 0 and all(row[k] == pytest.approx(want[k], rel=1e-6) for k in FOUR)
-    assert row["intervals"]["additivity"] == pytest.approx(want["intervals"]["additivity"], rel=1e-6)
+    assert row["intervals"]["additivity"] == pytest.approx(
+        want["intervals"]["additivity"], rel=1e-6
+    )
 
 
 def test_a_saved_model_on_a_store(tmp_path, capsys):
     from aclam.lam import LatentActionModel
 
-    write_store(tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3)))
+    write_store(
+        tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3))
+    )
     torch.manual_seed(0)
     LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(tmp_path / "model")
-    words = ["--model", tmp_path / "model", "--data", tmp_path / "store", "--first", "0", "--n", "24", "--save"]
+    words = [
+        "--model",
+        tmp_path / "model",
+        "--data",
+        tmp_path / "store",
+        "--first",
+        "0",
+        "--n",
+        "24",
+        "--save",
+    ]
     status, out, _ = run(capsys, *words, tmp_path / "z.npz", "--json")
     row = json.loads(out)
-    assert status == 0 and row["n"] == 24 and math.isfinite(row["additivity"]) and 0 < row["reconstruction"]
+    assert (
+        status == 0
+        and row["n"] == 24
+        and math.isfinite(row["additivity"])
+        and 0 < row["reconstruction"]
+    )
     status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json")
     assert json.loads(out)["inverse"] == pytest.approx(row["inverse"], rel=1e-6)
     status, out, err = run(capsys, "--model", tmp_path / "nowhere", "--data", tmp_path / "store")
@@ -415,8 +502,14 @@ def test_motion_transfer(dots):
     source, target = transfer_pairs(dots.batch(range(128)), rows=5)
     assert len({s.tobytes() for s in source}) == 5
     honest = motion_transfer(DotLam(), source, target)
-    assert transfer_gap(honest) < 1e-3 < transfer_gap(motion_transfer(DotLam(leak=0.5), source, target))
-    assert check_transfer_error(DotLam(leak=0.5), source, target) > 5 * check_transfer_error(DotLam(), source, target)
+    assert (
+        transfer_gap(honest)
+        < 1e-3
+        < transfer_gap(motion_transfer(DotLam(leak=0.5), source, target))
+    )
+    assert check_transfer_error(DotLam(leak=0.5), source, target) > 5 * check_transfer_error(
+        DotLam(), source, target
+    )
     still = {"direct": honest["target"], "summed": honest["target"], "target": honest["target"]}
     assert math.isnan(transfer_gap(still))
     assert len(draw_motion_transfer({"a": honest, "b": honest}).axes) > 5 * 10
@@ -428,9 +521,22 @@ def test_motion_transfer(dots):
 
 
 def toy_results() -> dict:
-    good = {"additivity": 0.2, "norm_correlation": 0.8, "identity": 0.1, "inverse": 0.2, "reconstruction": 0.1,
-            "codes_used": 16, "codebook_size": 32, "codes_share": 0.5}  # fmt: skip
-    bad = good | {"additivity": 1.0, "norm_correlation": 0.1, "inverse": 1.7, "reconstruction": 0.12}
+    good = {
+        "additivity": 0.2,
+        "norm_correlation": 0.8,
+        "identity": 0.1,
+        "inverse": 0.2,
+        "reconstruction": 0.1,
+        "codes_used": 16,
+        "codebook_size": 32,
+        "codes_share": 0.5,
+    }
+    bad = good | {
+        "additivity": 1.0,
+        "norm_correlation": 0.1,
+        "inverse": 1.7,
+        "reconstruction": 0.12,
+    }
     return {"title": "A & <B>", "models": {"AC-LAM": good, "twin": bad}, "commands": ["make demo"]}
 
 
@@ -455,10 +561,14 @@ def test_report_is_one_page_that_fetches_nothing(tmp_path):
     png = r.png_bytes(r.draw_film_strip([np.zeros((2, 3, 8, 8), np.uint8)], [0.0, 0.2]))
     (tmp_path / "a.png").write_bytes(png)
     results = toy_results() | {"notes": ["see https://example.org <script>alert(1)</script>"]}
-    path = r.write_report(tmp_path / "report.html", results, {"film_strip": png, "other": tmp_path / "a.png"})
+    path = r.write_report(
+        tmp_path / "report.html", results, {"film_strip": png, "other": tmp_path / "a.png"}
+    )
     page = path.read_text()
     bare = re.sub(r'src="data:[^"]*"', "", page)
-    assert page.count("data:image/png;base64,") == 2 and not re.search(r"<script|<link|src=|href=|@import|url\(", bare)
+    assert page.count("data:image/png;base64,") == 2 and not re.search(
+        r"<script|<link|src=|href=|@import|url\(", bare
+    )
     assert "default-src 'none'" in page and "A &amp; &lt;B&gt;" in page and "make demo" in page
     assert "0.200" in page and ">met<" in page
     with pytest.raises(UserError, match="not a PNG"):
@@ -468,8 +578,14 @@ def test_report_is_one_page_that_fetches_nothing(tmp_path):
 
 
 def test_training_curves_find_prefixed_keys():
-    log = [{"step": 1, "loss": 2.0}, {"step": 2, "probe/additivity": 0.5}, {"step": 3, "loss": 1.0, "additivity": None}]
-    assert r.series(log, "loss")[0].tolist() == [1, 3] and r.series(log, "additivity")[1].tolist() == [0.5]
+    log = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "probe/additivity": 0.5},
+        {"step": 3, "loss": 1.0, "additivity": None},
+    ]
+    assert r.series(log, "loss")[0].tolist() == [1, 3] and r.series(log, "additivity")[
+        1
+    ].tolist() == [0.5]
     titles = [ax.get_title(loc="left") for ax in r.draw_training({"a": log}).axes]
     assert titles == ["training loss", "additivity residual"]
     with pytest.raises(UserError):
@@ -503,7 +619,9 @@ def test_probes_agree_with_what_was_built_in():
 
 def test_one_sidedness_is_the_derived_one(dots):
     leak.check_one_sidedness(lambda size: DotLam(leak=size), dots, n=256)
-    assert math.isnan(leak.one_sidedness(np.ones((50, 3)), *np.random.default_rng(0).random((2, 50, 2))))
+    assert math.isnan(
+        leak.one_sidedness(np.ones((50, 3)), *np.random.default_rng(0).random((2, 50, 2)))
+    )
 
 
 def test_a_split_by_trajectory_tests_every_environment():
@@ -511,7 +629,10 @@ def test_a_split_by_trajectory_tests_every_environment():
     test = leak.held_out_rows(environment, trajectory)
     for e in range(3):
         rows = environment == e
-        assert set(trajectory[rows & test]).isdisjoint(trajectory[rows & ~test]) and test[rows].sum() == 10
+        assert (
+            set(trajectory[rows & test]).isdisjoint(trajectory[rows & ~test])
+            and test[rows].sum() == 10
+        )
     assert leak.held_out_rows(environment, trajectory, "random").sum() == 24
     with pytest.raises(UserError, match="two or more"):
         leak.held_out_rows(environment, 0 * trajectory)
@@ -526,14 +647,29 @@ def test_the_leakage_command(tmp_path, capsys):
         write_store(tmp_path / name, (synthetic_trajectory(seed, T=20, size=32) for seed in seeds))
     torch.manual_seed(0)
     LatentActionModel.from_preset("ac_lam_cpu").save_pretrained(tmp_path / "run" / "model")
-    known = [{"content": fingerprint(read_store(tmp_path / n).trajectories), "held_out": [1, 3]} for n in "ab"]
+    known = [
+        {"content": fingerprint(read_store(tmp_path / n).trajectories), "held_out": [1, 3]}
+        for n in "ab"
+    ]
     write_json(tmp_path / "run" / "data.json", {"folders": known, "quantiles": {}})
-    words = ["leakage", "--model", tmp_path / "run" / "model", "--n", "40", "--data", tmp_path / "a"]
+    words = [
+        "leakage",
+        "--model",
+        tmp_path / "run" / "model",
+        "--n",
+        "40",
+        "--data",
+        tmp_path / "a",
+    ]
     status, out, err = run(capsys, *words, tmp_path / "b", "--json")
     row = json.loads(out)
     assert status == 0 and row["n"] == {"a": 40, "b": 40} and err.count("episodes 1 to 2") == 2
-    assert row["environment"]["random"]["test"] == 16 and row["environment"]["random"]["chance"] == 0.5
-    assert {"motion_r2", "place_r2", "goal_r2", "action_r2", "one_sidedness"} == set(row["probes"]["a"])
+    assert (
+        row["environment"]["random"]["test"] == 16 and row["environment"]["random"]["chance"] == 0.5
+    )
+    assert {"motion_r2", "place_r2", "goal_r2", "action_r2", "one_sidedness"} == set(
+        row["probes"]["a"]
+    )
     status, out, _ = run(capsys, *words, "--json")
     assert status == 0 and "environment" not in json.loads(out)
     status, out, err = run(capsys, *words, tmp_path / "a")

@@ -1,4 +1,6 @@
-"""The training loop's promises: exact resume after SIGKILL, any rank count, two loops with one step, clear errors."""
+"""The training loop's promises: exact resume after SIGKILL, any rank count, two loops with one
+step, clear errors.
+"""
 
 import dataclasses
 import errno
@@ -24,8 +26,21 @@ from aclam.train import loop
 from aclam.train.loop import TrainConfig, checkpoints, read_metrics, read_tensors, train
 
 HERE = Path(__file__).parent
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
-SMALL = TrainConfig(steps=20, batch_size=8, lr=5e-3, schedule="cosine", warmup_steps=5, log_every=1, checkpoint_every=5)
+ONE_THREAD = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(HERE.parent),
+    "CUDA_VISIBLE_DEVICES": "",
+}
+SMALL = TrainConfig(
+    steps=20,
+    batch_size=8,
+    lr=5e-3,
+    schedule="cosine",
+    warmup_steps=5,
+    log_every=1,
+    checkpoint_every=5,
+)
 
 
 def job(folder, wait=0.0, dropout=0.1, **changes) -> dict:
@@ -51,7 +66,9 @@ def without_time(folder) -> list[dict]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """The order of additions depends on the number of threads: exact comparisons need the same number."""
+    """The order of additions depends on the number of threads: exact comparisons need the same
+    number.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +84,9 @@ def whole(tmp_path_factory):
 
 
 def test_killed_and_resumed_run_has_the_same_bits(whole, tmp_path):
-    process = subprocess.Popen(command(job(tmp_path, wait=0.004, steps=60)), env=ONE_THREAD, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(job(tmp_path, wait=0.004, steps=60)), env=ONE_THREAD, stderr=subprocess.DEVNULL
+    )
     deadline = time.time() + 120
     while len(read_metrics(tmp_path)) < 33:  # somewhere after the checkpoint of step 30
         assert process.poll() is None and time.time() < deadline
@@ -76,9 +95,13 @@ def test_killed_and_resumed_run_has_the_same_bits(whole, tmp_path):
     assert process.wait() == -signal.SIGKILL
     last = checkpoints(tmp_path)[-1].name
     assert "step_000030" <= last < "step_000060" and not (tmp_path / "model").exists()
-    (tmp_path / "checkpoints" / ".step_000040-dead").mkdir()  # as a process that dies while it writes leaves it
+    (
+        tmp_path / "checkpoints" / ".step_000040-dead"
+    ).mkdir()  # as a process that dies while it writes leaves it
     train(toy(), data := Blobs(), dataclasses.replace(SMALL, steps=60), tmp_path)
-    assert min(data.asked) == 8 * int(last.removeprefix("step_"))  # it went on, it did not start again
+    assert min(data.asked) == 8 * int(
+        last.removeprefix("step_")
+    )  # it went on, it did not start again
     assert same(weights(whole), weights(tmp_path))
     assert weights(whole)["count"] == 60  # buffers are part of the state
     assert without_time(whole) == without_time(tmp_path)
@@ -108,16 +131,27 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, one):
-    """The same on two processes: accumulating 1 and 2 micro-batches, and resumed within the one-process run."""
+    """The same on two processes: accumulating 1 and 2 micro-batches, and resumed within the
+    one-process run.
+    """
     root = tmp_path_factory.mktemp("pair")
     shutil.copytree(one[0], root / "resumed")
     for name in ("model", "checkpoints/step_000020"):
         shutil.rmtree(root / "resumed" / name)
     jobs = [job(root / f"accumulate_{n}", dropout=0.0, accumulate=n) for n in (1, 2)]
     jobs.append(job(root / "resumed", dropout=0.0))
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    )
     env = {**ONE_THREAD, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command(*jobs, launcher=torchrun), env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        command(*jobs, launcher=torchrun), env=env, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     return root
 
@@ -126,16 +160,23 @@ def pair(tmp_path_factory, one):
 def test_two_processes_are_one_process(one, pair, run, first):
     two = pair / run
     asked = [json.loads((two / f"asked_{r}.json").read_text()) for r in range(2)]
-    assert set(asked[0]).isdisjoint(asked[1]) and sorted(asked[0] + asked[1]) == sorted(one[1])[8 * first :]
+    assert (
+        set(asked[0]).isdisjoint(asked[1])
+        and sorted(asked[0] + asked[1]) == sorted(one[1])[8 * first :]
+    )
     a, b = weights(one[0]), weights(two)
     for name in ("A.weight", "B.weight", "C.weight", "D.bias"):  # gradients were averaged
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
-    for r, t in zip(read_metrics(one[0]), read_metrics(two), strict=True):  # losses are means over both ranks
+    for r, t in zip(
+        read_metrics(one[0]), read_metrics(two), strict=True
+    ):  # losses are means over both ranks
         assert r["loss"] == pytest.approx(t["loss"], rel=1e-4)
         assert r["grad_norm"] == pytest.approx(t["grad_norm"], rel=1e-3)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the threads of a process are listed on Linux only")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="the threads of a process are listed on Linux only"
+)
 def test_no_thread_outlives_the_group(pair):
     """One that does may abort a process that has finished: seen once in 27 runs on a busy machine."""
     for rank in range(2):
@@ -172,13 +213,19 @@ def test_draws(world, accumulate):
 def test_schedule():
     c = TrainConfig(steps=100, warmup_steps=10, lr=2.0, final_lr_ratio=0.1)
     rates = [loop.schedule(s, c)[0] for s in range(100)]
-    assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0) and max(rates) == pytest.approx(2.0)
+    assert (
+        rates[0] == pytest.approx(0.2)
+        and rates[9] == pytest.approx(2.0)
+        and max(rates) == pytest.approx(2.0)
+    )
     assert rates[55] == pytest.approx(1.1) and 0.2 < rates[99] < 0.21
     assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
     one = dataclasses.replace(c, schedule="one_cycle", one_cycle_rise=0.3)
     p = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([p], betas=c.betas)
-    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, one.lr, total_steps=100, pct_start=0.3)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, one.lr, total_steps=100, pct_start=0.3
+    )
     for s in range(99):
         group = optimizer.param_groups[0]
         assert loop.schedule(s, one) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
@@ -188,14 +235,23 @@ def test_schedule():
 def test_weight_decay_on_matrices_only():
     groups = loop.make_optimizer(ToyLam(), TrainConfig(weight_decay=0.3)).param_groups
     assert [g["weight_decay"] for g in groups] == [0.3, 0.0]
-    assert all(p.ndim == 2 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert all(p.ndim == 2 for p in groups[0]["params"]) and all(
+        p.ndim == 1 for p in groups[1]["params"]
+    )
 
 
 def test_no_pickle_in_a_run_folder(tmp_path):
     train(toy(), Blobs(), SMALL, tmp_path)
-    kinds = {p.suffix for p in tmp_path.rglob("*") if p.is_file() and "tb" not in p.parts and p.name != ".lock"}
+    kinds = {
+        p.suffix
+        for p in tmp_path.rglob("*")
+        if p.is_file() and "tb" not in p.parts and p.name != ".lock"
+    }
     assert kinds == {".json", ".jsonl", ".safetensors"}
-    assert [p.name for p in checkpoints(tmp_path)] == ["step_000015", "step_000020"]  # keep_checkpoints = 2
+    assert [p.name for p in checkpoints(tmp_path)] == [
+        "step_000015",
+        "step_000020",
+    ]  # keep_checkpoints = 2
 
 
 class Bad(Blobs):
@@ -215,11 +271,15 @@ class Bad(Blobs):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite_names_its_origin(tmp_path, value):
-    with pytest.raises(UserError, match=r"step 10: the loss is .*toy/000077 frames 1, 2, 3; .*step_000005") as e:
+    with pytest.raises(
+        UserError, match=r"step 10: the loss is .*toy/000077 frames 1, 2, 3; .*step_000005"
+    ) as e:
         train(toy(), Bad(value), SMALL, tmp_path)
     assert "toy/000076" not in str(e.value)
     good = read_tensors(checkpoints(tmp_path)[-1] / "model.safetensors")
-    assert checkpoints(tmp_path)[-1].name == "step_000005" and all(v.isfinite().all() for v in good.values())
+    assert checkpoints(tmp_path)[-1].name == "step_000005" and all(
+        v.isfinite().all() for v in good.values()
+    )
     assert not (tmp_path / "model").exists()
 
 
@@ -228,7 +288,10 @@ def test_gradient_that_is_not_finite(tmp_path):
         def loss(self, batch):
             return (self.B.weight * 0).square().sum().sqrt(), {}  # finite loss, gradient 0 / 0
 
-    with pytest.raises(UserError, match="step 1: the gradient norm is nan .*draws 0 to 7; there is no checkpoint yet"):
+    with pytest.raises(
+        UserError,
+        match="step 1: the gradient norm is nan .*draws 0 to 7; there is no checkpoint yet",
+    ):
         train(Root(), Blobs(), SMALL, tmp_path)
 
 
@@ -250,11 +313,15 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     assert same(model.state_dict(), other.state_dict())
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small file system needs root")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small file system needs root"
+)
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1300k", "none", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1300k", "none", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("mount is not allowed here")
     try:
         with pytest.raises(UserError, match="no space left") as e:
@@ -287,7 +354,9 @@ def test_another_run_s_folder(tmp_path):
     other = dataclasses.replace(SMALL, lr=1e-3)
     with pytest.raises(UserError, match="train.lr was 0.005 and is 0.001.*--no-resume"):
         train(toy(), Blobs(), other, tmp_path)
-    train(toy(), Blobs(), dataclasses.replace(SMALL, log_every=3), tmp_path)  # the weights do not depend on it
+    train(
+        toy(), Blobs(), dataclasses.replace(SMALL, log_every=3), tmp_path
+    )  # the weights do not depend on it
     train(toy(), Blobs(), other, tmp_path, resume=False)
     assert len(read_metrics(tmp_path)) == 20
 

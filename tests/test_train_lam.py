@@ -1,4 +1,6 @@
-"""aclam-train-lam, aclam-demo, launch configurations: errors in one line, exact resume of a real model, stages."""
+"""aclam-train-lam, aclam-demo, launch configurations: errors in one line, exact resume of a real
+model, stages.
+"""
 
 import dataclasses
 import json
@@ -57,7 +59,12 @@ def fails(capsys, *argv) -> str:
         lam.main(list(map(str, argv)))
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if line.startswith("aclam-train-lam: ")]
-    assert e.value.code == 2 and printed.out == "" and len(lines) == 1 and lines[0] == printed.err.splitlines()[-1]
+    assert (
+        e.value.code == 2
+        and printed.out == ""
+        and len(lines) == 1
+        and lines[0] == printed.err.splitlines()[-1]
+    )
     return lines[0]
 
 
@@ -78,10 +85,15 @@ def test_bad_command_lines(capsys, argv, message):
 
 
 def test_settings_follow_the_preset():
-    paper, twin = lam.settings_from(["--preset=ac_lam_paper"]), lam.settings_from(["--preset", "no_ac_cpu"])
+    paper, twin = (
+        lam.settings_from(["--preset=ac_lam_paper"]),
+        lam.settings_from(["--preset", "no_ac_cpu"]),
+    )
     assert (paper.train.lr, paper.train.batch_size, paper.train.warmup_steps) == (1.5e-4, 512, 2000)
     assert paper.model.image_size == 224 and paper.augmentation
-    assert twin.model.objective.lambda_ac == 0 and twin.train == lam.settings_for("ac_lam_cpu").train
+    assert (
+        twin.model.objective.lambda_ac == 0 and twin.train == lam.settings_for("ac_lam_cpu").train
+    )
     changed = lam.settings_from(["--model.objective.lambda-ac", "3", "--no-resume"])
     assert changed.model.objective.lambda_ac == 3 and not changed.resume
 
@@ -92,7 +104,15 @@ def test_json_is_one_object_and_a_finished_run_stays(whole, store, capsys):
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and json.loads(printed)["loss"] == pytest.approx(result["loss"])
     assert result["probe/additivity"] > 0 and result["parameters"] > 1000
-    files = {"config.json", "data.json", "metrics.jsonl", "tb", "checkpoints", "model", "result.json"}
+    files = {
+        "config.json",
+        "data.json",
+        "metrics.jsonl",
+        "tb",
+        "checkpoints",
+        "model",
+        "result.json",
+    }
     assert {p.name for p in out.iterdir()} == files | {".lock"}
     model = LatentActionModel.from_pretrained(out / "model")
     assert model.config.proprio_dim == 7 and model.config.idm_width == 16
@@ -101,21 +121,39 @@ def test_json_is_one_object_and_a_finished_run_stays(whole, store, capsys):
 def test_a_mixture_trains_and_names_its_sources(store, tmp_path, capsys):
     """Two robots of different width and people; data.json knows what each source held out."""
     shutil.copytree(store, tmp_path / "root" / "emoji")
-    other = [dataclasses.replace(synthetic_trajectory(s, size=16), layout=None, action=None) for s in range(4)]
+    other = [
+        dataclasses.replace(synthetic_trajectory(s, size=16), layout=None, action=None)
+        for s in range(4)
+    ]
     for t in other:
         t.proprio = t.proprio[:, :3]
     people = [synthetic_trajectory(s, size=16, kind="human") for s in range(4)]
     for name, episodes in (("libero", other), ("hands", people)):
         write_store(tmp_path / "root" / name, episodes)
-    weights = "".join(f"- {{recipe: {n}, weight: {w}}}\n" for n, w in (("emoji", 3), ("libero", 2), ("hands", 1)))
+    weights = "".join(
+        f"- {{recipe: {n}, weight: {w}}}\n" for n, w in (("emoji", 3), ("libero", 2), ("hands", 1))
+    )
     (tmp_path / "m.yaml").write_text(f"name: m\nparts:\n{weights}")
-    argv = ["--mixture", str(tmp_path / "m.yaml"), "--root", str(tmp_path / "root"), "--out", str(tmp_path / "run")]
+    argv = [
+        "--mixture",
+        str(tmp_path / "m.yaml"),
+        "--root",
+        str(tmp_path / "root"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     lam.main([*argv, *SMALL, "--train.steps", "4", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert np.isfinite(printed["proprio"]) and np.isfinite(printed["probe/additivity"])
-    about, origin = (json.loads((tmp_path / "run" / f).read_text()) for f in ("config.json", "data.json"))
+    about, origin = (
+        json.loads((tmp_path / "run" / f).read_text()) for f in ("config.json", "data.json")
+    )
     assert (about["model"]["embodiments"], about["model"]["proprio_dim"]) == (3, 7)
-    assert {n: s for n, (s, _) in about["data"]["sources"].items()} == {"emoji": 0.5, "libero": 1 / 3, "hands": 1 / 6}
+    assert {n: s for n, (s, _) in about["data"]["sources"].items()} == {
+        "emoji": 0.5,
+        "libero": 1 / 3,
+        "hands": 1 / 6,
+    }
     assert [f["held_out"] for f in origin["folders"]][1:] == [[3, 4], [3, 4]]
     assert "leave out --data" in fails(capsys, *argv, *SMALL, "--data", store)
 
@@ -127,14 +165,18 @@ def test_another_setting_is_another_run(whole, store, capsys):
 
 
 def test_everything_that_a_real_model_knows_is_in_its_checkpoint(whole, store, tmp_path):
-    """Cut at step 10, where quantisation begins, and run again: the same bits (codebooks, counters, running means)."""
+    """Cut at step 10, where quantisation begins, and run again: the same bits (codebooks, counters,
+    running means).
+    """
     shutil.copytree(whole[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000020")
     moved = tmp_path / "moved"
     shutil.copytree(store, moved)  # data may be moved between two sittings
     lam.run(lam.settings_from(["--data", str(moved), "--out", str(tmp_path / "run"), *SMALL]))
-    a, b = (loop.read_tensors(p / "model" / "model.safetensors") for p in (whole[0], tmp_path / "run"))
+    a, b = (
+        loop.read_tensors(p / "model" / "model.safetensors") for p in (whole[0], tmp_path / "run")
+    )
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -144,7 +186,9 @@ def test_episodes_are_held_out(store):
     assert len(train) == 7 and len(out) == 3 and not train & out
     with pytest.raises(UserError, match="val_fraction 1.0 of 10 episodes"):
         lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "1"]))
-    both = lam.open_data(lam.settings_from(["--data", str(store), str(store), "--held-out", str(store)]))
+    both = lam.open_data(
+        lam.settings_from(["--data", str(store), str(store), "--held-out", str(store)])
+    )
     assert len(both.train.trajectories) == 20 and len(both.held_out.trajectories) == 10
 
 
@@ -157,11 +201,20 @@ def test_fingerprint_tells_data_apart():
 
 def test_the_proprio_fdm_is_as_wide_as_the_data():
     config = lam.settings_for("ac_lam_cpu").model
-    robot, human = (TripleDataset([synthetic_trajectory(0, kind=k)], image_size=32) for k in ("robot", "human"))
-    assert lam.fit_to_data(config, robot).proprio_dim == 7 and lam.fit_to_data(config, human).proprio_dim == 0
-    silent = dataclasses.replace(config, objective=dataclasses.replace(config.objective, lambda_proprio=0.0))
+    robot, human = (
+        TripleDataset([synthetic_trajectory(0, kind=k)], image_size=32) for k in ("robot", "human")
+    )
+    assert (
+        lam.fit_to_data(config, robot).proprio_dim == 7
+        and lam.fit_to_data(config, human).proprio_dim == 0
+    )
+    silent = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, lambda_proprio=0.0)
+    )
     assert lam.fit_to_data(silent, robot).proprio_dim == 0
-    acting = dataclasses.replace(config, objective=dataclasses.replace(config.objective, lambda_action=1.0))
+    acting = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, lambda_action=1.0)
+    )
     assert lam.fit_to_data(acting, robot).action_dim == 7
 
 
@@ -226,24 +279,36 @@ def test_a_stage_that_was_stopped_goes_on(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         demo.stage(tmp_path, "s", 1, ["half"], stopped)
-    assert demo.stage(tmp_path, "s", 1, ["half"], lambda: (tmp_path / "half").read_text()) == "done"  # kept
+    assert (
+        demo.stage(tmp_path, "s", 1, ["half"], lambda: (tmp_path / "half").read_text()) == "done"
+    )  # kept
     with pytest.raises(KeyboardInterrupt):
         demo.stage(tmp_path, "s", 2, ["half"], stopped)
-    assert demo.stage(tmp_path, "s", 3, ["half"], lambda: (tmp_path / "half").exists()) is False  # other settings
+    assert (
+        demo.stage(tmp_path, "s", 3, ["half"], lambda: (tmp_path / "half").exists()) is False
+    )  # other settings
 
 
 def test_the_demo_trains_both_alike():
     words = [set(demo.train_command(demo.DemoConfig(steps=30), p)) for p in demo.MODELS]
-    assert words[0] ^ words[1] == {f"{folder}{p}" for folder in ("", "runs/demo/") for p in demo.MODELS}
+    assert words[0] ^ words[1] == {
+        f"{folder}{p}" for folder in ("", "runs/demo/") for p in demo.MODELS
+    }
     config = lam.settings_from(demo.train_command(demo.DemoConfig(steps=30), "no_ac_cpu")[3:])
     usual = lam.settings_for("no_ac_cpu")
     share = usual.model.bottleneck.continuous_steps / usual.train.steps
-    assert config.train.steps == 30 and config.model.bottleneck.continuous_steps == round(30 * share)
+    assert config.train.steps == 30 and config.model.bottleneck.continuous_steps == round(
+        30 * share
+    )
 
 
 def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
     def command(config, preset):
-        work = "import time; time.sleep(60)" if preset == "no_ac_cpu" else "raise SystemExit('no such luck')"
+        work = (
+            "import time; time.sleep(60)"
+            if preset == "no_ac_cpu"
+            else "raise SystemExit('no such luck')"
+        )
         return [sys.executable, "-c", work]
 
     started, real = [], demo.start
@@ -258,13 +323,28 @@ def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
 @pytest.mark.timeout(1200)
 def test_the_quick_demo(tmp_path):
     pytest.importorskip("mujoco")
-    command = [sys.executable, "-m", "aclam.studies.demo", "--quick", "--json", "--out", str(tmp_path / "demo")]
+    command = [
+        sys.executable,
+        "-m",
+        "aclam.studies.demo",
+        "--quick",
+        "--json",
+        "--out",
+        str(tmp_path / "demo"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(done.stdout)
     assert set(results["models"]) == set(demo.MODELS.values())
     for row in results["models"].values():
-        assert {"additivity", "norm_correlation", "identity", "inverse", "reconstruction", "codes_used"} <= set(row)
+        assert {
+            "additivity",
+            "norm_correlation",
+            "identity",
+            "inverse",
+            "reconstruction",
+            "codes_used",
+        } <= set(row)
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("<figure>") == 5 and "quick version" in page
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("*.safetensors")}
@@ -275,8 +355,24 @@ def test_the_quick_demo(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_model_on_two_processes(store, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, "-m", "aclam.train.lam", "--data", str(store), "--out", str(tmp_path / "run"), "--json"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    command = [
+        *torchrun,
+        "-m",
+        "aclam.train.lam",
+        "--data",
+        str(store),
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
     command += SMALL
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
@@ -299,8 +395,10 @@ def test_the_plan_of_the_paper():
         scale.plan(nodes=3)
 
 
-@pytest.mark.parametrize("name, machines, processes", [
-    ("one_gpu", 1, 1), ("eight_gpus", 1, 8), ("nodes", 4, 32), ("two_cpu_processes", 1, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, machines, processes",
+    [("one_gpu", 1, 1), ("eight_gpus", 1, 8), ("nodes", 4, 32), ("two_cpu_processes", 1, 2)],
+)
 def test_launch_configurations(name, machines, processes):
     path = scale.launch_config(name)
     config = load_config_from_file(str(path))  # accelerate itself reads it
@@ -315,11 +413,15 @@ def test_no_such_launch_configuration():
 
 def test_console_scripts_point_here():
     settings = (Path(__file__).parents[1] / "settings.ini").read_text()
-    assert "aclam-train-lam=aclam.train.lam:main" in settings and "aclam-demo=aclam.studies.demo:main" in settings
+    assert (
+        "aclam-train-lam=aclam.train.lam:main" in settings
+        and "aclam-demo=aclam.studies.demo:main" in settings
+    )
     assert callable(lam.main) and callable(demo.main)
 
 
-# --- UniVLA's two stages ----------------------------------------------------------------------------------------------
+# --- UniVLA's two stages
+# ----------------------------------------------------------------------------------------------
 
 TINY = "--model.width 16 --model.eye-width 16 --model.idm-depth 1 --model.fdm-depth 1 --model.eye-depth 1 --probe-n 16 "
 TINY += "--model.bottleneck.continuous-steps 2 --train.steps 4 --train.batch-size 4 --train.probe-every 4"
@@ -336,16 +438,25 @@ def stage_1(store, tmp_path_factory):
 
 
 def test_stage_1_hears_the_task_of_each_episode(stage_1, store):
-    films = [dataclasses.replace(synthetic_trajectory(seed=n, size=32), task=f"do {'ab'[n % 2]}") for n in range(4)]
-    data = lam.Instructed(TripleDataset(films, TripleConfig(), 32), UniVLAConfig(stage=1, text_dim=6))
+    films = [
+        dataclasses.replace(synthetic_trajectory(seed=n, size=32), task=f"do {'ab'[n % 2]}")
+        for n in range(4)
+    ]
+    data = lam.Instructed(
+        TripleDataset(films, TripleConfig(), 32), UniVLAConfig(stage=1, text_dim=6)
+    )
     batch, alone = data.batch(range(8)), data.dataset.batch(range(8))
     own = [films[n].task for n in batch["index"][:, 0].tolist()]
     assert len(set(own)) == 2 and torch.equal(batch["frames"], alone["frames"])
     for n, task in enumerate(own):
         said, mask = hashed_words([task], 6)
-        assert torch.equal(batch["words"][n], said[0]) and torch.equal(batch["word_mask"][n], mask[0])
+        assert torch.equal(batch["words"][n], said[0]) and torch.equal(
+            batch["word_mask"][n], mask[0]
+        )
     trained = LatentActionModel.from_pretrained(stage_1 / "model")
-    assert trained.config.text_dim == 32 and "words" in json.loads((stage_1 / "config.json").read_text())
+    assert trained.config.text_dim == 32 and "words" in json.loads(
+        (stage_1 / "config.json").read_text()
+    )
     torch.manual_seed(0)
     fresh = LatentActionModel(trained.config)
     assert not torch.equal(trained.language.weight, fresh.language.weight)  # it had a gradient
@@ -354,10 +465,16 @@ def test_stage_1_hears_the_task_of_each_episode(stage_1, store):
 def test_stage_2_keeps_the_codes_of_stage_1_and_nothing_else(stage_1, store, tmp_path):
     words = ["--preset", "univla_stage_2_cpu", "--data", str(store), "--out", str(tmp_path), *TINY]
     lam.run(lam.settings_from([*words, "--stage-1", str(stage_1 / "model")]))
-    first, second = (LatentActionModel.from_pretrained(p / "model").state_dict() for p in (stage_1, tmp_path))
+    first, second = (
+        LatentActionModel.from_pretrained(p / "model").state_dict() for p in (stage_1, tmp_path)
+    )
     assert torch.equal(second["aside.bottleneck.book.codes"], first["codes.bottleneck.book.codes"])
-    assert not torch.equal(second["codes.bottleneck.book.codes"], first["codes.bottleneck.book.codes"])
-    assert not torch.equal(second["idm.blocks.0.mlp.fc1.weight"], first["idm.blocks.0.mlp.fc1.weight"])
+    assert not torch.equal(
+        second["codes.bottleneck.book.codes"], first["codes.bottleneck.book.codes"]
+    )
+    assert not torch.equal(
+        second["idm.blocks.0.mlp.fc1.weight"], first["idm.blocks.0.mlp.fc1.weight"]
+    )
     assert all(torch.equal(second[n], first[n]) for n in first if n.startswith("eye."))
     assert not any(n.startswith("language") for n in second)
 
@@ -374,10 +491,12 @@ def test_stage_1_is_told_by_t5_where_it_is_asked_to(store, tmp_path, capsys):
 
 def test_stages_that_do_not_fit_are_one_line(stage_1, store, tmp_path, capsys):
     start = ["--data", store, "--out", tmp_path / "x", "--stage-1", stage_1 / "model"]
-    assert "not to \"univla_cpu\"" in fails(capsys, "--preset", "univla_cpu", *TINY, *start)
+    assert 'not to "univla_cpu"' in fails(capsys, "--preset", "univla_cpu", *TINY, *start)
     second = ["--preset", "univla_stage_2_cpu", *TINY, *start]
     assert "code_dim is 8, but 4" in fails(capsys, *second, "--model.code-dim", "8")
-    assert "codebook of stage 1 has another size" in fails(capsys, *second, "--model.bottleneck.codes", "8")
+    assert "codebook of stage 1 has another size" in fails(
+        capsys, *second, "--model.bottleneck.codes", "8"
+    )
     silent = tmp_path / "silent"
     films = (dataclasses.replace(synthetic_trajectory(seed=n, size=32), task="") for n in range(3))
     write_store(silent, films)

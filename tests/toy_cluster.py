@@ -1,6 +1,7 @@
 """A training without a model: what the tests of `aclam.train.cluster` start, stop and kill.
 
-`python toy_cluster.py --out RUN --steps 60 ...`; it keeps the files of a real run: metrics.jsonl and checkpoints/.
+`python toy_cluster.py --out RUN --steps 60 ...`; it keeps the files of a real run: metrics.jsonl
+and checkpoints/.
 """
 
 import json
@@ -13,7 +14,14 @@ import torch
 from accelerate import PartialState
 
 from aclam.core import atomic_folder, cli, read_json, say, write_json
-from aclam.train.cluster import Requeue, StopRequest, agree_on_start, claim_folder, join_group, watch_ranks
+from aclam.train.cluster import (
+    Requeue,
+    StopRequest,
+    agree_on_start,
+    claim_folder,
+    join_group,
+    watch_ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,10 @@ def one_step(config: Config, state: PartialState, s: int) -> None:
 def run(config: Config) -> None:
     state = join_group(config.timeout)
     try:
-        with watch_ranks(config.timeout) as watch, claim_folder(config.out) if state.is_main_process else nullcontext():
+        with (
+            watch_ranks(config.timeout) as watch,
+            claim_folder(config.out) if state.is_main_process else nullcontext(),
+        ):
             train(config, state, watch)
     except Requeue:
         state.destroy_process_group()

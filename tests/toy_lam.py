@@ -1,4 +1,5 @@
-"""A tiny linear latent action model and an endless toy dataset: what the tests of the training loop train.
+"""A tiny linear latent action model and an endless toy dataset: what the tests of the training loop
+train.
 
 As a script it does training runs in its own process:
 `python toy_lam.py '[{"folder": "run", "settings": {"steps": 60}}]'`.
@@ -20,7 +21,9 @@ from aclam.train.loop import TrainConfig, leave_group, train
 
 
 class ToyLam(nn.Module):
-    """o_hat_j = A o_i + B z with z = C o_i + D o_j, dropout on z (random) and a running mean of z (a buffer)."""
+    """o_hat_j = A o_i + B z with z = C o_i + D o_j, dropout on z (random) and a running mean of z
+    (a buffer).
+    """
 
     def __init__(self, pixels: int = 3 * 8 * 8, d_z: int = 6):
         super().__init__()
@@ -77,7 +80,11 @@ def run(folder: str, settings: dict, wait: float = 0.0, dropout: float = 0.1) ->
 
 def helpers() -> list[str]:
     """The threads with which this process talks to others, as Linux names them."""
-    return sorted(t.read_text().strip() for t in Path("/proc/self/task").glob("*/comm") if "gloo" in t.read_text())
+    return sorted(
+        t.read_text().strip()
+        for t in Path("/proc/self/task").glob("*/comm")
+        if "gloo" in t.read_text()
+    )
 
 
 if __name__ == "__main__":

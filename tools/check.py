@@ -2,7 +2,8 @@
 
     python tools/check.py [STEP ...]     steps: clean sync lint ruff readme notebooks pytest
 
-The total counts each pytest test, each notebook and each other check once. Skipped tests are reported, not counted.
+The total counts each pytest test, each notebook and each other check once. Skipped tests are
+reported, not counted.
 """
 
 import hashlib
@@ -41,7 +42,9 @@ def verdict(problems: str) -> Outcome:
 def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a command with one thread for numerics; its output is kept."""
     env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(cwd)}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=env, text=True, stdout=-1, stderr=subprocess.STDOUT)
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=env, text=True, stdout=-1, stderr=subprocess.STDOUT
+    )
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
@@ -50,12 +53,16 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 
 def modules(root: Path) -> list[Path]:
     """The modules that were exported from notebooks."""
-    return sorted(p for p in (root / "aclam").rglob("*.py") if MARK in p.read_text(encoding="utf-8")[:200])
+    return sorted(
+        p for p in (root / "aclam").rglob("*.py") if MARK in p.read_text(encoding="utf-8")[:200]
+    )
 
 
 def hashes(files: list[Path], root: Path) -> dict[str, str]:
     there = [p for p in files if p.exists()]
-    return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in there}
+    return {
+        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in there
+    }
 
 
 def copy_house(folder: Path) -> Path:
@@ -70,8 +77,13 @@ def copy_house(folder: Path) -> Path:
 
 
 def compare(before: dict[str, str], after: dict[str, str], cure: str) -> str:
-    differ = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    words = [f"  {n}: {'missing' if n not in before else 'stale' if n not in after else 'differs'}" for n in differ]
+    differ = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
+    words = [
+        f"  {n}: {'missing' if n not in before else 'stale' if n not in after else 'differs'}"
+        for n in differ
+    ]
     return "\n".join([*words, f"  {cure}"]) if differ else ""
 
 
@@ -82,11 +94,15 @@ def clean() -> Outcome:
         done = run(BIN / "nbdev-clean", cwd=house)
         if done.returncode:
             return verdict(done.stdout)
-        return verdict(compare(hashes(notebooks(), ROOT), hashes(notebooks(house), house), "run nbdev-clean"))
+        return verdict(
+            compare(hashes(notebooks(), ROOT), hashes(notebooks(house), house), "run nbdev-clean")
+        )
 
 
 def sync() -> Outcome:
-    """nbdev-export would write the very modules that are there: none differs, none is new, none is left over."""
+    """nbdev-export would write the very modules that are there: none differs, none is new, none is
+    left over.
+    """
     with tempfile.TemporaryDirectory() as tmp:
         house = copy_house(Path(tmp))
         for module in modules(house):
@@ -96,7 +112,9 @@ def sync() -> Outcome:
             return verdict(done.stdout)
         index = Path("aclam/_modidx.py")
         before = hashes([*modules(ROOT), ROOT / index], ROOT)
-        return verdict(compare(before, hashes([*modules(house), house / index], house), "run make export"))
+        return verdict(
+            compare(before, hashes([*modules(house), house / index], house), "run make export")
+        )
 
 
 def lint() -> Outcome:
@@ -105,8 +123,9 @@ def lint() -> Outcome:
 
 
 def ruff() -> Outcome:
-    done = run(BIN / "ruff", "check", ".")
-    return verdict(done.stdout if done.returncode else "")
+    """The linter has no complaint, and the formatter would change nothing."""
+    done = [run(BIN / "ruff", "check", "."), run(BIN / "ruff", "format", "--check", "--diff", ".")]
+    return verdict("".join(d.stdout for d in done if d.returncode))
 
 
 def readme() -> Outcome:
@@ -138,13 +157,19 @@ def pytest() -> Outcome:
         options = ["-q", "-n", str(WORKERS), "--dist", "loadfile", f"--junitxml={report}"]
         options += ["--cov=aclam", "--cov-report=term"]
         env = {**os.environ, **ONE_THREAD}
-        code = subprocess.run([sys.executable, "-m", "pytest", *options], cwd=ROOT, env=env).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "pytest", *options], cwd=ROOT, env=env
+        ).returncode
         if not report.exists():
             return verdict(f"pytest ended with status {code} and no report")
         suite = ET.parse(report).getroot().find("testsuite").attrib
     total, skipped = int(suite["tests"]), int(suite["skipped"])
     failed = int(suite["failures"]) + int(suite["errors"])
-    return Outcome(total - skipped - failed, max(failed, int(code != 0)), f"{skipped} skipped" if skipped else "")
+    return Outcome(
+        total - skipped - failed,
+        max(failed, int(code != 0)),
+        f"{skipped} skipped" if skipped else "",
+    )
 
 
 STEPS = {

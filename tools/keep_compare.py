@@ -1,9 +1,10 @@
-"""Keep what a comparison found for its chapter: nbs/results/compare.json, nbs/images/compare_transfer.png, and the
-trained models of seed 0 in nbs/results/models/PRESET/.
+"""Keep what a comparison found for its chapter: nbs/results/compare.json,
+nbs/images/compare_transfer.png, and the trained models of seed 0 in nbs/results/models/PRESET/.
 
     python tools/keep_compare.py [runs/compare]
 
-Run it after `aclam-structure compare`, finished or cut off, then the notebook nbs/9_studies/comparison.ipynb.
+Run it after `aclam-structure compare`, finished or cut off, then the notebook
+nbs/9_studies/comparison.ipynb.
 """
 
 import shutil
@@ -19,7 +20,9 @@ RESULTS = ROOT / "nbs/results"
 
 
 def keep_model(run: Path, folder: Path) -> None:
-    """A trained model with what measuring it needs: weights and sizes, the episodes held out, the units of states."""
+    """A trained model with what measuring it needs: weights and sizes, the episodes held out, the
+    units of states.
+    """
     with atomic_folder(folder) as temporary:
         (temporary / "model").mkdir()
         for name in ("model/config.json", "model/model.safetensors", "data.json"):
@@ -30,9 +33,13 @@ def main() -> None:
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/compare")
     results = read_json(run / "results.json")
     write_json(RESULTS / "compare.json", results)
-    picture = Image.open(run / "figures" / f"motion_transfer_{results['data'][0]}.png").convert("RGB")
+    picture = Image.open(run / "figures" / f"motion_transfer_{results['data'][0]}.png").convert(
+        "RGB"
+    )
     size = (WIDTH, round(picture.height * WIDTH / picture.width))
-    picture.resize(size, Image.Resampling.LANCZOS).save(ROOT / "nbs/images/compare_transfer.png", optimize=True)
+    picture.resize(size, Image.Resampling.LANCZOS).save(
+        ROOT / "nbs/images/compare_transfer.png", optimize=True
+    )
     for preset, seeds in results["models"].items():
         if "0" in seeds:
             keep_model(run / "runs" / preset / "seed0", RESULTS / "models" / preset)

@@ -1,4 +1,5 @@
-"""Keep what a finished demo found for the README: nbs/results/demo.json and nbs/images/demo_report.png.
+"""Keep what a finished demo found for the README: nbs/results/demo.json and
+nbs/images/demo_report.png.
 
     python tools/keep_demo.py [runs/demo]
 
@@ -15,14 +16,19 @@ from aclam.core import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {  # the README's heading: key of a model's row in results.json
-    "additivity": "additivity", "norm correlation": "norm_correlation", "identity": "identity", "inverse": "inverse",
-    "reconstruction / copy": "reconstruction", "of the sum / copy": "sum_reconstruction", "codes used": "codes_used",
-}  # fmt: skip
+    "additivity": "additivity",
+    "norm correlation": "norm_correlation",
+    "identity": "identity",
+    "inverse": "inverse",
+    "reconstruction / copy": "reconstruction",
+    "of the sum / copy": "sum_reconstruction",
+    "codes used": "codes_used",
+}
 PICTURES, WIDTH = ("norm_trajectory", "motion_transfer"), 1100
 
 
 def note(results: dict) -> str:
-    "Where, when and with which seeds the numbers came about, and which goals they miss."
+    """Where, when and with which seeds the numbers came about, and which goals they miss."""
     hardware = results["hardware"]
     machine = f"{hardware['cores']} x {hardware['processor']}, PyTorch {hardware['torch']}"
     minutes = results["times"]["in all"] / 60
@@ -32,9 +38,12 @@ def note(results: dict) -> str:
 
 
 def stack(files: list[Path], width: int) -> Image.Image:
-    "Pictures under each other, all of one width."
+    """Pictures under each other, all of one width."""
     images = [Image.open(f).convert("RGB") for f in files]
-    images = [i.resize((width, round(i.height * width / i.width)), Image.Resampling.LANCZOS) for i in images]
+    images = [
+        i.resize((width, round(i.height * width / i.width)), Image.Resampling.LANCZOS)
+        for i in images
+    ]
     sheet, y = Image.new("RGB", (width, sum(i.height for i in images)), "white"), 0
     for image in images:
         sheet.paste(image, (0, y))
@@ -45,7 +54,10 @@ def stack(files: list[Path], width: int) -> Image.Image:
 def main() -> None:
     run = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "runs/demo")
     results = json.loads((run / "results.json").read_text())
-    models = {name: {head: row[key] for head, key in COLUMNS.items()} for name, row in results["models"].items()}
+    models = {
+        name: {head: row[key] for head, key in COLUMNS.items()}
+        for name, row in results["models"].items()
+    }
     (ROOT / "nbs/images").mkdir(exist_ok=True)
     (ROOT / "nbs/results").mkdir(exist_ok=True)
     write_json(ROOT / "nbs/results/demo.json", {"models": models, "note": note(results)})

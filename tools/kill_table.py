@@ -1,10 +1,13 @@
-"""What ends a training, in how many seconds, and what is lost: a table made by doing it to a real one.
+"""What ends a training, in how many seconds, and what is lost: a table made by doing it to a real
+one.
 
-    python tools/kill_table.py [--processes 1 2] [--rows NAME ...] -- python -m aclam.train.lam --data DATA \
+    python tools/kill_table.py [--processes 1 2] [--rows NAME ...] -- python -m aclam.train.lam
+    --data DATA \
         --train.log-every 1 --train.checkpoint-every 20 --train.group-timeout-s 10 ...
 
-The command must be one that logs every step; `--out FOLDER` is added to it. For each row it is started anew, left alone
-until it has made some steps, and then harmed. Afterwards it is started once more, to see that it goes on.
+The command must be one that logs every step; `--out FOLDER` is added to it. For each row it is
+started anew, left alone until it has made some steps, and then harmed. Afterwards it is started
+once more, to see that it goes on.
 """
 
 import argparse
@@ -29,7 +32,19 @@ FAIL = """import signal
 def fail(number, frame): raise RuntimeError("an exception made by the kill table")
 signal.signal(signal.SIGUSR2, fail)
 """
-NOISE = (" ", "Traceback", "W0", "W1", "E0", "E1", "[W", "[E", "[rank", "====", "---")  # how other lines begin
+NOISE = (
+    " ",
+    "Traceback",
+    "W0",
+    "W1",
+    "E0",
+    "E1",
+    "[W",
+    "[E",
+    "[rank",
+    "====",
+    "---",
+)  # how other lines begin
 OURS = ("-m", "aclam.train.cluster", "torchrun")
 PLAIN = ("-m", "torch.distributed.run")
 
@@ -103,7 +118,10 @@ def steps_done(out: Path) -> int:
 
 def steps_kept(out: Path) -> int:
     """The step of the newest whole checkpoint."""
-    found = [int(p.parent.name.removeprefix("step_")) for p in out.glob("checkpoints/step_*/progress.json")]
+    found = [
+        int(p.parent.name.removeprefix("step_"))
+        for p in out.glob("checkpoints/step_*/progress.json")
+    ]
     return max(found, default=0)
 
 
@@ -127,8 +145,14 @@ def start(setup: Setup, name: str = "first", words: Sequence[str] = ()) -> Sitti
         env["ACCELERATE_USE_CPU"] = "true"
     log = setup.folder / f"{name}.log"
     with open(log, "w") as out:
-        process = psutil.Popen(words or words_of(setup, str(setup.out)), stdout=out, stderr=out, env=env,
-                               stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        process = psutil.Popen(
+            words or words_of(setup, str(setup.out)),
+            stdout=out,
+            stderr=out,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     return Sitting(process, log, setup)
 
 
@@ -145,7 +169,10 @@ def wait_for(true: Callable[[], bool], patience: float) -> bool:
 def working(sitting: Sitting) -> None:
     """Wait until it has made its steps."""
     setup, begun = sitting.setup, steps_done(sitting.setup.out)
-    ready = lambda: steps_done(setup.out) >= begun + setup.after or sitting.process.poll() is not None  # noqa: E731
+
+    def ready():
+        return steps_done(setup.out) >= begun + setup.after or sitting.process.poll() is not None
+
     if not wait_for(ready, setup.patience) or sitting.process.poll() is not None:
         raise SystemExit("the command did not train:\n" + "\n".join(sitting.said()[-20:]))
 
@@ -171,19 +198,35 @@ def goes_on(setup: Setup) -> bool:
     kept, log = steps_kept(setup.out), setup.out / "metrics.jsonl"
     before = log.read_text().splitlines() if log.exists() else []
     sitting = start(setup, "second")
-    rows = lambda: log.read_text().splitlines() if log.exists() else []  # noqa: E731
-    new = lambda: [json.loads(r)["step"] for r in rows() if r.endswith("}") and r not in before[:kept]]  # noqa: E731
-    wait_for(lambda: any(s > kept for s in new()) or sitting.process.poll() is not None, setup.patience)
-    begun, everybody = [s for s in new() if s > kept], [sitting.process, *sitting.process.children(recursive=True)]
+
+    def rows():
+        return log.read_text().splitlines() if log.exists() else []
+
+    def new():
+        return [json.loads(r)["step"] for r in rows() if r.endswith("}") and r not in before[:kept]]
+
+    wait_for(
+        lambda: any(s > kept for s in new()) or sitting.process.poll() is not None, setup.patience
+    )
+    begun, everybody = (
+        [s for s in new() if s > kept],
+        [sitting.process, *sitting.process.children(recursive=True)],
+    )
     clear(everybody)
     sitting.process.wait()
     return bool(begun) and kept + 1 in begun
 
 
 def telling(lines: Sequence[str]) -> str:
-    """The line that tells the cause: of rank 0 about another, or the last one that a person would read."""
+    """The line that tells the cause: of rank 0 about another, or the last one that a person would
+    read.
+    """
     ranks = [line for line in lines if line.startswith("rank ")]
-    own = [line for line in lines if not line.startswith(NOISE) and "it/s]" not in line and "s/it]" not in line]
+    own = [
+        line
+        for line in lines
+        if not line.startswith(NOISE) and "it/s]" not in line and "s/it]" not in line
+    ]
     return (ranks or own or [""])[-1]
 
 
@@ -196,19 +239,37 @@ def harm(deed: str, setup: Setup, do: Callable[[Sitting], None], before: Sequenc
     begun = time.monotonic()
     do(sitting)
     try:
-        if not wait_for(lambda: not any(map(alive, everybody)) and sitting.process.poll() is not None, setup.patience):
-            raise SystemExit(f"{deed}: still there after {setup.patience:g} s:\n" + "\n".join(sitting.said()[-20:]))
+        if not wait_for(
+            lambda: not any(map(alive, everybody)) and sitting.process.poll() is not None,
+            setup.patience,
+        ):
+            raise SystemExit(
+                f"{deed}: still there after {setup.patience:g} s:\n"
+                + "\n".join(sitting.said()[-20:])
+            )
     finally:
         clear(everybody)
     seconds = time.monotonic() - begun
     status, done, kept = sitting.process.wait(), steps_done(setup.out), steps_kept(setup.out)
     again = goes_on(setup) if setup.again else None
-    return Row(deed, setup.processes, seconds, status, done, kept, again, telling(sitting.said()), sitting.said())
+    return Row(
+        deed,
+        setup.processes,
+        seconds,
+        status,
+        done,
+        kept,
+        again,
+        telling(sitting.said()),
+        sitting.said(),
+    )
 
 
 def send(number: int, rank: int | None = None) -> Callable[[Sitting], None]:
     """Send a signal to one rank, or to what was started."""
-    return lambda sitting: (sitting.process if rank is None else sitting.ranks()[rank]).send_signal(number)
+    return lambda sitting: (sitting.process if rank is None else sitting.ranks()[rank]).send_signal(
+        number
+    )
 
 
 def second_run(setup: Setup) -> Row:
@@ -227,15 +288,30 @@ def second_run(setup: Setup) -> Row:
         first.process.wait()
     said = second.said()
     line = telling(said)
-    return Row("two runs on one folder", setup.processes, seconds, status, 0, 0, unharmed, line, said)
+    return Row(
+        "two runs on one folder", setup.processes, seconds, status, 0, 0, unharmed, line, said
+    )
 
 
 def unshared(setup: Setup) -> Row:
     """Ranks whose folder of the same name is not the same folder."""
     python, *words = setup.command
     inner = " ".join([python, *words, "--out", f"{setup.out}_$RANK"])
-    group = ["--standalone", "--nproc_per_node", str(setup.processes), "--no_python", "bash", "-c", f"exec {inner}"]
-    row = harm("an unshared folder", replace_again(setup), lambda _: None, [python, *setup.launcher, *group])
+    group = [
+        "--standalone",
+        "--nproc_per_node",
+        str(setup.processes),
+        "--no_python",
+        "bash",
+        "-c",
+        f"exec {inner}",
+    ]
+    row = harm(
+        "an unshared folder",
+        replace_again(setup),
+        lambda _: None,
+        [python, *setup.launcher, *group],
+    )
     row.done = steps_done(Path(f"{setup.out}_0"))
     return row
 
@@ -248,7 +324,9 @@ def plain(setup: Setup) -> Setup:
     return Setup(**{**vars(setup), "launcher": PLAIN})
 
 
-ROWS: dict[str, tuple[int, Callable[[Setup], Row]]] = {  # name: (smallest number of processes, how it is made)
+ROWS: dict[
+    str, tuple[int, Callable[[Setup], Row]]
+] = {  # name: (smallest number of processes, how it is made)
     "sigterm": (1, lambda s: harm("SIGTERM to one process", s, send(signal.SIGTERM, -1))),
     "sigusr1": (1, lambda s: harm("SIGUSR1 to one process", s, send(signal.SIGUSR1, -1))),
     "launcher": (2, lambda s: harm("SIGTERM to our launcher", s, send(signal.SIGTERM))),
@@ -267,7 +345,9 @@ ROWS: dict[str, tuple[int, Callable[[Setup], Row]]] = {  # name: (smallest numbe
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table; what is lost are the steps after the newest checkpoint."""
     head = (
-        "| what was done | processes | seconds | status | steps lost | goes on | what was said |\n" + "|---" * 7 + "|"
+        "| what was done | processes | seconds | status | steps lost | goes on | what was said |\n"
+        + "|---" * 7
+        + "|"
     )
     body = [
         f"| {r.deed} | {r.processes} | {r.seconds:.1f} | {r.status} | {r.done - r.kept} of {r.done} | "
@@ -278,11 +358,15 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--after", type=int, default=5, help="steps before the deed")
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds until a run counts as hanging")
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="seconds until a run counts as hanging"
+    )
     parser.add_argument("--no-again", action="store_true", help="do not start once more afterwards")
     parser.add_argument("--gpus", action="store_true", help="do not keep the processes on CPUs")
     parser.add_argument("--json", type=Path, help="write the rows to this file, too")
@@ -295,8 +379,15 @@ def main() -> None:
             least, make = ROWS[name]
             if n >= least:
                 with tempfile.TemporaryDirectory() as folder:
-                    setup = Setup((python, *given.command[1:]), Path(folder), n, after=given.after,
-                                  patience=given.patience, again=not given.no_again, gpus=given.gpus)  # fmt: skip
+                    setup = Setup(
+                        (python, *given.command[1:]),
+                        Path(folder),
+                        n,
+                        after=given.after,
+                        patience=given.patience,
+                        again=not given.no_again,
+                        gpus=given.gpus,
+                    )
                     row = make(setup)
                 row.line = row.line.replace(folder, "...").replace(socket.gethostname(), "node1")
                 print(as_markdown([row]).splitlines()[-1], file=sys.stderr, flush=True)

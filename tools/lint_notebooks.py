@@ -1,8 +1,10 @@
-"""Lint the notebooks: what would break the book, the package or a reader's trust, and what the tests cannot see.
+"""Lint the notebooks: what would break the book, the package or a reader's trust, and what the
+tests cannot see.
 
     python tools/lint_notebooks.py [NOTEBOOK ...]
 
-Each rule is one small function that takes a notebook and yields `(cell number, message)`. Cell numbers start at 1.
+Each rule is one small function that takes a notebook and yields `(cell number, message)`. Cell
+numbers start at 1.
 """
 
 import ast
@@ -16,9 +18,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BLOB = "https://colab.research.google.com/github/aclam-project/aclam/blob/main/"
 
-MAX_LINE = 120
-MAX_CELL_LINES = 35  # of a code cell; a reader should see the whole of it
-MAX_CLASS_LINES = 45  # of an exported cell that defines a class, which cannot be split
+MAX_LINE = 100
+MAX_CELL_LINES = (
+    35  # of a code cell; a reader should see the whole of it. Methods beyond it: @patch
+)
+UNDONE = [  # rooms that are still to be rewritten; until then their cells may be wide, long and packed
+    "nbs/0_core",
+    "nbs/1_linear/",
+    "nbs/2_additivity/",
+    "nbs/3_data/",
+    "nbs/4_lam/",
+    "nbs/5_structure/",
+    "nbs/6_policy/",
+    "nbs/7_sim/",
+    "nbs/8_train/",
+    "nbs/9_studies/",
+    "nbs/10_commands/",
+]
 MAX_BYTES = 400_000  # of a notebook with its figures
 HEAD = 4  # the first cells, which carry title, module, badge and time
 
@@ -58,6 +74,11 @@ class Notebook:
     size: int  # bytes
 
     @property
+    def undone(self) -> bool:
+        """Whether its room is still to be rewritten."""
+        return self.path.startswith(tuple(UNDONE))
+
+    @property
     def code(self) -> list[Cell]:
         return [c for c in self.cells if c.kind == "code"]
 
@@ -69,7 +90,10 @@ class Notebook:
 
 
 def _output_text(output: dict) -> str:
-    parts = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
+    parts = [
+        output.get("text", ""),
+        *(v for k, v in output.get("data", {}).items() if k.startswith("text/")),
+    ]
     return "\n".join("".join(p) for p in parts)
 
 
@@ -77,13 +101,19 @@ def read(path: Path, root: Path = ROOT) -> Notebook:
     """Read a notebook; `root` is the folder that its path is told from."""
     raw = path.read_bytes()
     cells = [
-        Cell(i, c["cell_type"], "".join(c["source"]), "\n".join(map(_output_text, c.get("outputs", []))))
+        Cell(
+            i,
+            c["cell_type"],
+            "".join(c["source"]),
+            "\n".join(map(_output_text, c.get("outputs", []))),
+        )
         for i, c in enumerate(json.loads(raw)["cells"], 1)
     ]
     return Notebook(path.relative_to(root).as_posix(), cells, len(raw))
 
 
-# --- the head of a notebook -----------------------------------------------------------------------------------------
+# --- the head of a notebook
+# -----------------------------------------------------------------------------------------
 
 
 def title(nb: Notebook) -> Found:
@@ -98,9 +128,15 @@ def title(nb: Notebook) -> Found:
 def badge(nb: Notebook) -> Found:
     head = "\n".join(c.source for c in nb.cells[:HEAD])
     if "colab-badge.svg" not in head or f"({BLOB}{nb.path})" not in head:
-        yield 1, f"no Colab badge for this notebook in the first {HEAD} cells; it must link to {BLOB}{nb.path}"
+        yield (
+            1,
+            f"no Colab badge for this notebook in the first {HEAD} cells; it must link to {BLOB}{nb.path}",
+        )
     if "Runs in about" not in head:
-        yield 1, f"the first {HEAD} cells must say how long it takes: 'Runs in about N seconds on two CPU cores.'"
+        yield (
+            1,
+            f"the first {HEAD} cells must say how long it takes: 'Runs in about N seconds on two CPU cores.'",
+        )
 
 
 def install_cell(nb: Notebook) -> Found:
@@ -114,7 +150,8 @@ def install_cell(nb: Notebook) -> Found:
     yield 1, "no install cell for Colab"
 
 
-# --- what would break the export or the book ------------------------------------------------------------------------
+# --- what would break the export or the book
+# ------------------------------------------------------------------------
 
 
 def _only_imports(node: ast.stmt) -> bool:
@@ -127,7 +164,9 @@ def _only_imports(node: ast.stmt) -> bool:
 
 
 def imports_alone(nb: Notebook) -> Found:
-    """nbdev's page builder runs every cell that contains an import, even a slow one, and skips its neighbours."""
+    """nbdev's page builder runs every cell that contains an import, even a slow one, and skips its
+    neighbours.
+    """
     for c in nb.code:
         if not c.runs:
             continue
@@ -135,9 +174,14 @@ def imports_alone(nb: Notebook) -> Found:
         imports = [_only_imports(node) for node in body]
         if any(imports) and not all(imports):
             yield c.number, "imports need a cell of their own"
-        nested = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(c.tree)) and not any(imports)
+        nested = any(
+            isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(c.tree)
+        ) and not any(imports)
         if nested and not c.exported:
-            yield c.number, "an import inside a function: nbdev's page builder would run this cell by itself"
+            yield (
+                c.number,
+                "an import inside a function: nbdev's page builder would run this cell by itself",
+            )
 
 
 def no_export_call(nb: Notebook) -> Found:
@@ -151,7 +195,9 @@ def exports_are_tested(nb: Notebook) -> Found:
     if exports and not nb.module:
         yield exports[0].number, "exports code but has no '#| default_exp'"
     shown = [c.source for c in nb.code if c.runs and not c.exported]
-    if exports and not any(re.search(r"^\s*(assert\b|test_\w+\(|check_\w+\()", source, re.M) for source in shown):
+    if exports and not any(
+        re.search(r"^\s*(assert\b|test_\w+\(|check_\w+\()", source, re.M) for source in shown
+    ):
         yield exports[0].number, "exports code but asserts nothing"
 
 
@@ -161,7 +207,10 @@ def exports_only_define(nb: Notebook) -> Found:
         for node in c.tree.body if c.exported else []:
             call = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
             if call or isinstance(node, (ast.Assert, ast.For, ast.While, ast.With)):
-                yield c.number, f"an exported cell defines, it does not run: {ast.unparse(node)[:40]}"
+                yield (
+                    c.number,
+                    f"an exported cell defines, it does not run: {ast.unparse(node)[:40]}",
+                )
 
 
 def display_maths(nb: Notebook) -> Found:
@@ -177,24 +226,56 @@ def _without_code(markdown: str) -> list[str]:
     return re.sub(r"`[^`\n]*`", "", fenced).splitlines()
 
 
-# --- what makes code hard to read or trust --------------------------------------------------------------------------
+# --- what makes code hard to read or trust
+# --------------------------------------------------------------------------
 
 
 def cell_length(nb: Notebook) -> Found:
-    for c in nb.code:
+    for c in [] if nb.undone else nb.code:
         n = sum(bool(line.strip()) and not line.startswith("#|") for line in c.source.splitlines())
-        has_class = c.exported and any(isinstance(node, ast.ClassDef) for node in c.tree.body)
-        limit = MAX_CLASS_LINES if has_class else MAX_CELL_LINES
-        if n > limit:
-            yield c.number, f"{n} lines of code in one cell (at most {limit})"
+        if n > MAX_CELL_LINES:
+            yield c.number, f"{n} lines of code in one cell (at most {MAX_CELL_LINES})"
         for line in c.source.splitlines():
             if len(line) > MAX_LINE:
-                yield c.number, f"a line of {len(line)} characters (at most {MAX_LINE}): {line.strip()[:40]}..."
+                start = line.strip()[:40]
+                yield c.number, f"a line of {len(line)} characters (at most {MAX_LINE}): {start}..."
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def one_thought(nb: Notebook) -> Found:
+    """One statement, one thought: nothing packed, nothing nested, no function without a name of its own."""
+    for c in [] if nb.undone else nb.code:
+        if "fmt: skip" in c.source or "fmt: off" in c.source:
+            yield c.number, "a part that the formatter leaves out"
+        for node in ast.walk(c.tree):
+            for what in _packed(node):
+                yield c.number, f"{what}: {ast.unparse(node)[:50]}"
+
+
+def _packed(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Assign):
+        if isinstance(node.value, ast.Lambda):
+            yield "a lambda with a name: use def"
+        target = node.targets[0]
+        if (
+            isinstance(target, ast.Tuple)
+            and isinstance(node.value, ast.Tuple)
+            and len(target.elts) > 2
+        ):
+            yield f"{len(target.elts)} names in one assignment (at most 2, unless one value is unpacked)"
+    if isinstance(node, COMPREHENSIONS):
+        inner = [n for n in ast.walk(node) if isinstance(n, COMPREHENSIONS) and n is not node]
+        if sum(len(n.generators) for n in [node, *inner]) > 2:
+            yield "a comprehension over more than two for"
 
 
 def machine_paths(nb: Notebook) -> Found:
     for c in nb.cells:
-        found = re.search(r"(?<![\w.~/-])/(work|root|home|tmp|Users)\b/?[\w.]*", c.source + "\n" + c.outputs)
+        found = re.search(
+            r"(?<![\w.~/-])/(work|root|home|tmp|Users)\b/?[\w.]*", c.source + "\n" + c.outputs
+        )
         if found:
             yield c.number, f"a path of one machine: {found.group(0)}"
 
@@ -225,9 +306,17 @@ def forbidden(nb: Notebook) -> Found:
                 yield c.number, why
             if isinstance(node, ast.ExceptHandler) and node.type is None:
                 yield c.number, "a bare except: name the error"
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in PICKLES and node.attr in PICKLING:
+            if (
+                isinstance(node, ast.Attribute)
+                and getattr(node.value, "id", "") in PICKLES
+                and node.attr in PICKLING
+            ):
                 yield c.number, f"{node.value.id}.{node.attr}: use safetensors, JSON or Arrow"
-            if isinstance(node, ast.ImportFrom) and node.module in PICKLES and PICKLING & {a.name for a in node.names}:
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module in PICKLES
+                and PICKLING & {a.name for a in node.names}
+            ):
                 yield c.number, f"{node.module}: use safetensors, JSON or Arrow"
 
 
@@ -236,7 +325,8 @@ def size(nb: Notebook) -> Found:
         yield 1, f"{nb.size // 1000} kB (at most {MAX_BYTES // 1000}): smaller figures, please"
 
 
-# --- results in prose -----------------------------------------------------------------------------------------------
+# --- results in prose
+# -----------------------------------------------------------------------------------------------
 
 NUMBER = r"\d+\.\d+|\d+(\.\d+)?\s?%"
 VERBS = "reach(es|ed)?|gives|gave|drops? to|dropped|falls? to|fell|rises? to|rose|scores?|took"
@@ -246,11 +336,13 @@ CITED = r"\bpaper|\b(Table|Tab\.|Eq\.|Eqs\.|Figure|Fig\.|Section|Sec\.|Appendix|
 
 
 def results_in_prose(nb: Notebook) -> Found:
-    """A number that prose calls a result must be computed: by a cell that prints or asserts, at most two cells away.
+    """A number that prose calls a result must be computed: by a cell that prints or asserts, at
+    most two cells away.
 
-    Heuristic: a sentence with a decimal number or a percentage and a word such as 'reaches', 'gives' or 'we measured'
-    ('35 % less' needs no such word). Sentences that cite (the paper, a table, an equation) pass, and so does a cell
-    with the comment `<!-- computed: name -->`, where name is a variable or file that a cell of this notebook sets.
+    Heuristic: a sentence with a decimal number or a percentage and a word such as 'reaches',
+    'gives' or 'we measured' ('35 % less' needs no such word). Sentences that cite (the paper, a
+    table, an equation) pass, and so does a cell with the comment `<!-- computed: name -->`, where
+    name is a variable or file that a cell of this notebook sets.
     """
     for i, c in enumerate(nb.cells):
         if c.kind != "markdown" or _computed(c, nb):
@@ -259,12 +351,17 @@ def results_in_prose(nb: Notebook) -> Found:
         shown = any(re.search(r"^\s*(assert\b|print\()|\bprint\(", n.source, re.M) for n in near)
         for sentence in _sentences(c.source):
             if _is_result(sentence) and not shown:
-                yield c.number, f"a result in prose that no cell nearby prints or asserts: {sentence[:60]!r}"
+                yield (
+                    c.number,
+                    f"a result in prose that no cell nearby prints or asserts: {sentence[:60]!r}",
+                )
 
 
 def _sentences(markdown: str) -> list[str]:
     text = " ".join(line for line in _without_code(markdown) if not line.startswith("#"))
-    text = re.sub(r"\$[^$]*\$|\]\([^)]*\)|<!--.*?-->", " ", text)  # formulas, link targets, comments
+    text = re.sub(
+        r"\$[^$]*\$|\]\([^)]*\)|<!--.*?-->", " ", text
+    )  # formulas, link targets, comments
     return re.split(r"(?<=[.!?:;])\s+(?=[A-Z*>\-])", text)
 
 
@@ -280,9 +377,20 @@ def _computed(cell: Cell, nb: Notebook) -> bool:
 
 
 RULES = [
-    title, badge, install_cell, imports_alone, no_export_call, exports_are_tested, exports_only_define, display_maths,
-    cell_length, machine_paths, forbidden, size, results_in_prose,
-]  # fmt: skip
+    title,
+    badge,
+    install_cell,
+    imports_alone,
+    no_export_call,
+    exports_are_tested,
+    exports_only_define,
+    display_maths,
+    cell_length,
+    machine_paths,
+    forbidden,
+    size,
+    results_in_prose,
+]
 
 
 def lint(notebooks: list[Notebook]) -> list[str]:
@@ -302,7 +410,9 @@ def shared_modules(notebooks: list[Notebook]) -> list[str]:
     found = []
     for nb in notebooks:
         if nb.module in owner:
-            found.append(f"{nb.path}: exports to {nb.module}, as {owner[nb.module]} does: one notebook, one module")
+            found.append(
+                f"{nb.path}: exports to {nb.module}, as {owner[nb.module]} does: one notebook, one module"
+            )
         elif nb.module:
             owner[nb.module] = nb.path
     return found

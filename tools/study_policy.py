@@ -1,10 +1,11 @@
 """What stands in the way of a policy that sees everything? Writes nbs/results/policy_study.json.
 
-    python tools/study_policy.py data/demos          # made by aclam-data prepare emoji --use policy --size 96
+    python tools/study_policy.py data/demos          # made by aclam-data prepare emoji --use policy
+    --size 96
 
-No pictures: a small network is told where the hand, the cube and the right card are, the last two with an error of
-2 mm, and imitates the demonstrations of the folder. Only the loss and the units differ. So what fails here fails for a
-reason that has nothing to do with seeing.
+No pictures: a small network is told where the hand, the cube and the right card are, the last two
+with an error of 2 mm, and imitates the demonstrations of the folder. Only the loss and the units
+differ. So what fails here fails for a reason that has nothing to do with seeing.
 """
 
 import argparse
@@ -27,7 +28,7 @@ CHUNK, EXECUTE, SIGMA, BATCH = 8, 4, 0.001, 256  # as the preset policy_cpu, but
 
 @dataclass(frozen=True)
 class Way:
-    "One way to train."
+    """One way to train."""
 
     loss: str  # regression, velocity or data: what the network says
     units: str = "spread"  # or percentiles, see `PolicyConfig.units`
@@ -47,7 +48,9 @@ WAYS = (
 
 
 def read(folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "States (n, 7), places (n, 5: cube x y yaw, card x y) and chunks of delta_pose commands (n, CHUNK, 7)."
+    """States (n, 7), places (n, 5: cube x y yaw, card x y) and chunks of delta_pose commands (n,
+    CHUNK, 7).
+    """
     states, places, chunks = [], [], []
     for t in read_store(folder).trajectories:
         start, rows = t.info["start"], np.arange(len(t))[:, None] + np.arange(CHUNK)
@@ -59,30 +62,47 @@ def read(folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def sight(state: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "What the network is told, (n, 12): the state, cube and card as seen from the hand, with some error."
+    """What the network is told, (n, 12): the state, cube and card as seen from the hand, with some
+    error.
+    """
     off = rng.standard_normal(place.shape) * [0.002, 0.002, 0.05, 0.002, 0.002]  # m, m, rad, m, m
     seen = place + off - np.concatenate([state[:, :2], 0 * state[:, :1], state[:, :2]], 1)
     return np.concatenate([state, seen], 1)
 
 
 class Student:
-    "A network, its units, and how it is trained and asked."
+    """A network, its units, and how it is trained and asked."""
 
     def __init__(self, way: Way, states: np.ndarray, places: np.ndarray, chunks: np.ndarray):
         torch.manual_seed(0)
         self.way, self.dice, flat = way, np.random.default_rng(0), chunks.reshape(-1, 7)
         low, high = np.quantile(flat, [0.01, 0.99], axis=0)
         spread = way.units == "spread"
-        self.middle, self.half = (flat.mean(0), flat.std(0)) if spread else ((low + high) / 2, (high - low) / 2)
+        self.middle, self.half = (
+            (flat.mean(0), flat.std(0)) if spread else ((low + high) / 2, (high - low) / 2)
+        )
         self.limit = 4.0 if spread else 1.0
         told = sight(states, places, self.dice)
-        self.mean, self.spread, n, flows = told.mean(0), told.std(0), CHUNK * 7, way.loss != "regression"
+        self.mean, self.spread, n, flows = (
+            told.mean(0),
+            told.std(0),
+            CHUNK * 7,
+            way.loss != "regression",
+        )
         self.net = nn.Sequential(
-            nn.Linear(12 + (n + 16) * flows, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 256),
-            nn.SiLU(), nn.Linear(256, n))  # fmt: skip
+            nn.Linear(12 + (n + 16) * flows, 256),
+            nn.SiLU(),
+            nn.Linear(256, 256),
+            nn.SiLU(),
+            nn.Linear(256, 256),
+            nn.SiLU(),
+            nn.Linear(256, n),
+        )
 
     def told(self, states: np.ndarray, places: np.ndarray) -> Tensor:
-        return torch.from_numpy((sight(states, places, self.dice) - self.mean) / self.spread).float()
+        return torch.from_numpy(
+            (sight(states, places, self.dice) - self.mean) / self.spread
+        ).float()
 
     def field(self, told: Tensor, x: Tensor, t: Tensor) -> Tensor:
         angle = torch.pi * t[:, None] * 2.0 ** torch.arange(-1, 7)  # (B, 8)
@@ -109,15 +129,19 @@ class Student:
 
     @torch.no_grad()
     def act(self, state: np.ndarray, place: np.ndarray) -> np.ndarray:
-        "Commands (CHUNK, 7) for one moment."
+        """Commands (CHUNK, 7) for one moment."""
         told, noise = self.told(state[None], place[None]), torch.randn(1, CHUNK * 7)
         drawn = self.way.loss != "regression"
-        x = euler(lambda x, t: self.field(told, x, t), noise, self.way.euler) if drawn else self.net(told)
+        x = (
+            euler(lambda x, t: self.field(told, x, t), noise, self.way.euler)
+            if drawn
+            else self.net(told)
+        )
         return x.view(CHUNK, 7).clamp(-self.limit, self.limit).numpy() * self.half + self.middle
 
 
 def play(env: EmojiTableTopEnv, student: Student, seed: int) -> dict:
-    "One episode: S, S/A, whether the cube was lifted, the number of commands."
+    """One episode: S, S/A, whether the cube was lifted, the number of commands."""
     seen, _ = env.reset(seed=seed)
     scene, top, ended = env.world.scene, 0.0, False
     place = np.array([*scene.cube_xy, scene.cube_yaw, *scene.cards_xy[scene.target]])
@@ -131,7 +155,9 @@ def play(env: EmojiTableTopEnv, student: Student, seed: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data"), parser.add_argument("--episodes", type=int, default=40)
     c = parser.parse_args()
     data, env, rows = read(c.data), EmojiTableTopEnv(split="id", image_size=0), []
@@ -140,11 +166,15 @@ def main() -> None:
         student.fit(*data)
         played = [play(env, student, 10 + n) for n in range(c.episodes)]
         found = {k: sum(p[k] for p in played) for k in ("S", "S/A", "lifted")}
-        rows.append({**asdict(way), **found, "commands": float(np.mean([p["commands"] for p in played]))})
+        rows.append(
+            {**asdict(way), **found, "commands": float(np.mean([p["commands"] for p in played]))}
+        )
         print(rows[-1], flush=True)
     env.close()
     command = f"python tools/study_policy.py data/demos --episodes {c.episodes}"
-    write_json(KEPT, {"command": command, "episodes": c.episodes, "rows": rows, "hardware": hardware()})
+    write_json(
+        KEPT, {"command": command, "episodes": c.episodes, "rows": rows, "hardware": hardware()}
+    )
 
 
 if __name__ == "__main__":

@@ -29,18 +29,23 @@ def relative(T_i: np.ndarray, T_j: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #ec79833c
 def body_translation_error(theta: float) -> float:
-    """Largest relative error of adding body-frame translations when the first leg turns by theta radians: 2
-    sin(theta / 2)."""
+    """Largest relative error of adding body-frame translations when the first leg turns by theta
+    radians: 2 sin(theta / 2).
+    """
     return float(2 * np.sin(theta / 2))
 
 
 def check_translation(seed: int = 0, theta: float = np.deg2rad(15)) -> dict[str, float]:
-    """Random triples of poses whose first leg turns by theta: base-frame defect (0), and body-frame defect over
-    its bound (<= 1)."""
+    """Random triples of poses whose first leg turns by theta: base-frame defect (0), and body-frame
+    defect over its bound (<= 1).
+    """
     rng, base, body = np.random.default_rng(seed), [], []
     for _ in range(200):
         axis = rng.standard_normal(3)
-        legs = rigid(theta * axis / np.linalg.norm(axis), rng.standard_normal(3)), rigid(*rng.standard_normal((2, 3)))
+        legs = (
+            rigid(theta * axis / np.linalg.norm(axis), rng.standard_normal(3)),
+            rigid(*rng.standard_normal((2, 3))),
+        )
         T_i = rigid(*rng.standard_normal((2, 3)))
         T_j, T_k = T_i @ legs[0], T_i @ legs[0] @ legs[1]
         base.append(np.linalg.norm((T_k - T_i)[:3, 3] - (T_j - T_i)[:3, 3] - (T_k - T_j)[:3, 3]))
@@ -55,7 +60,9 @@ def composed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def bch_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """||log(exp a exp b) - (a + b)|| in radians, for (..., 3) rotation vectors: what adding axis-angles gets wrong."""
+    """||log(exp a exp b) - (a + b)|| in radians, for (..., 3) rotation vectors: what adding
+    axis-angles gets wrong.
+    """
     return np.linalg.norm(composed(a, b) - a - b, axis=-1)
 
 
@@ -65,7 +72,9 @@ def first_order_bound(angle_a: float, angle_b: float) -> float:
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #da591187
 def worst_error(angle_a: float, angle_b: float, grid: int = 181) -> tuple[float, float]:
-    """(largest exact error over all angles between the two axes, the angle where it occurs), in radians."""
+    """(largest exact error over all angles between the two axes, the angle where it occurs), in
+    radians.
+    """
     between = np.linspace(0, np.pi, grid)
     a = np.tile([angle_a, 0.0, 0.0], (grid, 1))
     b = angle_b * np.stack([np.cos(between), np.sin(between), np.zeros(grid)], axis=1)
@@ -73,9 +82,13 @@ def worst_error(angle_a: float, angle_b: float, grid: int = 181) -> tuple[float,
     return float(errors.max()), float(between[errors.argmax()])
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #2f88edcf
-def bch_table(degrees=(5, 10, 15, 20, 30, 45, 60), random: int = 4000, seed: int = 0) -> list[dict[str, float]]:
-    """Rows of errors in degrees for two legs of equal angle: second-order figure, exact at orthogonal axes, worst,
-    relative to |a + b| at orthogonal axes, and mean and 95th percentile over random axes."""
+def bch_table(
+    degrees=(5, 10, 15, 20, 30, 45, 60), random: int = 4000, seed: int = 0
+) -> list[dict[str, float]]:
+    """Rows of errors in degrees for two legs of equal angle: second-order figure, exact at
+    orthogonal axes, worst, relative to |a + b| at orthogonal axes, and mean and 95th percentile
+    over random axes.
+    """
     rng, rows = np.random.default_rng(seed), []
     axes = rng.standard_normal((2, random, 3))
     axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
@@ -98,26 +111,34 @@ def bch_table(degrees=(5, 10, 15, 20, 30, 45, 60), random: int = 4000, seed: int
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #f8c12bdc
 def filter_bound(total: float) -> float:
-    """Largest error (radians) of adding two legs whose angles sum to at most `total` radians: the exact worst case
-    of equal legs."""
+    """Largest error (radians) of adding two legs whose angles sum to at most `total` radians: the
+    exact worst case of equal legs.
+    """
     if not 0 <= total <= np.pi:
-        raise UserError(f"total is {total:.3g}: the two angles must sum to between 0 and pi radians.")
+        raise UserError(
+            f"total is {total:.3g}: the two angles must sum to between 0 and pi radians."
+        )
     return worst_error(total / 2, total / 2)[0]
 
 
 def check_filter(total: float, splits: int = 41) -> float:
-    """Largest error over splits of `total` and angles between the axes, divided by `filter_bound`: at most 1."""
+    """Largest error over splits of `total` and angles between the axes, divided by `filter_bound`:
+    at most 1.
+    """
     worst = max(worst_error(x * total, (1 - x) * total)[0] for x in np.linspace(0, 1, splits))
     return worst / filter_bound(total)
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #5483acbf
 def euler_difference(pitch: float, turn: float, n: int = 2000, seed: int = 0) -> float:
-    """Median length (degrees) of the difference of extrinsic xyz Euler angles for random turns of `turn` degrees
-    at this pitch."""
+    """Median length (degrees) of the difference of extrinsic xyz Euler angles for random turns of
+    `turn` degrees at this pitch.
+    """
     rng = np.random.default_rng(seed)
     axes = rng.standard_normal((n, 3))
     axes *= np.deg2rad(turn) / np.linalg.norm(axes, axis=1, keepdims=True)
-    start = np.stack([rng.uniform(-90, 90, n), np.full(n, float(pitch)), rng.uniform(-90, 90, n)], axis=1)
+    start = np.stack(
+        [rng.uniform(-90, 90, n), np.full(n, float(pitch)), rng.uniform(-90, 90, n)], axis=1
+    )
     before = Rotation.from_euler("xyz", start, degrees=True)
     after = (before * Rotation.from_rotvec(axes)).as_euler("xyz", degrees=True)
     step = (after - start + 180) % 360 - 180  # the short way round

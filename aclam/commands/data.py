@@ -30,36 +30,53 @@ Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 @dataclass(frozen=True)
 class Prepare:
-    "Render demonstrations into a store. Resumable: the same command again goes on where it stopped."
+    """Render demonstrations into a store.
 
-    source: Annotated[Literal["emoji", "metaworld", "robosuite", "libero", "hands", "stills"], tyro.conf.Positional]
+    Resumable: the same command again goes on where it stopped.
+    """
+
+    source: Annotated[
+        Literal["emoji", "metaworld", "robosuite", "libero", "hands", "stills"],
+        tyro.conf.Positional,
+    ]
     out: str  # folder of the store
-    episodes: int | None = None  # in the store; default: 440 of emoji, 2500 of stills, all pieces of hands, 100 else
+    episodes: int | None = (
+        None  # in the store; default: 440 of emoji, 2500 of stills, all pieces of hands, 100 else
+    )
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
-    use: Literal["video", "policy"] = "video"  # policy: of emoji or libero, a frame at each command, a steady hand
-    split: str = ""  # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task
+    use: Literal["video", "policy"] = (
+        "video"  # policy: of emoji or libero, a frame at each command, a steady hand
+    )
+    # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task
+    split: str = ""
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
     quality: int = 95  # of the JPEGs, 1 to 100
-    clips: str | None = None  # hands: folder of box.mp4 and cup.mp4 (or .mp4.gz); default: Debian's opencv-doc
+    clips: str | None = (
+        None  # hands: folder of box.mp4 and cup.mp4 (or .mp4.gz); default: Debian's opencv-doc
+    )
     json: bool = False  # one JSON object on standard output
 
 
 @dataclass(frozen=True)
 class Inspect:
-    "Say what a dataset holds."
+    """Say what a dataset holds."""
 
     path: Path_  # folder of the dataset
-    recipe: str | None = None  # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
-    rate: float | None = None  # frames a second of folders of images and RLDS; default: the recipe's
+    recipe: str | None = (
+        None  # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
+    )
+    rate: float | None = (
+        None  # frames a second of folders of images and RLDS; default: the recipe's
+    )
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
     json: bool = False  # one JSON object on standard output
 
 
 @dataclass(frozen=True)
 class Frame:
-    "Write exactly one frame, as it is stored, to a PNG file."
+    """Write exactly one frame, as it is stored, to a PNG file."""
 
     path: Path_  # folder of the dataset
     episode: int  # counted from 0
@@ -72,7 +89,7 @@ class Frame:
 # %% ../../nbs/10_commands/data.ipynb #e30edeec
 @dataclass(frozen=True)
 class Convert:
-    "Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0."
+    """Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0."""
 
     path: Path_  # folder of the dataset
     out: str  # folder to write
@@ -87,13 +104,15 @@ class Convert:
 # %% ../../nbs/10_commands/data.ipynb #4620b33d
 @dataclass(frozen=True)
 class Triples:
-    "Show which triples training would draw, and what the rotation filter says about them."
+    """Show which triples training would draw, and what the rotation filter says about them."""
 
     path: Path_  # folder of the dataset
     n: int = 8  # triples
     seed: int = 0  # of the draws
     epoch: int = 0  # another epoch, other draws
-    rule: Literal["span", "offsets", "anywhere"] = "span"  # within tau, two chained offsets, or whatever the time
+    rule: Literal["span", "offsets", "anywhere"] = (
+        "span"  # within tau, two chained offsets, or whatever the time
+    )
     order: Literal["unordered", "ordered"] = "unordered"  # all six orders, or forward in time only
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     recipe: str | None = None  # as for inspect
@@ -104,15 +123,19 @@ class Triples:
 # %% ../../nbs/10_commands/data.ipynb #c448c4d7
 @dataclass(frozen=True)
 class Plan:
-    "Hold a mixture against a disk: present, missing, hours, bytes, expected epochs, how to get the rest."
+    """Hold a mixture against a disk: present, missing, hours, bytes, expected epochs, how to get
+    the rest.
+    """
 
-    mixture: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MIXTURE.yaml")]  # a file, or ac_lam, cpu, ...
+    mixture: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="MIXTURE.yaml")
+    ]  # a file, or ac_lam, cpu, ...
     root: str = "data"  # folder with one folder a source
     json: bool = False  # one JSON object on standard output
 
 # %% ../../nbs/10_commands/data.ipynb #1af7c9c9
 def plan(config: Plan) -> int:
-    "`aclam-data plan`. Returns 3 when a source is missing, else 0."
+    """`aclam-data plan`. Returns 3 when a source is missing, else 0."""
     from aclam.data import recipe  # here: the other subcommands need no YAML
 
     report = recipe.plan(recipe.load_mixture(config.mixture), config.root)
@@ -121,7 +144,9 @@ def plan(config: Plan) -> int:
 
 # %% ../../nbs/10_commands/data.ipynb #88485fc7
 def use_settings(config: Prepare) -> dict:
-    "What --use and --split say about a source and its expert; `UserError` for one that has neither."
+    """What --use and --split say about a source and its expert; `UserError` for one that has
+    neither.
+    """
     acts = config.use == "policy"
     if not acts and not config.split:
         return {}
@@ -132,16 +157,20 @@ def use_settings(config: Prepare) -> dict:
     if config.source == "stills" and not acts:
         return {"split": config.split}
     if config.source != "emoji":
-        raise UserError(f"--use policy is for emoji and libero, --split for them and stills, not for {config.source}")
+        raise UserError(
+            f"--use policy is for emoji and libero, --split for them and stills, not for {config.source}"
+        )
     from aclam.sim.emoji_tabletop import EmojiConfig
     from aclam.sim.expert import STEADY
 
-    world = EmojiConfig(split=config.split or "train100", record_every=1 if acts else EmojiConfig().record_every)
+    world = EmojiConfig(
+        split=config.split or "train100", record_every=1 if acts else EmojiConfig().record_every
+    )
     return {"world": world} | ({"expert": STEADY} if acts else {})
 
 # %% ../../nbs/10_commands/data.ipynb #8d7a8bdf
 def prepare(config: Prepare) -> None:
-    "`aclam-data prepare emoji`, or another source."
+    """`aclam-data prepare emoji`, or another source."""
     if not 1 <= config.quality <= 100 or (config.workers is not None and config.workers < 1):
         raise UserError("--quality lies in 1 to 100 and --workers is at least 1")
     if config.clips and config.source != "hands":
@@ -149,13 +178,27 @@ def prepare(config: Prepare) -> None:
     try:
         from aclam.sim.environments import prepare_source  # here: needs a simulator
     except ModuleNotFoundError as e:
-        raise UserError(f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"') from e
+        raise UserError(
+            f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"'
+        ) from e
     start, more = time.monotonic(), {"clips": config.clips} if config.clips else {}
     more |= use_settings(config)
-    meta = prepare_source(config.source, config.out, config.episodes, config.seed, config.size, config.workers,
-                          successes_only=config.successes_only, quality=config.quality, **more)
-    report = {"path": config.out, **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")},
-              "seconds": round(time.monotonic() - start, 1)}
+    meta = prepare_source(
+        config.source,
+        config.out,
+        config.episodes,
+        config.seed,
+        config.size,
+        config.workers,
+        successes_only=config.successes_only,
+        quality=config.quality,
+        **more,
+    )
+    report = {
+        "path": config.out,
+        **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")},
+        "seconds": round(time.monotonic() - start, 1),
+    }
     if config.json:
         print_json(report)
     else:
@@ -163,23 +206,32 @@ def prepare(config: Prepare) -> None:
 
 # %% ../../nbs/10_commands/data.ipynb #61fa781a
 def describe(store: Store) -> dict:
-    "What a dataset holds, as JSON types."
+    """What a dataset holds, as JSON types."""
     t, meta = store.trajectories, store.meta
     widths = sorted({x.proprio.shape[1] for x in t if x.proprio is not None})
     known = [x.success for x in t if x.success is not None]
     return {
-        "path": str(store.folder), "format": meta["format"], "episodes": len(t), "frames": sum(map(len, t)),
-        "fps": meta["fps"], "cameras": meta.get("cameras", [meta["camera"]]), "image_size": meta["image_size"],
+        "path": str(store.folder),
+        "format": meta["format"],
+        "episodes": len(t),
+        "frames": sum(map(len, t)),
+        "fps": meta["fps"],
+        "cameras": meta.get("cameras", [meta["camera"]]),
+        "image_size": meta["image_size"],
         "proprio": {"columns": widths[-1], **(meta["layout"] or {})} if widths else None,
-        "embodiment": ", ".join(meta["embodiment"]), "kinds": sorted({x.kind for x in t}),
-        "scenes": len({x.scene for x in t}), "tasks": len({x.task for x in t}),
-        "seconds": round(sum(x.duration for x in t), 3), "successes": sum(known) if known else None,
-        "bytes": sum(p["bytes"] for p in meta["parts"]), "lengths": [len(x) for x in t],
+        "embodiment": ", ".join(meta["embodiment"]),
+        "kinds": sorted({x.kind for x in t}),
+        "scenes": len({x.scene for x in t}),
+        "tasks": len({x.task for x in t}),
+        "seconds": round(sum(x.duration for x in t), 3),
+        "successes": sum(known) if known else None,
+        "bytes": sum(p["bytes"] for p in meta["parts"]),
+        "lengths": [len(x) for x in t],
     }
 
 
 def inspect(config: Inspect) -> None:
-    "`aclam-data inspect`."
+    """`aclam-data inspect`."""
     report = describe(_opened(config.path, config.recipe, rate=config.rate, verify=config.verify))
     if config.json:
         return print_json(report)
@@ -189,9 +241,17 @@ def inspect(config: Inspect) -> None:
     print(f"{'lengths':12s}{min(lengths)} to {max(lengths)} frames")
 
 # %% ../../nbs/10_commands/data.ipynb #a40109b9
-def _opened(path: str, recipe: str | None, camera: str | None = None, rate: float | None = None,
-            verify: bool = False) -> Store:
-    "Any dataset, with what is declared about it. A dataset of the hub has no recipe of its own."
+def _opened(
+    path: str,
+    recipe: str | None,
+    camera: str | None = None,
+    rate: float | None = None,
+    verify: bool = False,
+) -> Store:
+    """Any dataset, with what is declared about it.
+
+    A dataset of the hub has no recipe of its own.
+    """
     if path.startswith("hub:"):
         from aclam.data.lerobot import download
 
@@ -200,19 +260,35 @@ def _opened(path: str, recipe: str | None, camera: str | None = None, rate: floa
 
 
 def convert(config: Convert) -> None:
-    "`aclam-data convert`."
+    """`aclam-data convert`."""
     store = _opened(config.path, config.recipe, config.camera, config.rate)
     if config.to == "lerobot":
         from aclam.data.lerobot import write_lerobot
 
-        write_lerobot(config.out, store.trajectories, store.meta["camera"].split("/")[-1], config.fps,
-                      workers=config.workers)
+        write_lerobot(
+            config.out,
+            store.trajectories,
+            store.meta["camera"].split("/")[-1],
+            config.fps,
+            workers=config.workers,
+        )
     else:
         from aclam.data.store import write_store
 
-        write_store(config.out, store.trajectories, {"source": {"path": config.path, "format": store.meta["format"]}})
-    report = {"path": config.out, "format": config.to, "episodes": len(store), "frames": store.meta["frames"]}
-    print_json(report) if config.json else say(f"{config.out}: {len(store)} episodes, {report['frames']} frames")
+        write_store(
+            config.out,
+            store.trajectories,
+            {"source": {"path": config.path, "format": store.meta["format"]}},
+        )
+    report = {
+        "path": config.out,
+        "format": config.to,
+        "episodes": len(store),
+        "frames": store.meta["frames"],
+    }
+    print_json(report) if config.json else say(
+        f"{config.out}: {len(store)} episodes, {report['frames']} frames"
+    )
 
 # %% ../../nbs/10_commands/data.ipynb #c5566cf3
 def _within(what: str, value: int, count: int, where: str) -> int:
@@ -222,50 +298,81 @@ def _within(what: str, value: int, count: int, where: str) -> int:
 
 
 def frame(config: Frame) -> None:
-    "`aclam-data frame`."
+    """`aclam-data frame`."""
     store = _opened(config.path, config.recipe, config.camera, config.rate)
     camera = store.meta["camera"]
     if store.meta["format"] == "aclam-store" and config.camera not in (None, camera):
-        raise UserError(f'{config.path} has no camera "{config.camera}", its only one is "{camera}"')
+        raise UserError(
+            f'{config.path} has no camera "{config.camera}", its only one is "{camera}"'
+        )
     t = store.trajectories[_within("episode", config.episode, len(store), config.path)]
-    pixels = t.frames[[_within("frame", config.index, len(t), f"{config.path}: episode {config.episode}")]][0]
+    pixels = t.frames[
+        [_within("frame", config.index, len(t), f"{config.path}: episode {config.episode}")]
+    ][0]
     with atomic_file(config.out) as path:
         Image.fromarray(pixels).save(path, "PNG")
-    say(f"{config.out}: {t.name}, frame {config.index} at {t.timestamp[config.index]:.3f} s, {t.task!r}")
+    say(
+        f"{config.out}: {t.name}, frame {config.index} at {t.timestamp[config.index]:.3f} s, {t.task!r}"
+    )
 
 # %% ../../nbs/10_commands/data.ipynb #3c5fe4b8
 def draw_row(draw, trajectory: Trajectory, limit: float | None) -> dict:
-    "One `Draw` of a `TripleDataset` as JSON types."
+    """One `Draw` of a `TripleDataset` as JSON types."""
     frames = [draw.i, draw.j, draw.k]
-    return {"trajectory": trajectory.name, "episode": draw.trajectory, "frames": frames,
-            "times": trajectory.timestamp[frames], "angle_deg": float(np.degrees(draw.angle)), "kept": draw.kept,
-            "reason": None if draw.kept else f"none of {draw.dropped} draws turned at most {limit:g} degrees",
-            "dropped": draw.dropped, "clamped": draw.clamped}
+    return {
+        "trajectory": trajectory.name,
+        "episode": draw.trajectory,
+        "frames": frames,
+        "times": trajectory.timestamp[frames],
+        "angle_deg": float(np.degrees(draw.angle)),
+        "kept": draw.kept,
+        "reason": None
+        if draw.kept
+        else f"none of {draw.dropped} draws turned at most {limit:g} degrees",
+        "dropped": draw.dropped,
+        "clamped": draw.clamped,
+    }
 
 
 def draws_report(dataset, n: int) -> dict:
-    "The first n draws of a `TripleDataset` and the filter's counts, as JSON types."
-    rows = [draw_row(d, dataset.trajectories[d.trajectory], dataset.config.max_rotation_deg)
-            for d in map(dataset.draw, range(n))]
+    """The first n draws of a `TripleDataset` and the filter's counts, as JSON types."""
+    rows = [
+        draw_row(d, dataset.trajectories[d.trajectory], dataset.config.max_rotation_deg)
+        for d in map(dataset.draw, range(n))
+    ]
     counts = dataset.filter_counts(n)
-    return plain({"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows})
+    return plain(
+        {"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows}
+    )
 
 # %% ../../nbs/10_commands/data.ipynb #7228c97e
 def _triples_of(config: Triples):
-    "The dataset that `config` speaks of."
-    from aclam.data.triples import TripleConfig, TripleDataset  # here: needs torch, which takes seconds to import
+    """The dataset that `config` speaks of."""
+    from aclam.data.triples import (
+        TripleConfig,
+        TripleDataset,
+    )  # here: needs torch, which takes seconds to import
 
     if config.n < 1 or config.epoch < 0:
         raise UserError("--n is at least 1 and --epoch is not negative")
     store = _opened(config.path, config.recipe, rate=config.rate)
-    settings = TripleConfig(rule=config.rule, order=config.order, max_rotation_deg=config.max_rotation_deg,
-                            seed=config.seed)
-    return TripleDataset(store.trajectories, settings, max(store.meta["image_size"]), epoch=config.epoch,
-                         quantiles=store.meta["quantiles"])
+    settings = TripleConfig(
+        rule=config.rule,
+        order=config.order,
+        max_rotation_deg=config.max_rotation_deg,
+        seed=config.seed,
+    )
+    return TripleDataset(
+        store.trajectories,
+        settings,
+        max(store.meta["image_size"]),
+        epoch=config.epoch,
+        quantiles=store.meta["quantiles"],
+    )
 
 
 def triples(config: Triples) -> None:
-    "`aclam-data triples`."
+    """`aclam-data triples`."""
     dataset = _triples_of(config)
     report = draws_report(dataset, config.n)
     if config.png:
@@ -285,11 +392,17 @@ def _print_draws(report: dict) -> None:
     print("  ".join(f"{name} {count}" for name, count in report["counts"].items()))
 
 # %% ../../nbs/10_commands/data.ipynb #8b717835
-SUBCOMMANDS = {"plan": (Plan, plan), "prepare": (Prepare, prepare), "inspect": (Inspect, inspect),
-               "frame": (Frame, frame), "triples": (Triples, triples), "convert": (Convert, convert)}
+SUBCOMMANDS = {
+    "plan": (Plan, plan),
+    "prepare": (Prepare, prepare),
+    "inspect": (Inspect, inspect),
+    "frame": (Frame, frame),
+    "triples": (Triples, triples),
+    "convert": (Convert, convert),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "The console script `aclam-data`. Exit status 0, or 2 after one line on standard error."
+    """The console script `aclam-data`. Exit status 0, or 2 after one line on standard error."""
     types, functions = ({name: pair[n] for name, pair in SUBCOMMANDS.items()} for n in (0, 1))
     cli(types, functions, argv, "aclam-data")

@@ -23,8 +23,9 @@ from ..linear.trainer import Setting, evaluate, train
 # %% ../../nbs/10_commands/linear.ipynb #b8649db9
 @dataclass(frozen=True)
 class LinearCommand:
-    """Train one linear latent action model; print its figures beside the closed form (losses summed over
-    coordinates)."""
+    """Train one linear latent action model; print its figures beside the closed form (losses summed
+    over coordinates).
+    """
 
     d_o: int = 128  # observation dimensions
     d_a: int = 8  # action dimensions
@@ -36,9 +37,13 @@ class LinearCommand:
     chi: float = 0.0  # determinism of the policy: 0 random, 1 a function of the observation
     orthogonal_agents: bool = False  # make X and Y orthogonal, as Proposition 4.4 assumes
     augment_var: float = 0.0  # variance of the random shifts k1 and k2 in each coordinate
-    label_ratio: float | None = None  # probability that a sample has an action label; leave out for no labels
+    label_ratio: float | None = (
+        None  # probability that a sample has an action label; leave out for no labels
+    )
     label_weight: float = 1.0  # weight of the mean-reduced action loss
-    label_mean: Literal["labelled", "all"] = "labelled"  # average the action loss over labelled or over all samples
+    label_mean: Literal["labelled", "all"] = (
+        "labelled"  # average the action loss over labelled or over all samples
+    )
     lambda_ac: float = 0.0  # weight of the composition loss L_AC-FDM on triples
     steps: int = 4000  # of Adam
     batch: int = 128  # samples a step
@@ -50,7 +55,9 @@ class LinearCommand:
 # %% ../../nbs/10_commands/linear.ipynb #64eba618
 @dataclass(frozen=True)
 class FigureCommand:
-    """Train all points of Figure 3 or 4 of arXiv 2506.15691, or of `bridge` or `labels`; write PNG and CSV."""
+    """Train all points of Figure 3 or 4 of arXiv 2506.15691, or of `bridge` or `labels`; write PNG
+    and CSV.
+    """
 
     seeds: int = 3  # models per point
     steps: int = 4000  # of Adam
@@ -79,8 +86,10 @@ def run_setting(c: LinearCommand) -> None:
     setting = to_setting(c)
     result = evaluate(train([setting])[0], c.readout)
     if result["loss"] > FINISHED[0] * result["min_loss"] + FINISHED[1]:
-        say(f"loss {result['loss']:.4g} is not at its minimum {result['min_loss']:.4g} yet: "
-            f"compare llo with llo_theory after more --steps, {4 * c.steps} for example")
+        say(
+            f"loss {result['loss']:.4g} is not at its minimum {result['min_loss']:.4g} yet: "
+            f"compare llo with llo_theory after more --steps, {4 * c.steps} for example"
+        )
     if c.json:
         print_json({**asdict(setting), "readout": c.readout, **result})
         return
@@ -95,20 +104,36 @@ def run_figure_command(name: str, c: FigureCommand) -> None:
     png = c.out or f"figure_{name}.png"
     if not png.endswith(".png"):
         raise UserError(f"out is {png}: the name of the figure must end in .png.")
-    began, points = time.perf_counter(), figure_points(name, Setting(steps=c.steps, d_o=c.d_o), c.seeds)
-    rows = run_figure(points, c.workers, lambda done, total: say(f"{done} of {total} models trained"))
+    began, points = (
+        time.perf_counter(),
+        figure_points(name, Setting(steps=c.steps, d_o=c.d_o), c.seeds),
+    )
+    rows = run_figure(
+        points, c.workers, lambda done, total: say(f"{done} of {total} models trained")
+    )
     with atomic_file(png) as temporary:
         draw_figure(rows).savefig(temporary, format="png", dpi=144)
     table = png.removesuffix(".png") + ".csv"
     write_csv(table, rows)
     cpu, worst = sum(os.times()[:4]), max(abs(r["llo"] - r["llo_theory"]) for r in rows)
-    answer = {"figure": name, "png": png, "csv": table, "models": len(rows), "largest_gap_to_theory": worst}
-    answer |= {"seconds": time.perf_counter() - began, "cpu_seconds": cpu}  # of this process and its workers
+    answer = {
+        "figure": name,
+        "png": png,
+        "csv": table,
+        "models": len(rows),
+        "largest_gap_to_theory": worst,
+    }
+    answer |= {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": cpu,
+    }  # of this process and its workers
     print_json(answer) if c.json else print(f"wrote {png} and {table}")
 
 # %% ../../nbs/10_commands/linear.ipynb #0714dff2
 def main(argv: list[str] | None = None) -> None:
-    """aclam-linear [OPTIONS] trains one setting; aclam-linear figure {3,4,bridge,labels} [OPTIONS] makes a figure."""
+    """aclam-linear [OPTIONS] trains one setting; aclam-linear figure {3,4,bridge,labels} [OPTIONS]
+    makes a figure.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != ["figure"]:
         return cli(LinearCommand, run_setting, words, "aclam-linear")
@@ -117,9 +142,16 @@ def main(argv: list[str] | None = None) -> None:
         words, name = ["figure", "3", "--help"], "3"
     if name not in FIGURES:
         run_cli(lambda: unknown_figure(name), "aclam-linear")
-    return cli(FigureCommand, lambda c: run_figure_command(name, c), words[2:], f"aclam-linear figure {name}")
+    return cli(
+        FigureCommand,
+        lambda c: run_figure_command(name, c),
+        words[2:],
+        f"aclam-linear figure {name}",
+    )
 
 
 def unknown_figure(name: str) -> None:
     """Raise the error line for a figure that does not exist."""
-    raise UserError(f'which figure? "{name}" is not one of {", ".join(FIGURES)}: aclam-linear figure 3.')
+    raise UserError(
+        f'which figure? "{name}" is not one of {", ".join(FIGURES)}: aclam-linear figure 3.'
+    )

@@ -22,17 +22,35 @@ from typing import Literal
 import numpy as np
 
 from ..core import UserError, atomic_file, cli, print_json, read_json, say
-from ..structure.metrics import LATENTS, _rows, collect_even, collect_latents, four_numbers, structure_metrics
+from aclam.structure.metrics import (
+    LATENTS,
+    _rows,
+    collect_even,
+    collect_latents,
+    four_numbers,
+    structure_metrics,
+)
 
 # %% ../../nbs/10_commands/structure.ipynb #f7a5307b
-BROKEN = (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def _open(path: Path) -> np.lib.npyio.NpzFile:
-    "The .npz archive at `path`, never unpickling anything; UserError where it is none."
+    """The .npz archive at `path`, never unpickling anything; UserError where it is none."""
     wanted = f"an .npz file with {', '.join(LATENTS)} and ds expected"
     if not path.is_file():
-        raise UserError(f"{path} is a folder: {wanted}" if path.is_dir() else f"no such file: {path}")
+        raise UserError(
+            f"{path} is a folder: {wanted}" if path.is_dir() else f"no such file: {path}"
+        )
     try:
         with open(path, "rb") as f:
             start = f.read(6)
@@ -49,9 +67,11 @@ def _first_line(e: Exception) -> str:
 
 # %% ../../nbs/10_commands/structure.ipynb #ac2c5814
 def load_latents(path) -> dict:
-    """Read z_ij z_jk z_ik z_ii z_ji (n, d), ds (n,) and, where present, `trajectory` (n,) from an .npz file.
+    """Read z_ij z_jk z_ik z_ii z_ji (n, d), ds (n,) and, where present, `trajectory` (n,) from an
+    .npz file.
 
-    UserError for a missing or broken file, a missing array, shapes that do not fit, fewer than two rows, NaN or inf.
+    UserError for a missing or broken file, a missing array, shapes that do not fit, fewer than two
+    rows, NaN or inf.
     """
     path = Path(path)
     with _open(path) as archive:
@@ -75,7 +95,10 @@ def _member(archive, name: str, path: Path) -> np.ndarray:
 
 # %% ../../nbs/10_commands/structure.ipynb #9fa98c34
 def check_latents(latents: dict) -> dict:
-    "The arrays as float64, checked: one shape (n, d) with n >= 2, ds (n,), all finite. UserError says what is wrong."
+    """The arrays as float64, checked: one shape (n, d) with n >= 2, ds (n,), all finite.
+
+    UserError says what is wrong.
+    """
     out = dict(zip(LATENTS, _rows(**{name: latents[name] for name in LATENTS}), strict=True))
     n, (out["ds"],) = len(out["z_ij"]), _rows(ds=_column(latents["ds"], "ds", len(out["z_ij"])))
     if n < 2:
@@ -88,16 +111,25 @@ def check_latents(latents: dict) -> dict:
 
 def _column(x, name: str, n: int) -> np.ndarray:
     if np.shape(x) != (n,):
-        raise UserError(f"{name} has shape {np.shape(x)}, ({n},) expected: one number for each row of z_ij")
+        raise UserError(
+            f"{name} has shape {np.shape(x)}, ({n},) expected: one number for each row of z_ij"
+        )
     return np.asarray(x)[:, None]  # (n,) -> (n, 1)
 
 # %% ../../nbs/10_commands/structure.ipynb #2e1f7824
-UNDEFINED = {"norm_correlation": "the length of z_ij or ds does not vary", "additivity": "all z_ij are zero",
-             "identity": "all z_ij are zero", "inverse": "all z_ij are zero"}  # fmt: skip
+UNDEFINED = {
+    "norm_correlation": "the length of z_ij or ds does not vary",
+    "additivity": "all z_ij are zero",
+    "identity": "all z_ij are zero",
+    "inverse": "all z_ij are zero",
+}
 
 
 def measure_file(path, intervals: int = 0, seed: int = 0) -> dict:
-    "Eqs. 7 to 10 and `n` of a file of latents; with `intervals` > 0 also 95 % bootstrap intervals."
+    """Eqs.
+
+    7 to 10 and `n` of a file of latents; with `intervals` > 0 also 95 % bootstrap intervals.
+    """
     latents = load_latents(path)
     row = four_numbers(latents) | {"n": len(latents["ds"])}
     if intervals:
@@ -106,19 +138,29 @@ def measure_file(path, intervals: int = 0, seed: int = 0) -> dict:
 
 
 def say_undefined(row: dict) -> None:
-    "One line on standard error for each metric that is undefined."
+    """One line on standard error for each metric that is undefined."""
     for name, why in UNDEFINED.items():
         if name in row and math.isnan(row[name]):
             say(f"{name} is undefined (null): {why}")
 
 # %% ../../nbs/10_commands/structure.ipynb #047d2991
 def check_by_hand(path, tol: float = 1e-12) -> dict:
-    "Compute Eqs. 7 to 10 of a file in five lines and check that `measure_file` agrees; returns the numbers by hand."
-    z, size = {k: v.astype(float) for k, v in np.load(path).items()}, lambda x: np.sqrt((x**2).sum(1))
-    hand = {"additivity": (size(z["z_ik"] - z["z_ij"] - z["z_jk"]) ** 2).mean() / (size(z["z_ij"]) ** 2).mean(),
-            "norm_correlation": np.corrcoef(size(z["z_ij"]), z["ds"])[0, 1],
-            "identity": size(z["z_ii"]).mean() / size(z["z_ij"]).mean(),
-            "inverse": size(z["z_ij"] + z["z_ji"]).mean() / size(z["z_ij"]).mean()}  # fmt: skip
+    """Compute Eqs.
+
+    7 to 10 of a file in five lines and check that `measure_file` agrees; returns the numbers by
+    hand.
+    """
+    z, size = (
+        {k: v.astype(float) for k, v in np.load(path).items()},
+        lambda x: np.sqrt((x**2).sum(1)),
+    )
+    hand = {
+        "additivity": (size(z["z_ik"] - z["z_ij"] - z["z_jk"]) ** 2).mean()
+        / (size(z["z_ij"]) ** 2).mean(),
+        "norm_correlation": np.corrcoef(size(z["z_ij"]), z["ds"])[0, 1],
+        "identity": size(z["z_ii"]).mean() / size(z["z_ij"]).mean(),
+        "inverse": size(z["z_ij"] + z["z_ji"]).mean() / size(z["z_ij"]).mean(),
+    }
     got = measure_file(path)
     assert all(abs(got[name] - value) < tol for name, value in hand.items()), (got, hand)
     return {name: float(value) for name, value in hand.items()}
@@ -126,19 +168,29 @@ def check_by_hand(path, tol: float = 1e-12) -> dict:
 # %% ../../nbs/10_commands/structure.ipynb #e3796803
 @dataclass(frozen=True)
 class StructureConfig:
-    """How additive, calibrated and invertible latent actions are: Eqs. 7 to 10 of AC-LAM, from a file or from a model.
+    """How additive, calibrated and invertible latent actions are: Eqs. 7 to 10 of AC-LAM, from a
+    file or from a model.
 
     `aclam-structure leakage --help`: what latents give away of environment, action and place.
-    `aclam-structure compare --help`: train several models with equal budgets and print the paper's Tables 1 and 2.
+    `aclam-structure compare --help`: train several models with equal budgets and print the paper's
+    Tables 1 and 2.
     """
 
-    latents: Path | None = None  # .npz file with z_ij z_jk z_ik z_ii z_ji (n, d) and ds (n,); never unpickled
+    latents: Path | None = (
+        None  # .npz file with z_ij z_jk z_ik z_ii z_ji (n, d) and ds (n,); never unpickled
+    )
     model: Path | None = None  # folder of a latent action model; needs --data
     data: Path | None = None  # folder of a store of episodes
-    first: int | None = None  # first episode to measure on; default: what the training held out, else the last tenth
+    first: int | None = (
+        # first episode to measure on; default: what the training held out, else the last tenth
+        None
+    )
     last: int | None = None  # one past the last episode; default: the end
-    n: int = 4096  # triples, and as many pairs drawn evenly by magnitude; the paper: 16000 of each (Appendix C)
-    order: Literal["unordered", "ordered"] = "unordered"  # additivity is for all i, j, k; ordered: i < j < k
+    # triples, and as many pairs drawn evenly by magnitude; the paper: 16000 of each (Appendix C)
+    n: int = 4096
+    order: Literal["unordered", "ordered"] = (
+        "unordered"  # additivity is for all i, j, k; ordered: i < j < k
+    )
     seed: int = 0  # draws the triples and the bootstrap
     batch_size: int = 64  # triples at a time; five encodings and three decodings each
     device: str = "auto"  # cuda where there is one, else cpu
@@ -148,26 +200,32 @@ class StructureConfig:
 
 # %% ../../nbs/10_commands/structure.ipynb #f118d865
 def held_out(count: int, first: int | None, last: int | None) -> range:
-    "Episode numbers to measure on, of `count`: [first, last), by default the last tenth and at least one."
+    """Episode numbers to measure on, of `count`: [first, last), by default the last tenth and at
+    least one.
+    """
     if count == 0:
         raise UserError("the store has no episode")
     start = count - max(1, count // 10) if first is None else first
     stop = count if last is None else last
     if not 0 <= start < stop <= count:
-        raise UserError(f"episodes {start} to {stop} of a store with {count}: 0 <= first < last <= {count} expected")
+        raise UserError(
+            f"episodes {start} to {stop} of a store with {count}: 0 <= first < last <= {count} expected"
+        )
     return range(start, stop)
 
 
 def origin(model: str | Path) -> dict:
-    "What `data.json` beside a model folder says of its training data; empty where there is none."
+    """What `data.json` beside a model folder says of its training data; empty where there is none."""
     file = Path(model).resolve().parent / "data.json"
     return read_json(file) if file.is_file() else {}
 
 # %% ../../nbs/10_commands/structure.ipynb #e98c1db9
 def unseen(store, origin: dict, first: int | None = None, last: int | None = None) -> range:
-    """Episodes of `store` that a model was not trained on, as far as the `origin` of the model tells.
+    """Episodes of `store` that a model was not trained on, as far as the `origin` of the model
+    tells.
 
-    A folder of the training: those held out; another store: all; no origin: the last tenth. `first`, `last` override.
+    A folder of the training: those held out; another store: all; no origin: the last tenth.
+    `first`, `last` override.
     """
     count = len(store.trajectories)
     if not origin or first is not None or last is not None:
@@ -177,13 +235,17 @@ def unseen(store, origin: dict, first: int | None = None, last: int | None = Non
     content = fingerprint(store.trajectories)
     same = [f for f in origin["folders"] if f["content"] == content]
     if same and same[0]["held_out"][0] == same[0]["held_out"][1]:
-        raise UserError(f"the model was trained on all {count} episodes of {store.folder}: measure it on others, "
-                        "or say with --first and --last which of these to take")
+        raise UserError(
+            f"the model was trained on all {count} episodes of {store.folder}: measure it on others, "
+            "or say with --first and --last which of these to take"
+        )
     return range(*same[0]["held_out"]) if same else range(count)
 
 # %% ../../nbs/10_commands/structure.ipynb #0caf2423
 def quantiles_for(store, origin: dict) -> dict:
-    "The store's percentiles; those of states are the training's for embodiments that it knew, with as many columns."
+    """The store's percentiles; those of states are the training's for embodiments that it knew,
+    with as many columns.
+    """
     known, out = origin.get("quantiles", {}), {}
     for body, own in store.meta["quantiles"].items():
         trained = known.get(body, {}).get("proprio")
@@ -193,7 +255,9 @@ def quantiles_for(store, origin: dict) -> dict:
 
 
 def save_latents(path, latents: dict) -> None:
-    "Write what `--latents` reads; rows without a robot state are left out, for they have no displacement."
+    """Write what `--latents` reads; rows without a robot state are left out, for they have no
+    displacement.
+    """
     known = np.isfinite(latents["ds"])
     if not known.any():
         raise UserError("no row has a robot state: there is no ds to save")
@@ -202,11 +266,14 @@ def save_latents(path, latents: dict) -> None:
         np.savez(f, **kept)
 
 # %% ../../nbs/10_commands/structure.ipynb #8d0ae274
-IN_MEMORY = 2**30  # bytes of small frames that are decoded once and kept; beyond that frames are read when drawn
+IN_MEMORY = (
+    2**30
+)  # bytes of small frames that are decoded once and kept; beyond that frames are read when drawn
 
 
 def held_out_triples(store, image_size: int, config: StructureConfig, origin: dict | None = None):
-    """The triples of `store` to measure on, at the model's image size, as a `TripleDataset` without augmentation.
+    """The triples of `store` to measure on, at the model's image size, as a `TripleDataset` without
+    augmentation.
 
     `origin` is what `data.json` beside the model says (see `unseen` and `quantiles_for`).
     """
@@ -217,79 +284,123 @@ def held_out_triples(store, image_size: int, config: StructureConfig, origin: di
     chosen = [store.trajectories[e] for e in episodes]
     if sum(len(t) for t in chosen) * 3 * image_size**2 < IN_MEMORY:
         chosen = cache_frames(chosen, image_size, in_memory=True)
-    why = "" if origin or config.first is not None else " (no data.json beside the model: assumed to be held out)"
-    say(f"{config.n} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1}{why}")
+    why = (
+        ""
+        if origin or config.first is not None
+        else " (no data.json beside the model: assumed to be held out)"
+    )
+    say(
+        f"{config.n} {config.order} triples of episodes {episodes.start} to {episodes.stop - 1}{why}"
+    )
     triples = TripleConfig(order=config.order, seed=config.seed)
-    return TripleDataset(chosen, triples, image_size, length=config.n, quantiles=quantiles_for(store, origin or {}))
+    return TripleDataset(
+        chosen, triples, image_size, length=config.n, quantiles=quantiles_for(store, origin or {})
+    )
 
 # %% ../../nbs/10_commands/structure.ipynb #dab5e844
 def collect(lam, dataset, config: StructureConfig, device: str) -> dict:
-    "Latents of `config.n` triples and, where robot states are known, of as many pairs drawn evenly by magnitude."
+    """Latents of `config.n` triples and, where robot states are known, of as many pairs drawn
+    evenly by magnitude.
+    """
     latents = collect_latents(lam, dataset, config.n, config.batch_size, device)
     if np.isfinite(latents["ds"]).sum() < 2:
         return latents
-    return latents | collect_even(lam, dataset, config.n, 4 * config.batch_size, device, seed=config.seed)
+    return latents | collect_even(
+        lam, dataset, config.n, 4 * config.batch_size, device, seed=config.seed
+    )
 
 
 def measure_model(config: StructureConfig) -> dict:
-    "Collect latents of `config.model` on the triples of `config.data` and measure all that `structure_metrics` can."
+    """Collect latents of `config.model` on the triples of `config.data` and measure all that
+    `structure_metrics` can.
+    """
     import torch  # here, so that a file of latents is measured at once
 
     from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    lam, store = LatentActionModel.from_pretrained(config.model).to(device), open_dataset(config.data)
+    device = (
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.device == "auto"
+        else config.device
+    )
+    lam, store = (
+        LatentActionModel.from_pretrained(config.model).to(device),
+        open_dataset(config.data),
+    )
     dataset = held_out_triples(store, lam.config.image_size, config, origin(config.model))
     latents = collect(lam, dataset, config, device)
     if config.save:
         save_latents(config.save, latents)
-    return structure_metrics(latents, getattr(lam.config, "codebook_size", None), config.intervals, config.seed)
+    return structure_metrics(
+        latents, getattr(lam.config, "codebook_size", None), config.intervals, config.seed
+    )
 
 # %% ../../nbs/10_commands/structure.ipynb #e09a9f82
-LINES = {"additivity": "Eq. 7, 0 is additive", "norm_correlation": "Eq. 8, 1 is calibrated",
-         "identity": "Eq. 9, 0 is right", "inverse": "Eq. 10, 0 is right",
-         "norm_correlation_uniform": "Eq. 8, uniform by magnitude", "reconstruction": "error relative to copying o_i",
-         "sum_reconstruction": "F(o_i, z_ij + z_jk) for o_k, relative to copying",
-         "probe_r2": "linear probe of the displacement",
-         "codes_used": "different codes", "perplexity": "of the codes", "n": "triples"}  # fmt: skip
+LINES = {
+    "additivity": "Eq. 7, 0 is additive",
+    "norm_correlation": "Eq. 8, 1 is calibrated",
+    "identity": "Eq. 9, 0 is right",
+    "inverse": "Eq. 10, 0 is right",
+    "norm_correlation_uniform": "Eq. 8, uniform by magnitude",
+    "reconstruction": "error relative to copying o_i",
+    "sum_reconstruction": "F(o_i, z_ij + z_jk) for o_k, relative to copying",
+    "probe_r2": "linear probe of the displacement",
+    "codes_used": "different codes",
+    "perplexity": "of the codes",
+    "n": "triples",
+}
 
 
 def as_text(row: dict) -> str:
-    "The numbers of `row` for a person: one line each, with what they mean."
+    """The numbers of `row` for a person: one line each, with what they mean."""
     lines = []
     for name, what in LINES.items():
         if name in row:
             value = f"{row[name]:d}" if isinstance(row[name], int) else f"{row[name]:.4f}"
             ends = row.get("intervals", {}).get(name)
-            lines.append(f"{name:26s}{value:>9s}  {f'[{ends[0]:.3f}, {ends[1]:.3f}]  ' if ends else ''}{what}")
+            lines.append(
+                f"{name:26s}{value:>9s}  {f'[{ends[0]:.3f}, {ends[1]:.3f}]  ' if ends else ''}{what}"
+            )
     return "\n".join(lines)
 
 # %% ../../nbs/10_commands/structure.ipynb #e318f1e0
 def check_config(config: StructureConfig) -> None:
-    "UserError unless the command line names either a file, or a model and data, and sensible counts."
+    """UserError unless the command line names either a file, or a model and data, and sensible
+    counts.
+    """
     if (config.latents is None) == (config.model is None and config.data is None):
         raise UserError("either --latents FILE.npz, or --model FOLDER with --data STORE, is needed")
     if config.latents is None and (config.model is None or config.data is None):
-        raise UserError(f"--{'data' if config.data is None else 'model'} is missing: a model is measured on data")
+        raise UserError(
+            f"--{'data' if config.data is None else 'model'} is missing: a model is measured on data"
+        )
     if config.latents and config.save:
-        raise UserError("--save writes the latents of --model; those of --latents are in a file already")
+        raise UserError(
+            "--save writes the latents of --model; those of --latents are in a file already"
+        )
     for name, least in (("n", 2), ("batch_size", 1), ("intervals", 0)):
         if getattr(config, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)} is too small: at least {least}")
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} is too small: at least {least}"
+            )
 
 
 def run(config: StructureConfig) -> None:
-    "Measure what `config` names and print it."
+    """Measure what `config` names and print it."""
     check_config(config)
     by_file = config.latents is not None
-    row = measure_file(config.latents, config.intervals, config.seed) if by_file else measure_model(config)
+    row = (
+        measure_file(config.latents, config.intervals, config.seed)
+        if by_file
+        else measure_model(config)
+    )
     say_undefined(row)
     print_json(row) if config.json else print(as_text(row))
 
 # %% ../../nbs/10_commands/structure.ipynb #f36bf38a
 def run_leakage(config) -> None:
-    "Measure what latents give away, and print it."
+    """Measure what latents give away, and print it."""
     from aclam.structure.leakage import leakage_text, measure_leakage
 
     row = measure_leakage(config)
@@ -297,7 +408,7 @@ def run_leakage(config) -> None:
 
 
 def run_compare(config) -> int:
-    "Make a comparison and print it; 3 where the time was up before it was done."
+    """Make a comparison and print it; 3 where the time was up before it was done."""
     from aclam.studies.comparison import as_text, compare
 
     results = compare(config)
@@ -308,7 +419,9 @@ def run_compare(config) -> int:
 
 
 def main(argv=None) -> None:
-    "Entry point of `aclam-structure`; a first word `leakage` or `compare` asks for more than the four numbers."
+    """Entry point of `aclam-structure`; a first word `leakage` or `compare` asks for more than the
+    four numbers.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] not in (["leakage"], ["compare"]):
         return cli(StructureConfig, run, argv, prog="aclam-structure")

@@ -24,9 +24,11 @@ from ..core import UserError
 # %% ../../nbs/3_data/augment.ipynb #e81cc2e9
 @dataclass(frozen=True)
 class AugmentConfig:
-    "Color jitter and a random crop, shared by the three frames of a triple."
+    """Color jitter and a random crop, shared by the three frames of a triple."""
 
-    brightness: float = 0.2  # factor in 1 +- this # assumed, the papers name the four but give no strength
+    brightness: float = (
+        0.2  # factor in 1 +- this # assumed, the papers name the four but give no strength
+    )
     contrast: float = 0.2  # assumed
     saturation: float = 0.2  # assumed
     hue: float = 0.05  # shift in +- this, of a full turn of the color wheel # assumed
@@ -35,10 +37,16 @@ class AugmentConfig:
     def __post_init__(self):
         strengths = self.brightness, self.contrast, self.saturation, self.hue
         if not (0 < self.crop <= 1 and self.hue <= 0.5 and min(strengths) >= 0):
-            raise UserError("augmentation: crop lies in (0, 1], hue in [0, 0.5], the other strengths are not negative")
+            raise UserError(
+                "augmentation: crop lies in (0, 1], hue in [0, 0.5], the other strengths are not negative"
+            )
 
 # %% ../../nbs/3_data/augment.ipynb #bbcc0458
-LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in the perceived brightness (ITU-R BT.601)
+LUMA = (
+    0.299,
+    0.587,
+    0.114,
+)  # weights of red, green, blue in the perceived brightness (ITU-R BT.601)
 
 
 def color_matrix(
@@ -46,7 +54,10 @@ def color_matrix(
     saturation: np.ndarray,  # (B,) likewise
     turn: np.ndarray,  # (B,) of the hue, radians
 ) -> np.ndarray:  # (B, 3, 3) float64
-    "Rotate about the gray diagonal by `turn`, blend with the gray value, scale. Gray pixels only scale."
+    """Rotate about the gray diagonal by `turn`, blend with the gray value, scale.
+
+    Gray pixels only scale.
+    """
     c, s = np.cos(turn), np.sin(turn) / np.sqrt(3)
     third = (1 - c) / 3
     same, before, after = c + third, third - s, third + s
@@ -66,15 +77,19 @@ def from_uniform(
     height: int,  # of the frames, pixels
     width: int,
 ) -> Tensor:  # float32 (B, PARAMETERS)
-    "The numbers that `augment_frames` takes, from uniform ones."
-    strengths = np.array([config.brightness, config.contrast, config.saturation, 2 * np.pi * config.hue])
+    """The numbers that `augment_frames` takes, from uniform ones."""
+    strengths = np.array(
+        [config.brightness, config.contrast, config.saturation, 2 * np.pi * config.hue]
+    )
     brightness, contrast, saturation, turn = (strengths * (2 * u[:, :4] - 1)).T
     side = config.crop + (1 - config.crop) * u[:, 4]
     rows, columns = (np.maximum(np.rint(side * pixels), 1) for pixels in (height, width))
     top, left = np.rint(u[:, 5] * (height - rows)), np.rint(u[:, 6] * (width - columns))
     gain = (1 + brightness) * -contrast
     matrix = (1 + brightness)[:, None, None] * color_matrix(1 + contrast, 1 + saturation, turn)
-    numbers = np.concatenate([np.stack([top, left, rows, columns, gain], 1), matrix.reshape(-1, 9)], 1)
+    numbers = np.concatenate(
+        [np.stack([top, left, rows, columns, gain], 1), matrix.reshape(-1, 9)], 1
+    )
     return torch.from_numpy(numbers.astype(np.float32))
 
 # %% ../../nbs/3_data/augment.ipynb #2493b48e
@@ -86,30 +101,40 @@ def augmentation_parameters(
     epoch: int,
     indices: Sequence[int],  # global indices of triples
 ) -> Tensor:  # float32 (B, PARAMETERS)
-    "What is drawn for these triples: each from a random stream of its own, apart from the one that draws its frames."
+    """What is drawn for these triples: each from a random stream of its own, apart from the one
+    that draws its frames.
+    """
     streams = [np.random.default_rng([seed, epoch, int(n), 1]) for n in indices]
     u = np.array([rng.random(7) for rng in streams])
     return from_uniform(u.reshape(-1, 7), config, height, width)
 
 # %% ../../nbs/3_data/augment.ipynb #edce9a0e
-BITS = 14  # of a weight: a bit less than what fits into 16 bits with a sign, as in PyTorch and Pillow
+BITS = (
+    14  # of a weight: a bit less than what fits into 16 bits with a sign, as in PyTorch and Pillow
+)
 
 
 def _neighbors(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a window [start, start + length) that is stretched to `size` pixels: the left neighbor of each output pixel,
-    the right one, and its weight in units of 2^-BITS. start, length: int64 (B,). All three: (B, size)."""
+    """Of a window [start, start + length) that is stretched to `size` pixels: the left neighbor of
+    each output pixel, the right one, and its weight in units of 2^-BITS. start, length: int64 (B,).
+    All three: (B, size).
+    """
     o = torch.arange(size, device=start.device)
     position = (2 * o + 1) * length[:, None] - size  # (B, size), in units of 1 / (2 size)
     floor = position.div(2 * size, rounding_mode="floor")
     rest = position - 2 * size * floor
-    weight = (rest * 2 ** (BITS + 1) + 2 * size).div(4 * size, rounding_mode="floor")  # rounded, not cut off
+    weight = (rest * 2 ** (BITS + 1) + 2 * size).div(
+        4 * size, rounding_mode="floor"
+    )  # rounded, not cut off
     left = floor.clamp(min=0)
     right = (floor + 1).minimum(length[:, None] - 1)
     return start[:, None] + left, start[:, None] + right, weight.int()
 
 
 def _stretch(frames: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
-    "Stretch a window of every row (dim -1) or column (dim -2) to its whole length. uint8 (B, 3, 3, H, W)."
+    """Stretch a window of every row (dim -1) or column (dim -2) to its whole length. uint8 (B, 3,
+    3, H, W).
+    """
     along = [-1, 1, 1, 1, 1]  # (B, 1, 1, 1, W), or (B, 1, 1, H, 1)
     along[dim] = frames.shape[dim]
     left, right, weight = (t.view(along) for t in _neighbors(start, length, frames.shape[dim]))
@@ -122,7 +147,7 @@ def crop(
     frames: Tensor,  # uint8 (B, 3, 3, H, W)
     window: Tensor,  # int64 (B, 4): top, left, rows, columns
 ) -> Tensor:  # uint8 (B, 3, 3, H, W)
-    "Stretch the window of each triple to the whole frame: bilinear, in whole numbers."
+    """Stretch the window of each triple to the whole frame: bilinear, in whole numbers."""
     top, left, rows, columns = window.unbind(1)
     return _stretch(_stretch(frames, -1, left, columns), -2, top, rows)
 
@@ -131,14 +156,14 @@ def crop_one(
     frames: Tensor,  # uint8 (3, 3, H, W), on the CPU
     window: Sequence[int],  # top, left, rows, columns
 ) -> Tensor:  # uint8 (3, 3, H, W)
-    "The same for one triple by PyTorch's own function, on a CPU ten times as fast as `gather`."
+    """The same for one triple by PyTorch's own function, on a CPU ten times as fast as `gather`."""
     top, left, rows, columns = window
-    inside = frames[..., top:top + rows, left:left + columns]
+    inside = frames[..., top : top + rows, left : left + columns]
     return interpolate(inside, frames.shape[-2:], mode="bilinear", antialias=True)
 
 # %% ../../nbs/3_data/augment.ipynb #624cbcaf
 def check_crop(height: int, width: int, n: int = 12, seed: int = 0) -> int:  # pixels compared
-    "Assert that `crop` gives the bytes of PyTorch's own integer function for random windows."
+    """Assert that `crop` gives the bytes of PyTorch's own integer function for random windows."""
     rng = np.random.default_rng(seed)
     frames = torch.from_numpy(rng.integers(0, 256, (n, 3, 3, height, width), dtype=np.uint8))
     parameters = from_uniform(rng.random((n, 7)), AugmentConfig(crop=0.3), height, width)
@@ -150,7 +175,7 @@ def check_crop(height: int, width: int, n: int = 12, seed: int = 0) -> int:  # p
 
 # %% ../../nbs/3_data/augment.ipynb #0d1f0859
 class Looks(NamedTuple):
-    "The parameters of B triples, taken apart."
+    """The parameters of B triples, taken apart."""
 
     window: Tensor  # int64 (B, 4): top, left, rows, columns
     gain: Tensor  # float32 (B,) weight of the mean brightness
@@ -162,7 +187,9 @@ def take_apart(parameters: Tensor) -> Looks:  # parameters: float32 (B, PARAMETE
 
 
 def relight(frames: Tensor, looks: Looks) -> Tensor:
-    "One linear change of color for all pixels of a triple. frames: uint8 (B, 3, 3, H, W); returns float32, rounded."
+    """One linear change of color for all pixels of a triple. frames: uint8 (B, 3, 3, H, W); returns
+    float32, rounded.
+    """
     pixels = 3 * frames.shape[-2] * frames.shape[-1]  # of one color in a triple
     sums = frames.sum((1, 3, 4), dtype=torch.int32)  # (B, 3), exact
     gray = (sums[:, 0] * LUMA[0] + sums[:, 1] * LUMA[1] + sums[:, 2] * LUMA[2]) / pixels
@@ -180,7 +207,10 @@ def augment_frames(
     frames: Tensor,  # uint8 (B, 3, 3, H, W): triple, frame, channel, row, column
     parameters: Tensor,  # float32 (B, PARAMETERS), on the same device
 ) -> Tensor:  # uint8 (B, 3, 3, H, W)
-    "Window and light of each triple. No number leaves the device, and nothing depends on the rest of the batch."
+    """Window and light of each triple.
+
+    No number leaves the device, and nothing depends on the rest of the batch.
+    """
     looks = take_apart(parameters)
     if frames.device.type == "cpu" and not torch.compiler.is_compiling():
         return _one_by_one(frames, looks)
@@ -188,18 +218,22 @@ def augment_frames(
 
 
 def _one_by_one(frames: Tensor, looks: Looks) -> Tensor:
-    "The same, triple by triple."
+    """The same, triple by triple."""
     out = torch.empty(frames.shape, dtype=torch.uint8)
     for n, window in enumerate(looks.window.tolist()):
-        one = Looks(*(t[n:n + 1] for t in looks))
+        one = Looks(*(t[n : n + 1] for t in looks))
         out[n] = relight(crop_one(frames[n], window)[None], one)[0]
     return out
 
 # %% ../../nbs/3_data/augment.ipynb #472cc760
 def apply_augmentation(
-    batch: dict,  # of `dataset.batch`; with `frames` uint8 (B, 3, 3, H, W), perhaps with `augment` (B, PARAMETERS)
+    # of `dataset.batch`; with `frames` uint8 (B, 3, 3, H, W), perhaps with `augment` (B,
+    # PARAMETERS)
+    batch: dict,
 ) -> dict:  # without `augment`
-    "Augment a batch that carries its parameters, on the device where it is; any other batch comes back as it is."
+    """Augment a batch that carries its parameters, on the device where it is; any other batch comes
+    back as it is.
+    """
     if "augment" not in batch:
         return batch
     rest = {name: value for name, value in batch.items() if name != "augment"}
@@ -211,12 +245,16 @@ def augment_triple(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Tensor:  # uint8 (3, 3, H, W)
-    "One triple, by a generator of one's own: for looking at."
-    return augment_frames(frames[None], from_uniform(rng.random((1, 7)), config, *frames.shape[-2:]))[0]
+    """One triple, by a generator of one's own: for looking at."""
+    return augment_frames(
+        frames[None], from_uniform(rng.random((1, 7)), config, *frames.shape[-2:])
+    )[0]
 
 # %% ../../nbs/3_data/augment.ipynb #8ff58914
 def check_augmentation(size: int = 48, n: int = 10, seed: int = 0) -> int:  # bytes compared
-    "Assert that all at once and one by one agree in every byte, and that a triple does not see its neighbors."
+    """Assert that all at once and one by one agree in every byte, and that a triple does not see
+    its neighbors.
+    """
     rng = np.random.default_rng(seed)
     frames = torch.from_numpy(rng.integers(0, 256, (n, 3, 3, size, size), dtype=np.uint8))
     parameters = augmentation_parameters(AugmentConfig(), size, size, seed, 0, range(n))

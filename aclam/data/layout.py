@@ -22,7 +22,9 @@ def hidden_quaternion(
     columns: tuple[int, ...],  # that are declared to be something else
     tolerance: float = 1e-3,  # of the norm
 ) -> tuple[int, ...] | None:  # four neighbouring columns, or None
-    "Four neighbouring columns around `columns` whose norm is one in every frame although they change."
+    """Four neighbouring columns around `columns` whose norm is one in every frame although they
+    change.
+    """
     for first in range(columns[0] - 1, columns[0] + 1):
         window = values[:, first : first + 4] if first >= 0 else values[:, :0]
         if window.shape[1] == 4:
@@ -42,23 +44,31 @@ def _gripper(t: Trajectory, values: np.ndarray) -> None:
     off = np.maximum(low - slack - values, values - high - slack).max(1)  # (T,)
     if off.max() > 0:
         n = int(off.argmax())
-        raise UserError(f"{t.name}: frame {n}: the gripper is at {values[n][0]:.3g}, declared are {low:g} to {high:g}: "
-                        f"is column {t.layout.gripper[0]} the gripper?")
+        raise UserError(
+            f"{t.name}: frame {n}: the gripper is at {values[n][0]:.3g}, declared are {low:g} to {high:g}: "
+            f"is column {t.layout.gripper[0]} the gripper?"
+        )
 
 
 def _units(t: Trajectory, columns: tuple[int, ...], limit: float, what: str) -> None:
     values = np.abs(t.proprio[:, columns])
     if len(columns) and values.max() > limit:
         n, c = np.unravel_index(values.argmax(), values.shape)
-        raise UserError(f"{t.name}: frame {n}: column {columns[c]} is {t.proprio[n, columns[c]]:.4g}: {what}")
+        raise UserError(
+            f"{t.name}: frame {n}: column {columns[c]} is {t.proprio[n, columns[c]]:.4g}: {what}"
+        )
 
 # %% ../../nbs/3_data/layout.ipynb #879c7f88
 def check_layout(
     t: Trajectory,
     tolerance: float = 1e-2,  # allowed deviation from unit norm or orthogonality
-    turn: float | None = TURN,  # degrees a second; at least 20 degrees a frame are allowed. None: no limit
+    turn: float
+    | None = TURN,  # degrees a second; at least 20 degrees a frame are allowed. None: no limit
 ) -> dict:  # what was measured; empty where nothing is declared
-    "Hold a declared layout against the data. `UserError` in one line, naming episode and frame, where they disagree."
+    """Hold a declared layout against the data.
+
+    `UserError` in one line, naming episode and frame, where they disagree.
+    """
     layout = t.layout
     if t.proprio is None or layout is None:
         return {}
@@ -67,8 +77,10 @@ def check_layout(
     if angles:
         _units(t, layout.rotation, 4 * np.pi, "are angles in radians?")
         if found := hidden_quaternion(t.proprio, layout.rotation):
-            raise UserError(f"{t.name}: columns {found} have norm 1 in every frame: a quaternion? "
-                            f"Declared is {layout.rotation_repr} in columns {layout.rotation}")
+            raise UserError(
+                f"{t.name}: columns {found} have norm 1 in every frame: a quaternion? "
+                f"Declared is {layout.rotation_repr} in columns {layout.rotation}"
+            )
     if layout.gripper_range and layout.gripper:
         _gripper(t, t.proprio[:, layout.gripper])
     limit = np.inf if turn is None else max(20.0, turn * float(np.median(np.diff(t.timestamp))))
@@ -76,25 +88,34 @@ def check_layout(
 
 # %% ../../nbs/3_data/layout.ipynb #0235309d
 def arm_motion(seed: int, frames: int = 60, fps: float = 10.0) -> dict:
-    "A gripper that points down and moves: position (T, 3), rotation, joints (T, 7), width (T, 1) in metres, time (T,)."
+    """A gripper that points down and moves: position (T, 3), rotation, joints (T, 7), width (T, 1)
+    in metres, time (T,).
+    """
     rng, t = np.random.default_rng(seed), np.arange(frames) / fps
     path = lambda reach: smooth_path(rng, t, reach)  # noqa: E731
     tilt = Rotation.from_rotvec(np.stack([path(0.5), path(0.5), path(1.5)], 1))  # radians
     down = Rotation.from_euler("xyz", [np.pi, 0, rng.uniform(-np.pi, np.pi)])
     position = np.stack([0.5 + path(0.2), path(0.2), 0.3 + path(0.1)], 1)
     joints = np.stack([rng.uniform(-1.5, 1.5) + path(0.8) for _ in range(7)], 1)
-    return {"t": t, "position": position, "rotation": tilt * down, "joints": joints,
-            "width": np.clip(0.04 + path(0.06), 0, 0.08)[:, None]}
+    return {
+        "t": t,
+        "position": position,
+        "rotation": tilt * down,
+        "joints": joints,
+        "width": np.clip(0.04 + path(0.06), 0, 0.08)[:, None],
+    }
 
 
 def _stored(m: dict, *names: str) -> np.ndarray:  # (T, P)
-    "Some of a motion, side by side; rotations by the name of their representation."
+    """Some of a motion, side by side; rotations by the name of their representation."""
     known = {"position", "joints", "width"}
-    return np.concatenate([m[n] if n in known else from_rotation(m["rotation"], n) for n in names], 1)
+    return np.concatenate(
+        [m[n] if n in known else from_rotation(m["rotation"], n) for n in names], 1
+    )
 
 # %% ../../nbs/3_data/layout.ipynb #2062ed55
 def _homogeneous(m: dict) -> np.ndarray:  # (T, 16)
-    "4 x 4 poses, stored column by column."
+    """4 x 4 poses, stored column by column."""
     pose = np.tile(np.eye(4), (len(m["t"]), 1, 1))
     pose[:, :3, :3], pose[:, :3, 3] = m["rotation"].as_matrix(), m["position"]
     return pose.transpose(0, 2, 1).reshape(-1, 16)
@@ -105,7 +126,7 @@ def _layout(representation: str, first: int = 3, width: int = 3, **more) -> Prop
 
 
 def mislabels(m: dict) -> dict:  # source -> (values, layout in common use, layout of the recipe)
-    "How seven sources store a motion, what is commonly said about it, and what is true."
+    """How seven sources store a motion, what is commonly said about it, and what is true."""
     quaternion, euler = _layout("quat_xyzw", width=4), _layout("euler_xyz")
     sirius = np.concatenate([_homogeneous(m), _stored(m, "joints", "width")], 1)
     matrix = ProprioLayout((12, 13, 14), (0, 4, 8, 1, 5, 9, 2, 6, 10), "matrix")
@@ -116,8 +137,11 @@ def mislabels(m: dict) -> dict:  # source -> (values, layout in common use, layo
         "austin_sirius": (sirius, ProprioLayout((), (19, 20, 21, 22), "quat_xyzw"), matrix),
         "bc_z": (_stored(m, "position", "rotvec", "width"), euler, _layout("rotvec")),
         "dlr_edan": (_stored(m, "position", "euler_zxy", "width"), euler, _layout("euler_zxy")),
-        "taco_play": (_stored(m, "position", "euler_xyz", "width", "joints"),
-                      _layout("euler_xyz", gripper=(7,), **in_metres), _layout("euler_xyz", gripper=(6,), **in_metres)),
+        "taco_play": (
+            _stored(m, "position", "euler_xyz", "width", "joints"),
+            _layout("euler_xyz", gripper=(7,), **in_metres),
+            _layout("euler_xyz", gripper=(6,), **in_metres),
+        ),
         "droid": (_stored(m, "position", "euler_xyz", "width"), quaternion, euler),
     }
 
@@ -127,8 +151,10 @@ def _episode(values: np.ndarray, layout: ProprioLayout, m: dict, name: str) -> T
     return Trajectory(blank, m["t"], values, layout, name=name)
 
 
-def refusal(values: np.ndarray, layout: ProprioLayout, m: dict, name: str = "episode") -> str | None:
-    "The line with which a layout is refused, None where it is accepted."
+def refusal(
+    values: np.ndarray, layout: ProprioLayout, m: dict, name: str = "episode"
+) -> str | None:
+    """The line with which a layout is refused, None where it is accepted."""
     try:
         check_layout(_episode(values, layout, m, name))
     except UserError as e:
@@ -137,30 +163,42 @@ def refusal(values: np.ndarray, layout: ProprioLayout, m: dict, name: str = "epi
 
 
 def check_mislabels(episodes: int = 40) -> dict:  # source -> share of the episodes that are refused
-    "Assert the claim about the seven wrong labels on random motions of an arm."
+    """Assert the claim about the seven wrong labels on random motions of an arm."""
     share: dict = {}
     for m in map(arm_motion, range(episodes)):
         for name, (values, common, right) in mislabels(m).items():
             assert refusal(values, right, m) is None, (name, refusal(values, right, m))
             share[name] = share.get(name, 0) + (refusal(values, common, m) is not None) / episodes
     sure = ("jaco_play", "fmb", "austin_sirius", "taco_play", "droid")
-    assert all(abs(share[n] - 1) < 1e-9 for n in sure) and share["bc_z"] > 0.9 and share["dlr_edan"] == 0, share
+    assert (
+        all(abs(share[n] - 1) < 1e-9 for n in sure)
+        and share["bc_z"] > 0.9
+        and share["dlr_edan"] == 0
+    ), share
     return share
 
 # %% ../../nbs/3_data/layout.ipynb #ed8e136f
 def _turns(values: np.ndarray, representation: str) -> np.ndarray:  # (T - 9,) radians
-    "Relative angles over nine frames."
+    """Relative angles over nine frames."""
     i = np.arange(len(values) - 9)
-    return relative_angle(values, ProprioLayout((), range(values.shape[1]), representation), i, i + 9)
+    return relative_angle(
+        values, ProprioLayout((), range(values.shape[1]), representation), i, i + 9
+    )
 
 
 def check_harmless(episodes: int = 20) -> dict:  # largest error of the relative angle, in degrees
-    "Assert that a cyclic mix-up of Euler axes and a permuted quaternion leave relative angles alone."
+    """Assert that a cyclic mix-up of Euler axes and a permuted quaternion leave relative angles
+    alone.
+    """
     worst = {"euler_xyz for euler_zxy": 0.0, "wxyz for xyzw": 0.0, "columns permuted": 0.0}
     for m in map(arm_motion, range(episodes)):
         quaternion, zxy = _stored(m, "quat_xyzw"), _stored(m, "euler_zxy")
         true = _turns(quaternion, "quat_xyzw")
-        readings = (_turns(zxy, "euler_xyz"), _turns(quaternion, "quat_wxyz"), _turns(zxy[:, [1, 2, 0]], "euler_xyz"))
+        readings = (
+            _turns(zxy, "euler_xyz"),
+            _turns(quaternion, "quat_wxyz"),
+            _turns(zxy[:, [1, 2, 0]], "euler_xyz"),
+        )
         for name, read in zip(worst, readings, strict=True):
             worst[name] = max(worst[name], float(np.degrees(np.abs(read - true).max())))
     assert max(list(worst.values())[:2]) < 1e-5 and worst["columns permuted"] > 5, worst

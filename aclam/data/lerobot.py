@@ -37,21 +37,27 @@ VERSIONS = ("v2.0", "v2.1", "v3.0")
 
 
 def _info(root: Path) -> dict:
-    "meta/info.json, checked for what the reader needs."
+    """meta/info.json, checked for what the reader needs."""
     file = root / "meta" / "info.json"
     info = read_json(file)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version not in VERSIONS:
-        raise UserError(f'{file}: codebase_version is "{version}", this reader knows {", ".join(VERSIONS)}')
+        raise UserError(
+            f'{file}: codebase_version is "{version}", this reader knows {", ".join(VERSIONS)}'
+        )
     fps, features = info.get("fps"), info.get("features")
     if not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
         raise UserError(f"{file}: fps is {fps!r}, a positive number is needed")
-    if not isinstance(features, dict) or not all(isinstance(f, dict) and "dtype" in f for f in features.values()):
+    if not isinstance(features, dict) or not all(
+        isinstance(f, dict) and "dtype" in f for f in features.values()
+    ):
         raise UserError(f"{file}: features is not a table of columns with their dtype")
     for key, f in features.items():
         shape = f.get("shape")
         if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise UserError(f"{file}: the shape of {key} is {shape!r}, a list of positive numbers is needed")
+            raise UserError(
+                f"{file}: the shape of {key} is {shape!r}, a list of positive numbers is needed"
+            )
     return info
 
 # %% ../../nbs/3_data/lerobot.ipynb #ce419f02
@@ -60,19 +66,23 @@ def inside(
     template: Any,  # such as "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
     **values: Any,
 ) -> Path:
-    "The file that a template of info.json names; `UserError` where it leads out of the folder."
+    """The file that a template of info.json names; `UserError` where it leads out of the folder."""
     try:
         name = template.format(**values)
     except (AttributeError, KeyError, IndexError, ValueError, TypeError) as e:
-        raise UserError(f"{root}: the path template {template!r} in meta/info.json cannot be filled in ({e})") from e
+        raise UserError(
+            f"{root}: the path template {template!r} in meta/info.json cannot be filled in ({e})"
+        ) from e
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise UserError(f"{root}: the path {name!r} in meta/info.json leads out of the dataset's folder, refused")
+        raise UserError(
+            f"{root}: the path {name!r} in meta/info.json leads out of the dataset's folder, refused"
+        )
     return root / path
 
 # %% ../../nbs/3_data/lerobot.ipynb #6063e1f5
 def _table(path: Path, what: str, columns: Sequence[str] | None = None) -> pa.Table:
-    "A Parquet file; `UserError` with what it is for."
+    """A Parquet file; `UserError` with what it is for."""
     try:
         return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
     except FileNotFoundError as e:
@@ -87,9 +97,13 @@ def _not_parquet(path: Path, where: str, error: Exception) -> UserError:
 
 # %% ../../nbs/3_data/lerobot.ipynb #e8f50571
 def _lines(path: Path) -> list[dict]:
-    "A file with a JSON object a line."
+    """A file with a JSON object a line."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [
+            json.loads(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
     except (OSError, ValueError) as e:
@@ -100,16 +114,18 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _tasks(root: Path, version: str) -> dict[int, str]:
-    "task_index -> instruction."
+    """task_index -> instruction."""
     if version != "v3.0":
         return {r["task_index"]: r["task"] for r in _lines(root / "meta" / "tasks.jsonl")}
     table = _table(root / "meta" / "tasks.parquet", "tasks")
-    texts = next(c for c in table.column_names if c != "task_index")  # the name of pandas' index, mostly
+    texts = next(
+        c for c in table.column_names if c != "task_index"
+    )  # the name of pandas' index, mostly
     return dict(zip(table["task_index"].to_pylist(), table[texts].to_pylist(), strict=True))
 
 # %% ../../nbs/3_data/lerobot.ipynb #c20cb7e9
 def _episodes(root: Path, version: str) -> list[dict]:
-    "The table of episodes, in order."
+    """The table of episodes, in order."""
     if version != "v3.0":
         rows = _lines(root / "meta" / "episodes.jsonl")
     else:
@@ -121,14 +137,16 @@ def _episodes(root: Path, version: str) -> list[dict]:
         for f in files:
             kept = [c for c in pq.read_schema(f).names if not c.startswith("stats/")]
             rows += _table(f, "episodes", kept).to_pylist()
-    if missing := [k for k in ("episode_index", "length") for r in rows if not isinstance(r.get(k), int)]:
+    if missing := [
+        k for k in ("episode_index", "length") for r in rows if not isinstance(r.get(k), int)
+    ]:
         raise UserError(f"{root}: the table of episodes has a row without {missing[0]}")
     return sorted(rows, key=lambda r: r["episode_index"])
 
 # %% ../../nbs/3_data/lerobot.ipynb #48adb124
 @dataclass(frozen=True)
 class _Place:
-    "Where one episode lies."
+    """Where one episode lies."""
 
     episode: int
     length: int
@@ -138,7 +156,7 @@ class _Place:
 
 
 def _place(root: Path, info: dict, row: dict, camera: str) -> _Place:
-    "The files of one episode."
+    """The files of one episode."""
     n, start, has_video = row["episode_index"], 0.0, info["features"][camera]["dtype"] == "video"
     if info["codebase_version"] == "v3.0":
         try:
@@ -155,7 +173,7 @@ def _place(root: Path, info: dict, row: dict, camera: str) -> _Place:
 
 # %% ../../nbs/3_data/lerobot.ipynb #cf7988ae
 def _numbers(table: pa.Table, key: str, info: dict, where: str) -> np.ndarray:  # (n, D) float32
-    "A column as an array, of the width that info.json says."
+    """A column as an array, of the width that info.json says."""
     values = table[key].combine_chunks()
     width = math.prod(info["features"][key]["shape"])
     flat = values
@@ -163,14 +181,18 @@ def _numbers(table: pa.Table, key: str, info: dict, where: str) -> np.ndarray:  
         flat = flat.flatten()
     if values.null_count or flat.null_count or len(flat) != width * len(values):
         found = len(flat) / max(len(values), 1)
-        raise UserError(f"{where}: {key} has {found:g} numbers a row, its shape in meta/info.json is "
-                        f"{info['features'][key]['shape']}")
+        raise UserError(
+            f"{where}: {key} has {found:g} numbers a row, its shape in meta/info.json is "
+            f"{info['features'][key]['shape']}"
+        )
     return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(values), width)
 
 
 def _chosen(info: dict, declared: tuple[str, ...] | None, usual: str, root: Path) -> list[str]:
-    "The columns that become proprio or actions."
-    numeric = [k for k, f in info["features"].items() if f["dtype"] not in ("video", "image", "string")]
+    """The columns that become proprio or actions."""
+    numeric = [
+        k for k, f in info["features"].items() if f["dtype"] not in ("video", "image", "string")
+    ]
     if declared is None:
         return [usual] if usual in numeric else []
     for key in declared:
@@ -180,7 +202,7 @@ def _chosen(info: dict, declared: tuple[str, ...] | None, usual: str, root: Path
 
 # %% ../../nbs/3_data/lerobot.ipynb #06dc3876
 class _Rows:
-    "The rows of a dataset, a file at a time."
+    """The rows of a dataset, a file at a time."""
 
     def __init__(self, root: Path, info: dict, declared: Declared):
         self.root, self.info, self.files = root, info, Recent(1)
@@ -196,20 +218,29 @@ class _Rows:
         return table, table["episode_index"].to_numpy()
 
     def __call__(self, place: _Place) -> tuple[pa.Table, int]:
-        "The rows of one episode, and the number of its first row in the file."
+        """The rows of one episode, and the number of its first row in the file."""
         where = f"episode {place.episode}"
         table, episodes = self.files.get(place.data, lambda: self._file(place.data, where))
         rows = np.flatnonzero(episodes == place.episode)
         if len(rows) != place.length or not len(rows):
-            raise UserError(f"{where}: {place.data} has {len(rows)} rows of it, meta says {place.length}")
+            raise UserError(
+                f"{where}: {place.data} has {len(rows)} rows of it, meta says {place.length}"
+            )
         own = table.slice(rows[0], len(rows))
-        if rows[-1] - rows[0] != len(rows) - 1 or (own["frame_index"].to_numpy() != np.arange(len(rows))).any():
-            raise UserError(f"{where}: the frames in {place.data} are not in order, or some are missing")
+        if (
+            rows[-1] - rows[0] != len(rows) - 1
+            or (own["frame_index"].to_numpy() != np.arange(len(rows))).any()
+        ):
+            raise UserError(
+                f"{where}: the frames in {place.data} are not in order, or some are missing"
+            )
         return own, int(rows[0])
 
     def matrix(self, rows: pa.Table, keys: list[str], place: _Place) -> np.ndarray | None:  # (T, D)
         where = f"episode {place.episode}: {place.data}"
-        return np.concatenate([_numbers(rows, k, self.info, where) for k in keys], 1) if keys else None
+        return (
+            np.concatenate([_numbers(rows, k, self.info, where) for k in keys], 1) if keys else None
+        )
 
 
 def _schema_names(path: Path, where: str) -> list[str]:
@@ -222,14 +253,14 @@ def _schema_names(path: Path, where: str) -> list[str]:
 
 # %% ../../nbs/3_data/lerobot.ipynb #27c47236
 def _times(rows: pa.Table, fps: float) -> np.ndarray:  # (T,) seconds
-    "Time stamps without the rounding of 32 bits."
+    """Time stamps without the rounding of 32 bits."""
     t = rows["timestamp"].to_numpy().astype(np.float64)
     even = np.round(t * fps) / fps
     return even if np.abs(t - even).max(initial=0) < 0.01 / fps else t
 
 
 class TableImages:
-    "Frames of one episode that are bytes in a Parquet table."
+    """Frames of one episode that are bytes in a Parquet table."""
 
     def __init__(self, tables: "Tables", path: Path, key: str, first: int, length: int, name: str):
         self.tables, self.path, self.key = tables, path, key
@@ -241,13 +272,17 @@ class TableImages:
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
         numbers = [range(self.length)[int(n)] for n in indices]
         bytes_ = [self.tables.cell(self.path, self.key, self.first + n) for n in numbers]
-        frames = [read_image(b or b"", f"{self.name}: frame {n} in {self.path}")
-                  for n, b in zip(numbers, bytes_, strict=True)]
+        frames = [
+            read_image(b or b"", f"{self.name}: frame {n} in {self.path}")
+            for n, b in zip(numbers, bytes_, strict=True)
+        ]
         return np.stack(frames)
 
 # %% ../../nbs/3_data/lerobot.ipynb #8f638f1c
 class Tables:
-    "Images in Parquet files, by file and row, with bounded memory and descriptors; for forked and spawned workers."
+    """Images in Parquet files, by file and row, with bounded memory and descriptors; for forked and
+    spawned workers.
+    """
 
     def __init__(self, files: int = 8, groups: int = 8):
         self.limits = files, groups
@@ -270,38 +305,46 @@ class Tables:
         return file, np.cumsum([0, *lengths])
 
     def cell(self, path: Path, key: str, row: int) -> bytes | None:
-        "The bytes of the image in one row."
+        """The bytes of the image in one row."""
         if self.owner != os.getpid():
             self._start()
         file, starts = self.files.get(path, lambda: self._file(path))
         g = int(np.searchsorted(starts, row, "right")) - 1
-        column = self.groups.get((path, key, g), lambda: file.read_row_group(g, [key], use_threads=False)[key])
+        column = self.groups.get(
+            (path, key, g), lambda: file.read_row_group(g, [key], use_threads=False)[key]
+        )
         value = column[row - int(starts[g])].as_py()
         return value["bytes"] if value else None
 
 # %% ../../nbs/3_data/lerobot.ipynb #3649093c
 def _camera(info: dict, wanted: str | None, root: Path) -> tuple[str, list[str]]:
-    "The camera to read, and all there are. Names may be given without `observation.images.`"
+    """The camera to read, and all there are. Names may be given without `observation.images.`"""
     cameras = [k for k, f in info["features"].items() if f["dtype"] in ("video", "image")]
     if not cameras:
-        raise UserError(f"{root} has no camera: no feature of meta/info.json has dtype video or image")
+        raise UserError(
+            f"{root} has no camera: no feature of meta/info.json has dtype video or image"
+        )
     short = {c.removeprefix("observation.images."): c for c in cameras}
     found = cameras[0] if wanted is None else wanted if wanted in cameras else short.get(wanted)
     if found is None:
-        raise UserError(f'{root} has no camera "{wanted}": there are {", ".join(cameras)}.{suggest(wanted, cameras)}')
+        raise UserError(
+            f'{root} has no camera "{wanted}": there are {", ".join(cameras)}.{suggest(wanted, cameras)}'
+        )
     return found, cameras
 
 
 def _size(feature: dict) -> tuple[int, int]:
-    "Height and width; some datasets put the channels first."
+    """Height and width; some datasets put the channels first."""
     shape, names = feature["shape"], feature.get("names")
     first = isinstance(names, list) and names[:1] in (["channels"], ["channel"])
-    return tuple(shape[1:3] if first or (len(shape) == 3 and shape[0] == 3 != shape[2]) else shape[:2])
+    return tuple(
+        shape[1:3] if first or (len(shape) == 3 and shape[0] == 3 != shape[2]) else shape[:2]
+    )
 
 
 @dataclass
 class _Reader:
-    "What the episodes of a dataset share."
+    """What the episodes of a dataset share."""
 
     root: Path
     info: dict
@@ -314,7 +357,7 @@ class _Reader:
 
 # %% ../../nbs/3_data/lerobot.ipynb #d9cbc793
 def _trajectory(r: _Reader, row: dict) -> Trajectory:
-    "One episode."
+    """One episode."""
     place = _place(r.root, r.info, row, r.camera)
     name = f"{r.root.name}/episode {place.episode}"
     rows, first = r.rows(place)
@@ -323,8 +366,14 @@ def _trajectory(r: _Reader, row: dict) -> Trajectory:
         frames = TableImages(r.tables, place.data, r.camera, first, place.length, name)
     else:
         tolerance = r.declared.tolerance or 0.25 / r.info["fps"]
-        frames = VideoFrames(r.pool, place.video, place.start + seconds, tolerance, name,
-                             _size(r.info["features"][r.camera]))
+        frames = VideoFrames(
+            r.pool,
+            place.video,
+            place.start + seconds,
+            tolerance,
+            name,
+            _size(r.info["features"][r.camera]),
+        )
     proprio, action = (r.rows.matrix(rows, keys, place) for keys in (r.rows.state, r.rows.action))
     if r.declared.kind == "human" or known.get("kind") == "human":
         proprio = None
@@ -332,10 +381,21 @@ def _trajectory(r: _Reader, row: dict) -> Trajectory:
     if layout is None and proprio is not None and known.get("layout"):
         layout = ProprioLayout(**known["layout"])
     return Trajectory(
-        frames, seconds, proprio, layout, action, scene=known.get("scene") or name,
-        embodiment=r.declared.embodiment or known.get("embodiment") or r.info.get("robot_type") or "",
-        task=r.tasks.get(rows["task_index"][0].as_py(), ""), kind=known.get("kind") or r.declared.kind,
-        name=known.get("name") or name, success=known.get("success"))
+        frames,
+        seconds,
+        proprio,
+        layout,
+        action,
+        scene=known.get("scene") or name,
+        embodiment=r.declared.embodiment
+        or known.get("embodiment")
+        or r.info.get("robot_type")
+        or "",
+        task=r.tasks.get(rows["task_index"][0].as_py(), ""),
+        kind=known.get("kind") or r.declared.kind,
+        name=known.get("name") or name,
+        success=known.get("success"),
+    )
 
 # %% ../../nbs/3_data/lerobot.ipynb #764d5dc2
 def read_lerobot(
@@ -344,24 +404,43 @@ def read_lerobot(
     verify: bool = False,  # read all videos and hold each time stamp against them
     pool: VideoPool | None = None,
 ) -> Store:
-    "Open a LeRobotDataset v2.0, v2.1 or v3.0. What is wrong is a `UserError` that names file and episode."
+    """Open a LeRobotDataset v2.0, v2.1 or v3.0.
+
+    What is wrong is a `UserError` that names file and episode.
+    """
     root = Path(folder)
     info = _info(root)
     camera, cameras = _camera(info, declared.camera, root)
     version = info["codebase_version"]
-    reader = _Reader(root, info, camera, _tasks(root, version), _Rows(root, info, declared), declared,
-                     pool or VideoPool(), Tables())
+    reader = _Reader(
+        root,
+        info,
+        camera,
+        _tasks(root, version),
+        _Rows(root, info, declared),
+        declared,
+        pool or VideoPool(),
+        Tables(),
+    )
     rows = _with_notes(_episodes(root, version))
     trajectories = [_trajectory(reader, row) for row in rows]
     parts = _files([_place(root, info, row, camera) for row in rows])
     if verify:
         verify_times(trajectories)
-    return as_store(root, f"lerobot-{version}", trajectories, camera, cameras, _size(info["features"][camera]), parts,
-                    declared)
+    return as_store(
+        root,
+        f"lerobot-{version}",
+        trajectories,
+        camera,
+        cameras,
+        _size(info["features"][camera]),
+        parts,
+        declared,
+    )
 
 # %% ../../nbs/3_data/lerobot.ipynb #d7e3918a
 def _files(places: Sequence[_Place]) -> list[Path]:
-    "All files of rows and video, checked to be there."
+    """All files of rows and video, checked to be there."""
     for p in places:
         if p.video and not p.video.exists():
             raise UserError(f"episode {p.episode}: no such file: {p.video}")
@@ -369,40 +448,51 @@ def _files(places: Sequence[_Place]) -> list[Path]:
 
 
 def _with_notes(rows: list[dict]) -> list[dict]:
-    "What our writer noted about each episode, which other readers ignore."
-    return [{**r, "aclam": json.loads(r["aclam"])} if isinstance(r.get("aclam"), str) else r for r in rows]
+    """What our writer noted about each episode, which other readers ignore."""
+    return [
+        {**r, "aclam": json.loads(r["aclam"])} if isinstance(r.get("aclam"), str) else r
+        for r in rows
+    ]
 
 
 def verify_times(trajectories: Sequence[Trajectory]) -> None:
-    "Assert that each time stamp has its frame, by the time stamps of the packets: no frame is decoded."
+    """Assert that each time stamp has its frame, by the time stamps of the packets: no frame is
+    decoded.
+    """
     known = Recent(1)
     for t in trajectories:
         if not isinstance(t.frames, VideoFrames):
             continue
         stamps, *_ = known.get(t.frames.path, lambda path=t.frames.path: video_times(path))
-        n = np.clip(np.searchsorted(stamps, t.frames.seconds - t.frames.tolerance), 0, len(stamps) - 1)
+        n = np.clip(
+            np.searchsorted(stamps, t.frames.seconds - t.frames.tolerance), 0, len(stamps) - 1
+        )
         off = np.abs(stamps[n] - t.frames.seconds)
         if off.max() > t.frames.tolerance:
-            raise UserError(f"{t.name}: frame {off.argmax()}: {t.frames.path} has no frame within "
-                            f"{t.frames.tolerance:.3g} s of {t.frames.seconds[off.argmax()]:.3f} s")
+            raise UserError(
+                f"{t.name}: frame {off.argmax()}: {t.frames.path} has no frame within "
+                f"{t.frames.tolerance:.3g} s of {t.frames.seconds[off.argmax()]:.3f} s"
+            )
 
 # %% ../../nbs/3_data/lerobot.ipynb #0d424fb2
 def resample(
     t: Trajectory,
     fps: float,  # frames a second
 ) -> Trajectory:
-    "The nearest frame (with its state and action) at each multiple of 1 / fps."
+    """The nearest frame (with its state and action) at each multiple of 1 / fps."""
     times = np.arange(int(t.duration * fps + 1e-6) + 1) / fps
     since = t.timestamp - t.timestamp[0]
     right = np.clip(np.searchsorted(since, times), 1, len(t) - 1)
     nearest = right - (times - since[right - 1] <= since[right] - times)
-    rows = {c: None if getattr(t, c) is None else getattr(t, c)[nearest] for c in ("proprio", "action")}
+    rows = {
+        c: None if getattr(t, c) is None else getattr(t, c)[nearest] for c in ("proprio", "action")
+    }
     return replace(t, frames=Picked(t.frames, nearest), timestamp=times, **rows)
 
 # %% ../../nbs/3_data/lerobot.ipynb #f74c632a
 @dataclass(frozen=True)
 class _Plan:
-    "What all files of a dataset share."
+    """What all files of a dataset share."""
 
     folder: Path
     fps: float
@@ -413,7 +503,7 @@ class _Plan:
     extra: dict  # {column: (dtype, width)} of what stands beside the trajectories' own columns
 
     def file(self, kind: str, part: int) -> Path:
-        "kind: 'data', 'meta/episodes' or 'videos/CAMERA'."
+        """kind: 'data', 'meta/episodes' or 'videos/CAMERA'."""
         suffix = "mp4" if kind.startswith("videos/") else "parquet"
         return self.folder / kind / f"chunk-{part // 1000:03d}" / f"file-{part % 1000:03d}.{suffix}"
 
@@ -421,61 +511,96 @@ class _Plan:
 def _steady(t: Trajectory, fps: float) -> None:
     off = np.abs(t.timestamp - t.timestamp[0] - np.arange(len(t)) / fps)
     if off.max() > 0.25 / fps:
-        raise UserError(f"{t.name}: frame {off.argmax()} is not where {fps:g} frames a second would put it: LeRobot "
-                        "has one rate a dataset, give one (fps) and the nearest frames are taken")
+        raise UserError(
+            f"{t.name}: frame {off.argmax()} is not where {fps:g} frames a second would put it: LeRobot "
+            "has one rate a dataset, give one (fps) and the nearest frames are taken"
+        )
 
 
 def _widths(trajectories: Sequence[Trajectory]) -> dict:
-    "Columns that all episodes have."
+    """Columns that all episodes have."""
     out = {}
     for key, column in (("observation.state", "proprio"), ("action", "action")):
         found = {None if (v := getattr(t, column)) is None else v.shape[1] for t in trajectories}
         if len(found) > 1:
-            raise UserError(f"{column} has {', '.join(map(str, found))} columns in different episodes: a LeRobot "
-                            "dataset has one width, write several datasets")
+            raise UserError(
+                f"{column} has {', '.join(map(str, found))} columns in different episodes: a LeRobot "
+                "dataset has one width, write several datasets"
+            )
         if found != {None}:
             out[key] = found.pop()
     return out
 
 # %% ../../nbs/3_data/lerobot.ipynb #b5519188
 def _columns(plan: _Plan, t: Trajectory, episode: int, first: int, extra: Mapping) -> pa.Table:
-    "The rows of one episode."
+    """The rows of one episode."""
     n, columns = len(t), {}
-    own = {k: (t.proprio if k == "observation.state" else t.action).astype(np.float32) for k in plan.widths}
+    own = {
+        k: (t.proprio if k == "observation.state" else t.action).astype(np.float32)
+        for k in plan.widths
+    }
     for key, values in (own | {k: extra[k] for k in plan.extra}).items():
         flat, width = pa.array(values.ravel()), values.size // n
         columns[key] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
     task = plan.tasks.index(t.task)
-    whole = {"frame_index": range(n), "episode_index": [episode] * n, "index": range(first, first + n),
-             "task_index": [task] * n}
+    whole = {
+        "frame_index": range(n),
+        "episode_index": [episode] * n,
+        "index": range(first, first + n),
+        "task_index": [task] * n,
+    }
     columns["timestamp"] = pa.array((np.arange(n) / plan.fps).astype(np.float32))
     return pa.table({**columns, **{k: pa.array(v, pa.int64()) for k, v in whole.items()}})
 
 # %% ../../nbs/3_data/lerobot.ipynb #86954c7b
 def _episode(plan: _Plan, t: Trajectory, part: int, episode: int, first: int, start: int) -> dict:
-    "The row of one episode; `first` counts frames of the dataset, `start` frames of the video file."
+    """The row of one episode; `first` counts frames of the dataset, `start` frames of the video
+    file.
+    """
     place = {"chunk_index": part // 1000, "file_index": part % 1000}
-    notes = {"name": t.name, "scene": t.scene, "embodiment": t.embodiment, "kind": t.kind, "success": t.success,
-             "layout": t.layout.to_dict() if t.layout else None}
-    return {"episode_index": episode, "tasks": [t.task], "length": len(t),
-            **{f"data/{k}": v for k, v in place.items()},
-            "dataset_from_index": first, "dataset_to_index": first + len(t),
-            **{f"videos/{plan.camera}/{k}": v for k, v in place.items()},
-            f"videos/{plan.camera}/from_timestamp": start / plan.fps,
-            f"videos/{plan.camera}/to_timestamp": (start + len(t)) / plan.fps,
-            **{f"meta/episodes/{k}": v for k, v in place.items()}, "aclam": json.dumps(plain(notes))}
+    notes = {
+        "name": t.name,
+        "scene": t.scene,
+        "embodiment": t.embodiment,
+        "kind": t.kind,
+        "success": t.success,
+        "layout": t.layout.to_dict() if t.layout else None,
+    }
+    return {
+        "episode_index": episode,
+        "tasks": [t.task],
+        "length": len(t),
+        **{f"data/{k}": v for k, v in place.items()},
+        "dataset_from_index": first,
+        "dataset_to_index": first + len(t),
+        **{f"videos/{plan.camera}/{k}": v for k, v in place.items()},
+        f"videos/{plan.camera}/from_timestamp": start / plan.fps,
+        f"videos/{plan.camera}/to_timestamp": (start + len(t)) / plan.fps,
+        **{f"meta/episodes/{k}": v for k, v in place.items()},
+        "aclam": json.dumps(plain(notes)),
+    }
 
 # %% ../../nbs/3_data/lerobot.ipynb #335cdb3f
-def _write_part(plan: _Plan, part: int, batch: Sequence[Trajectory], episode: int, first: int, extra: Sequence) -> int:
-    "One file of each kind, for a batch of episodes. The episode table comes last: it marks the part as done."
+def _write_part(
+    plan: _Plan, part: int, batch: Sequence[Trajectory], episode: int, first: int, extra: Sequence
+) -> int:
+    """One file of each kind, for a batch of episodes.
+
+    The episode table comes last: it marks the part as done.
+    """
     rows, start = [], 0
-    with atomic_file(plan.file(f"videos/{plan.camera}", part)) as film, atomic_file(plan.file("data", part)) as data:
+    with (
+        atomic_file(plan.file(f"videos/{plan.camera}", part)) as film,
+        atomic_file(plan.file("data", part)) as data,
+    ):
         with VideoWriter(film, plan.fps, crf=plan.crf) as video:
             tables = []
             for n, t in enumerate(batch):
                 for a in range(0, len(t), 32):
                     video.append(t.frames[list(range(a, min(a + 32, len(t))))])
-                tables.append(_columns(plan, t, episode + n, first + start, extra[n] if extra else {}))
+                tables.append(
+                    _columns(plan, t, episode + n, first + start, extra[n] if extra else {})
+                )
                 rows.append(_episode(plan, t, part, episode + n, first + start, start))
                 start += len(t)
         with pq.ParquetWriter(data, tables[0].schema, compression="snappy") as writer:
@@ -487,7 +612,7 @@ def _write_part(plan: _Plan, part: int, batch: Sequence[Trajectory], episode: in
 
 # %% ../../nbs/3_data/lerobot.ipynb #efaba820
 def _begin(folder: Path, recipe: dict) -> None:
-    "Go on with a folder that was begun in the same way; refuse another."
+    """Go on with a folder that was begun in the same way; refuse another."""
     file, recipe = folder / "meta" / "aclam.json", json.loads(json.dumps(plain(recipe)))
     if not file.exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -496,14 +621,22 @@ def _begin(folder: Path, recipe: dict) -> None:
     old = read_json(file)
     if old != recipe:
         key = next(k for k in recipe if old.get(k) != recipe[k])
-        raise UserError(f"{folder} was begun with {key} = {old.get(key)!r}, now it is {recipe[key]!r}: "
-                        "choose another folder, or remove this one")
+        raise UserError(
+            f"{folder} was begun with {key} = {old.get(key)!r}, now it is {recipe[key]!r}: "
+            "choose another folder, or remove this one"
+        )
 
 # %% ../../nbs/3_data/lerobot.ipynb #bf8f3f7b
 def _statistics(values: np.ndarray) -> dict:  # of (n, D)
-    "Minimum, maximum, mean, deviation, five quantiles and the count, as lerobot names them."
+    """Minimum, maximum, mean, deviation, five quantiles and the count, as lerobot names them."""
     q = {f"q{p:02d}": np.quantile(values, p / 100, axis=0) for p in (1, 10, 50, 90, 99)}
-    whole = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), **q}
+    whole = {
+        "min": values.min(0),
+        "max": values.max(0),
+        "mean": values.mean(0),
+        "std": values.std(0),
+        **q,
+    }
     return {k: v.tolist() for k, v in whole.items()} | {"count": [len(values)]}
 
 # %% ../../nbs/3_data/lerobot.ipynb #7c4f2e11
@@ -511,12 +644,18 @@ HELD = 1 << 24  # numbers of a column that are held in memory for its statistics
 
 
 def _chunks(plan: _Plan, parts: int, key: str) -> Iterator[np.ndarray]:  # (n, D) float64
-    "A column, some thousand rows at a time, without those that KEY_is_pad marks."
+    """A column, some thousand rows at a time, without those that KEY_is_pad marks."""
     for part in range(parts):
         file = pq.ParquetFile(plan.file("data", part))
         pad = f"{key}_is_pad" if f"{key}_is_pad" in file.schema_arrow.names else None
-        for batch in file.iter_batches(8192, columns=[key, pad] if pad else [key], use_threads=False):
-            column = batch.column(key) if pad is None else batch.column(key).filter(pc.invert(batch.column(pad)))
+        for batch in file.iter_batches(
+            8192, columns=[key, pad] if pad else [key], use_threads=False
+        ):
+            column = (
+                batch.column(key)
+                if pad is None
+                else batch.column(key).filter(pc.invert(batch.column(pad)))
+            )
             flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
             values = flat.to_numpy(zero_copy_only=False).astype(np.float64)
             width = getattr(column.type, "list_size", 1)
@@ -525,16 +664,22 @@ def _chunks(plan: _Plan, parts: int, key: str) -> Iterator[np.ndarray]:  # (n, D
 
 
 def streamed_statistics(chunks: Callable[[], Iterable[np.ndarray]]) -> dict:
-    "What `_statistics` says, of chunks (n, D) that are read several times and never held together."
+    """What `_statistics` says, of chunks (n, D) that are read several times and never held
+    together.
+    """
     n, total = 0, 0.0
     for c in chunks():
         n, total = n + len(c), total + c.sum(0)
     mean = total / n
     spread = sum(np.square(c - mean).sum(0) for c in chunks())
-    at = (n - 1) * np.array([0, 1, 0.01, 0.1, 0.5, 0.9, 0.99])  # where NumPy looks, between two values in order
+    at = (n - 1) * np.array(
+        [0, 1, 0.01, 0.1, 0.5, 0.9, 0.99]
+    )  # where NumPy looks, between two values in order
     below = np.floor(at)
     ranks = np.concatenate([below, np.minimum(below + 1, n - 1)])
-    low, high = np.split(streamed_quantiles(chunks, (ranks + 0.5) / n), 2)  # (7, D) each: the two values
+    low, high = np.split(
+        streamed_quantiles(chunks, (ranks + 0.5) / n), 2
+    )  # (7, D) each: the two values
     found = low + (at - below)[:, None] * (high - low)
     names = ("min", "max", "q01", "q10", "q50", "q90", "q99")
     whole = dict(zip(names, found, strict=True)) | {"mean": mean, "std": np.sqrt(spread / n)}
@@ -542,52 +687,90 @@ def streamed_statistics(chunks: Callable[[], Iterable[np.ndarray]]) -> dict:
 
 # %% ../../nbs/3_data/lerobot.ipynb #7c4f2e13
 def _all_statistics(plan: _Plan, trajectories: Sequence[Trajectory], parts: int) -> dict:
-    "stats.json. A column that is too large for memory is read in chunks."
+    """stats.json. A column that is too large for memory is read in chunks."""
     first, out = pq.read_schema(plan.file("data", 0)), {}
     rows = sum(map(len, trajectories))
     for key in first.names:
         small = rows * getattr(first.field(key).type, "list_size", 1) <= HELD
         chunks = partial(_chunks, plan, parts, key)
-        out[key] = _statistics(np.concatenate(list(chunks()))) if small else streamed_statistics(chunks)
+        out[key] = (
+            _statistics(np.concatenate(list(chunks()))) if small else streamed_statistics(chunks)
+        )
     step = max(len(trajectories) // 50, 1)
-    sample = np.concatenate([t.frames[[0, len(t) // 2]][:, ::4, ::4].reshape(-1, 3) for t in trajectories[::step]])
+    sample = np.concatenate(
+        [t.frames[[0, len(t) // 2]][:, ::4, ::4].reshape(-1, 3) for t in trajectories[::step]]
+    )
     seen = _statistics(sample / 255)
-    out[plan.camera] = {k: v if k == "count" else [[[x]] for x in v] for k, v in seen.items()}  # (3, 1, 1)
+    out[plan.camera] = {
+        k: v if k == "count" else [[[x]] for x in v] for k, v in seen.items()
+    }  # (3, 1, 1)
     return out
 
 # %% ../../nbs/3_data/lerobot.ipynb #d7bc954e
 def _features(plan: _Plan, height: int, width: int) -> dict:
-    "The columns, as info.json describes them."
+    """The columns, as info.json describes them."""
     odd = height % 2 or width % 2
-    film = {"video.height": height, "video.width": width, "video.codec": "h264",
-            "video.pix_fmt": "yuv444p" if odd else "yuv420p", "video.is_depth_map": False, "video.fps": plan.fps,
-            "video.channels": 3, "has_audio": False}
-    numbers = {k: {"dtype": "float32", "shape": [w], "names": [f"{k.split('.')[-1]}_{n}" for n in range(w)]}
-               for k, w in plan.widths.items()}
-    more = {k: {"dtype": dtype, "shape": [w], "names": None} for k, (dtype, w) in plan.extra.items()}
-    index = {k: {"dtype": "int64", "shape": [1], "names": None}
-             for k in ("frame_index", "episode_index", "index", "task_index")}
-    camera = {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": film}
+    film = {
+        "video.height": height,
+        "video.width": width,
+        "video.codec": "h264",
+        "video.pix_fmt": "yuv444p" if odd else "yuv420p",
+        "video.is_depth_map": False,
+        "video.fps": plan.fps,
+        "video.channels": 3,
+        "has_audio": False,
+    }
+    numbers = {
+        k: {
+            "dtype": "float32",
+            "shape": [w],
+            "names": [f"{k.split('.')[-1]}_{n}" for n in range(w)],
+        }
+        for k, w in plan.widths.items()
+    }
+    more = {
+        k: {"dtype": dtype, "shape": [w], "names": None} for k, (dtype, w) in plan.extra.items()
+    }
+    index = {
+        k: {"dtype": "int64", "shape": [1], "names": None}
+        for k in ("frame_index", "episode_index", "index", "task_index")
+    }
+    camera = {
+        "dtype": "video",
+        "shape": [height, width, 3],
+        "names": ["height", "width", "channels"],
+        "info": film,
+    }
     times = {"timestamp": {"dtype": "float32", "shape": [1], "names": None}}
     return {**numbers, **more, plan.camera: camera, **times, **index}
 
 # %% ../../nbs/3_data/lerobot.ipynb #409c2980
 def _finish(plan: _Plan, trajectories: Sequence[Trajectory], parts: int) -> dict:
-    "tasks, statistics and, last, info.json."
-    import pandas  # comes with datasets; tasks.parquet is a table with an index, which only pandas has
+    """tasks, statistics and, last, info.json."""
+    # comes with datasets; tasks.parquet is a table with an index, which only pandas has
+    import pandas
 
     with atomic_file(plan.folder / "meta" / "tasks.parquet") as path:
-        pandas.DataFrame({"task_index": range(len(plan.tasks))}, index=list(plan.tasks)).to_parquet(path)
+        pandas.DataFrame({"task_index": range(len(plan.tasks))}, index=list(plan.tasks)).to_parquet(
+            path
+        )
     write_json(plan.folder / "meta" / "stats.json", _all_statistics(plan, trajectories, parts))
     bodies = sorted({t.embodiment for t in trajectories})
     info = {
-        "codebase_version": "v3.0", "robot_type": ", ".join(bodies) or None, "total_episodes": len(trajectories),
-        "total_frames": sum(map(len, trajectories)), "total_tasks": len(plan.tasks), "chunks_size": 1000,
-        "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": plan.fps,
+        "codebase_version": "v3.0",
+        "robot_type": ", ".join(bodies) or None,
+        "total_episodes": len(trajectories),
+        "total_frames": sum(map(len, trajectories)),
+        "total_tasks": len(plan.tasks),
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": plan.fps,
         "splits": {"train": f"0:{len(trajectories)}"},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
-        "features": _features(plan, *trajectories[0].frames[[0]].shape[1:3])}
+        "features": _features(plan, *trajectories[0].frames[[0]].shape[1:3]),
+    }
     write_json(plan.folder / "meta" / "info.json", info)
     return info
 
@@ -596,22 +779,28 @@ _KINDS = ("float32", "int64", "bool")  # of extra columns
 
 
 def _extra_columns(trajectories: Sequence[Trajectory], extra: Sequence[Mapping]) -> dict:
-    "{column: (dtype, width)}; `UserError` where episodes disagree, or rows and frames do."
+    """{column: (dtype, width)}; `UserError` where episodes disagree, or rows and frames do."""
     if extra and len(extra) != len(trajectories):
-        raise UserError(f"extra columns of {len(extra)} episodes for {len(trajectories)} trajectories")
+        raise UserError(
+            f"extra columns of {len(extra)} episodes for {len(trajectories)} trajectories"
+        )
     out = {k: (str(v.dtype), v[0].size) for k, v in extra[0].items()} if extra else {}
     for t, columns in zip(trajectories, extra, strict=bool(extra)):
         found = {k: (str(v.dtype), v[0].size) for k, v in columns.items()}
         if found != out or any(kind not in _KINDS for kind, _ in found.values()):
-            raise UserError(f"{t.name}: extra columns are {found}, those of the first episode {out}: the same are "
-                            f"needed, of {', '.join(_KINDS)}")
+            raise UserError(
+                f"{t.name}: extra columns are {found}, those of the first episode {out}: the same are "
+                f"needed, of {', '.join(_KINDS)}"
+            )
         if wrong := [k for k, v in columns.items() if len(v) != len(t)]:
-            raise UserError(f"{t.name}: {wrong[0]} has {len(columns[wrong[0]])} rows for {len(t)} frames")
+            raise UserError(
+                f"{t.name}: {wrong[0]} has {len(columns[wrong[0]])} rows for {len(t)} frames"
+            )
     return out
 
 # %% ../../nbs/3_data/lerobot.ipynb #b5f26379
 def _digest(extra: Sequence[Mapping]) -> str:
-    "Twelve digits that change with the content of extra columns."
+    """Twelve digits that change with the content of extra columns."""
     h = hashlib.sha256()
     for columns in extra:
         for key, values in columns.items():
@@ -621,7 +810,7 @@ def _digest(extra: Sequence[Mapping]) -> str:
 
 
 def _recipe(plan: _Plan, trajectories: Sequence[Trajectory], extra: Sequence[Mapping]) -> dict:
-    "What makes it another dataset."
+    """What makes it another dataset."""
     whole = {k: v for k, v in asdict(plan).items() if k != "folder" and (v or k != "extra")}
     content = [[t.name, len(t), float(t.timestamp[-1])] for t in trajectories]
     return {**whole, "episodes": content, **({"extra_content": _digest(extra)} if extra else {})}
@@ -631,13 +820,17 @@ def write_lerobot(
     folder: str | os.PathLike,
     trajectories: Sequence[Trajectory],  # frames are read when they are written
     camera: str = "image",  # its name; `observation.images.` is put before it
-    fps: float | None = None,  # take the nearest frames at this rate; default: the rate of the trajectories
+    fps: float
+    | None = None,  # take the nearest frames at this rate; default: the rate of the trajectories
     crf: int = 23,  # quality of h264, 0 is the best
     per_file: int = 64,  # episodes in a file
     workers: int = 1,  # processes
-    extra: Sequence[Mapping[str, np.ndarray]] = (),  # of each episode: more columns (T, w), float32, int64 or bool
+    extra: Sequence[
+        Mapping[str, np.ndarray]
+    ] = (),  # of each episode: more columns (T, w), float32, int64 or bool
 ) -> dict:  # info.json
-    """Write a LeRobotDataset v3.0 (h264, every second frame a key frame). The same call again goes on after a kill.
+    """Write a LeRobotDataset v3.0 (h264, every second frame a key frame). The same call again goes
+    on after a kill.
 
     Rows that an extra column KEY_is_pad marks do not count in the statistics of the column KEY.
     """
@@ -647,20 +840,30 @@ def write_lerobot(
     trajectories = [resample(t, rate) if fps else t for t in trajectories]
     for t in trajectories:
         _steady(t, rate)
-    plan = _Plan(Path(folder), int(rate) if rate == int(rate) else rate,
-                 "observation.images." + camera.removeprefix("observation.images."), _widths(trajectories),
-                 tuple(dict.fromkeys(t.task for t in trajectories)), crf, _extra_columns(trajectories, extra))
+    plan = _Plan(
+        Path(folder),
+        int(rate) if rate == int(rate) else rate,
+        "observation.images." + camera.removeprefix("observation.images."),
+        _widths(trajectories),
+        tuple(dict.fromkeys(t.task for t in trajectories)),
+        crf,
+        _extra_columns(trajectories, extra),
+    )
     _begin(plan.folder, _recipe(plan, trajectories, extra) | {"per_file": per_file})
     _write_parts(plan, trajectories, per_file, workers, extra)
     return _finish(plan, trajectories, math.ceil(len(trajectories) / per_file))
 
 # %% ../../nbs/3_data/lerobot.ipynb #5a43aa0e
-def _write_parts(plan: _Plan, trajectories: Sequence[Trajectory], per_file: int, workers: int, extra: Sequence) -> None:
-    "The parts that are missing, in this process or in several."
+def _write_parts(
+    plan: _Plan, trajectories: Sequence[Trajectory], per_file: int, workers: int, extra: Sequence
+) -> None:
+    """The parts that are missing, in this process or in several."""
     frames = np.cumsum([0, *map(len, trajectories)]).tolist()
-    todo = [(plan, p, trajectories[a:a + per_file], a, frames[a], extra[a:a + per_file])
-            for p, a in enumerate(range(0, len(trajectories), per_file))
-            if not plan.file("meta/episodes", p).exists()]
+    todo = [
+        (plan, p, trajectories[a : a + per_file], a, frames[a], extra[a : a + per_file])
+        for p, a in enumerate(range(0, len(trajectories), per_file))
+        if not plan.file("meta/episodes", p).exists()
+    ]
     if workers == 1 or len(todo) < 2:
         for job in todo:
             _write_part(*job)
@@ -675,7 +878,9 @@ def _rms(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def check_round_trip(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float:
-    "Assert that numbers are equal, and each picture nearer to its own than to its neighbours; the worst error (rms)."
+    """Assert that numbers are equal, and each picture nearer to its own than to its neighbours; the
+    worst error (rms).
+    """
     worst = 0.0
     for t, u in zip(before, after, strict=True):
         for field in ("name", "task", "scene", "embodiment", "kind", "layout", "success"):
@@ -692,7 +897,7 @@ def check_round_trip(before: Sequence[Trajectory], after: Sequence[Trajectory]) 
 
 # %% ../../nbs/3_data/lerobot.ipynb #6aa4ade5
 def download(repo_id: str) -> Path:
-    "The folder of a LeRobot dataset of the Hugging Face hub, downloaded if need be."
+    """The folder of a LeRobot dataset of the Hugging Face hub, downloaded if need be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -702,5 +907,7 @@ def download(repo_id: str) -> Path:
         raise UserError(f'"{repo_id}" is not a name on the hub: OWNER/NAME is expected') from e
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0][:100]
-        raise UserError(f"{repo_id} cannot be had from the hub, and is not in the local cache ({reason}): "
-                        "download it where there is a network, and name the folder") from e
+        raise UserError(
+            f"{repo_id} cannot be had from the hub, and is not in the local cache ({reason}): "
+            "download it where there is a network, and name the folder"
+        ) from e

@@ -23,7 +23,9 @@ from ..core import UserError
 
 # %% ../../nbs/3_data/loading.ipynb #31c31d0b
 def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
-    "Cores that the control group allows: 'MICROSECONDS PERIOD' or 'max PERIOD' (cgroup v2); inf where it does not say."
+    """Cores that the control group allows: 'MICROSECONDS PERIOD' or 'max PERIOD' (cgroup v2); inf
+    where it does not say.
+    """
     try:
         allowed, period = file.read_text().split()
     except (OSError, ValueError):
@@ -32,17 +34,20 @@ def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
 
 
 def usable_cores() -> int:
-    "Cores that this process may use: of its affinity, or of its container where that allows less."
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of its affinity, or of its container where that allows less."""
+    bound = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min(bound, int(min(_quota(), bound))))
 
 
 def local_ranks() -> int:
-    "Processes of this run on this node, as the launcher says."
+    """Processes of this run on this node, as the launcher says."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 # %% ../../nbs/3_data/loading.ipynb #35de1258
-MOST_WORKERS = 16  # of one rank: more than decoding can use, and each holds `prefetch` batches in shared memory
+# of one rank: more than decoding can use, and each holds `prefetch` batches in shared memory
+MOST_WORKERS = 16
 FEW_WORKERS = 2  # where loading is a mere copy, or where the model computes on the same cores
 
 
@@ -52,7 +57,7 @@ def choose_workers(
     world_local: int,  # ranks on the node
     in_memory: bool = False,  # frames need no decoding
 ) -> int:
-    "Processes that load data for one rank."
+    """Processes that load data for one rank."""
     free = max(cores // world_local - 1, 0)  # one core feeds the device
     if device == "cpu":
         return 0 if in_memory else min(free, FEW_WORKERS)
@@ -63,7 +68,7 @@ FOR_THE_RUN = {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}  # Wi
 
 
 def _obey(run: int) -> None:
-    "End this process when process `run` says so, and only then."
+    """End this process when process `run` says so, and only then."""
     while True:
         told = signal.sigwaitinfo(FOR_THE_RUN)
         if told.si_pid == run and told.si_signo == signal.SIGTERM:
@@ -71,7 +76,9 @@ def _obey(run: int) -> None:
 
 
 def start_worker(worker: int) -> None:
-    "For `DataLoader(worker_init_fn=...)`: one thread, and signals to end only from the process that wants the data."
+    """For `DataLoader(worker_init_fn=...)`: one thread, and signals to end only from the process
+    that wants the data.
+    """
     torch.set_num_threads(1)
     if arrow := sys.modules.get("pyarrow"):
         arrow.set_cpu_count(1)
@@ -82,7 +89,7 @@ def start_worker(worker: int) -> None:
 
 # %% ../../nbs/3_data/loading.ipynb #f10db353
 def _context(device: str) -> Any:
-    "How worker processes come to be; None: as the platform does."
+    """How worker processes come to be; None: as the platform does."""
     if device == "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
         return None
     context = multiprocessing.get_context("forkserver")
@@ -100,14 +107,23 @@ def loader_settings(
     prefetch: int = 4,  # batches that each process keeps ready
     timeout_s: float = 300.0,  # without a batch for so long, loading has failed
 ) -> dict[str, Any]:  # for DataLoader(...)
-    "The settings of a `DataLoader` for this machine, except what it loads."
+    """The settings of a `DataLoader` for this machine, except what it loads."""
     kind = torch.device(device).type
     if num_workers < -1 or prefetch < 1 or timeout_s < 0:
-        raise UserError(f"num_workers {num_workers}, prefetch {prefetch}, time-out {timeout_s} s: at least -1, 1 and 0")
+        raise UserError(
+            f"num_workers {num_workers}, prefetch {prefetch}, time-out {timeout_s} s: at least -1, 1 and 0"
+        )
     if num_workers < 0:
-        num_workers = choose_workers(kind, cores or usable_cores(), world_local or local_ranks(), in_memory)
+        num_workers = choose_workers(
+            kind, cores or usable_cores(), world_local or local_ranks(), in_memory
+        )
     settings = {"num_workers": num_workers, "pin_memory": kind == "cuda"}
     if not num_workers:  # DataLoader refuses the others
         return settings
     workers = {"prefetch_factor": prefetch, "persistent_workers": True, "timeout": timeout_s}
-    return {**settings, **workers, "multiprocessing_context": _context(kind), "worker_init_fn": start_worker}
+    return {
+        **settings,
+        **workers,
+        "multiprocessing_context": _context(kind),
+        "worker_init_fn": start_worker,
+    }

@@ -28,20 +28,35 @@ from .recipe import Mixture, Part, Recipe, dataset_folders
 from .source import declared_by, kept_percentiles, open_dataset, recognise
 from .store import Recent, Store
 from .trajectory import Trajectory
-from .triples import (
-    Draw, EndlessTriples, Parts, Pictures, TripleConfig, TripleDataset, count_draws, draw_kept,
-    frame_rotations, global_indices, measured_quantiles, normalise)
+from aclam.data.triples import (
+    Draw,
+    EndlessTriples,
+    Parts,
+    Pictures,
+    TripleConfig,
+    TripleDataset,
+    count_draws,
+    draw_kept,
+    frame_rotations,
+    global_indices,
+    measured_quantiles,
+    normalise,
+)
 
 # %% ../../nbs/3_data/mixture.ipynb #e213cdfd
 @dataclass(frozen=True)
 class Source:
-    "One part of a mixture, opened."
+    """One part of a mixture, opened."""
 
     name: str
     trajectories: Sequence[Trajectory]
     weight: float = 1.0  # share of the draws, in any unit
-    config: TripleConfig = TripleConfig()  # its offsets, span, rule and filter; the seed is the mixture's
-    quantiles: dict | None = None  # {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default: measured
+    config: TripleConfig = (
+        TripleConfig()
+    )  # its offsets, span, rule and filter; the seed is the mixture's
+    quantiles: dict | None = (
+        None  # {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default: measured
+    )
 
     def __post_init__(self):
         if not len(self.trajectories):
@@ -53,7 +68,7 @@ class Source:
 
 # %% ../../nbs/3_data/mixture.ipynb #8db85992
 class Times:
-    "The time stamps of trajectories, by number."
+    """The time stamps of trajectories, by number."""
 
     def __init__(self, draws: "MixtureDraws"):
         self.draws = draws
@@ -63,7 +78,10 @@ class Times:
 
 
 class MixtureDraws:
-    "What an item consists of, as a pure function of (seed, epoch, global index). Trajectories count over all sources."
+    """What an item consists of, as a pure function of (seed, epoch, global index).
+
+    Trajectories count over all sources.
+    """
 
     def __init__(self, sources: Sequence[Source], seed: int, recent: int = 256):
         self.sources, self.seed, self.recent = list(sources), seed, recent
@@ -78,20 +96,22 @@ class MixtureDraws:
         return {**self.__dict__, "_facts": Recent(self.recent)}
 
     def source(self, trajectory: int) -> int:
-        "The number of the source that a trajectory belongs to."
+        """The number of the source that a trajectory belongs to."""
         return int(np.searchsorted(self.first, trajectory, side="right")) - 1
 
     def facts(self, trajectory: int) -> tuple[list[float], list | None]:
-        "Time stamps, and quaternions where there is a rotation."
+        """Time stamps, and quaternions where there is a rotation."""
         s = self.source(trajectory)
         t = self.sources[s].trajectories[trajectory - int(self.first[s])]
         return self._facts.get(trajectory, lambda: (t.timestamp.tolist(), frame_rotations(t)))
 
     def choose(self, u: float) -> tuple[int, int]:
-        "Source and trajectory of a number in [0, 1)."
+        """Source and trajectory of a number in [0, 1)."""
         s = min(bisect_right(self.upto, u) - 1, len(self.sources) - 1)
         inside = (u - self.upto[s]) / (self.upto[s + 1] - self.upto[s])
-        return s, int(self.first[s]) + min(bisect_right(self.ends[s], inside), len(self.ends[s]) - 1)
+        return s, int(self.first[s]) + min(
+            bisect_right(self.ends[s], inside), len(self.ends[s]) - 1
+        )
 
     def __call__(self, epoch: int, n: int) -> Draw:
         rng = np.random.default_rng([self.seed, epoch, n])  # a SeedSequence of the three
@@ -103,7 +123,7 @@ class MixtureDraws:
 
 # %% ../../nbs/3_data/mixture.ipynb #d972626d
 class MixtureStates:
-    "Normalised proprio or actions of the frames that are asked for."
+    """Normalised proprio or actions of the frames that are asked for."""
 
     def __init__(self, draws: MixtureDraws, column: str):
         self.draws, self.column, self.limits, width = draws, column, [], 0
@@ -114,15 +134,20 @@ class MixtureStates:
                 if v is not None:
                     own[t.embodiment] = own.get(t.embodiment) or _limits(s, t, column, v.shape[1])
                     if v.shape[1] != len(own[t.embodiment][0]):
-                        raise UserError(f"{t.name}: {v.shape[1]} columns of {column}, the others of this source have "
-                                        f"{len(own[t.embodiment][0])}")
+                        raise UserError(
+                            f"{t.name}: {v.shape[1]} columns of {column}, the others of this source have "
+                            f"{len(own[t.embodiment][0])}"
+                        )
                     width = max(width, v.shape[1])
             self.limits.append(own)
         self.width = width
 
     def __call__(self, where: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        "where (B, 4): trajectory, i, j, k. Returns float32 (B, 3, P) and bool (B,)."
-        values, known = np.zeros((len(where), 3, self.width), np.float32), np.zeros(len(where), bool)
+        """where (B, 4): trajectory, i, j, k. Returns float32 (B, 3, P) and bool (B,)."""
+        values, known = (
+            np.zeros((len(where), 3, self.width), np.float32),
+            np.zeros(len(where), bool),
+        )
         for row, (n, *frames) in enumerate(where.tolist()):
             limits, v = self._of(n)
             if v is not None:
@@ -130,8 +155,10 @@ class MixtureStates:
         return torch.from_numpy(values), torch.from_numpy(known)
 
     def mask(self, where: np.ndarray) -> torch.Tensor:  # bool (B, P)
-        "Which columns are real."
-        real = [0 if v is None else v.shape[1] for _, v in (self._of(n) for n in where[:, 0].tolist())]
+        """Which columns are real."""
+        real = [
+            0 if v is None else v.shape[1] for _, v in (self._of(n) for n in where[:, 0].tolist())
+        ]
         return torch.arange(self.width) < torch.tensor(real)[:, None]
 
     def _of(self, trajectory: int) -> tuple[tuple | None, np.ndarray | None]:
@@ -143,12 +170,16 @@ class MixtureStates:
 def _limits(s: Source, t: Trajectory, column: str, width: int) -> tuple[np.ndarray, np.ndarray]:
     found = s.quantiles.get(t.embodiment, {}).get(column)
     if found is None or len(found["q01"]) != width:
-        raise UserError(f'{s.name}: {t.name}: no {column} percentiles for {width} columns of "{t.embodiment}"')
+        raise UserError(
+            f'{s.name}: {t.name}: no {column} percentiles for {width} columns of "{t.embodiment}"'
+        )
     return np.asarray(found["q01"], np.float64), np.asarray(found["q99"], np.float64)
 
 # %% ../../nbs/3_data/mixture.ipynb #e35e4e65
 class MixturePictures:
-    "The frames of triples at one size, each source in its own way (decoded once, or when asked for)."
+    """The frames of triples at one size, each source in its own way (decoded once, or when asked
+    for).
+    """
 
     def __init__(self, draws: MixtureDraws, size: int):
         self.draws, self.size = draws, size
@@ -156,29 +187,33 @@ class MixturePictures:
 
     @property
     def in_memory(self) -> bool:
-        "Whether no source needs decoding."
+        """Whether no source needs decoding."""
         return all(part.in_memory for part in self.parts)
 
     def __call__(self, where: np.ndarray) -> torch.Tensor:
-        "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
+        """where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."""
         source = np.searchsorted(self.draws.first, where[:, 0], side="right") - 1  # (B,)
         out = torch.empty((len(where), 3, 3, self.size, self.size), dtype=torch.uint8)
         for s in np.unique(source):
             rows = np.flatnonzero(source == s)
-            out[torch.from_numpy(rows)] = self.parts[s](where[rows] - [self.draws.first[s], 0, 0, 0])
+            out[torch.from_numpy(rows)] = self.parts[s](
+                where[rows] - [self.draws.first[s], 0, 0, 0]
+            )
         return out
 
 # %% ../../nbs/3_data/mixture.ipynb #5ca0c176
 def source_embodiments(sources: Sequence[Source]) -> list[str]:
-    "source/embodiment, each once, in the order of the sources."
+    """source/embodiment, each once, in the order of the sources."""
     return list(dict.fromkeys(f"{s.name}/{t.embodiment}" for s in sources for t in s.trajectories))
 
 
 class MixtureDataset(TripleDataset):
-    """Triples of a mixture, map-style: item n is a pure function of (seed, epoch, n). Items are those of
-    `TripleDataset`, and
-    - source: int64, the number of its source; proprio_mask, action_mask: bool (P,), (A,), which columns are real
-    Trajectories are numbered over all sources; states are padded with zeros to the widest."""
+    """Triples of a mixture, map-style: item n is a pure function of (seed, epoch, n). Items are
+    those of `TripleDataset`, and
+    - source: int64, the number of its source; proprio_mask, action_mask: bool (P,), (A,), which
+      columns are real
+    Trajectories are numbered over all sources; states are padded with zeros to the widest.
+    """
 
     def __init__(
         self,
@@ -188,25 +223,44 @@ class MixtureDataset(TripleDataset):
         augment: AugmentConfig | None = None,
         epoch: int = 0,
         length: int | None = None,  # items an epoch; default: as many as there are frames
-        embodiments: Sequence[str] | None = None,  # see `source_embodiments`; default: those of the sources
-        defer_augmentation: bool = False,  # True: whoever takes a batch calls `apply_augmentation`, on the device
+        embodiments: Sequence[str]
+        | None = None,  # see `source_embodiments`; default: those of the sources
+        # True: whoever takes a batch calls `apply_augmentation`, on the device
+        defer_augmentation: bool = False,
     ):
         if not sources or len({s.name for s in sources}) < len(sources):
             raise UserError("a mixture needs sources, each with a name of its own")
-        draws, trajectories = MixtureDraws(sources, seed), [t for s in sources for t in s.trajectories]
+        draws, trajectories = (
+            MixtureDraws(sources, seed),
+            [t for s in sources for t in s.trajectories],
+        )
         names = list(embodiments or source_embodiments(sources))
         known = {name: n for n, name in enumerate(names)}
         mine = [f"{s.name}/{t.embodiment}" for s in sources for t in s.trajectories]
         if unknown := sorted(set(mine) - set(names)):
             raise UserError(f"embodiment {unknown[0]} is not among {', '.join(names)}")
         states = (MixtureStates(draws, c) for c in ("proprio", "action"))
-        parts = Parts(draws, MixturePictures(draws, image_size), *states, np.array([known[m] for m in mine]))
-        EndlessTriples.__init__(self, trajectories, TripleConfig(seed=seed), image_size, augment, epoch, names, parts,
-                                defer_augmentation)
-        self.sources, self.length = draws.sources, sum(map(len, trajectories)) if length is None else length
+        parts = Parts(
+            draws, MixturePictures(draws, image_size), *states, np.array([known[m] for m in mine])
+        )
+        EndlessTriples.__init__(
+            self,
+            trajectories,
+            TripleConfig(seed=seed),
+            image_size,
+            augment,
+            epoch,
+            names,
+            parts,
+            defer_augmentation,
+        )
+        self.sources, self.length = (
+            draws.sources,
+            sum(map(len, trajectories)) if length is None else length,
+        )
 
     def batch(self, indices: Sequence[int]) -> dict:
-        "The items of these global indices (any from 0 on), stacked."
+        """The items of these global indices (any from 0 on), stacked."""
         out = super().batch(indices)
         where = out["index"].numpy()
         source = np.searchsorted(self._draws.first, where[:, 0], side="right") - 1
@@ -214,32 +268,48 @@ class MixtureDataset(TripleDataset):
         return {**out, **masks, "source": torch.from_numpy(source)}
 
     def counts(self, n: int, start: int = 0) -> dict:
-        "What the filter did to each source over n items, see `count_draws`. Reads no frame."
+        """What the filter did to each source over n items, see `count_draws`. Reads no frame."""
         draws = [self.draw(m) for m in range(start, start + n)]
         of = [self._draws.source(d.trajectory) for d in draws]
-        return {s.name: count_draws([d for d, k in zip(draws, of, strict=True) if k == m])
-                for m, s in enumerate(self.sources)}
+        return {
+            s.name: count_draws([d for d, k in zip(draws, of, strict=True) if k == m])
+            for m, s in enumerate(self.sources)
+        }
 
 # %% ../../nbs/3_data/mixture.ipynb #29c5d01c
 def batch_digest(batch: dict) -> str:
-    "Twelve digits that change with any byte of a batch."
+    """Twelve digits that change with any byte of a batch."""
     h = hashlib.sha256()
     for name in sorted(batch):
         h.update(name.encode() + np.ascontiguousarray(batch[name].numpy()).tobytes())
     return h.hexdigest()[:12]
 
 # %% ../../nbs/3_data/mixture.ipynb #fffd36bb
-def check_ranks(make: Any, n: int = 96, world: int = 4, size: int = 4, stops: Sequence[int] = (1, 3, 5)) -> int:
-    "Assert the two claims for the datasets that `make()` returns, each anew as in a new process; returns batches seen."
+def check_ranks(
+    make: Any, n: int = 96, world: int = 4, size: int = 4, stops: Sequence[int] = (1, 3, 5)
+) -> int:
+    """Assert the two claims for the datasets that `make()` returns, each anew as in a new process;
+    returns batches seen.
+    """
     whole = {i: d for i, d in _items(make(), range(n))}
-    ranks = [dict(_items(make(), [i for b in global_indices(n, size, r, world) for i in b])) for r in range(world)]
-    assert sum(map(len, ranks)) == len(set().union(*ranks)) == n, "ranks share items, or leave some out"
-    assert all(whole[i] == d for rank in ranks for i, d in rank.items()), "an item depends on the rank"
+    ranks = [
+        dict(_items(make(), [i for b in global_indices(n, size, r, world) for i in b]))
+        for r in range(world)
+    ]
+    assert sum(map(len, ranks)) == len(set().union(*ranks)) == n, (
+        "ranks share items, or leave some out"
+    )
+    assert all(whole[i] == d for rank in ranks for i, d in rank.items()), (
+        "an item depends on the rank"
+    )
     straight = [batch_digest(make().batch(b)) for b in global_indices(n, size * world)]
     for stop in stops:
         first, go_on = make(), make()
         seen = [batch_digest(first.batch(b)) for b in list(global_indices(n, size * world))[:stop]]
-        seen += [batch_digest(go_on.batch(b)) for b in global_indices(n, size * world, start=stop * size * world)]
+        seen += [
+            batch_digest(go_on.batch(b))
+            for b in global_indices(n, size * world, start=stop * size * world)
+        ]
         assert seen == straight, f"stopped after {stop} batches, the run goes on differently"
     return len(straight)
 
@@ -249,12 +319,14 @@ def _items(dataset: TripleDataset, numbers: Sequence[int]) -> list[tuple[int, st
 
 # %% ../../nbs/3_data/mixture.ipynb #154c1e2e
 def source_config(recipe: Recipe, part: Part, base: TripleConfig) -> TripleConfig:
-    "`base` with the offsets and the span of the recipe, and the filter of the part."
+    """`base` with the offsets and the span of the recipe, and the filter of the part."""
     human = recipe.kind == "human"
     names = ("human_offset_s", "human_span_s") if human else ("offset_s", "span_s")
     own = dict(zip(names, (recipe.offset_s, recipe.span_s), strict=True))
     if part.max_rotation_deg != "default":
-        own["max_rotation_deg"] = None if part.max_rotation_deg == "off" else float(part.max_rotation_deg)
+        own["max_rotation_deg"] = (
+            None if part.max_rotation_deg == "off" else float(part.max_rotation_deg)
+        )
     return replace(base, **own)
 
 # %% ../../nbs/3_data/mixture.ipynb #2763e697
@@ -274,12 +346,19 @@ def open_source(
     part: Part,
     folder: str | os.PathLike,
     base: TripleConfig = TripleConfig(),  # what the recipe does not say: rule, order, filter
-    frames: Callable[[Store], list[Trajectory]] = _as_stored,  # or a function that decodes them once
+    frames: Callable[
+        [Store], list[Trajectory]
+    ] = _as_stored,  # or a function that decodes them once
 ) -> Source:
-    "Open the folder of one source. What is missing, unreadable or wrongly labelled is a `UserError` of one line."
+    """Open the folder of one source.
+
+    What is missing, unreadable or wrongly labelled is a `UserError` of one line.
+    """
     found = dataset_folders(folder)
     if not found:
-        raise UserError(f"{recipe.name} is missing: nothing to read in {folder}; aclam-data plan says how to get it")
+        raise UserError(
+            f"{recipe.name} is missing: nothing to read in {folder}; aclam-data plan says how to get it"
+        )
     stores = [_open(f, recipe) for f in found]
     trajectories = [t for s in stores for t in frames(s)]
     for t in trajectories[:: max(1, len(trajectories) // CHECKED)]:
@@ -300,14 +379,25 @@ def _across(trajectories: list[Trajectory], how: str) -> list[Trajectory]:
 
 # %% ../../nbs/3_data/mixture.ipynb #f6865aee
 def open_mixture(
-    mixture: Mixture, root: str | os.PathLike, base: TripleConfig = TripleConfig(),
+    mixture: Mixture,
+    root: str | os.PathLike,
+    base: TripleConfig = TripleConfig(),
     frames: Callable[[Store], list[Trajectory]] = _as_stored,
 ) -> list[Source]:
-    "Open all parts of a mixture below a root. All that are missing are named in one `UserError`."
+    """Open all parts of a mixture below a root.
+
+    All that are missing are named in one `UserError`.
+    """
     places = [Path(root) / mixture.folder(n) for n in range(len(mixture.parts))]
-    missing = [r.name for r, p in zip(mixture.recipes, places, strict=False) if not dataset_folders(p)]
+    missing = [
+        r.name for r, p in zip(mixture.recipes, places, strict=False) if not dataset_folders(p)
+    ]
     if missing:
-        raise UserError(f"{mixture.name}: missing below {root}: {', '.join(missing)}; to get them see: "
-                        f"aclam-data plan {mixture.name} --root {root}")
-    return [open_source(r, p, folder, base, frames)
-            for r, p, folder in zip(mixture.recipes, mixture.parts, places, strict=False)]
+        raise UserError(
+            f"{mixture.name}: missing below {root}: {', '.join(missing)}; to get them see: "
+            f"aclam-data plan {mixture.name} --root {root}"
+        )
+    return [
+        open_source(r, p, folder, base, frames)
+        for r, p, folder in zip(mixture.recipes, mixture.parts, places, strict=False)
+    ]

@@ -27,7 +27,9 @@ from .trajectory import KINDS, ProprioLayout
 # %% ../../nbs/3_data/recipe.ipynb #90d5667e
 @dataclass(frozen=True)
 class Proprio:
-    "The state that a source records: where it is, and what its columns mean (see `ProprioLayout`)."
+    """The state that a source records: where it is, and what its columns mean (see
+    `ProprioLayout`).
+    """
 
     keys: tuple[str, ...]  # names in the source, concatenated in this order
     columns: str  # the same for a person
@@ -38,20 +40,23 @@ class Proprio:
     gripper_range: tuple[float, float] | None = None  # its value when closed, when open
     joints: tuple[int, ...] = ()
     rotation_2: tuple[int, ...] = ()  # of a second arm
-    absolute: bool = True  # a pose, not a change of pose; inferred from the name of the key unless said otherwise
+    # a pose, not a change of pose; inferred from the name of the key unless said otherwise
+    absolute: bool = True
 
     def layout(self, width: int) -> ProprioLayout:
-        "What the columns of a state with `width` columns mean."
+        """What the columns of a state with `width` columns mean."""
         names = ("position", "rotation", "gripper", "joints", "rotation_2")
         columns = {n: tuple(c + width if c < 0 else c for c in getattr(self, n)) for n in names}
         if not all(0 <= c < width for group in columns.values() for c in group):
             raise UserError(f"the recipe names columns {columns}, the state has {width}")
-        return ProprioLayout(**columns, rotation_repr=self.rotation_repr, gripper_range=self.gripper_range)
+        return ProprioLayout(
+            **columns, rotation_repr=self.rotation_repr, gripper_range=self.gripper_range
+        )
 
 # %% ../../nbs/3_data/recipe.ipynb #c7c8f53c
 @dataclass(frozen=True)
 class Camera:
-    "The one view that is used."
+    """The one view that is used."""
 
     key: str  # in the source
     lerobot_key: str = ""  # in its LeRobot port
@@ -61,7 +66,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Rlds:
-    "The TFRecord release."
+    """The TFRecord release."""
 
     name: str  # in TensorFlow Datasets
     version: str
@@ -70,7 +75,10 @@ class Rlds:
 
 @dataclass(frozen=True)
 class Size:
-    "How much there is, None where that is not known. `unverified` says which of them were not read at a source."
+    """How much there is, None where that is not known.
+
+    `unverified` says which of them were not read at a source.
+    """
 
     episodes: int | None = None
     frames: int | None = None
@@ -80,7 +88,10 @@ class Size:
 # %% ../../nbs/3_data/recipe.ipynb #bb4835c1
 @dataclass(frozen=True)
 class Recipe:
-    "The facts about one source. Built by `load_recipe`; a field that contradicts another is a `UserError`."
+    """The facts about one source.
+
+    Built by `load_recipe`; a field that contradicts another is a `UserError`.
+    """
 
     name: str  # of the recipe and of the folder below the root
     title: str
@@ -95,7 +106,9 @@ class Recipe:
     table6_row: int | None = None
     percent: float | None = None  # its sampling weight in Table 6
     control_hz: float | None = None
-    proprio: Proprio | None = None  # in the source; None: nothing measured, or (a store) declared in the data
+    proprio: Proprio | None = (
+        None  # in the source; None: nothing measured, or (a store) declared in the data
+    )
     lerobot_proprio: Proprio | None = None  # in the LeRobot port, which may have lost something
     action: str = ""  # what the recorded command is
     skip_first: int = 0  # steps without meaning at the start of each episode
@@ -113,22 +126,27 @@ class Recipe:
 
     @property
     def hours(self) -> float | None:
-        "Hours of video, if known."
+        """Hours of video, if known."""
         known = self.size.frames and self.control_hz
         return self.size.hours or (self.size.frames / self.control_hz / 3600 if known else None)
 
 # %% ../../nbs/3_data/recipe.ipynb #84c7e240
 def check_recipe(r: Recipe) -> None:
-    "Raise `UserError` where the fields of a recipe contradict each other."
+    """Raise `UserError` where the fields of a recipe contradict each other."""
     low, high = r.offset_s
     rules = {
         f'kind is "robot" or "human", not "{r.kind}"': r.kind in KINDS,
         "a name has lower-case letters, digits and _": bool(re.fullmatch(r"[a-z0-9_]+", r.name)),
-        f"offsets must satisfy 0 < low <= high <= span_s, not ({low}, {high})": 0 < low <= high <= r.span_s,
+        f"offsets must satisfy 0 < low <= high <= span_s, not ({low}, {high})": 0
+        < low
+        <= high
+        <= r.span_s,
         "human video has no proprio": r.kind == "robot" or not (r.proprio or r.lerobot_proprio),
         "control_hz is positive": r.control_hz is None or r.control_hz > 0,
         "every command names ROOT": all("ROOT" in c for c in r.commands),
-        f'confidence "{r.confidence}" needs sources': r.confidence == "memory" or bool(r.sources) or not r.table6_row,
+        f'confidence "{r.confidence}" needs sources': r.confidence == "memory"
+        or bool(r.sources)
+        or not r.table6_row,
     }
     if broken := [rule for rule, holds in rules.items() if not holds]:
         raise UserError(f"recipe {r.name}: {broken[0]}")
@@ -137,22 +155,31 @@ def check_recipe(r: Recipe) -> None:
 
 # %% ../../nbs/3_data/recipe.ipynb #01717ab7
 class StrictLoader(yaml.SafeLoader):
-    "YAML's safe loader, which refuses a key that is written twice, and reads on, off, yes, no as the words they are."
+    """YAML's safe loader, which refuses a key that is written twice, and reads on, off, yes, no as
+    the words they are.
+    """
 
     yaml_implicit_resolvers = {
-        letter: [(tag, form) for tag, form in rules if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
-        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+        letter: [
+            (tag, form)
+            for tag, form in rules
+            if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"
+        ]
+        for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
         twice = [k for n, k in enumerate(keys) if k in keys[:n]]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} is there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice[0]} is there twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    "Read a YAML file. What cannot be read is a `UserError` with file and line."
+    """Read a YAML file. What cannot be read is a `UserError` with file and line."""
     try:
         with open(path, encoding="utf-8") as f:
             return yaml.load(f, StrictLoader)  # noqa: S506, a safe loader
@@ -169,14 +196,14 @@ RECIPES = Path(str(files("aclam"))) / "data_recipes"  # comes with the package
 
 @cache
 def recipe_names() -> tuple[str, ...]:
-    "All recipes of the package: those of Table 6 in its order, then those that are made here."
+    """All recipes of the package: those of Table 6 in its order, then those that are made here."""
     found = [p.parent.name for p in sorted(RECIPES.glob("*/recipe.yaml"))]
     return tuple(sorted(found, key=lambda n: (load_recipe(n).table6_row or 99, n)))
 
 
 @cache
 def load_recipe(name: str | os.PathLike) -> Recipe:
-    "A recipe of the package by its name, or one's own by its path (ending in .yaml)."
+    """A recipe of the package by its name, or one's own by its path (ending in .yaml)."""
     path = Path(name) if str(name).endswith(".yaml") else RECIPES / name / "recipe.yaml"
     if path.parent.parent == RECIPES and not path.exists():
         known = sorted(p.parent.name for p in RECIPES.glob("*/recipe.yaml"))
@@ -190,38 +217,62 @@ def _lines(head: str, items: Sequence[str]) -> list[str]:
 
 
 def _download(r: Recipe) -> list[str]:
-    "The commands, and what stands before them."
+    """The commands, and what stands before them."""
     what = "## Get it" if r.table6_row else "## Make it"
     if not r.commands:
-        by_hand = f"There is no command: follow <{r.homepage}>, and put the files into `ROOT/{r.name}`."
+        by_hand = (
+            f"There is no command: follow <{r.homepage}>, and put the files into `ROOT/{r.name}`."
+        )
         return ["", what, "", f"{r.access}. {by_hand}"]
     note = "`ROOT` is the folder that `aclam-data plan` gets as `--root`."
-    several = " The alternatives are different copies: one of them is enough." if len(r.commands) > 1 else ""
-    untried = " The commands were written from the sources below and not run." if r.table6_row else ""
+    several = (
+        " The alternatives are different copies: one of them is enough."
+        if len(r.commands) > 1
+        else ""
+    )
+    untried = (
+        " The commands were written from the sources below and not run." if r.table6_row else ""
+    )
     return ["", what, "", f"{r.access}. {note}{several}{untried}", "", "```", *r.commands, "```"]
 
 
 def _state(head: str, p: Proprio | None) -> list[str]:
     if p is None:
         return []
-    rotation = f"{p.rotation_repr} in columns {list(p.rotation)}" if p.rotation_repr else "none that is usable"
-    grip = [f"gripper: {p.gripper_range[0]:g} closed, {p.gripper_range[1]:g} open"] if p.gripper_range else []
+    rotation = (
+        f"{p.rotation_repr} in columns {list(p.rotation)}"
+        if p.rotation_repr
+        else "none that is usable"
+    )
+    grip = (
+        [f"gripper: {p.gripper_range[0]:g} closed, {p.gripper_range[1]:g} open"]
+        if p.gripper_range
+        else []
+    )
     keys = ", ".join(f"`{k}`" for k in p.keys)
     return _lines(head, [f"keys: {keys}", f"columns: {p.columns}", f"rotation: {rotation}", *grip])
 
 # %% ../../nbs/3_data/recipe.ipynb #32b3322b
 def _facts(r: Recipe) -> list[str]:
-    "What is the same for all sources."
+    """What is the same for all sources."""
     hours = r.hours and round(r.hours, 1)
-    amounts = {"episodes": r.size.episodes, "frames": r.size.frames, "hours": hours, "GiB": r.size.gib}
+    amounts = {
+        "episodes": r.size.episodes,
+        "frames": r.size.frames,
+        "hours": hours,
+        "GiB": r.size.gib,
+    }
     paper = f"row {r.table6_row} of Table 6, sampling weight {r.percent} %"
-    view = {True: ", third person", False: ", not a third-person view", None: ""}[r.camera.third_person]
+    view = {True: ", third person", False: ", not a third-person view", None: ""}[
+        r.camera.third_person
+    ]
     return [
         paper if r.table6_row else "not in Table 6; made on this machine",
         f"{r.kind}, embodiment `{r.embodiment}`",
         f"rate: {f'{r.control_hz:g} Hz' if r.control_hz else 'read from the time stamps'}",
         f"offsets {r.offset_s[0]:g} to {r.offset_s[1]:g} s, all three frames within {r.span_s:g} s",
-        f"camera: `{r.camera.key}`{view}" + (", stored as BGR" if r.camera.channels == "bgr" else ""),
+        f"camera: `{r.camera.key}`{view}"
+        + (", stored as BGR" if r.camera.channels == "bgr" else ""),
         "size: " + (", ".join(f"{v:,} {k}" for k, v in amounts.items() if v) or "unverified"),
         *([f"action: {r.action}"] if r.action else []),
         f"licence: {r.licence}",
@@ -230,38 +281,55 @@ def _facts(r: Recipe) -> list[str]:
 
 # %% ../../nbs/3_data/recipe.ipynb #433d0dfd
 def card(r: Recipe) -> str:
-    "The README.md of a recipe."
+    """The README.md of a recipe."""
     ports = [f"<https://huggingface.co/datasets/{p}>" for p in r.lerobot]
     rlds = [f"RLDS `{r.rlds.name}` {r.rlds.version}: `{r.rlds.location}`"] if r.rlds else []
-    text = [f"# {r.title}", "", f"<{r.homepage}>", "", *(f"- {x}" for x in _facts(r)), *_lines("Copies", rlds + ports),
-            *_download(r), *_state("State", r.proprio), *_state("State in the LeRobot port", r.lerobot_proprio),
-            *_lines("Quirks", r.quirks), *_lines("Unverified", r.unverified), *_lines("Sources", r.sources)]
+    text = [
+        f"# {r.title}",
+        "",
+        f"<{r.homepage}>",
+        "",
+        *(f"- {x}" for x in _facts(r)),
+        *_lines("Copies", rlds + ports),
+        *_download(r),
+        *_state("State", r.proprio),
+        *_state("State in the LeRobot port", r.lerobot_proprio),
+        *_lines("Quirks", r.quirks),
+        *_lines("Unverified", r.unverified),
+        *_lines("Sources", r.sources),
+    ]
     return "\n".join([*text, "", "Made from recipe.yaml by aclam.data.recipe.card.", ""])
 
 # %% ../../nbs/3_data/recipe.ipynb #42859ce9
 @dataclass(frozen=True)
 class Part:
-    "One source of a mixture."
+    """One source of a mixture."""
 
     recipe: str  # a name, or the path of one's own recipe.yaml, relative to the mixture's file
     weight: float  # share of the draws, in any unit
     folder: str = ""  # below the root; default: the name of the recipe
-    max_rotation_deg: float | Literal["default", "off"] = "default"  # limit of the rotation filter for this source
-    across: Literal["off", "scene", "first_frame"] = "off"  # triples across trajectories, see aclam.data.scenes
+    max_rotation_deg: float | Literal["default", "off"] = (
+        "default"  # limit of the rotation filter for this source
+    )
+    across: Literal["off", "scene", "first_frame"] = (
+        "off"  # triples across trajectories, see aclam.data.scenes
+    )
 
     def __post_init__(self):
         limit = self.max_rotation_deg
         if not self.weight > 0:
             raise UserError(f"{self.recipe}: the weight is positive, not {self.weight}")
         if limit not in ("default", "off") and not (isinstance(limit, (int, float)) and limit > 0):
-            raise UserError(f'{self.recipe}: max_rotation_deg is in degrees, "default" or "off", not {limit!r}')
+            raise UserError(
+                f'{self.recipe}: max_rotation_deg is in degrees, "default" or "off", not {limit!r}'
+            )
         if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
             raise UserError(f"{self.recipe}: folder {self.folder} leaves the root")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    "Sources and how often each is drawn from."
+    """Sources and how often each is drawn from."""
 
     name: str
     parts: tuple[Part, ...]
@@ -272,17 +340,17 @@ class Mixture:
 
     @property
     def shares(self) -> list[float]:
-        "Weights divided by their sum."
+        """Weights divided by their sum."""
         total = sum(p.weight for p in self.parts)
         return [p.weight / total for p in self.parts]
 
     def folder(self, n: int) -> str:
-        "Where recipe n lies, below the root."
+        """Where recipe n lies, below the root."""
         return (self.parts[n].folder if n < len(self.parts) else "") or self.recipes[n].name
 
 # %% ../../nbs/3_data/recipe.ipynb #b608d8cf
 def mixture_names() -> list[str]:
-    "The mixtures of the package."
+    """The mixtures of the package."""
     return sorted(p.stem for p in (RECIPES / "mixtures").glob("*.yaml"))
 
 
@@ -294,11 +362,13 @@ def _mixture_file(name: str | os.PathLike) -> Path:
     if own.exists() and str(path.parent) in (".", "mixtures", "data_recipes/mixtures"):
         return own
     near = suggest(path.stem, mixture_names())
-    raise UserError(f"no such mixture: {path}.{near or ' The package has ' + ', '.join(mixture_names()) + '.'}")
+    raise UserError(
+        f"no such mixture: {path}.{near or ' The package has ' + ', '.join(mixture_names()) + '.'}"
+    )
 
 # %% ../../nbs/3_data/recipe.ipynb #fe33bcba
 def load_mixture(name: str | os.PathLike) -> Mixture:
-    "A mixture from a file, or one of the package by its name (`ac_lam`, `mixtures/ac_lam.yaml`)."
+    """A mixture from a file, or one of the package by its name (`ac_lam`, `mixtures/ac_lam.yaml`)."""
     path = _mixture_file(name)
     mixture = _mixture(read_yaml(path), path)
     folders = [mixture.folder(n) for n in range(len(mixture.recipes))]
@@ -308,9 +378,15 @@ def load_mixture(name: str | os.PathLike) -> Mixture:
 
 
 def _mixture(values: Any, path: Path) -> Mixture:
-    if not isinstance(values, dict) or not isinstance(values.get("parts"), list) or not values["parts"]:
+    if (
+        not isinstance(values, dict)
+        or not isinstance(values.get("parts"), list)
+        or not values["parts"]
+    ):
         raise UserError(f"{path}: a mixture has a list of parts")
-    parts = tuple(from_dict(Part, p, f"{path}, part {n}") for n, p in enumerate(values["parts"], start=1))
+    parts = tuple(
+        from_dict(Part, p, f"{path}, part {n}") for n, p in enumerate(values["parts"], start=1)
+    )
     wanted = [p.recipe for p in parts] + list(values.get("held_out") or ())
     recipes = tuple(load_recipe(path.parent / r if str(r).endswith(".yaml") else r) for r in wanted)
     return from_dict(Mixture, {**values, "parts": parts, "recipes": recipes}, str(path))
@@ -321,7 +397,7 @@ VIDEO = {".mp4", ".webm", ".avi", ".mkv", ".mov"}
 
 @dataclass(frozen=True)
 class Found:
-    "What lies in a folder. None: the format does not tell."
+    """What lies in a folder. None: the format does not tell."""
 
     format: str  # "aclam-store", "lerobot v3.0", "rlds 0.1.0", "video"
     episodes: int | None
@@ -335,7 +411,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _glance(folder: Path) -> Found | None:
-    "One dataset by the small file that describes it; None where there is none."
+    """One dataset by the small file that describes it; None where there is none."""
     if (folder / "meta" / "info.json").exists():
         m = read_json(folder / "meta" / "info.json")
         counts = (m.get(k) for k in ("total_episodes", "total_frames", "fps"))
@@ -346,7 +422,9 @@ def _glance(folder: Path) -> Found | None:
         return Found(f"rlds {m.get('version')}", sum(lengths), None, None, _bytes(folder))
     if (folder / "meta.json").exists():
         m = read_json(folder / "meta.json")
-        return _counted(str(m.get("format")), *(m.get(k) for k in ("episodes", "frames", "fps")), folder)
+        return _counted(
+            str(m.get("format")), *(m.get(k) for k in ("episodes", "frames", "fps")), folder
+        )
     return None
 
 
@@ -356,12 +434,14 @@ def _counted(name: str, episodes: Any, frames: Any, fps: Any, folder: Path) -> F
 
 # %% ../../nbs/3_data/recipe.ipynb #50605913
 def _datasets(folder: Path, depth: int = 3) -> Iterator[tuple[Path, Found]]:
-    "The datasets in a folder and below it."
+    """The datasets in a folder and below it."""
     found = _glance(folder)
     if found:
         yield folder, found
     elif depth:
-        for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        for below in sorted(
+            p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+        ):
             yield from _datasets(below, depth - 1)
 
 
@@ -374,7 +454,7 @@ def _clips(folder: Path) -> list[Path]:
 
 
 def dataset_folders(folder: str | os.PathLike) -> list[Path]:
-    "The folders at and below `folder` that hold a dataset; itself where it holds videos."
+    """The folders at and below `folder` that hold a dataset; itself where it holds videos."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
@@ -382,47 +462,80 @@ def dataset_folders(folder: str | os.PathLike) -> list[Path]:
 
 # %% ../../nbs/3_data/recipe.ipynb #b4112b58
 def survey(folder: str | os.PathLike) -> Found | None:
-    "What lies in a folder, from its small files; None where nothing is that can be read."
+    """What lies in a folder, from its small files; None where nothing is that can be read."""
     folder = Path(folder)
     if not folder.is_dir():
         return None
     found = [f for _, f in _datasets(folder)]
     if not found:
         clips = _clips(folder)
-        return Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips)) if clips else None
+        return (
+            Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips))
+            if clips
+            else None
+        )
     columns = [[getattr(f, c.name) for f in found] for c in fields(Found)[1:]]
     return Found(", ".join(sorted({f.format for f in found})), *map(_sum, columns))
 
 # %% ../../nbs/3_data/recipe.ipynb #ad701314
 def plan_row(recipe: Recipe, folder: Path, share: float, draws: int) -> dict:
-    "One source of a plan. Counts are those of the disk where they are known, else those of the recipe."
+    """One source of a plan.
+
+    Counts are those of the disk where they are known, else those of the recipe.
+    """
     found = survey(folder)
     known = found and found.frames
     frames = known or recipe.size.frames
     hours = (found and found.hours) or recipe.hours
     size = found.bytes if found else recipe.size.gib and round(recipe.size.gib * 2**30)
     episodes = found.episodes if found else recipe.size.episodes
-    return {"source": recipe.name, "title": recipe.title, "kind": recipe.kind, "share": share,
-            "present": found is not None, "format": found.format if found else None, "folder": str(folder),
-            "episodes": episodes, "frames": frames, "hours": hours, "bytes": size,
-            "counted": "disk" if known else "recipe" if frames else None,
-            "expected_epochs": 3 * draws * share / frames if frames else None, "access": recipe.access,
-            "commands": [c.replace("ROOT", str(folder.parent)) for c in recipe.commands]}
+    return {
+        "source": recipe.name,
+        "title": recipe.title,
+        "kind": recipe.kind,
+        "share": share,
+        "present": found is not None,
+        "format": found.format if found else None,
+        "folder": str(folder),
+        "episodes": episodes,
+        "frames": frames,
+        "hours": hours,
+        "bytes": size,
+        "counted": "disk" if known else "recipe" if frames else None,
+        "expected_epochs": 3 * draws * share / frames if frames else None,
+        "access": recipe.access,
+        "commands": [c.replace("ROOT", str(folder.parent)) for c in recipe.commands],
+    }
 
 # %% ../../nbs/3_data/recipe.ipynb #e7600468
 def plan(
     mixture: Mixture,
     root: str | os.PathLike,  # the folder of the sources
 ) -> dict:  # rows, and sums over what is present
-    "Hold a mixture against a disk: what is there, what is missing, and how to get it. Reads small files only."
+    """Hold a mixture against a disk: what is there, what is missing, and how to get it.
+
+    Reads small files only.
+    """
     shares = [*mixture.shares, *([0.0] * len(mixture.held_out))]
-    rows = [plan_row(r, Path(root) / mixture.folder(n), s, mixture.draws)
-            for n, (r, s) in enumerate(zip(mixture.recipes, shares, strict=True))]
+    rows = [
+        plan_row(r, Path(root) / mixture.folder(n), s, mixture.draws)
+        for n, (r, s) in enumerate(zip(mixture.recipes, shares, strict=True))
+    ]
     there, total = [r for r in rows if r["present"]], lambda key: sum(r[key] or 0 for r in rows)
-    return plain({
-        "mixture": mixture.name, "root": root, "sources": len(rows), "present": len(there), "draws": mixture.draws,
-        "missing": [r["source"] for r in rows if not r["present"]], "share_present": sum(r["share"] for r in there),
-        "hours_known": total("hours"), "bytes_known": total("bytes"), "rows": rows})
+    return plain(
+        {
+            "mixture": mixture.name,
+            "root": root,
+            "sources": len(rows),
+            "present": len(there),
+            "draws": mixture.draws,
+            "missing": [r["source"] for r in rows if not r["present"]],
+            "share_present": sum(r["share"] for r in there),
+            "hours_known": total("hours"),
+            "bytes_known": total("bytes"),
+            "rows": rows,
+        }
+    )
 
 # %% ../../nbs/3_data/recipe.ipynb #55b5a291
 def _number(value: float | None, form: str) -> str:
@@ -432,20 +545,37 @@ def _number(value: float | None, form: str) -> str:
 def _row_text(r: dict) -> str:
     size = None if r["bytes"] is None else r["bytes"] / 2**30
     share = f"{100 * r['share']:.2f}" if r["share"] else "held out"
-    cells = [f"{r['source']:16s}", f"{r['kind']:5s}", f"{share:>8s}", f"{r['format'] or 'missing':16s}",
-             f"{_number(r['episodes'], ',d'):>9s}", f"{_number(r['hours'], ',.1f'):>8s}",
-             f"{_number(size, ',.1f'):>8s}", f"{_number(r['expected_epochs'], ',.2f'):>9s}"]
+    cells = [
+        f"{r['source']:16s}",
+        f"{r['kind']:5s}",
+        f"{share:>8s}",
+        f"{r['format'] or 'missing':16s}",
+        f"{_number(r['episodes'], ',d'):>9s}",
+        f"{_number(r['hours'], ',.1f'):>8s}",
+        f"{_number(size, ',.1f'):>8s}",
+        f"{_number(r['expected_epochs'], ',.2f'):>9s}",
+    ]
     return "  ".join(cells)
 
 # %% ../../nbs/3_data/recipe.ipynb #087ed8dd
 def plan_text(report: dict) -> str:
-    "A plan as a table for a person, and below it the commands for what is missing."
-    heads = [f"{'source':16s}", "kind ", f"{'share %':>8s}", f"{'on disk':16s}", f"{'episodes':>9s}", f"{'hours':>8s}",
-             f"{'GiB':>8s}", f"{'epochs':>9s}"]
+    """A plan as a table for a person, and below it the commands for what is missing."""
+    heads = [
+        f"{'source':16s}",
+        "kind ",
+        f"{'share %':>8s}",
+        f"{'on disk':16s}",
+        f"{'episodes':>9s}",
+        f"{'hours':>8s}",
+        f"{'GiB':>8s}",
+        f"{'epochs':>9s}",
+    ]
     lines = ["  ".join(heads), *map(_row_text, report["rows"]), ""]
-    lines.append(f"{report['mixture']}: {report['present']} of {report['sources']} sources present, "
-                 f"{100 * report['share_present']:.2f} % of the draws; {report['hours_known']:,.0f} hours and "
-                 f"{report['bytes_known'] / 2**40:,.2f} TiB where known; epochs for {report['draws']:,d} triples")
+    lines.append(
+        f"{report['mixture']}: {report['present']} of {report['sources']} sources present, "
+        f"{100 * report['share_present']:.2f} % of the draws; {report['hours_known']:,.0f} hours and "
+        f"{report['bytes_known'] / 2**40:,.2f} TiB where known; epochs for {report['draws']:,d} triples"
+    )
     for r in report["rows"]:
         if not r["present"]:
             todo = r["commands"] or [f"no command: see the README of the recipe {r['source']}"]

@@ -29,7 +29,7 @@ from .video import read_image
 # %% ../../nbs/3_data/rlds.ipynb #9db9935d
 @cache
 def _tables() -> np.ndarray:  # uint32 (256,)
-    "What one byte does to the checksum (Castagnoli's polynomial, reflected)."
+    """What one byte does to the checksum (Castagnoli's polynomial, reflected)."""
     t = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         t = np.where(t & 1, (t >> 1) ^ np.uint32(0x82F63B78), t >> 1)
@@ -37,14 +37,14 @@ def _tables() -> np.ndarray:  # uint32 (256,)
 
 
 def _move(tables: np.ndarray, crc: np.ndarray) -> np.ndarray:
-    "Apply a linear map, given as tables (4, 256), to checksums."
+    """Apply a linear map, given as tables (4, 256), to checksums."""
     parts = [tables[n][(crc >> np.uint32(8 * n)) & np.uint32(255)] for n in range(4)]
     return parts[0] ^ parts[1] ^ parts[2] ^ parts[3]
 
 
 @cache
 def _shift(log2: int) -> np.ndarray:  # uint32 (4, 256)
-    "The map that moves a checksum on by 2**log2 zero bytes."
+    """The map that moves a checksum on by 2**log2 zero bytes."""
     if log2:
         return _move(_shift(log2 - 1), _shift(log2 - 1))
     x = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]  # (4, 256)
@@ -55,7 +55,7 @@ LANE = 9  # log2 of the bytes of a lane
 
 
 def _raw(data: np.ndarray) -> int:  # of uint8 (n,)
-    "The checksum of a few bytes, started from zero."
+    """The checksum of a few bytes, started from zero."""
     crc, table = 0, _tables().tolist()
     for byte in data.tolist():
         crc = (crc >> 8) ^ table[(crc ^ byte) & 255]
@@ -63,7 +63,7 @@ def _raw(data: np.ndarray) -> int:  # of uint8 (n,)
 
 
 def _lanes(x: np.ndarray) -> np.uint32:  # of uint8 (lanes, bytes)
-    "The checksum of all lanes in a row, started from zero."
+    """The checksum of all lanes in a row, started from zero."""
     state = np.zeros(len(x), np.uint32)
     for column in np.ascontiguousarray(x.T):
         state = (state >> np.uint32(8)) ^ _tables()[(state ^ column) & np.uint32(255)]
@@ -76,7 +76,7 @@ def _lanes(x: np.ndarray) -> np.uint32:  # of uint8 (lanes, bytes)
 
 # %% ../../nbs/3_data/rlds.ipynb #406bfc0d
 def crc32c(data: bytes | memoryview) -> int:
-    "CRC-32C of any buffer."
+    """CRC-32C of any buffer."""
     x = np.frombuffer(data, np.uint8).copy()
     x[:4] ^= np.uint8(255)  # the start value, all ones, acts on the first four bytes
     left_over = 0xFFFFFFFF >> 8 * len(x) if len(x) < 4 else 0
@@ -89,12 +89,14 @@ def crc32c(data: bytes | memoryview) -> int:
 
 
 def masked(crc: int) -> int:
-    "As TFRecord stores it."
+    """As TFRecord stores it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 # %% ../../nbs/3_data/rlds.ipynb #1d339152
-def check_crc(lengths: Sequence[int] = (0, 1, 3, 4, 511, 512, 513, 1024, 5000, 12345), seed: int = 0) -> None:
-    "Assert the known value and, for random data of these lengths, the definition."
+def check_crc(
+    lengths: Sequence[int] = (0, 1, 3, 4, 511, 512, 513, 1024, 5000, 12345), seed: int = 0
+) -> None:
+    """Assert the known value and, for random data of these lengths, the definition."""
     assert crc32c(b"123456789") == 0xE3069283
     table = _tables().tolist()
     for n in lengths:
@@ -105,12 +107,16 @@ def check_crc(lengths: Sequence[int] = (0, 1, 3, 4, 511, 512, 513, 1024, 5000, 1
 
 # %% ../../nbs/3_data/rlds.ipynb #87990c81
 def _contents(path: Path) -> bytes | mmap.mmap:
-    "The file mapped into memory; a gzip file unpacked."
+    """The file mapped into memory; a gzip file unpacked."""
     try:
         with open(path, "rb") as f:
             if f.read(2) == b"\x1f\x8b":
                 return gzip.decompress(path.read_bytes())
-            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(f.fileno()).st_size else b""
+            return (
+                mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+                if os.fstat(f.fileno()).st_size
+                else b""
+            )
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
     except (OSError, EOFError, zlib.error) as e:
@@ -118,7 +124,9 @@ def _contents(path: Path) -> bytes | mmap.mmap:
 
 
 class Shard:
-    "One TFRecord file: its records as views into the mapped file (of a gzip file: into its unpacked bytes)."
+    """One TFRecord file: its records as views into the mapped file (of a gzip file: into its
+    unpacked bytes).
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -126,23 +134,27 @@ class Shard:
         self.data, self.spans = memoryview(self.buffer), []
         at = 0
         while at < len(self.data):
-            n = int.from_bytes(self.data[at:at + 8], "little")
-            if at + 16 > len(self.data) or masked(crc32c(self.data[at:at + 8])) != self._number(at + 8):
-                raise UserError(f"{self.path}: record {len(self.spans)}: the checksum of its length is wrong: "
-                                "the file is damaged, or no TFRecord")
+            n = int.from_bytes(self.data[at : at + 8], "little")
+            if at + 16 > len(self.data) or masked(crc32c(self.data[at : at + 8])) != self._number(
+                at + 8
+            ):
+                raise UserError(
+                    f"{self.path}: record {len(self.spans)}: the checksum of its length is wrong: "
+                    "the file is damaged, or no TFRecord"
+                )
             if at + 16 + n > len(self.data):
                 raise UserError(f"{self.path}: record {len(self.spans)} is cut off")
             self.spans.append((at + 12, at + 12 + n))
             at += 16 + n
 
     def _number(self, at: int) -> int:
-        return int.from_bytes(self.data[at:at + 4], "little")
+        return int.from_bytes(self.data[at : at + 4], "little")
 
     def __len__(self) -> int:
         return len(self.spans)
 
     def record(self, n: int, verify: bool = True) -> memoryview:
-        "The bytes of record n, held against their checksum."
+        """The bytes of record n, held against their checksum."""
         start, stop = self.spans[n]
         if verify and masked(crc32c(self.data[start:stop])) != self._number(stop):
             raise UserError(f"{self.path}: record {n}: its checksum is wrong: the file is damaged")
@@ -159,7 +171,7 @@ def _varint(b: memoryview, at: int) -> tuple[int, int]:
 
 
 def _fields(b: memoryview) -> Iterator[tuple[int, Any]]:
-    "Field number and value: an int, or a view of bytes."
+    """Field number and value: an int, or a view of bytes."""
     at = 0
     while at < len(b):
         key, at = _varint(b, at)
@@ -172,12 +184,12 @@ def _fields(b: memoryview) -> Iterator[tuple[int, Any]]:
             n, at = _varint(b, at)
         if n is None or at + n > len(b):
             raise ValueError("a field that is cut off, or of an unknown kind")
-        yield key >> 3, b[at:at + n]
+        yield key >> 3, b[at : at + n]
         at += n
 
 # %% ../../nbs/3_data/rlds.ipynb #b5976ab0
 def _integers(b: memoryview) -> np.ndarray:  # int64
-    "Packed varints."
+    """Packed varints."""
     x = np.frombuffer(b, np.uint8)
     last = np.flatnonzero(x < 128)  # where a number ends
     first = np.concatenate([[0], last[:-1] + 1])
@@ -187,18 +199,28 @@ def _integers(b: memoryview) -> np.ndarray:  # int64
 
 # %% ../../nbs/3_data/rlds.ipynb #b3ce7a29
 def _list(kind: int, b: memoryview) -> Any:
-    "The values of one feature: a list of views (bytes), or an array of float32 or int64."
+    """The values of one feature: a list of views (bytes), or an array of float32 or int64."""
     values = [v for _, v in _fields(b)]
     if kind == 1:
         return values
     if kind == 2:
-        return np.concatenate([np.frombuffer(v, "<f4") for v in values]) if values else np.zeros(0, np.float32)
-    packed = [np.array([v], np.uint64).astype(np.int64) if isinstance(v, int) else _integers(v) for v in values]
+        return (
+            np.concatenate([np.frombuffer(v, "<f4") for v in values])
+            if values
+            else np.zeros(0, np.float32)
+        )
+    packed = [
+        np.array([v], np.uint64).astype(np.int64) if isinstance(v, int) else _integers(v)
+        for v in values
+    ]
     return np.concatenate(packed) if packed else np.zeros(0, np.int64)
 
 
 def parse_example(record: bytes | memoryview) -> dict[str, Any]:
-    "A tf.train.Example as a dict. Bytes stay views into the record: nothing is copied. ValueError where it is none."
+    """A tf.train.Example as a dict.
+
+    Bytes stay views into the record: nothing is copied. ValueError where it is none.
+    """
     out = {}
     try:
         for _, features in _fields(memoryview(record)):
@@ -213,7 +235,7 @@ def parse_example(record: bytes | memoryview) -> dict[str, Any]:
 # %% ../../nbs/3_data/rlds.ipynb #7042b4a0
 @dataclass(frozen=True)
 class _Episode:
-    "Where one episode lies."
+    """Where one episode lies."""
 
     shard: Path
     record: int
@@ -222,7 +244,7 @@ class _Episode:
 
 
 class Shards:
-    "The recently used shards, with bounded descriptors; in forked and spawned workers too."
+    """The recently used shards, with bounded descriptors; in forked and spawned workers too."""
 
     def __init__(self, limit: int = 4):
         self.limit = limit
@@ -238,7 +260,7 @@ class Shards:
         self.__init__(**state)
 
     def example(self, path: Path, n: int, verify: bool = True) -> dict:
-        "The parsed record n of a shard."
+        """The parsed record n of a shard."""
         if self.owner != os.getpid():
             self._start()
         shard = self.open.get(path, lambda: Shard(path))
@@ -253,7 +275,7 @@ def _parsed(shard: Shard, n: int, verify: bool) -> dict:
 
 # %% ../../nbs/3_data/rlds.ipynb #2c3f5927
 class RldsFrames:
-    "The frames of one episode, JPEG or PNG in its record, decoded when asked for."
+    """The frames of one episode, JPEG or PNG in its record, decoded when asked for."""
 
     def __init__(self, shards: Shards, episode: _Episode, length: int):
         self.shards, self.episode, self.length = shards, episode, length
@@ -269,7 +291,7 @@ class RldsFrames:
 
 # %% ../../nbs/3_data/rlds.ipynb #7c9314dc
 def _described(root: Path) -> dict[str, dict]:
-    "name -> its entry in features.json; empty where there is no such file."
+    """name -> its entry in features.json; empty where there is no such file."""
     files = sorted(root.rglob("features.json"))
     return _flat(read_json(files[0]), "") if files else {}
 
@@ -283,18 +305,26 @@ def _flat(entry: Any, name: str) -> dict[str, dict]:
     nested = (entry.get("featuresDict") or {}).get("features")
     if nested is None:
         return {name: entry}
-    return {k: v for n, e in nested.items() for k, v in _flat(e, f"{name}/{n}" if name else n).items()}
+    return {
+        k: v for n, e in nested.items() for k, v in _flat(e, f"{name}/{n}" if name else n).items()
+    }
 
 
 def _cameras(example: dict, described: dict) -> list[str]:
-    "Lists of images, by features.json or by their first bytes."
+    """Lists of images, by features.json or by their first bytes."""
     marks = b"\xff\xd8", b"\x89PNG"
-    found = [k for k, v in example.items() if isinstance(v, list) and v and bytes(v[0][:4]).startswith(marks)]
+    found = [
+        k
+        for k, v in example.items()
+        if isinstance(v, list) and v and bytes(v[0][:4]).startswith(marks)
+    ]
     return sorted(k for k in found if "image" in described.get(k, {"image": 1}))
 
 # %% ../../nbs/3_data/rlds.ipynb #efeec6c5
-def _matrix(example: dict, keys: Sequence[str], steps: int, where: str) -> np.ndarray | None:  # (T, D)
-    "Columns of numbers, concatenated."
+def _matrix(
+    example: dict, keys: Sequence[str], steps: int, where: str
+) -> np.ndarray | None:  # (T, D)
+    """Columns of numbers, concatenated."""
     numeric = {k: v for k, v in example.items() if isinstance(v, np.ndarray)}
     for key in keys:
         if key not in numeric:
@@ -308,7 +338,7 @@ def _matrix(example: dict, keys: Sequence[str], steps: int, where: str) -> np.nd
 
 
 def _keys(example: dict, declared: tuple[str, ...] | None, usual: str) -> list[str]:
-    "Full names of the declared columns, or the usual one if it is there."
+    """Full names of the declared columns, or the usual one if it is there."""
     if declared is None:
         return [usual] if isinstance(example.get(usual), np.ndarray) else []
     places = "steps/observation/", "steps/", ""
@@ -316,7 +346,7 @@ def _keys(example: dict, declared: tuple[str, ...] | None, usual: str) -> list[s
 
 
 def _text(example: dict) -> str:
-    "The instruction: the first text under one of its usual names."
+    """The instruction: the first text under one of its usual names."""
     for key in ("language_instruction", "observation/natural_language_instruction"):
         if values := example.get(f"steps/{key}"):
             return bytes(values[0]).decode("utf-8", "replace")
@@ -324,7 +354,10 @@ def _text(example: dict) -> str:
 
 # %% ../../nbs/3_data/rlds.ipynb #bcc67ee9
 def _episode(shards: Shards, e: _Episode, declared: Declared, verify: bool) -> Trajectory:
-    example, where = shards.example(e.shard, e.record, verify), f"{e.name}: {e.shard}: record {e.record}"
+    example, where = (
+        shards.example(e.shard, e.record, verify),
+        f"{e.name}: {e.shard}: record {e.record}",
+    )
     images = example.get(e.key)
     if not isinstance(images, list) or len(images) < 2:
         raise UserError(f"{where} has fewer than two images {e.key}")
@@ -333,39 +366,56 @@ def _episode(shards: Shards, e: _Episode, declared: Declared, verify: bool) -> T
     action = _keys(example, declared.action, "steps/action")
     proprio = None if declared.kind == "human" else _matrix(example, state, steps, where)
     return Trajectory(
-        RldsFrames(shards, e, steps), np.arange(steps) / declared.fps, proprio, declared.layout_for(proprio),
-        _matrix(example, action, steps, where), scene=e.name, embodiment=declared.embodiment or "", task=_text(example),
-        kind=declared.kind, name=e.name)
+        RldsFrames(shards, e, steps),
+        np.arange(steps) / declared.fps,
+        proprio,
+        declared.layout_for(proprio),
+        _matrix(example, action, steps, where),
+        scene=e.name,
+        embodiment=declared.embodiment or "",
+        task=_text(example),
+        kind=declared.kind,
+        name=e.name,
+    )
 
 
-def _camera(example: dict, described: dict, wanted: str | None, root: Path) -> tuple[str, list[str]]:
+def _camera(
+    example: dict, described: dict, wanted: str | None, root: Path
+) -> tuple[str, list[str]]:
     cameras = _cameras(example, described)
     short = {c.removeprefix("steps/").removeprefix("observation/"): c for c in cameras}
     if not cameras:
         raise UserError(f"{root} has no images: no list of JPEG or PNG in its first record")
     found = cameras[0] if wanted is None else wanted if wanted in cameras else short.get(wanted)
     if found is None:
-        raise UserError(f'{root} has no camera "{wanted}": there are {", ".join(short)}.{suggest(wanted, short)}')
+        raise UserError(
+            f'{root} has no camera "{wanted}": there are {", ".join(short)}.{suggest(wanted, short)}'
+        )
     return found, cameras
 
 # %% ../../nbs/3_data/rlds.ipynb #fd267361
 def read_rlds(
     folder: str | os.PathLike,  # with *.tfrecord* files in it, and mostly features.json
     declared: Declared = Declared(),  # fps is needed
-    verify: bool = True,  # hold every record against its checksum when opening, not only when a frame is read
+    # hold every record against its checksum when opening, not only when a frame is read
+    verify: bool = True,
 ) -> Store:
-    "Open RLDS shards. What is wrong is a `UserError` that names file and record."
+    """Open RLDS shards. What is wrong is a `UserError` that names file and record."""
     root = Path(folder)
     files = sorted(p for p in root.rglob("*") if ".tfrecord" in p.name and p.is_file())
     if not files:
         raise UserError(f"{root} has no .tfrecord files")
     if declared.fps is None:
-        raise UserError(f"{root}: RLDS has no time stamps: declare how many steps there are a second (fps)")
+        raise UserError(
+            f"{root}: RLDS has no time stamps: declare how many steps there are a second (fps)"
+        )
     shards, trajectories, key = Shards(), [], None
     for file in files:
         for n in range(len(shards.open.get(file, lambda f=file: Shard(f)))):
             if key is None:
-                key, cameras = _camera(shards.example(file, n), _described(root), declared.camera, root)
+                key, cameras = _camera(
+                    shards.example(file, n), _described(root), declared.camera, root
+                )
             e = _Episode(file, n, key, f"{root.name}/episode {len(trajectories)}")
             trajectories.append(_episode(shards, e, declared, verify))
     if not trajectories:

@@ -19,7 +19,9 @@ from .trajectory import ProprioLayout, Trajectory, rotation_width
 
 # %% ../../nbs/3_data/rotation.ipynb #bb107c66
 def _from_6d(v: np.ndarray, rows: bool) -> np.ndarray:  # (T, 6) -> (T, 3, 3)
-    "Gram-Schmidt: keep the first direction, make the second orthogonal to it, take the cross product as the third."
+    """Gram-Schmidt: keep the first direction, make the second orthogonal to it, take the cross
+    product as the third.
+    """
     first, second = v[:, :3], v[:, 3:]
     a = first / np.linalg.norm(first, axis=1, keepdims=True)
     rest = second - (a * second).sum(1, keepdims=True) * a
@@ -31,10 +33,12 @@ def to_rotation(
     values: np.ndarray,  # (T, W): the rotation columns of proprio
     representation: str,  # see `rotation_width`; Euler angles and rotation vectors in radians
 ) -> Rotation:  # T rotations
-    "Read rotations in a declared representation. No checks here, see `check_rotation`."
+    """Read rotations in a declared representation. No checks here, see `check_rotation`."""
     v = np.asarray(values, dtype=np.float64)  # (T, W)
     if v.ndim != 2 or v.shape[1] != rotation_width(representation):
-        raise UserError(f"{representation} needs (T, {rotation_width(representation)}) values, not {v.shape}")
+        raise UserError(
+            f"{representation} needs (T, {rotation_width(representation)}) values, not {v.shape}"
+        )
     try:
         return _read(v, representation)
     except ValueError as e:  # such as a quaternion of norm zero
@@ -54,7 +58,7 @@ def _read(v: np.ndarray, representation: str) -> Rotation:
 
 # %% ../../nbs/3_data/rotation.ipynb #d862dc72
 def from_rotation(rotation: Rotation, representation: str) -> np.ndarray:  # (T, W)
-    "The inverse of `to_rotation`."
+    """The inverse of `to_rotation`."""
     if representation.startswith("euler_"):
         return rotation.as_euler(representation.removeprefix("euler_"))
     if representation.startswith("quat_"):
@@ -70,19 +74,26 @@ def from_rotation(rotation: Rotation, representation: str) -> np.ndarray:  # (T,
     return kept.reshape(-1, 6)
 
 # %% ../../nbs/3_data/rotation.ipynb #5eebd857
-def quaternions(proprio: np.ndarray, layout: ProprioLayout) -> np.ndarray:  # (T, 4) float64, unit, x y z w
-    "The rotation of each frame as a unit quaternion, (T, 8) for two arms. `UserError`: the layout declares none."
+def quaternions(
+    proprio: np.ndarray, layout: ProprioLayout
+) -> np.ndarray:  # (T, 4) float64, unit, x y z w
+    """The rotation of each frame as a unit quaternion, (T, 8) for two arms.
+
+    `UserError`: the layout declares none.
+    """
     if layout.rotation_repr is None:
         raise UserError("this proprio layout declares no rotation")
     arms = [c for c in (layout.rotation, layout.rotation_2) if c]
-    return np.concatenate([to_rotation(np.asarray(proprio)[:, c], layout.rotation_repr).as_quat() for c in arms], 1)
+    return np.concatenate(
+        [to_rotation(np.asarray(proprio)[:, c], layout.rotation_repr).as_quat() for c in arms], 1
+    )
 
 
 def quaternion_angle(
     a: np.ndarray,  # (..., 4) unit quaternions
     b: np.ndarray,  # (..., 4)
 ) -> np.ndarray:  # (...,) radians in [0, pi]
-    "The angle between two rotations, exact down to the smallest angles."
+    """The angle between two rotations, exact down to the smallest angles."""
     chord = np.minimum(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
     return 4 * np.arcsin(np.clip(chord / 2, 0, 1))
 
@@ -93,29 +104,46 @@ def relative_angle(
     i: int | np.ndarray,  # a frame, or an array of frames
     j: int | np.ndarray,
 ) -> np.ndarray:  # radians, of the shape of i
-    "The angle of the rotation that leads from frame i to frame j."
+    """The angle of the rotation that leads from frame i to frame j."""
     q = quaternions(proprio, layout)
-    arms = [quaternion_angle(q[i][..., a:a + 4], q[j][..., a:a + 4]) for a in range(0, q.shape[1], 4)]
+    arms = [
+        quaternion_angle(q[i][..., a : a + 4], q[j][..., a : a + 4])
+        for a in range(0, q.shape[1], 4)
+    ]
     return np.maximum(arms[0], arms[-1])  # of two arms, the one that turns more
 
 # %% ../../nbs/3_data/rotation.ipynb #cf439dd9
 def check_relative_angle(n: int = 2000, seed: int = 0) -> dict:
-    "Assert the four properties of the relative angle on n random triples of rotations; returns the largest deviations."
+    """Assert the four properties of the relative angle on n random triples of rotations; returns
+    the largest deviations.
+    """
     rng = np.random.default_rng(seed)
     r_i, r_j, r_k = (Rotation.random(n, rng=rng) for _ in range(3))
     angle = quaternion_angle(r_i.as_quat(), r_j.as_quat())
     log = np.linalg.norm((r_i.inv() * r_j).as_rotvec(), axis=1)
     world, tool = Rotation.random(rng=rng), Rotation.random(rng=rng)
     moved = quaternion_angle((world * r_i * tool).as_quat(), (world * r_j * tool).as_quat())
-    detour = quaternion_angle(r_j.as_quat(), r_k.as_quat()) + angle - quaternion_angle(r_i.as_quat(), r_k.as_quat())
-    report = {"log": np.abs(angle - log).max(), "frame": np.abs(angle - moved).max(),
-              "sign": np.abs(angle - quaternion_angle(-r_i.as_quat(), r_j.as_quat())).max(), "triangle": detour.min()}
-    assert max(report["log"], report["frame"], report["sign"]) < 1e-6 and report["triangle"] > -1e-7, report
+    detour = (
+        quaternion_angle(r_j.as_quat(), r_k.as_quat())
+        + angle
+        - quaternion_angle(r_i.as_quat(), r_k.as_quat())
+    )
+    report = {
+        "log": np.abs(angle - log).max(),
+        "frame": np.abs(angle - moved).max(),
+        "sign": np.abs(angle - quaternion_angle(-r_i.as_quat(), r_j.as_quat())).max(),
+        "triangle": detour.min(),
+    }
+    assert (
+        max(report["log"], report["frame"], report["sign"]) < 1e-6 and report["triangle"] > -1e-7
+    ), report
     return {k: float(v) for k, v in report.items()}
 
 # %% ../../nbs/3_data/rotation.ipynb #07b6cdaa
 def _shape_error(v: np.ndarray, representation: str) -> np.ndarray:  # (T,)
-    "How far each row is from a well-formed rotation; zero for representations that cannot be ill-formed."
+    """How far each row is from a well-formed rotation; zero for representations that cannot be
+    ill-formed.
+    """
     if representation.startswith("quat_"):
         return np.abs(np.linalg.norm(v, axis=1) - 1)
     if representation == "matrix":
@@ -130,10 +158,14 @@ def _shape_error(v: np.ndarray, representation: str) -> np.ndarray:  # (T,)
 # %% ../../nbs/3_data/rotation.ipynb #6334fde5
 def check_rotation(
     trajectory: Trajectory,
-    tolerance: float = 1e-2,  # allowed deviation from unit norm or orthogonality; float32 and rounding stay far below
+    # allowed deviation from unit norm or orthogonality; float32 and rounding stay far below
+    tolerance: float = 1e-2,
     max_step_deg: float = 20.0,  # largest turn from one frame to the next
 ) -> dict:  # 'shape_error', 'max_step_deg'; empty where there is no rotation
-    "Hold the declared layout against the data. `UserError`, naming episode and frame, where they disagree."
+    """Hold the declared layout against the data.
+
+    `UserError`, naming episode and frame, where they disagree.
+    """
     layout, name = trajectory.layout, trajectory.name
     if trajectory.proprio is None or layout is None or layout.rotation_repr is None:
         return {}
@@ -142,18 +174,28 @@ def check_rotation(
     return {"shape_error": max(f[0] for f in found), "max_step_deg": max(f[1] for f in found)}
 
 
-def _check_arm(name: str, layout: ProprioLayout, columns: tuple[int, ...], proprio: np.ndarray, tolerance: float,
-               max_step_deg: float) -> tuple[float, float]:
+def _check_arm(
+    name: str,
+    layout: ProprioLayout,
+    columns: tuple[int, ...],
+    proprio: np.ndarray,
+    tolerance: float,
+    max_step_deg: float,
+) -> tuple[float, float]:
     values = proprio[:, columns].astype(np.float64)
     off = _shape_error(values, layout.rotation_repr)
     if off.max() > tolerance:
-        raise UserError(f"{name}: frame {off.argmax()}: columns {columns} are no {layout.rotation_repr} "
-                        f"rotation (off by {off.max():.2g}): is the proprio layout right?")
+        raise UserError(
+            f"{name}: frame {off.argmax()}: columns {columns} are no {layout.rotation_repr} "
+            f"rotation (off by {off.max():.2g}): is the proprio layout right?"
+        )
     q = to_rotation(values, layout.rotation_repr).as_quat()
     step = np.degrees(quaternion_angle(q[1:], q[:-1]))
     if step.max() > max_step_deg:
-        raise UserError(f"{name}: between frames {step.argmax()} and {step.argmax() + 1} the rotation jumps by "
-                        f"{step.max():.0f} degrees (limit {max_step_deg:g}): is {layout.rotation_repr} right?")
+        raise UserError(
+            f"{name}: between frames {step.argmax()} and {step.argmax() + 1} the rotation jumps by "
+            f"{step.max():.0f} degrees (limit {max_step_deg:g}): is {layout.rotation_repr} right?"
+        )
     return float(off.max()), float(step.max())
 
 # %% ../../nbs/3_data/rotation.ipynb #4e72ce19
@@ -161,13 +203,21 @@ def bch_residual(
     a: np.ndarray,  # (N, 3) rotation vectors, radians
     b: np.ndarray,  # (N, 3)
 ) -> np.ndarray:  # (N,) radians
-    "How far two composed rotations are from the sum of their rotation vectors."
-    return np.linalg.norm((Rotation.from_rotvec(a) * Rotation.from_rotvec(b)).as_rotvec() - (a + b), axis=-1)
+    """How far two composed rotations are from the sum of their rotation vectors."""
+    return np.linalg.norm(
+        (Rotation.from_rotvec(a) * Rotation.from_rotvec(b)).as_rotvec() - (a + b), axis=-1
+    )
 
 # %% ../../nbs/3_data/rotation.ipynb #95c9fc54
-def check_rotation_filter(max_deg: float = 30.0, n: int = 61) -> float:  # the worst residual, degrees
-    "Assert that angles summing to s leave a residual of at most 1.02 s^2 / 8 (radians); returns the worst found."
-    share, between = np.meshgrid(np.linspace(0, 1, n), np.linspace(0, np.pi, n))  # split of the sum; angle of the axes
+def check_rotation_filter(
+    max_deg: float = 30.0, n: int = 61
+) -> float:  # the worst residual, degrees
+    """Assert that angles summing to s leave a residual of at most 1.02 s^2 / 8 (radians); returns
+    the worst found.
+    """
+    share, between = np.meshgrid(
+        np.linspace(0, 1, n), np.linspace(0, np.pi, n)
+    )  # split of the sum; angle of the axes
     first, second = (np.radians(max_deg) * s.ravel()[:, None] for s in (share, 1 - share))
     phi = between.ravel()
     a = first * np.array([1.0, 0, 0])
@@ -184,7 +234,10 @@ def leg_angles(
     j: int,
     k: int,
 ) -> tuple[float, float]:  # radians
-    "Angles of the legs i -> j and j -> k of one triple. Pure Python: several times faster than NumPy on four numbers."
+    """Angles of the legs i -> j and j -> k of one triple.
+
+    Pure Python: several times faster than NumPy on four numbers.
+    """
     return _angle(q[i], q[j]), _angle(q[j], q[k])
 
 
@@ -192,6 +245,8 @@ def _angle(a: tuple, b: tuple) -> float:
     if len(a) > 4:  # two arms, see `frame_rotations`: the one that turns more
         return max(_angle(a[:4], b[:4]), _angle(a[4:], b[4:]))
     (x, y, z, w), (p, q, r, s) = a, b
-    near = (x - p) ** 2 + (y - q) ** 2 + (z - r) ** 2 + (w - s) ** 2  # squared chord to b, and to -b:
+    near = (
+        (x - p) ** 2 + (y - q) ** 2 + (z - r) ** 2 + (w - s) ** 2
+    )  # squared chord to b, and to -b:
     far = (x + p) ** 2 + (y + q) ** 2 + (z + r) ** 2 + (w + s) ** 2
     return 4 * asin(min(sqrt(min(near, far)) / 2, 1.0))

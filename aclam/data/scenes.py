@@ -20,9 +20,13 @@ from .store import resize_frames
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/scenes.ipynb #95e0965c
-def by_label(trajectories: Sequence[Trajectory]) -> np.ndarray:  # (N,) int64, a number for each scene
-    "Scenes by name. A trajectory without a scene's name is a scene of its own."
-    keys = [(t.scene, t.embodiment, t.kind) if t.scene else (n,) for n, t in enumerate(trajectories)]
+def by_label(
+    trajectories: Sequence[Trajectory],
+) -> np.ndarray:  # (N,) int64, a number for each scene
+    """Scenes by name. A trajectory without a scene's name is a scene of its own."""
+    keys = [
+        (t.scene, t.embodiment, t.kind) if t.scene else (n,) for n, t in enumerate(trajectories)
+    ]
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     return np.array([numbers[key] for key in keys])
 
@@ -33,23 +37,39 @@ MOST = 4000  # trajectories: all pairs are compared
 
 
 def thumbnails(trajectories: Sequence[Trajectory]) -> np.ndarray:  # (N, CELLS ** 2, 3) float32
-    "The first frames, shrunk."
-    first = [resize_frames(t.frames[[0]], CELLS).numpy()[0] for t in trajectories]  # (3, CELLS, CELLS)
+    """The first frames, shrunk."""
+    first = [
+        resize_frames(t.frames[[0]], CELLS).numpy()[0] for t in trajectories
+    ]  # (3, CELLS, CELLS)
     return np.stack(first).reshape(len(first), 3, -1).transpose(0, 2, 1).astype(np.float32)
 
 
 def scene_distances(pictures: np.ndarray) -> np.ndarray:  # (N (N - 1) / 2,), in scipy's order
-    "The median over cells of the difference of colours, for all pairs."
-    rows = (np.median(np.abs(pictures[n + 1:] - p).mean(-1), axis=1) for n, p in enumerate(pictures[:-1]))
+    """The median over cells of the difference of colours, for all pairs."""
+    rows = (
+        np.median(np.abs(pictures[n + 1 :] - p).mean(-1), axis=1)
+        for n, p in enumerate(pictures[:-1])
+    )
     return np.concatenate(list(rows))
 
 
-def by_first_frame(trajectories: Sequence[Trajectory], close: float = CLOSE) -> np.ndarray:  # (N,) int64
-    "Scenes by the look of the first frames, within one embodiment and kind. `UserError` for more than `MOST`."
+def by_first_frame(
+    trajectories: Sequence[Trajectory], close: float = CLOSE
+) -> np.ndarray:  # (N,) int64
+    """Scenes by the look of the first frames, within one embodiment and kind.
+
+    `UserError` for more than `MOST`.
+    """
     if len(trajectories) > MOST:
-        raise UserError(f"{len(trajectories)} first frames are too many to compare all pairs (at most {MOST}): "
-                        "give the trajectories a scene label")
-    bodies, labels, used = [(t.embodiment, t.kind) for t in trajectories], np.zeros(len(trajectories), np.int64), 0
+        raise UserError(
+            f"{len(trajectories)} first frames are too many to compare all pairs (at most {MOST}): "
+            "give the trajectories a scene label"
+        )
+    bodies, labels, used = (
+        [(t.embodiment, t.kind) for t in trajectories],
+        np.zeros(len(trajectories), np.int64),
+        0,
+    )
     for body in dict.fromkeys(bodies):
         own = [n for n, b in enumerate(bodies) if b == body]
         found = np.ones(1, int)
@@ -61,22 +81,26 @@ def by_first_frame(trajectories: Sequence[Trajectory], close: float = CLOSE) -> 
 
 # %% ../../nbs/3_data/scenes.ipynb #966f84ac
 def pair_agreement(found: np.ndarray, true: np.ndarray) -> tuple[float, float]:  # precision, recall
-    "Of pairs of trajectories: how many that were joined share a scene, and how many that share one were joined."
+    """Of pairs of trajectories: how many that were joined share a scene, and how many that share
+    one were joined.
+    """
     upper = np.triu_indices(len(true), 1)
     joined, same = ((x[:, None] == x)[upper] for x in (np.asarray(found), np.asarray(true)))
     both = (joined & same).sum()
     return float(both / max(joined.sum(), 1)), float(both / max(same.sum(), 1))
 
 
-def check_scenes_found(trajectories: Sequence[Trajectory], least: float = 0.95) -> tuple[float, float]:
-    "Assert that the first frames find the labelled scenes; returns precision and recall."
+def check_scenes_found(
+    trajectories: Sequence[Trajectory], least: float = 0.95
+) -> tuple[float, float]:
+    """Assert that the first frames find the labelled scenes; returns precision and recall."""
     precision, recall = pair_agreement(by_first_frame(trajectories), by_label(trajectories))
     assert min(precision, recall) >= least, (precision, recall)
     return precision, recall
 
 # %% ../../nbs/3_data/scenes.ipynb #2ff27cff
 class ChainedFrames:
-    "The frames of several trajectories, one after the other."
+    """The frames of several trajectories, one after the other."""
 
     def __init__(self, parts: Sequence):
         self.parts, self.ends = list(parts), np.cumsum([len(p) for p in parts])
@@ -87,26 +111,47 @@ class ChainedFrames:
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
         wanted = [range(len(self))[int(n)] for n in indices]
         part = np.searchsorted(self.ends, wanted, side="right")
-        return np.stack([self.parts[p][[n - int(self.ends[p]) + len(self.parts[p])]][0]
-                         for n, p in zip(wanted, part, strict=True)])
+        return np.stack(
+            [
+                self.parts[p][[n - int(self.ends[p]) + len(self.parts[p])]][0]
+                for n, p in zip(wanted, part, strict=True)
+            ]
+        )
 
 
 def chain(trajectories: Sequence[Trajectory]) -> Trajectory:
-    "Trajectories of one scene as one. Between two of them lies a second that was not filmed; actions are dropped."
+    """Trajectories of one scene as one.
+
+    Between two of them lies a second that was not filmed; actions are dropped.
+    """
     first = trajectories[0]
-    if any((t.layout, t.kind, t.embodiment) != (first.layout, first.kind, first.embodiment) for t in trajectories):
-        raise UserError(f"{first.name}: trajectories of one scene differ in layout, kind or embodiment")
+    if any(
+        (t.layout, t.kind, t.embodiment) != (first.layout, first.kind, first.embodiment)
+        for t in trajectories
+    ):
+        raise UserError(
+            f"{first.name}: trajectories of one scene differ in layout, kind or embodiment"
+        )
     times, at = [], 0.0
     for t in trajectories:
         times.append(t.timestamp - t.timestamp[0] + at)
         at = float(times[-1][-1]) + 1.0
     states = None if first.proprio is None else np.concatenate([t.proprio for t in trajectories])
-    name = first.name if len(trajectories) == 1 else f"{first.name} and {len(trajectories) - 1} more"
-    return replace(first, frames=ChainedFrames([t.frames for t in trajectories]), timestamp=np.concatenate(times),
-                   proprio=states, action=None, name=name, success=None)
+    name = (
+        first.name if len(trajectories) == 1 else f"{first.name} and {len(trajectories) - 1} more"
+    )
+    return replace(
+        first,
+        frames=ChainedFrames([t.frames for t in trajectories]),
+        timestamp=np.concatenate(times),
+        proprio=states,
+        action=None,
+        name=name,
+        success=None,
+    )
 
 
 def chain_scenes(trajectories: Sequence[Trajectory], labels: np.ndarray) -> list[Trajectory]:
-    "One trajectory a scene, in the order in which scenes first appear."
+    """One trajectory a scene, in the order in which scenes first appear."""
     members = (np.flatnonzero(labels == label) for label in dict.fromkeys(labels.tolist()))
     return [chain([trajectories[n] for n in scene]) for scene in members]

@@ -26,18 +26,29 @@ from .trajectory import KINDS, ProprioLayout, Trajectory
 # %% ../../nbs/3_data/source.ipynb #7312ebd4
 @dataclass(frozen=True)
 class Declared:
-    "What a foreign dataset does not say about itself. Everything is optional; what is not declared is not used."
+    """What a foreign dataset does not say about itself.
+
+    Everything is optional; what is not declared is not used.
+    """
 
     kind: str = "robot"  # or "human": other offsets, no proprio
     embodiment: str | None = None  # default: what the dataset says, or nothing
     camera: str | None = None  # default: the dataset's first
     fps: float | None = None  # of formats without time stamps: RLDS, folders of images
-    state: tuple[str, ...] | None = None  # columns that become proprio, concatenated; default: the usual one
+    state: tuple[str, ...] | None = (
+        None  # columns that become proprio, concatenated; default: the usual one
+    )
     action: tuple[str, ...] | None = None  # likewise
-    layout: ProprioLayout | Callable[[int], ProprioLayout] | None = None  # or a function of the number of columns
-    skip_first: int = 0  # frames to drop at the start of each episode, such as one with an all-zero action
+    layout: ProprioLayout | Callable[[int], ProprioLayout] | None = (
+        None  # or a function of the number of columns
+    )
+    skip_first: int = (
+        0  # frames to drop at the start of each episode, such as one with an all-zero action
+    )
     bgr: bool = False  # the colours are stored in the wrong order
-    tolerance: float | None = None  # seconds between a time stamp and its video frame; default: a quarter of a frame
+    tolerance: float | None = (
+        None  # seconds between a time stamp and its video frame; default: a quarter of a frame
+    )
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -48,14 +59,14 @@ class Declared:
             raise UserError(f"declared skip_first {self.skip_first}: it is not negative")
 
     def layout_for(self, proprio) -> ProprioLayout | None:
-        "The layout of an array (T, P)."
+        """The layout of an array (T, P)."""
         if proprio is None or self.layout is None or isinstance(self.layout, ProprioLayout):
             return None if proprio is None else self.layout
         return self.layout(proprio.shape[1])
 
 # %% ../../nbs/3_data/source.ipynb #8a52c146
 class Picked:
-    "Some frames of another object, with their colours turned round if `bgr`."
+    """Some frames of another object, with their colours turned round if `bgr`."""
 
     def __init__(self, frames: Any, numbers: Sequence[int], bgr: bool = False):
         self.frames, self.numbers, self.bgr = frames, numbers, bgr
@@ -69,16 +80,23 @@ class Picked:
 
 
 def altered(t: Trajectory, declared: Declared) -> Trajectory:
-    "`t` without its first frames and with its colours in order, where the declaration asks for it."
+    """`t` without its first frames and with its colours in order, where the declaration asks for
+    it.
+    """
     first = declared.skip_first
     if not first and not declared.bgr:
         return t
-    cut = {c: None if getattr(t, c) is None else getattr(t, c)[first:] for c in ("timestamp", "proprio", "action")}
+    cut = {
+        c: None if getattr(t, c) is None else getattr(t, c)[first:]
+        for c in ("timestamp", "proprio", "action")
+    }
     return replace(t, frames=Picked(t.frames, range(first, len(t)), declared.bgr), **cut)
 
 # %% ../../nbs/3_data/source.ipynb #97b3fc8c
 def percentiles(trajectories: Sequence[Trajectory]) -> dict:
-    "{embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}, only what was recorded and has one width."
+    """{embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}, only what was recorded
+    and has one width.
+    """
     out: dict = {}
     for name in sorted({t.embodiment for t in trajectories}):
         for column in ("proprio", "action"):
@@ -97,15 +115,38 @@ def _values(trajectories: Sequence[Trajectory], embodiment: str, column: str) ->
 PERCENTILES = "aclam_percentiles.json"
 
 
-def _about(folder: Path, trajectories: Sequence[Trajectory], parts: Sequence[Path], declared: Declared) -> dict:
-    "What percentiles depend on: the files, the declaration of columns, the layout, the number of columns."
-    stats = [(os.path.relpath(p, folder), os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in sorted(parts)]
-    said = [declared.kind, declared.embodiment, declared.state, declared.action, declared.skip_first]
+def _about(
+    folder: Path, trajectories: Sequence[Trajectory], parts: Sequence[Path], declared: Declared
+) -> dict:
+    """What percentiles depend on: the files, the declaration of columns, the layout, the number of
+    columns.
+    """
+    stats = [
+        (os.path.relpath(p, folder), os.stat(p).st_size, os.stat(p).st_mtime_ns)
+        for p in sorted(parts)
+    ]
+    said = [
+        declared.kind,
+        declared.embodiment,
+        declared.state,
+        declared.action,
+        declared.skip_first,
+    ]
     text = json.dumps(plain([str(folder.resolve()), stats, said]))
     layouts = {t.embodiment: t.layout.to_dict() if t.layout else None for t in trajectories}
-    columns = {(t.embodiment, c, getattr(t, c).shape[1]) for t in trajectories for c in ("proprio", "action")
-               if getattr(t, c) is not None}
-    return plain({"digest": hashlib.sha256(text.encode()).hexdigest(), "layout": layouts, "columns": sorted(columns)})
+    columns = {
+        (t.embodiment, c, getattr(t, c).shape[1])
+        for t in trajectories
+        for c in ("proprio", "action")
+        if getattr(t, c) is not None
+    }
+    return plain(
+        {
+            "digest": hashlib.sha256(text.encode()).hexdigest(),
+            "layout": layouts,
+            "columns": sorted(columns),
+        }
+    )
 
 # %% ../../nbs/3_data/source.ipynb #07aa7efb
 def kept_percentiles(
@@ -114,7 +155,9 @@ def kept_percentiles(
     parts: Sequence[Path],  # the files that hold the numbers; none: nothing is kept
     declared: Declared = Declared(),
 ) -> dict:  # see `percentiles`
-    "`percentiles`, computed once and then read from `aclam_percentiles.json` in the folder, or from the user's cache."
+    """`percentiles`, computed once and then read from `aclam_percentiles.json` in the folder, or
+    from the user's cache.
+    """
     if not parts or all(t.proprio is None and t.action is None for t in trajectories):
         return percentiles(trajectories)
     about = _about(Path(folder), trajectories, parts, declared)
@@ -131,7 +174,7 @@ def kept_percentiles(
 
 # %% ../../nbs/3_data/source.ipynb #f46f6c40
 def _kept(file: Path, about: dict) -> dict | None:
-    "What a file says, if it speaks of the same files, columns and layout."
+    """What a file says, if it speaks of the same files, columns and layout."""
     try:
         known = read_json(file)
     except UserError:  # not there, or broken: it will be written anew
@@ -141,7 +184,7 @@ def _kept(file: Path, about: dict) -> dict | None:
 
 
 def _keep(file: Path, content: dict) -> bool:
-    "Whether the file could be written."
+    """Whether the file could be written."""
     try:
         write_json(file, content)
     except (OSError, UserError):
@@ -159,25 +202,36 @@ def as_store(
     parts: Sequence[Path],  # the files
     declared: Declared = Declared(),
 ) -> Store:
-    "What every reader returns. Declared layouts are held against the data (unit norm, orthogonality)."
+    """What every reader returns.
+
+    Declared layouts are held against the data (unit norm, orthogonality).
+    """
     if not trajectories:
         raise UserError(f"{folder} holds no episodes")
     trajectories = [altered(t, declared) for t in trajectories]
     for t in trajectories:
         check_rotation(t, max_step_deg=float("inf"))
-    return Store(Path(folder), _meta(folder, format, trajectories, camera, cameras, image_size, parts, declared),
-                 trajectories)
+    return Store(
+        Path(folder),
+        _meta(folder, format, trajectories, camera, cameras, image_size, parts, declared),
+        trajectories,
+    )
 
 # %% ../../nbs/3_data/source.ipynb #86cf44a8
 def _meta(folder, format, trajectories, camera, cameras, image_size, parts, declared) -> dict:
-    "What the episodes share, as in a store's meta.json."
+    """What the episodes share, as in a store's meta.json."""
     layout = next((t.layout for t in trajectories if t.layout), None)
     return {
-        "format": format, "fps": round(trajectories[0].fps, 6), "camera": camera, "cameras": list(cameras),
-        "image_size": list(image_size), "embodiment": sorted({t.embodiment for t in trajectories}),
+        "format": format,
+        "fps": round(trajectories[0].fps, 6),
+        "camera": camera,
+        "cameras": list(cameras),
+        "image_size": list(image_size),
+        "embodiment": sorted({t.embodiment for t in trajectories}),
         "layout": layout.to_dict() if layout else None,
         "quantiles": kept_percentiles(folder, trajectories, parts, declared),
-        "episodes": len(trajectories), "frames": sum(map(len, trajectories)),
+        "episodes": len(trajectories),
+        "frames": sum(map(len, trajectories)),
         "parts": [{"file": os.path.relpath(p, folder), "bytes": os.stat(p).st_size} for p in parts],
     }
 
@@ -187,12 +241,12 @@ IMAGE = (".png", ".jpg", ".jpeg")
 
 
 def _first(folder: Path, wanted: Callable[[Path], bool]) -> bool:
-    "Whether a file below `folder` is wanted."
+    """Whether a file below `folder` is wanted."""
     return any(wanted(p) for p in folder.rglob("*"))
 
 
 def recognise(path: str | os.PathLike) -> str:
-    "'store', 'lerobot', 'rlds' or 'video'. `UserError` where it is none of them."
+    """'store', 'lerobot', 'rlds' or 'video'. `UserError` where it is none of them."""
     path = Path(path)
     if path.is_file() and path.suffix.lower() in VIDEO:
         return "video"
@@ -206,29 +260,40 @@ def recognise(path: str | os.PathLike) -> str:
         return "rlds"
     if _first(path, lambda p: p.suffix.lower() in VIDEO + IMAGE):
         return "video"
-    raise UserError(f"{path} is not a dataset: no meta.json (our store), no meta/info.json (LeRobot), no .tfrecord "
-                    "files (RLDS), no videos or images in it")
+    raise UserError(
+        f"{path} is not a dataset: no meta.json (our store), no meta/info.json (LeRobot), no .tfrecord "
+        "files (RLDS), no videos or images in it"
+    )
 
 # %% ../../nbs/3_data/source.ipynb #1a03664b
 def declared_by(recipe: Recipe, format: str) -> Declared:
-    "What a recipe says about a dataset in this format ('lerobot', 'rlds', 'video', 'store')."
+    """What a recipe says about a dataset in this format ('lerobot', 'rlds', 'video', 'store')."""
     port = format == "lerobot"
     state = recipe.lerobot_proprio if port else recipe.proprio
     camera = recipe.camera.lerobot_key if port else recipe.camera.key
     return Declared(
-        kind=recipe.kind, embodiment=recipe.embodiment, camera=None if format == "video" else camera or None,
-        fps=recipe.control_hz if format in ("rlds", "video") else None,  # the others have time stamps
-        state=state.keys if state else None, layout=state.layout if state else None, skip_first=recipe.skip_first,
-        bgr=recipe.camera.channels == "bgr" and format == "rlds")
+        kind=recipe.kind,
+        embodiment=recipe.embodiment,
+        camera=None if format == "video" else camera or None,
+        fps=recipe.control_hz
+        if format in ("rlds", "video")
+        else None,  # the others have time stamps
+        state=state.keys if state else None,
+        layout=state.layout if state else None,
+        skip_first=recipe.skip_first,
+        bgr=recipe.camera.channels == "bgr" and format == "rlds",
+    )
 
 
 def declared_for(
     path: str | os.PathLike,
-    recipe: str | None = None,  # a recipe's name or file; default: recipe.yaml in the folder, if there is one
+    recipe: str
+    | None = None,  # a recipe's name or file; default: recipe.yaml in the folder, if there is one
     camera: str | None = None,  # instead of the recipe's
-    rate: float | None = None,  # frames a second, instead of the recipe's; for data without time stamps
+    rate: float
+    | None = None,  # frames a second, instead of the recipe's; for data without time stamps
 ) -> Declared:
-    "What is declared about a dataset."
+    """What is declared about a dataset."""
     own, format = Path(path) / "recipe.yaml", recognise(path)
     declared = Declared(kind="human" if format == "video" else "robot")
     if recipe is not None or own.exists():
@@ -238,11 +303,16 @@ def declared_for(
 
 # %% ../../nbs/3_data/source.ipynb #55a3252d
 def open_dataset(
-    path: str | os.PathLike,  # a folder, a video file, or hub:OWNER/NAME for a LeRobot dataset of the hub
-    declared: Declared | None = None,  # what the dataset does not say about itself; default: see `declared_for`
+    path: str
+    | os.PathLike,  # a folder, a video file, or hub:OWNER/NAME for a LeRobot dataset of the hub
+    declared: Declared
+    | None = None,  # what the dataset does not say about itself; default: see `declared_for`
     verify: bool = False,  # read every byte: checksums, and that each time stamp has its frame
 ) -> Store:
-    "Open any dataset. What is wrong with it is a `UserError` that names the file and the episode."
+    """Open any dataset.
+
+    What is wrong with it is a `UserError` that names the file and the episode.
+    """
     if str(path).startswith("hub:"):
         from aclam.data.lerobot import download
 

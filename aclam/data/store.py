@@ -45,17 +45,23 @@ def encode(
     quality: int = 95,
     full_colour: bool = True,  # colour at full resolution (4:4:4): small pictures need it
 ) -> bytes:
-    "One frame as JPEG bytes."
+    """One frame as JPEG bytes."""
     out = BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame)).save(out, "JPEG", quality=quality, subsampling=0 if full_colour else 2)
+    Image.fromarray(np.ascontiguousarray(frame)).save(
+        out, "JPEG", quality=quality, subsampling=0 if full_colour else 2
+    )
     return out.getvalue()
 
 # %% ../../nbs/3_data/store.ipynb #d662399e
 def decode(
     data: bytes,  # a JPEG, or anything with the buffer protocol
-    out: np.ndarray | None = None,  # uint8 (H, W, 3): a frame of this shape is written here, and this is returned
+    out: np.ndarray
+    | None = None,  # uint8 (H, W, 3): a frame of this shape is written here, and this is returned
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "The frame of JPEG bytes. Broken bytes raise what Pillow raises, mostly `OSError`; readers add episode and frame."
+    """The frame of JPEG bytes.
+
+    Broken bytes raise what Pillow raises, mostly `OSError`; readers add episode and frame.
+    """
     frame = None if decode_jpeg is None else _decode_fast(np.frombuffer(data, np.uint8), out)
     if frame is not None:
         return frame
@@ -68,7 +74,7 @@ def decode(
 
 
 def _decode_fast(data: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
-    "The same by simplejpeg; None where Pillow should look at it."
+    """The same by simplejpeg; None where Pillow should look at it."""
     try:
         height, width, colours, _ = decode_jpeg_header(data)
         if colours not in ("YCbCr", "Gray") or height * width > Image.MAX_IMAGE_PIXELS:
@@ -80,43 +86,91 @@ def _decode_fast(data: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
 
 # %% ../../nbs/3_data/store.ipynb #3904ca3b
 def check_decoders(sizes: Sequence[tuple[int, int]] = ((96, 96), (61, 130)), seed: int = 0) -> int:
-    "Assert that `decode` gives Pillow's pixels, bit by bit, for every kind of JPEG; how many were compared."
+    """Assert that `decode` gives Pillow's pixels, bit by bit, for every kind of JPEG; how many were
+    compared.
+    """
     rng, n = np.random.default_rng(seed), 0
     for height, width in sizes:
-        frame = np.repeat(np.repeat(rng.integers(0, 256, (height, width, 3), np.uint8), 5, 0), 5, 1)[:height, :width]
+        frame = np.repeat(
+            np.repeat(rng.integers(0, 256, (height, width, 3), np.uint8), 5, 0), 5, 1
+        )[:height, :width]
         for quality, colour, progressive in product((50, 90, 98), (0, 1, 2), (False, True)):
             file, out = BytesIO(), np.empty_like(frame)
-            Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=colour, progressive=progressive)
-            assert decode(file.getvalue(), out) is not None and np.array_equal(out, np.asarray(Image.open(file)))
+            Image.fromarray(frame).save(
+                file, "JPEG", quality=quality, subsampling=colour, progressive=progressive
+            )
+            assert decode(file.getvalue(), out) is not None and np.array_equal(
+                out, np.asarray(Image.open(file))
+            )
             n += 1
     return n
 
 # %% ../../nbs/3_data/store.ipynb #f3b3b5fb
 def _schema(**columns: str) -> pa.Schema:
-    "An Arrow schema that carries the note of Hugging Face `datasets`. Types: those of Arrow, and 'image', 'numbers'."
+    """An Arrow schema that carries the note of Hugging Face `datasets`.
+
+    Types: those of Arrow, and 'image', 'numbers'.
+    """
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    arrow = {"image": image, "numbers": pa.list_(pa.float32()), "float64": pa.float64(), "bool": pa.bool_()}
-    note = {"image": {"_type": "Image"},
-            "numbers": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}}
-    fields = [(name, arrow[t] if t in arrow else pa.type_for_alias(t)) for name, t in columns.items()]
+    arrow = {
+        "image": image,
+        "numbers": pa.list_(pa.float32()),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+    }
+    note = {
+        "image": {"_type": "Image"},
+        "numbers": {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"},
+    }
+    fields = [
+        (name, arrow[t] if t in arrow else pa.type_for_alias(t)) for name, t in columns.items()
+    ]
     features = {name: note.get(t, {"dtype": t, "_type": "Value"}) for name, t in columns.items()}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
-FRAME_SCHEMA = _schema(episode_index="int64", frame_index="int64", timestamp="float64", image="image",
-                       proprio="numbers", action="numbers")
+FRAME_SCHEMA = _schema(
+    episode_index="int64",
+    frame_index="int64",
+    timestamp="float64",
+    image="image",
+    proprio="numbers",
+    action="numbers",
+)
 EPISODE_SCHEMA = _schema(
-    episode_index="int64", name="string", scene="string", embodiment="string", task="string", kind="string",
-    layout="string", info="string", success="bool", length="int64", height="int64", width="int64",
-    part="int64", row_group="int64", **{"from": "int64", "to": "int64"})
+    episode_index="int64",
+    name="string",
+    scene="string",
+    embodiment="string",
+    task="string",
+    kind="string",
+    layout="string",
+    info="string",
+    success="bool",
+    length="int64",
+    height="int64",
+    width="int64",
+    part="int64",
+    row_group="int64",
+    **{"from": "int64", "to": "int64"},
+)
 
 # %% ../../nbs/3_data/store.ipynb #52f67262
-ROW_GROUP = 32  # frames; 32 JPEGs of 128 px are about 0.3 MB, read in well under a millisecond from a warm disk
+# frames; 32 JPEGs of 128 px are about 0.3 MB, read in well under a millisecond from a warm disk
+ROW_GROUP = 32
 FORMAT, FORMAT_VERSION = "aclam-store", 1
 PARQUET = {  # compression is set for the leaves of the schema; images are left as they are
-    "compression": {"image.bytes": "NONE", "proprio.list.element": "ZSTD", "action.list.element": "ZSTD",
-                    "episode_index": "ZSTD", "frame_index": "ZSTD", "timestamp": "ZSTD"},
-    "use_dictionary": False, "write_statistics": ["episode_index", "frame_index"]}
+    "compression": {
+        "image.bytes": "NONE",
+        "proprio.list.element": "ZSTD",
+        "action.list.element": "ZSTD",
+        "episode_index": "ZSTD",
+        "frame_index": "ZSTD",
+        "timestamp": "ZSTD",
+    },
+    "use_dictionary": False,
+    "write_statistics": ["episode_index", "frame_index"],
+}
 
 
 def _part(folder: Path, table: str, index: int) -> Path:
@@ -124,24 +178,47 @@ def _part(folder: Path, table: str, index: int) -> Path:
 
 
 def _frame_rows(episode: int, trajectory: Trajectory, quality: int) -> pa.Table:
-    "The rows of one episode."
+    """The rows of one episode."""
     n, frames = len(trajectory), trajectory.frames
     chunks = (frames[list(range(a, min(a + ROW_GROUP, n)))] for a in range(0, n, ROW_GROUP))
     images = [{"bytes": encode(f, quality), "path": None} for chunk in chunks for f in chunk]
-    optional = {c: [None] * n if v is None else list(v) for c, v in
-                (("proprio", trajectory.proprio), ("action", trajectory.action))}
-    return pa.table({"episode_index": [episode] * n, "frame_index": list(range(n)), "timestamp": trajectory.timestamp,
-                     "image": images, **optional}, schema=FRAME_SCHEMA)
+    optional = {
+        c: [None] * n if v is None else list(v)
+        for c, v in (("proprio", trajectory.proprio), ("action", trajectory.action))
+    }
+    return pa.table(
+        {
+            "episode_index": [episode] * n,
+            "frame_index": list(range(n)),
+            "timestamp": trajectory.timestamp,
+            "image": images,
+            **optional,
+        },
+        schema=FRAME_SCHEMA,
+    )
 
 
 def _episode_row(episode: int, t: Trajectory, part: int, first: int, group: int) -> dict:
-    "The row of one episode in the episode table."
+    """The row of one episode in the episode table."""
     height, width = t.frames[[0]].shape[1:3]
-    return {"name": t.name, "scene": t.scene, "embodiment": t.embodiment, "task": t.task, "kind": t.kind,
-            "layout": json.dumps(t.layout.to_dict() if t.layout else None),
-            "info": json.dumps(plain(t.info), sort_keys=True),
-            "episode_index": episode, "part": part, "row_group": group, "from": first, "to": first + len(t),
-            "length": len(t), "height": height, "width": width, "success": t.success}
+    return {
+        "name": t.name,
+        "scene": t.scene,
+        "embodiment": t.embodiment,
+        "task": t.task,
+        "kind": t.kind,
+        "layout": json.dumps(t.layout.to_dict() if t.layout else None),
+        "info": json.dumps(plain(t.info), sort_keys=True),
+        "episode_index": episode,
+        "part": part,
+        "row_group": group,
+        "from": first,
+        "to": first + len(t),
+        "length": len(t),
+        "height": height,
+        "width": width,
+        "success": t.success,
+    }
 
 # %% ../../nbs/3_data/store.ipynb #99d0393c
 def write_shard(
@@ -151,13 +228,18 @@ def write_shard(
     first_episode: int = 0,  # episode_index of the first of them; consecutive over all parts
     quality: int = 95,  # of the JPEGs
 ) -> int:  # episodes written
-    "Write one part of a store. The same trajectories give the same bytes. Parts may be written by different processes."
+    """Write one part of a store.
+
+    The same trajectories give the same bytes. Parts may be written by different processes.
+    """
     folder, rows, first, group = Path(folder), [], 0, 0
     with atomic_file(_part(folder, "frames", shard_index)) as path:
         with pq.ParquetWriter(path, FRAME_SCHEMA, **PARQUET) as writer:
             for n, t in enumerate(trajectories):
                 check_rotation(t, max_step_deg=np.inf)
-                writer.write_table(_frame_rows(first_episode + n, t, quality), row_group_size=ROW_GROUP)
+                writer.write_table(
+                    _frame_rows(first_episode + n, t, quality), row_group_size=ROW_GROUP
+                )
                 rows.append(_episode_row(first_episode + n, t, shard_index, first, group))
                 first, group = first + len(t), group - (-len(t) // ROW_GROUP)
     with atomic_file(_part(folder, "episodes", shard_index)) as path:
@@ -169,7 +251,10 @@ def start_store(
     folder: str | os.PathLike,
     recipe: dict,  # all that decides the content: source, seed, size, ...; JSON types
 ) -> set[int]:  # the parts that are there already
-    "Begin a store, or go on with it. `UserError` where the folder was begun with another recipe."
+    """Begin a store, or go on with it.
+
+    `UserError` where the folder was begun with another recipe.
+    """
     folder, recipe = Path(folder), json.loads(json.dumps(plain(recipe)))
     file = folder / "recipe.json"
     if not file.exists():
@@ -179,67 +264,91 @@ def start_store(
     old = read_json(file)
     for key in sorted({*old, *recipe}):
         if old.get(key) != recipe.get(key):
-            raise UserError(f"{folder} was begun with {key} = {old.get(key)!r}, now it is {recipe.get(key)!r}: "
-                            "choose another folder, or remove this one")
+            raise UserError(
+                f"{folder} was begun with {key} = {old.get(key)!r}, now it is {recipe.get(key)!r}: "
+                "choose another folder, or remove this one"
+            )
     return {int(p.stem.removeprefix("part-")) for p in (folder / "episodes").glob("part-*.parquet")}
 
 # %% ../../nbs/3_data/store.ipynb #74866899
 def streamed_quantiles(
-    chunks: Callable[[], Iterable[np.ndarray]],  # each call starts again and yields arrays (n, D) of finite numbers
+    chunks: Callable[
+        [], Iterable[np.ndarray]
+    ],  # each call starts again and yields arrays (n, D) of finite numbers
     probabilities: Sequence[float] = (0.01, 0.99),
     bins: int = 1000,
     passes: int = 4,
 ) -> np.ndarray:  # (Q, D) float64; (Q, 0) where nothing was yielded
-    "Quantiles of columns without holding them: the smallest x with at least a share p of the values <= x."
+    """Quantiles of columns without holding them: the smallest x with at least a share p of the
+    values <= x.
+    """
     lowest, highest, n = _range(chunks)
-    rank = np.maximum(np.ceil(np.asarray(probabilities) * n - 1e-9), 1)  # (Q,) the x with this many values <= x
-    low, high = (np.tile(v, (len(rank), 1)) for v in (lowest, highest))  # (Q, D): x lies in [low, high]
+    rank = np.maximum(
+        np.ceil(np.asarray(probabilities) * n - 1e-9), 1
+    )  # (Q,) the x with this many values <= x
+    low, high = (
+        np.tile(v, (len(rank), 1)) for v in (lowest, highest)
+    )  # (Q, D): x lies in [low, high]
     for _ in range(passes):
         low, high = _zoom(chunks, rank, low, high, bins)
     return high
 
 
 def _range(chunks: Callable) -> tuple[np.ndarray, np.ndarray, int]:
-    "Minimum, maximum (D,) and number of rows."
+    """Minimum, maximum (D,) and number of rows."""
     low, high, n = np.zeros(0), np.zeros(0), 0
     for c in chunks():
         c = np.asarray(c, np.float64)
-        low, high = (c.min(0), c.max(0)) if not n else (np.minimum(low, c.min(0)), np.maximum(high, c.max(0)))
+        low, high = (
+            (c.min(0), c.max(0))
+            if not n
+            else (np.minimum(low, c.min(0)), np.maximum(high, c.max(0)))
+        )
         n += len(c)
     return low, high, n
 
 # %% ../../nbs/3_data/store.ipynb #daa225ce
-def _zoom(chunks: Callable, rank: np.ndarray, low: np.ndarray, high: np.ndarray, bins: int) -> tuple:
-    "Intervals (Q, D) that are `bins` times narrower and still contain the quantiles."
+def _zoom(
+    chunks: Callable, rank: np.ndarray, low: np.ndarray, high: np.ndarray, bins: int
+) -> tuple:
+    """Intervals (Q, D) that are `bins` times narrower and still contain the quantiles."""
     edges = np.linspace(low, high, bins + 1)  # (bins + 1, Q, D), increasing
     upto = np.zeros((bins + 1, *low.shape))  # how many values are <= each edge
     for c in chunks():
         ordered = np.sort(np.asarray(c, np.float64), axis=0)  # (n, D)
         for q, d in np.ndindex(*low.shape):
             upto[:, q, d] += np.searchsorted(ordered[:, d], edges[:, q, d], side="right")
-    top = np.argmax(upto >= rank[:, None], axis=0)  # (Q, D) first edge with enough values at or below it
+    top = np.argmax(
+        upto >= rank[:, None], axis=0
+    )  # (Q, D) first edge with enough values at or below it
     pick = lambda index: np.take_along_axis(edges, index[None], 0)[0]  # noqa: E731
     return pick(np.maximum(top - 1, 0)), pick(top)
 
 # %% ../../nbs/3_data/store.ipynb #ccae7c91
 def _episode_rows(folder: Path) -> list[dict]:
-    "All rows of the episode table, in order, checked for gaps."
+    """All rows of the episode table, in order, checked for gaps."""
     files = sorted((folder / "episodes").glob("part-*.parquet"))
     if not files:
-        raise UserError(f"{folder} holds no episodes: there is no {folder / 'episodes' / 'part-00000.parquet'}")
+        raise UserError(
+            f"{folder} holds no episodes: there is no {folder / 'episodes' / 'part-00000.parquet'}"
+        )
     for n, file in enumerate(files):
         if file != _part(folder, "episodes", n) or not _part(folder, "frames", n).exists():
-            raise UserError(f"{folder}: part {n} is missing, go on writing before you finish the store")
+            raise UserError(
+                f"{folder}: part {n} is missing, go on writing before you finish the store"
+            )
     rows = [row for file in files for row in _read(file).to_pylist()]
     for n, row in enumerate(rows):
         if row["episode_index"] != n:
-            raise UserError(f"{folder}: episode {n} is missing, the next one is {row['episode_index']} "
-                            f"in part {row['part']}: episodes must be numbered without gaps over all parts")
+            raise UserError(
+                f"{folder}: episode {n} is missing, the next one is {row['episode_index']} "
+                f"in part {row['part']}: episodes must be numbered without gaps over all parts"
+            )
     return rows
 
 # %% ../../nbs/3_data/store.ipynb #9209c128
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    "A Parquet file as a table; a broken or missing one is a `UserError`."
+    """A Parquet file as a table; a broken or missing one is a `UserError`."""
     try:
         return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
     except FileNotFoundError as e:
@@ -253,8 +362,10 @@ def _broken(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is not a whole Parquet file ({reason[:120]}): write this part again")
 
 # %% ../../nbs/3_data/store.ipynb #7ca9b0ae
-def _matrix(column: pa.ChunkedArray) -> np.ndarray | None:  # (n, D) float32, None where all are null
-    "A column of equally long lists as an array."
+def _matrix(
+    column: pa.ChunkedArray,
+) -> np.ndarray | None:  # (n, D) float32, None where all are null
+    """A column of equally long lists as an array."""
     values = column.combine_chunks()
     if len(values) == values.null_count or not len(values):
         return None
@@ -264,19 +375,21 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray | None:  # (n, D) float32, No
     return flat.reshape(len(values), -1)
 
 # %% ../../nbs/3_data/store.ipynb #e8c34e2f
-def _embodiment_chunks(folder: Path, rows: list[dict], embodiment: str, column: str) -> Iterator[np.ndarray]:
-    "The values of one embodiment, episode by episode, one part in memory at a time."
+def _embodiment_chunks(
+    folder: Path, rows: list[dict], embodiment: str, column: str
+) -> Iterator[np.ndarray]:
+    """The values of one embodiment, episode by episode, one part in memory at a time."""
     for part in sorted({r["part"] for r in rows}):
         table = _read(_part(folder, "frames", part), [column])
         for r in rows:
             if r["part"] == part and r["embodiment"] == embodiment:
-                values = _matrix(table.column(column)[r["from"]:r["to"]])
+                values = _matrix(table.column(column)[r["from"] : r["to"]])
                 if values is not None:
                     yield values
 
 
 def _quantiles(folder: Path, rows: list[dict]) -> dict:
-    "{embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}, only what was recorded."
+    """{embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}, only what was recorded."""
     out: dict = {}
     for name in sorted({r["embodiment"] for r in rows}):
         for column in ("proprio", "action"):
@@ -298,7 +411,7 @@ Trajectories written by aclam: `frames` has one row a frame, `episodes` one row 
 
 
 def _versions() -> dict:
-    "What decided the bytes, besides the recipe."
+    """What decided the bytes, besides the recipe."""
     out = {"python": platform.python_version()}
     for package in ("aclam", "numpy", "pillow", "pyarrow", "mujoco"):
         try:
@@ -310,20 +423,28 @@ def _versions() -> dict:
 
 def _describe(path: Path, folder: Path) -> dict:
     with open(path, "rb") as f:
-        return {"file": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size,
-                "sha256": hashlib.file_digest(f, "sha256").hexdigest()}
+        return {
+            "file": path.relative_to(folder).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(f, "sha256").hexdigest(),
+        }
 
 # %% ../../nbs/3_data/store.ipynb #1bf3afbd
 def _shared(folder: Path, rows: list[dict]) -> dict:
-    "What belongs to the whole store, from its parts."
+    """What belongs to the whole store, from its parts."""
     sizes = sorted({(r["height"], r["width"]) for r in rows})
     if len(sizes) > 1:
         raise UserError(f"{folder}: frames of different sizes {sizes}, a store has one")
     layouts = [json.loads(r["layout"]) for r in rows]
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "versions": _versions(),
-        "episodes": len(rows), "frames": sum(r["length"] for r in rows), "image_size": list(sizes[0]),
-        "embodiment": sorted({r["embodiment"] for r in rows}), "layout": next((x for x in layouts if x), None),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": _versions(),
+        "episodes": len(rows),
+        "frames": sum(r["length"] for r in rows),
+        "image_size": list(sizes[0]),
+        "embodiment": sorted({r["embodiment"] for r in rows}),
+        "layout": next((x for x in layouts if x), None),
         "quantiles": _quantiles(folder, rows),
         "parts": [_describe(p, folder) for p in sorted(folder.glob("*/part-*.parquet"))],
     }
@@ -333,12 +454,23 @@ def finish_store(
     folder: str | os.PathLike,  # where all parts are written
     meta: dict | None = None,  # what else to keep: camera, seed, source, ...; JSON types
 ) -> dict:  # the whole of meta.json
-    "Check that no part is missing, compute what belongs to the whole, write `meta.json`: now the store can be read."
+    """Check that no part is missing, compute what belongs to the whole, write `meta.json`: now the
+    store can be read.
+    """
     folder = Path(folder)
     rows = _episode_rows(folder)
-    times = _read(_part(folder, "frames", 0), ["timestamp"]).column(0).to_numpy()[: rows[0]["length"]]
-    recipe = {"recipe": read_json(folder / "recipe.json")} if (folder / "recipe.json").exists() else {}
-    given = {"camera": "image", "fps": round(float(1 / np.median(np.diff(times))), 6), **recipe, **(meta or {})}
+    times = (
+        _read(_part(folder, "frames", 0), ["timestamp"]).column(0).to_numpy()[: rows[0]["length"]]
+    )
+    recipe = (
+        {"recipe": read_json(folder / "recipe.json")} if (folder / "recipe.json").exists() else {}
+    )
+    given = {
+        "camera": "image",
+        "fps": round(float(1 / np.median(np.diff(times))), 6),
+        **recipe,
+        **(meta or {}),
+    }
     whole = given | _shared(folder, rows)
     with atomic_file(folder / "README.md") as path:
         path.write_text(CARD, encoding="utf-8")
@@ -353,7 +485,10 @@ def write_store(
     shard_size: int = 64,  # episodes in a part
     quality: int = 95,
 ) -> dict:  # the whole of meta.json
-    "Write a whole store from one process. An existing folder is replaced at the end, or left as it was on an error."
+    """Write a whole store from one process.
+
+    An existing folder is replaced at the end, or left as it was on an error.
+    """
     source, count = iter(trajectories), 0
     with atomic_folder(folder) as temporary:
         for shard in range(10**5):
@@ -365,13 +500,13 @@ def write_store(
 
 # %% ../../nbs/3_data/store.ipynb #368f846a
 class Recent:
-    "The most recently used things, at most `limit` of them."
+    """The most recently used things, at most `limit` of them."""
 
     def __init__(self, limit: int):
         self.limit, self.items = limit, OrderedDict()
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        "The thing of that key, made if it is not among the recent ones."
+        """The thing of that key, made if it is not among the recent ones."""
         if key in self.items:
             self.items.move_to_end(key)
             return self.items[key]
@@ -384,7 +519,7 @@ class Recent:
 
 # %% ../../nbs/3_data/store.ipynb #76323f06
 class ImageReader:
-    "JPEG bytes of a store, by part and row group, with bounded memory and descriptors."
+    """JPEG bytes of a store, by part and row group, with bounded memory and descriptors."""
 
     def __init__(self, folder: Path, open_files: int = 16, row_groups: int = 64):
         self.folder, self.limits = Path(folder), (open_files, row_groups)
@@ -406,11 +541,13 @@ class ImageReader:
         return self.files.get(part, lambda: pq.ParquetFile(path, memory_map=True))
 
     def _group(self, part: int, row_group: int) -> pa.Array:
-        table = self._file(part).read_row_group(row_group, columns=["image.bytes"], use_threads=False)
+        table = self._file(part).read_row_group(
+            row_group, columns=["image.bytes"], use_threads=False
+        )
         return table.column("image").combine_chunks().field("bytes")
 
     def group(self, part: int, row_group: int) -> pa.Array:
-        "The JPEG bytes of one row group, a binary array."
+        """The JPEG bytes of one row group, a binary array."""
         if self.owner != os.getpid():  # for workers that are forked: do not share file positions
             self._open()
         try:
@@ -422,7 +559,7 @@ class ImageReader:
 
 # %% ../../nbs/3_data/store.ipynb #723b66c1
 class StoredFrames:
-    "The frames of one episode of a store, decoded when asked for."
+    """The frames of one episode of a store, decoded when asked for."""
 
     def __init__(self, reader: ImageReader, row: dict):
         self.reader, self.name = reader, row["name"]
@@ -433,7 +570,7 @@ class StoredFrames:
         return self.length
 
     def jpeg(self, n: int) -> bytes:
-        "The bytes of frame n as they are stored."
+        """The bytes of frame n as they are stored."""
         n = range(self.length)[n]  # negative indices and IndexError as for a list
         group = self.reader.group(self.part, self.first + n // ROW_GROUP)
         value = group[n % ROW_GROUP] if n % ROW_GROUP < len(group) else None
@@ -449,19 +586,23 @@ class StoredFrames:
         return out
 
     def _decode(self, n: int, out: np.ndarray) -> None:
-        "Frame n into `out` (H, W, 3)."
+        """Frame n into `out` (H, W, 3)."""
         data = self.jpeg(n)
         try:
             frame = decode(data, out)
         except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
-            raise UserError(f"{self.name}: the image of frame {n} cannot be read ({_short(e)})") from e
+            raise UserError(
+                f"{self.name}: the image of frame {n} cannot be read ({_short(e)})"
+            ) from e
         if frame.shape != self.shape[1:]:
-            raise UserError(f"{self.name}: the image of frame {n} is {frame.shape[1]} x {frame.shape[0]} pixels, "
-                            f"the others are {self.shape[2]} x {self.shape[1]}")
+            raise UserError(
+                f"{self.name}: the image of frame {n} is {frame.shape[1]} x {frame.shape[0]} pixels, "
+                f"the others are {self.shape[2]} x {self.shape[1]}"
+            )
 
 
 def _short(error: Exception) -> str:
-    "What a library said, without the place in its source."
+    """What a library said, without the place in its source."""
     return str(error).splitlines()[0].split(".cpp:")[-1].split(", ", 1)[-1].split(" <_io")[0]
 
 # %% ../../nbs/3_data/store.ipynb #c5f5c5b0
@@ -469,13 +610,15 @@ def _check_file(path: Path, size: int) -> None:
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if path.stat().st_size != size:
-        raise UserError(f"{path} is not a whole Parquet file ({path.stat().st_size} bytes instead of {size}): "
-                        "write this part again")
+        raise UserError(
+            f"{path} is not a whole Parquet file ({path.stat().st_size} bytes instead of {size}): "
+            "write this part again"
+        )
 
 
 @dataclass
 class Store:
-    "A store that was opened. Frames are read when they are asked for."
+    """A store that was opened. Frames are read when they are asked for."""
 
     folder: Path
     meta: dict  # fps, camera, image_size, embodiment, layout, quantiles, seed, parts, ...
@@ -492,35 +635,55 @@ def _open_meta(folder: Path) -> dict:
         raise UserError(f"{folder} is not a finished store: it has no meta.json")
     meta = read_json(folder / "meta.json")
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f'{folder / "meta.json"} does not describe a store: "format" is not "{FORMAT}"')
+        raise UserError(
+            f'{folder / "meta.json"} does not describe a store: "format" is not "{FORMAT}"'
+        )
     if meta.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{folder}: format version {meta.get('format_version')}, this package reads {FORMAT_VERSION}")
+        raise UserError(
+            f"{folder}: format version {meta.get('format_version')}, this package reads {FORMAT_VERSION}"
+        )
     for part in meta["parts"]:
         _check_file(folder / part["file"], part["bytes"])
     return meta
 
 # %% ../../nbs/3_data/store.ipynb #d41b1b2d
 def _trajectory(row: dict, table: pa.Table, reader: ImageReader) -> Trajectory:
-    "One episode from its row of the episode table and the small columns of its part."
+    """One episode from its row of the episode table and the small columns of its part."""
     own, layout = table.slice(row["from"], row["length"]), json.loads(row["layout"])
     indices = own.column("episode_index").to_numpy(), own.column("frame_index").to_numpy()
-    if len(own) != row["length"] or (indices[0] != row["episode_index"]).any() or (np.diff(indices[1]) != 1).any():
-        raise UserError(f"{row['name']}: the frame table of part {row['part']} does not agree with the episode table")
+    if (
+        len(own) != row["length"]
+        or (indices[0] != row["episode_index"]).any()
+        or (np.diff(indices[1]) != 1).any()
+    ):
+        raise UserError(
+            f"{row['name']}: the frame table of part {row['part']} does not agree with the episode table"
+        )
     try:
         columns = {c: _matrix(own.column(c)) for c in ("proprio", "action")}
     except ValueError as e:
         raise UserError(f"{row['name']}: proprio or action has {e}") from e
     return Trajectory(
-        StoredFrames(reader, row), own.column("timestamp").to_numpy(), columns["proprio"],
-        ProprioLayout(**layout) if layout else None, columns["action"], row["scene"], row["embodiment"], row["task"],
-        row["kind"], row["name"], row["success"], json.loads(row["info"]))
+        StoredFrames(reader, row),
+        own.column("timestamp").to_numpy(),
+        columns["proprio"],
+        ProprioLayout(**layout) if layout else None,
+        columns["action"],
+        row["scene"],
+        row["embodiment"],
+        row["task"],
+        row["kind"],
+        row["name"],
+        row["success"],
+        json.loads(row["info"]),
+    )
 
 # %% ../../nbs/3_data/store.ipynb #04b5d97a
 def read_store(
     folder: str | os.PathLike,
     verify: bool = False,  # read every byte and compare checksums
 ) -> Store:
-    "Open a store. Missing, truncated or contradictory files are a `UserError` of one line."
+    """Open a store. Missing, truncated or contradictory files are a `UserError` of one line."""
     folder = Path(folder)
     meta, reader, trajectories, tables = _open_meta(folder), ImageReader(folder), [], {}
     if verify:
@@ -533,15 +696,20 @@ def read_store(
 
 # %% ../../nbs/3_data/store.ipynb #27f5f6ab
 def _verify(folder: Path, parts: list[dict]) -> None:
-    "Compare the checksum of every part."
+    """Compare the checksum of every part."""
     for part in parts:
         if _describe(folder / part["file"], folder) != part:
-            raise UserError(f"{folder / part['file']} was changed after it was written: its checksum differs")
+            raise UserError(
+                f"{folder / part['file']} was changed after it was written: its checksum differs"
+            )
 
 
 def _small(folder: Path, part: int) -> pa.Table:
-    "All of a part but the images."
-    path, columns = _part(folder, "frames", part), ["episode_index", "frame_index", "timestamp", "proprio", "action"]
+    """All of a part but the images."""
+    path, columns = (
+        _part(folder, "frames", part),
+        ["episode_index", "frame_index", "timestamp", "proprio", "action"],
+    )
     table = _read(path, columns)
     if missing := set(columns) - set(table.column_names):
         raise UserError(f"{path} has no column {sorted(missing)[0]}")
@@ -552,18 +720,24 @@ def resize_frames(
     frames: np.ndarray,  # uint8 (N, H, W, 3)
     size: int,  # pixels; other aspect ratios are squeezed into a square
 ) -> Any:  # torch tensor, uint8 (N, 3, size, size)
-    "Frames as a model wants them: channels first, square, antialiased."
+    """Frames as a model wants them: channels first, square, antialiased."""
     import torch
     from torchvision.transforms.v2.functional import resize
 
-    if frames.shape[1:3] == (size, size):  # NumPy turns the axes round in less than half of torch's time
+    if frames.shape[1:3] == (
+        size,
+        size,
+    ):  # NumPy turns the axes round in less than half of torch's time
         return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (N, 3, H, W)
     return resize(x, [size, size], antialias=True).contiguous()
 
 # %% ../../nbs/3_data/store.ipynb #caf8a410
 class FrameBlock:
-    "All small frames in one array, uint8 (N, 3, S, S). One that lies in a file travels to a worker process as a path."
+    """All small frames in one array, uint8 (N, 3, S, S).
+
+    One that lies in a file travels to a worker process as a path.
+    """
 
     def __init__(self, array: np.ndarray | None = None, file: Path | None = None):
         self.file = file
@@ -577,7 +751,7 @@ class FrameBlock:
 
 
 class CachedFrames:
-    "The frames of one episode inside a block."
+    """The frames of one episode inside a block."""
 
     def __init__(self, block: FrameBlock, start: int, stop: int):
         self.block, self.start, self.stop = block, start, stop
@@ -594,18 +768,24 @@ def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> N
     at = 0
     for t in trajectories:
         for a in range(0, len(t), ROW_GROUP):
-            small = resize_frames(t.frames[list(range(a, min(a + ROW_GROUP, len(t))))], size).numpy()
-            array[at:at + len(small)] = small
+            small = resize_frames(
+                t.frames[list(range(a, min(a + ROW_GROUP, len(t))))], size
+            ).numpy()
+            array[at : at + len(small)] = small
             at += len(small)
 
 # %% ../../nbs/3_data/store.ipynb #e7591991
 def cache_frames(
     source: Store | Sequence[Trajectory],  # an opened store, or any trajectories
     image_size: int,  # pixels
-    folder: str | os.PathLike | None = None,  # where the file goes; default: `cache` in the store, or memory
+    folder: str
+    | os.PathLike
+    | None = None,  # where the file goes; default: `cache` in the store, or memory
     in_memory: bool = False,  # an array instead of a memory-mapped file
-) -> list[Trajectory]:  # the same trajectories; frames are (image_size, image_size) and need no decoding
-    "Decode and shrink all frames once. Written atomically; a file that is there is used again."
+) -> list[
+    Trajectory
+]:  # the same trajectories; frames are (image_size, image_size) and need no decoding
+    """Decode and shrink all frames once. Written atomically; a file that is there is used again."""
     stored = isinstance(source, Store)
     trajectories = source.trajectories if stored else list(source)
     shape = (sum(len(t) for t in trajectories), 3, image_size, image_size)
@@ -628,10 +808,19 @@ def cache_frames(
 # %% ../../nbs/3_data/store.ipynb #45f126d3
 def _with_frames(trajectories: Sequence[Trajectory], block: FrameBlock) -> list[Trajectory]:
     ends = np.cumsum([len(t) for t in trajectories]).tolist()
-    return [replace(t, frames=CachedFrames(block, e - len(t), e)) for t, e in zip(trajectories, ends, strict=True)]
+    return [
+        replace(t, frames=CachedFrames(block, e - len(t), e))
+        for t, e in zip(trajectories, ends, strict=True)
+    ]
 
 
 def _fingerprint(source: Store | Sequence[Trajectory]) -> str:
-    "Twelve digits that change with the content (a store) or with names and lengths (other trajectories)."
-    names = source.meta if isinstance(source, Store) else [(t.name, len(t), float(t.timestamp[-1])) for t in source]
+    """Twelve digits that change with the content (a store) or with names and lengths (other
+    trajectories).
+    """
+    names = (
+        source.meta
+        if isinstance(source, Store)
+        else [(t.name, len(t), float(t.timestamp[-1])) for t in source]
+    )
     return hashlib.sha256(json.dumps(plain(names), sort_keys=True).encode()).hexdigest()[:12]

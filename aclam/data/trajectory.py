@@ -31,27 +31,41 @@ ROTATION_WIDTH = {  # representation -> number of columns
 
 # %% ../../nbs/3_data/trajectory.ipynb #8c62c6e9
 def rotation_width(representation: str) -> int:
-    "Number of columns of a rotation representation. An unknown name is a `UserError` with the nearest known one."
+    """Number of columns of a rotation representation.
+
+    An unknown name is a `UserError` with the nearest known one.
+    """
     if re.fullmatch(r"euler_([xyz]{3}|[XYZ]{3})", representation):
         return 3
     if representation not in ROTATION_WIDTH:
         known = ["euler_xyz", *ROTATION_WIDTH]
-        raise UserError(f'unknown rotation representation "{representation}", known: {", ".join(known)}'
-                        f"{suggest(representation, known)}")
+        raise UserError(
+            f'unknown rotation representation "{representation}", known: {", ".join(known)}'
+            f"{suggest(representation, known)}"
+        )
     return ROTATION_WIDTH[representation]
 
 # %% ../../nbs/3_data/trajectory.ipynb #9668543a
 @dataclass(frozen=True)
 class ProprioLayout:
-    "What each column of proprio means. Positions in metres, angles in radians. Never guessed, always declared."
+    """What each column of proprio means.
 
-    position: tuple[int, ...] = ()  # columns of x, y, z of the end effector in the robot's base frame
+    Positions in metres, angles in radians. Never guessed, always declared.
+    """
+
+    position: tuple[
+        int, ...
+    ] = ()  # columns of x, y, z of the end effector in the robot's base frame
     rotation: tuple[int, ...] = ()  # columns of its rotation
     rotation_repr: str | None = None  # see `rotation_width`; None where there is no rotation
     gripper: tuple[int, ...] = ()  # columns of the gripper
-    gripper_range: tuple[float, float] | None = None  # its value when closed, when open: range and sign
+    gripper_range: tuple[float, float] | None = (
+        None  # its value when closed, when open: range and sign
+    )
     joints: tuple[int, ...] = ()  # columns of joint angles
-    rotation_2: tuple[int, ...] = ()  # columns of a second arm's rotation, in the same representation
+    rotation_2: tuple[
+        int, ...
+    ] = ()  # columns of a second arm's rotation, in the same representation
 
     def __post_init__(self):
         for name in ("position", "rotation", "gripper", "joints", "rotation_2"):
@@ -63,31 +77,33 @@ class ProprioLayout:
             raise UserError("a proprio layout has rotation columns and rotation_repr, or neither")
         for columns in (self.rotation, self.rotation_2) if self.rotation_2 else (self.rotation,):
             if self.rotation_repr and len(columns) != rotation_width(self.rotation_repr):
-                raise UserError(f"{self.rotation_repr} has {rotation_width(self.rotation_repr)} columns, "
-                                f"the proprio layout names {len(columns)}: {columns}")
+                raise UserError(
+                    f"{self.rotation_repr} has {rotation_width(self.rotation_repr)} columns, "
+                    f"the proprio layout names {len(columns)}: {columns}"
+                )
 
     @property
     def width(self) -> int:
-        "The smallest number of proprio columns that this layout fits."
+        """The smallest number of proprio columns that this layout fits."""
         named = (*self.position, *self.rotation, *self.gripper, *self.joints, *self.rotation_2)
         return 1 + max(named, default=-1)
 
     def to_dict(self) -> dict:
-        "For JSON; `ProprioLayout(**d)` is the way back."
+        """For JSON; `ProprioLayout(**d)` is the way back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 # %% ../../nbs/3_data/trajectory.ipynb #83599788
 class Frames(Protocol):
-    "Anything that holds the frames of one trajectory and hands out some of them."
+    """Anything that holds the frames of one trajectory and hands out some of them."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
-        "uint8 (N, H, W, 3), in the order of `indices`."
+        """uint8 (N, H, W, 3), in the order of `indices`."""
 
 # %% ../../nbs/3_data/trajectory.ipynb #77fc039f
 class FrameArray:
-    "Frames that already are an array in memory (or a memory-mapped one), uint8 (T, H, W, 3)."
+    """Frames that already are an array in memory (or a memory-mapped one), uint8 (T, H, W, 3)."""
 
     def __init__(self, array: np.ndarray):
         if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
@@ -98,31 +114,39 @@ class FrameArray:
         return len(self.array)
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
-        return np.stack([self.array[i] for i in indices])  # a copy: nobody can write into the store by accident
+        return np.stack(
+            [self.array[i] for i in indices]
+        )  # a copy: nobody can write into the store by accident
 
 # %% ../../nbs/3_data/trajectory.ipynb #d9e56c97
 def _times(timestamp: Any, name: str) -> np.ndarray:  # (T,) float64
-    "The time stamps, checked."
+    """The time stamps, checked."""
     t = np.asarray(timestamp, dtype=np.float64)
     if t.ndim != 1 or len(t) < 2:
         raise UserError(f"{name}: a trajectory needs at least two frames, this one has {t.size}")
     if not np.isfinite(t).all():
-        raise UserError(f"{name}: the time stamp of frame {int(np.argmin(np.isfinite(t)))} is not finite")
+        raise UserError(
+            f"{name}: the time stamp of frame {int(np.argmin(np.isfinite(t)))} is not finite"
+        )
     step = np.diff(t)
     if not (step > 0).all():
         n = int(np.argmax(step <= 0))
-        raise UserError(f"{name}: time stamps must increase, but frame {n + 1} at {t[n + 1]:g} s "
-                        f"follows frame {n} at {t[n]:g} s")
+        raise UserError(
+            f"{name}: time stamps must increase, but frame {n + 1} at {t[n + 1]:g} s "
+            f"follows frame {n} at {t[n]:g} s"
+        )
     return t
 
 
 def _rows(values: Any, frames: int, what: str, name: str) -> np.ndarray | None:  # (T, P) float32
-    "Proprio or actions, checked against the number of frames."
+    """Proprio or actions, checked against the number of frames."""
     if values is None:
         return None
     v = np.asarray(values, dtype=np.float32)
     if v.ndim != 2 or len(v) != frames or not v.shape[1]:
-        raise UserError(f"{name}: {what} has shape {v.shape}, it needs ({frames}, columns): one row a frame")
+        raise UserError(
+            f"{name}: {what} has shape {v.shape}, it needs ({frames}, columns): one row a frame"
+        )
     if not np.isfinite(v).all():
         row, column = np.argwhere(~np.isfinite(v))[0]
         raise UserError(f"{name}: {what} of frame {row}, column {column}, is not finite")
@@ -134,11 +158,17 @@ KINDS = ("robot", "human")
 
 @dataclass
 class Trajectory:
-    "One episode of one scene, T frames. Raises `UserError`, naming the episode, where the parts do not fit together."
+    """One episode of one scene, T frames.
 
-    frames: Frames  # anything with len() and [list of int] -> uint8 (N, H, W, 3), decoded when asked for
+    Raises `UserError`, naming the episode, where the parts do not fit together.
+    """
+
+    # anything with len() and [list of int] -> uint8 (N, H, W, 3), decoded when asked for
+    frames: Frames
     timestamp: np.ndarray  # (T,) seconds, float64, strictly increasing
-    proprio: np.ndarray | None = None  # (T, P) float32, None where nothing was measured (human video)
+    proprio: np.ndarray | None = (
+        None  # (T, P) float32, None where nothing was measured (human video)
+    )
     layout: ProprioLayout | None = None  # what the columns of proprio mean
     action: np.ndarray | None = None  # (T, A) float32, the command sent at each frame
     scene: str = ""  # trajectories with the same name share background and camera
@@ -152,26 +182,30 @@ class Trajectory:
     def __post_init__(self):
         self.timestamp = _times(self.timestamp, self.name)
         if len(self.frames) != len(self.timestamp):
-            raise UserError(f"{self.name}: {len(self.frames)} frames but {len(self.timestamp)} time stamps")
+            raise UserError(
+                f"{self.name}: {len(self.frames)} frames but {len(self.timestamp)} time stamps"
+            )
         self.proprio = _rows(self.proprio, len(self), "proprio", self.name)
         self.action = _rows(self.action, len(self), "action", self.name)
         if self.kind not in KINDS:
             raise UserError(f'{self.name}: kind is "robot" or "human", not "{self.kind}"')
         if self.proprio is not None and self.layout and self.layout.width > self.proprio.shape[1]:
-            raise UserError(f"{self.name}: the layout names column {self.layout.width - 1} of proprio, "
-                            f"which has {self.proprio.shape[1]} columns")
+            raise UserError(
+                f"{self.name}: the layout names column {self.layout.width - 1} of proprio, "
+                f"which has {self.proprio.shape[1]} columns"
+            )
 
     def __len__(self) -> int:
         return len(self.timestamp)
 
     @property
     def duration(self) -> float:
-        "Seconds between the first and the last frame."
+        """Seconds between the first and the last frame."""
         return float(self.timestamp[-1] - self.timestamp[0])
 
     @property
     def fps(self) -> float:
-        "Frames a second, from the median step between time stamps."
+        """Frames a second, from the median step between time stamps."""
         return float(1 / np.median(np.diff(self.timestamp)))
 
 # %% ../../nbs/3_data/trajectory.ipynb #773a3629
@@ -182,7 +216,7 @@ def smooth_path(
     waves: int = 3,
     frequency: tuple[float, float] = (0.05, 0.3),  # Hz; one swing takes 3 to 20 s, like an arm
 ) -> np.ndarray:  # (T,)
-    "A random smooth function of time: a sum of slow sinusoids."
+    """A random smooth function of time: a sum of slow sinusoids."""
     share = rng.dirichlet(np.ones(waves)) * reach  # (M,) amplitudes that sum to reach
     hz, phase = rng.uniform(*frequency, waves), rng.uniform(0, 2 * np.pi, waves)
     return (share * np.sin(2 * np.pi * hz * t[:, None] + phase)).sum(1)
@@ -197,32 +231,47 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:  # (H, W, 3)
     return np.clip(smooth + rng.normal(0, 4, (size, size, 1)), 0, 255)  # grey grain
 
 
-def _square(state: np.ndarray, size: int, side: float, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Opacity (T, H, W, 1) and colour (T, H, W, 3) of the square; state is (T, 4): x, y, angle, gripper."
+def _square(
+    state: np.ndarray, size: int, side: float, colours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Opacity (T, H, W, 1) and colour (T, H, W, 3) of the square; state is (T, 4): x, y, angle,
+    gripper.
+    """
     centre = (np.arange(size) + 0.5) / size * TABLE
     x, y, angle, closed = (s[:, None, None] for s in state.T)  # each (T, 1, 1)
     dx, dy = centre[None, None, :] - x, centre[None, :, None] - y  # (T, 1, W), (T, H, 1)
     u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-    inside = (side / 2 - np.maximum(np.abs(u), np.abs(v))) * size / TABLE + 0.5  # pixels within the edge
+    inside = (
+        side / 2 - np.maximum(np.abs(u), np.abs(v))
+    ) * size / TABLE + 0.5  # pixels within the edge
     half = np.clip(u * size / TABLE + 0.5, 0, 1)[..., None]
     colour = half * colours[0] + (1 - half) * colours[1]
     return np.clip(inside, 0, 1)[..., None], colour + (255 - colour) * 0.5 * closed[..., None]
 
 # %% ../../nbs/3_data/trajectory.ipynb #d44fb208
-SYNTHETIC_LAYOUT = ProprioLayout(position=(0, 1, 2), rotation=(3, 4, 5), rotation_repr="rotvec", gripper=(6,))
+SYNTHETIC_LAYOUT = ProprioLayout(
+    position=(0, 1, 2), rotation=(3, 4, 5), rotation_repr="rotvec", gripper=(6,)
+)
 
 
-def _movement(seed: int, t: np.ndarray, max_angle: float) -> np.ndarray:  # (T, 4): x, y, angle, gripper
-    "Where the square is, how it is turned, and whether the gripper is closed (from some moment on)."
+def _movement(
+    seed: int, t: np.ndarray, max_angle: float
+) -> np.ndarray:  # (T, 4): x, y, angle, gripper
+    """Where the square is, how it is turned, and whether the gripper is closed (from some moment
+    on).
+    """
     rng = np.random.default_rng(seed)
     x, y = (TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE) for _ in range(2))
     return np.stack([x, y, smooth_path(rng, t, max_angle), t > rng.uniform(0, t[-1])], 1)
 
 
 def _film(scene: int, movement: np.ndarray, size: int) -> np.ndarray:  # uint8 (T, H, W, 3)
-    "Draw the movement in one scene."
+    """Draw the movement in one scene."""
     rng = np.random.default_rng([scene, 1])
-    background, colours = _background(rng, size), rng.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]])
+    background, colours = (
+        _background(rng, size),
+        rng.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]]),
+    )
     alpha, colour = _square(movement, size, 0.22 * TABLE, colours[:2])
     return (background * (1 - alpha) + colour * alpha).round().astype(np.uint8)
 
@@ -238,8 +287,9 @@ def synthetic_trajectory(
 ) -> Trajectory:
     """A coloured square on a smooth random path over a fixed random background, in memory.
 
-    proprio (T, 7) = x, y, 0 in metres, the rotation vector (0, 0, angle), the gripper (0 open, 1 closed);
-    action (T, 7) = the change of the first six until the next frame, and the next gripper."""
+    proprio (T, 7) = x, y, 0 in metres, the rotation vector (0, 0, angle), the gripper (0 open, 1
+    closed); action (T, 7) = the change of the first six until the next frame, and the next gripper.
+    """
     t, scene = np.arange(T) / fps, seed if scene_seed is None else scene_seed
     movement = _movement(seed, t, max_angle)
     state = np.insert(movement, [2, 2, 2], 0, axis=1)  # (T, 7): x, y, 0, 0, 0, angle, gripper
@@ -247,6 +297,14 @@ def synthetic_trajectory(
     action = np.concatenate([after[:, :6] - state[:, :6], after[:, 6:]], 1)
     known = (state, SYNTHETIC_LAYOUT, action) if kind == "robot" else (None, None, None)
     return Trajectory(
-        FrameArray(_film(scene, movement, size)), t, *known, scene=f"synthetic/{scene}",
-        embodiment="square" if kind == "robot" else "hand", task="move the square", kind=kind,
-        name=f"synthetic/{seed:06d}", success=True, info={"seed": seed})
+        FrameArray(_film(scene, movement, size)),
+        t,
+        *known,
+        scene=f"synthetic/{scene}",
+        embodiment="square" if kind == "robot" else "hand",
+        task="move the square",
+        kind=kind,
+        name=f"synthetic/{seed:06d}",
+        success=True,
+        info={"seed": seed},
+    )

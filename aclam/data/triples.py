@@ -33,34 +33,54 @@ RULES, ORDERS = ("span", "offsets"), ("unordered", "ordered")  # what the paper 
 
 @dataclass(frozen=True)
 class TripleConfig:
-    "How triples are drawn. Times in seconds."
+    """How triples are drawn. Times in seconds."""
 
     offset_s: tuple[float, float] = (0.1, 3.0)  # robot offsets, Appendix A.1
     span_s: float = 3.0  # robot tau, section 4.1; used by rule "span"
-    rule: str = "span"  # "span": all three within tau; "offsets": two chained legs. "anywhere": no time
-    order: str = "unordered"  # "unordered": all six orders, for Eq. 2 holds for all i, j, k; "ordered": i < j < k
-    p_repeat: float = 0.0  # share of triples in which two of the three coincide; not in the paper # assumed
-    max_rotation_deg: float | None = 30.0  # keep when angle_ij + angle_jk is at most this; None: no filter # assumed
-    max_tries: int = 16  # draws until a triple passes the filter; then the least turning one is taken # assumed
+    rule: str = (
+        "span"  # "span": all three within tau; "offsets": two chained legs. "anywhere": no time
+    )
+    # "unordered": all six orders, for Eq. 2 holds for all i, j, k; "ordered": i < j < k
+    order: str = "unordered"
+    p_repeat: float = (
+        0.0  # share of triples in which two of the three coincide; not in the paper # assumed
+    )
+    max_rotation_deg: float | None = (
+        30.0  # keep when angle_ij + angle_jk is at most this; None: no filter # assumed
+    )
+    max_tries: int = (
+        16  # draws until a triple passes the filter; then the least turning one is taken # assumed
+    )
     seed: int = 0  # of all draws
     human_offset_s: tuple[float, float] = (0.1, 2.0)  # Appendix A.1
     human_span_s: float = 2.0  # section 4.1
 
     def __post_init__(self):
-        for name, value, known in (("rule", self.rule, (*RULES, "anywhere")), ("order", self.order, ORDERS)):
+        for name, value, known in (
+            ("rule", self.rule, (*RULES, "anywhere")),
+            ("order", self.order, ORDERS),
+        ):
             if value not in known:
                 right = " or ".join(f'"{k}"' for k in known)
                 raise UserError(f'triples: {name} is {right}, not "{value}"')
         for low, high in (self.offset_s, self.human_offset_s):
             if not 0 < low <= high:
-                raise UserError(f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})")
-        if not 0 <= self.p_repeat <= 1 or self.max_tries < 1 or min(self.span_s, self.human_span_s) <= 0:
-            raise UserError("triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive")
+                raise UserError(
+                    f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})"
+                )
+        if (
+            not 0 <= self.p_repeat <= 1
+            or self.max_tries < 1
+            or min(self.span_s, self.human_span_s) <= 0
+        ):
+            raise UserError(
+                "triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive"
+            )
         if self.seed < 0 or not (self.max_rotation_deg is None or self.max_rotation_deg > 0):
             raise UserError("triples: seed is not negative, max_rotation_deg is positive or None")
 
     def bounds(self, kind: str) -> tuple[float, float, float]:
-        "Lower and upper offset and the span, for robot or human video."
+        """Lower and upper offset and the span, for robot or human video."""
         human = kind == "human"
         low, high = self.human_offset_s if human else self.offset_s
         return low, high, self.human_span_s if human else self.span_s
@@ -70,7 +90,7 @@ EPS = 1e-6  # seconds: 0.3 must not be out of bounds because a float says 0.3000
 
 
 def _nearest(t: Sequence[float], when: float) -> int:
-    "The frame nearest to a time."
+    """The frame nearest to a time."""
     n = bisect_left(t, when)
     if n == 0 or n == len(t):
         return min(n, len(t) - 1)
@@ -78,37 +98,45 @@ def _nearest(t: Sequence[float], when: float) -> int:
 
 
 def _nearest_within(t: Sequence[float], when: float, start: float, stop: float) -> int | None:
-    "The frame nearest to a time among those in [start, stop]; None where there is none."
+    """The frame nearest to a time among those in [start, stop]; None where there is none."""
     first, last = bisect_left(t, start - EPS), bisect_right(t, stop + EPS) - 1
     return min(max(_nearest(t, when), first), last) if first <= last else None
 
 # %% ../../nbs/3_data/triples.ipynb #3abaec9b
 class Triple(NamedTuple):
-    "Frames of one trajectory."
+    """Frames of one trajectory."""
 
     i: int
     j: int
     k: int
-    clamped: bool  # a wanted offset was too small for the camera, or the trajectory too short for it
+    clamped: (
+        bool  # a wanted offset was too small for the camera, or the trajectory too short for it
+    )
 
 # %% ../../nbs/3_data/triples.ipynb #dacaf8c9
 def _span_times(u: Sequence[float], low: float, longest: float) -> tuple[float, float]:
-    "Offsets a < b from the earliest frame, uniform where all gaps are at least `low` and b is at most `longest`."
+    """Offsets a < b from the earliest frame, uniform where all gaps are at least `low` and b is at
+    most `longest`.
+    """
     room = max(longest - 2 * low, 0.0)
     x, y = sorted(u)
     return low + x * room, 2 * low + y * room
 
 
 def _anchor(t: Sequence[float], u: float, before: float, after: float) -> int:
-    "A uniform frame with `before` seconds of the trajectory before it and `after` seconds behind it, if there is one."
+    """A uniform frame with `before` seconds of the trajectory before it and `after` seconds behind
+    it, if there is one.
+    """
     first, last = bisect_left(t, t[0] + before - EPS), bisect_right(t, t[-1] - after + EPS) - 1
     if first > last:
         return _nearest(t, t[0] + before)
     return first + min(int(u * (last - first + 1)), last - first)
 
 # %% ../../nbs/3_data/triples.ipynb #41699e73
-def _draw_span(t: Sequence[float], u: Sequence[float], low: float, longest: float) -> tuple[int, int, int, bool]:
-    "Three frames in the order of time, by rule 'span'. At least three frames are needed."
+def _draw_span(
+    t: Sequence[float], u: Sequence[float], low: float, longest: float
+) -> tuple[int, int, int, bool]:
+    """Three frames in the order of time, by rule 'span'. At least three frames are needed."""
     a, b = _span_times(u[:2], low, longest)
     first = min(_anchor(t, u[2], 0.0, b), len(t) - 3)
     start, near_a, near_b = t[first], _nearest(t, t[first] + a), _nearest(t, t[first] + b)
@@ -125,30 +153,43 @@ def _draw_span(t: Sequence[float], u: Sequence[float], low: float, longest: floa
 PERMUTATIONS = ((0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1))
 
 
-def _span(t: Sequence[float], u: Sequence[float], low: float, high: float, span: float, ordered: bool) -> Triple:
+def _span(
+    t: Sequence[float], u: Sequence[float], low: float, high: float, span: float, ordered: bool
+) -> Triple:
     *frames, clamped = _draw_span(t, u, low, min(high, span, t[-1] - t[0]))
     order = PERMUTATIONS[0 if ordered else int(u[3] * 6)]
     return Triple(*(frames[n] for n in order), clamped)
 
 # %% ../../nbs/3_data/triples.ipynb #d833c6a2
-def _leg(t: Sequence[float], start: int, offset: float, low: float, high: float, taken: int) -> tuple[int, bool]:
-    "The frame at a signed offset from `start`, its distance within [low, high], other than `taken`."
+def _leg(
+    t: Sequence[float], start: int, offset: float, low: float, high: float, taken: int
+) -> tuple[int, bool]:
+    """The frame at a signed offset from `start`, its distance within [low, high], other than
+    `taken`.
+    """
     way, when = (1 if offset > 0 else -1), t[start] + offset
     near, far = sorted((t[start] + way * low, t[start] + way * high))
     found = _nearest_within(t, when, near, far)
     if found is not None and found not in (start, taken):
         return found, _nearest(t, when) in (start, taken)
-    others = [n for n in range(max(start - 2, 0), min(start + 3, len(t))) if n not in (start, taken)]
-    return min(others if found is None else _around(found, t, {start, taken}), key=lambda n: abs(t[n] - when)), True
+    others = [
+        n for n in range(max(start - 2, 0), min(start + 3, len(t))) if n not in (start, taken)
+    ]
+    return min(
+        others if found is None else _around(found, t, {start, taken}),
+        key=lambda n: abs(t[n] - when),
+    ), True
 
 
 def _around(n: int, t: Sequence[float], taken: set[int]) -> list[int]:
-    "The free neighbours of a frame."
+    """The free neighbours of a frame."""
     return [m for m in range(max(n - 2, 0), min(n + 3, len(t))) if m not in taken]
 
 # %% ../../nbs/3_data/triples.ipynb #92f64a9b
-def _offsets(t: Sequence[float], u: Sequence[float], low: float, high: float, ordered: bool) -> Triple:
-    "Two chained legs."
+def _offsets(
+    t: Sequence[float], u: Sequence[float], low: float, high: float, ordered: bool
+) -> Triple:
+    """Two chained legs."""
     signs = (1, 1) if ordered else ((1, 1), (1, -1), (-1, 1), (-1, -1))[int(u[3] * 4)]
     a, b = (s * (low + x * (high - low)) for s, x in zip(signs, u, strict=False))
     extent = max(0, a, a + b) - min(0, a, a + b)
@@ -163,7 +204,7 @@ def _offsets(t: Sequence[float], u: Sequence[float], low: float, high: float, or
 
 # %% ../../nbs/3_data/triples.ipynb #c5dee622
 def _anywhere(frames: int, u: Sequence[float], ordered: bool) -> Triple:
-    "Three different frames, every choice equally likely."
+    """Three different frames, every choice equally likely."""
     i, j, k = (int(x * (frames - n)) for n, x in enumerate(u[:3]))
     j += j >= i  # the j-th of those that are left
     for taken in sorted((i, j)):
@@ -172,7 +213,7 @@ def _anywhere(frames: int, u: Sequence[float], ordered: bool) -> Triple:
 
 # %% ../../nbs/3_data/triples.ipynb #3dd957a7
 def _repeat(triple: Triple, u: float, ordered: bool) -> Triple:
-    "Let two of the three frames coincide: (i, i, k), (i, k, k) or, if unordered, (i, j, i)."
+    """Let two of the three frames coincide: (i, i, k), (i, k, k) or, if unordered, (i, j, i)."""
     i, j, k, clamped = triple
     return Triple(*((i, i, k), (i, k, k), (i, j, i))[int(u * (2 if ordered else 3))], clamped)
 
@@ -183,7 +224,7 @@ def draw_triple(
     config: TripleConfig,
     rng: np.random.Generator,
 ) -> Triple:
-    "Draw three frames. Pure: the same generator state gives the same triple."
+    """Draw three frames. Pure: the same generator state gives the same triple."""
     u, ordered = rng.random(6).tolist(), config.order == "ordered"
     if len(timestamps) == 2:
         ends = (0, 1) if ordered or u[0] < 0.5 else (1, 0)
@@ -199,14 +240,20 @@ def draw_triple(
 
 # %% ../../nbs/3_data/triples.ipynb #5088928c
 def _camera(fps: float, seconds: float, uneven: bool, seed: int) -> list[float]:
-    "Time stamps of a camera, uneven ones shifted by up to 40 % of a frame."
+    """Time stamps of a camera, uneven ones shifted by up to 40 % of a frame."""
     t = np.arange(max(int(seconds * fps), 3)) / fps
     return (t + uneven * np.random.default_rng(seed).uniform(-0.4, 0.4, len(t)) / fps).tolist()
 
 # %% ../../nbs/3_data/triples.ipynb #2acdd187
-def check_draws(config: TripleConfig, fps: float, seconds: float, uneven: bool = False, kind: str = "robot",
-                n: int = 500) -> dict:  # counts of orders and clamps
-    "Assert the claims about `draw_triple` for one setting and one camera."
+def check_draws(
+    config: TripleConfig,
+    fps: float,
+    seconds: float,
+    uneven: bool = False,
+    kind: str = "robot",
+    n: int = 500,
+) -> dict:  # counts of orders and clamps
+    """Assert the claims about `draw_triple` for one setting and one camera."""
     t, (low, high, span) = _camera(fps, seconds, uneven, 0), config.bounds(kind)
     rng, again, orders, clamps = np.random.default_rng(1), np.random.default_rng(1), set(), 0
     for _ in range(n):
@@ -214,7 +261,10 @@ def check_draws(config: TripleConfig, fps: float, seconds: float, uneven: bool =
         assert triple == draw_triple(t, kind, config, again)
         i, j, k = triple[:3]
         assert 0 <= min(i, j, k) and max(i, j, k) < len(t) and len({i, j, k}) == 3, triple
-        legs, reach = [abs(t[j] - t[i]), abs(t[k] - t[j])], max(t[i], t[j], t[k]) - min(t[i], t[j], t[k])
+        legs, reach = (
+            [abs(t[j] - t[i]), abs(t[k] - t[j])],
+            max(t[i], t[j], t[k]) - min(t[i], t[j], t[k]),
+        )
         if not triple.clamped:
             assert low - EPS <= min(legs) and max(legs) <= high + EPS, (triple, legs)
             assert config.rule == "offsets" or reach <= span + 2 * EPS, (triple, reach)
@@ -225,7 +275,7 @@ def check_draws(config: TripleConfig, fps: float, seconds: float, uneven: bool =
 
 # %% ../../nbs/3_data/triples.ipynb #4ecc5e7a
 class Draw(NamedTuple):
-    "A triple of a dataset and what the filter said about it."
+    """A triple of a dataset and what the filter said about it."""
 
     trajectory: int
     i: int
@@ -242,9 +292,10 @@ def draw_kept(
     kind: str,
     config: TripleConfig,
     rng: np.random.Generator,
-    rotation: list | None = None,  # a unit quaternion for each frame, as tuples; None: no rotation known
+    rotation: list
+    | None = None,  # a unit quaternion for each frame, as tuples; None: no rotation known
 ) -> tuple[Triple, float, int, bool]:  # triple, angle, dropped, kept
-    "Draw until a triple passes the rotation filter, at most `max_tries` times."
+    """Draw until a triple passes the rotation filter, at most `max_tries` times."""
     limit = inf if config.max_rotation_deg is None else radians(config.max_rotation_deg)
     best = (draw_triple(timestamps, kind, config, rng), float("nan"))
     if rotation is None:
@@ -263,7 +314,7 @@ def normalise(
     q01: np.ndarray,  # (P,)
     q99: np.ndarray,  # (P,)
 ) -> np.ndarray:  # (N, P) float32 in [-1, 1]
-    "Map [q01, q99] to [-1, 1] and clip; constant columns become 0."
+    """Map [q01, q99] to [-1, 1] and clip; constant columns become 0."""
     q01, q99 = np.asarray(q01, np.float64), np.asarray(q99, np.float64)
     width = q99 - q01
     scaled = np.where(width > 0, 2 * (values - q01) / np.where(width > 0, width, 1) - 1, 0)
@@ -271,19 +322,27 @@ def normalise(
 
 # %% ../../nbs/3_data/triples.ipynb #26d1bd07
 def measured_quantiles(trajectories: Sequence[Trajectory]) -> dict:
-    "The percentiles of trajectories in memory, in the form in which a store keeps them in meta['quantiles']."
+    """The percentiles of trajectories in memory, in the form in which a store keeps them in
+    meta['quantiles'].
+    """
     out: dict = {}
     for name in sorted({t.embodiment for t in trajectories}):
         for column in ("proprio", "action"):
-            found = [v for t in trajectories if t.embodiment == name and (v := getattr(t, column)) is not None]
+            found = [
+                v
+                for t in trajectories
+                if t.embodiment == name and (v := getattr(t, column)) is not None
+            ]
             if found:
-                low, high = np.quantile(np.concatenate(found), [0.01, 0.99], axis=0, method="inverted_cdf")
+                low, high = np.quantile(
+                    np.concatenate(found), [0.01, 0.99], axis=0, method="inverted_cdf"
+                )
                 out.setdefault(name, {})[column] = {"q01": low.tolist(), "q99": high.tolist()}
     return out
 
 # %% ../../nbs/3_data/triples.ipynb #ee5fe153
 def frame_rotations(t: Trajectory) -> list | None:
-    "The quaternion of each frame as a tuple, None where there is no rotation."
+    """The quaternion of each frame as a tuple, None where there is no rotation."""
     if t.proprio is None or t.layout is None or t.layout.rotation_repr is None:
         return None
     try:
@@ -293,30 +352,47 @@ def frame_rotations(t: Trajectory) -> list | None:
 
 # %% ../../nbs/3_data/triples.ipynb #69035fc0
 class Draws:
-    "What an item consists of, as a pure function of (seed, epoch, global index)."
+    """What an item consists of, as a pure function of (seed, epoch, global index)."""
 
-    def __init__(self, trajectories: Sequence[Trajectory], config: TripleConfig, weights: Sequence | None = None):
-        share = np.asarray([len(t) for t in trajectories] if weights is None else weights, np.float64)
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        config: TripleConfig,
+        weights: Sequence | None = None,
+    ):
+        share = np.asarray(
+            [len(t) for t in trajectories] if weights is None else weights, np.float64
+        )
         if share.shape != (len(trajectories),) or not (share >= 0).all() or not share.sum() > 0:
-            raise UserError(f"weights: one number a trajectory ({len(trajectories)}), none negative, not all zero")
+            raise UserError(
+                f"weights: one number a trajectory ({len(trajectories)}), none negative, not all zero"
+            )
         self.config, self.upto = config, (np.cumsum(share) / share.sum()).tolist()
         self.times = [t.timestamp.tolist() for t in trajectories]
-        self.kinds, self.rotation = [t.kind for t in trajectories], [frame_rotations(t) for t in trajectories]
+        self.kinds, self.rotation = (
+            [t.kind for t in trajectories],
+            [frame_rotations(t) for t in trajectories],
+        )
 
     def __call__(self, epoch: int, n: int) -> Draw:
         rng = np.random.default_rng([self.config.seed, epoch, n])  # a SeedSequence of the three
         chosen = min(bisect_right(self.upto, rng.random()), len(self.upto) - 1)
         triple, angle, dropped, kept = draw_kept(
-            self.times[chosen], self.kinds[chosen], self.config, rng, self.rotation[chosen])
+            self.times[chosen], self.kinds[chosen], self.config, rng, self.rotation[chosen]
+        )
         return Draw(chosen, *triple, angle, dropped, kept)
 
 # %% ../../nbs/3_data/triples.ipynb #a451696b
 class States:
-    "Normalised proprio or actions of all trajectories: `values` (all frames, P) and `known` (one flag a trajectory)."
+    """Normalised proprio or actions of all trajectories: `values` (all frames, P) and `known` (one
+    flag a trajectory).
+    """
 
     def __init__(self, trajectories: Sequence[Trajectory], column: str, quantiles: dict):
         found = [getattr(t, column) for t in trajectories]
-        self.first = np.concatenate([[0], np.cumsum([len(t) for t in trajectories])])  # rows where they start
+        self.first = np.concatenate(
+            [[0], np.cumsum([len(t) for t in trajectories])]
+        )  # rows where they start
         self.known = np.array([v is not None for v in found])
         width = max((v.shape[1] for v in found if v is not None), default=0)
         self.values = np.zeros((self.first[-1], width), np.float32)
@@ -324,17 +400,21 @@ class States:
             if v is not None:
                 limits = quantiles.get(t.embodiment, {}).get(column)
                 if limits is None or len(limits["q01"]) != v.shape[1]:
-                    raise UserError(f'{t.name}: no {column} percentiles for {v.shape[1]} columns of "{t.embodiment}"')
-                self.values[at:at + len(t), : v.shape[1]] = normalise(v, limits["q01"], limits["q99"])
+                    raise UserError(
+                        f'{t.name}: no {column} percentiles for {v.shape[1]} columns of "{t.embodiment}"'
+                    )
+                self.values[at : at + len(t), : v.shape[1]] = normalise(
+                    v, limits["q01"], limits["q99"]
+                )
 
     def __call__(self, where: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        "where (B, 4): trajectory, i, j, k. Returns float32 (B, 3, P) and bool (B,)."
+        """where (B, 4): trajectory, i, j, k. Returns float32 (B, 3, P) and bool (B,)."""
         rows = self.first[where[:, 0], None] + where[:, 1:]  # (B, 3)
         return torch.from_numpy(self.values[rows]), torch.from_numpy(self.known[where[:, 0]])
 
 # %% ../../nbs/3_data/triples.ipynb #27e89421
 class Pictures:
-    "The frames of triples at one size."
+    """The frames of triples at one size."""
 
     def __init__(self, trajectories: Sequence[Trajectory], size: int):
         self.frames = [t.frames for t in trajectories]
@@ -346,11 +426,11 @@ class Pictures:
 
     @property
     def in_memory(self) -> bool:
-        "Whether a batch is a mere copy, without decoding or shrinking."
+        """Whether a batch is a mere copy, without decoding or shrinking."""
         return self.block is not None
 
     def __call__(self, where: np.ndarray) -> torch.Tensor:
-        "where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."
+        """where (B, 4): trajectory, i, j, k. Returns uint8 (B, 3, 3, S, S)."""
         if self.block is None:
             return self._decoded(where)
         rows = (self.start[where[:, 0], None] + where[:, 1:]).ravel()  # (B * 3,)
@@ -358,17 +438,24 @@ class Pictures:
         return pixels.reshape(len(where), 3, 3, self.size, self.size)
 
     def _decoded(self, where: np.ndarray) -> torch.Tensor:
-        "Frames that are decoded now, straight into the batch. In memory channels stay last, as decoders give them."
-        out = torch.empty((len(where), 3, self.size, self.size, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        """Frames that are decoded now, straight into the batch.
+
+        In memory channels stay last, as decoders give them.
+        """
+        out = torch.empty((len(where), 3, self.size, self.size, 3), dtype=torch.uint8).permute(
+            0, 1, 4, 2, 3
+        )
         for place, (n, *frames) in zip(out.numpy(), where.tolist(), strict=True):
             pixels = self.frames[n][frames]  # (3, H, W, 3)
             same = pixels.shape[1:3] == (self.size, self.size)
-            place[...] = pixels.transpose(0, 3, 1, 2) if same else resize_frames(pixels, self.size).numpy()
+            place[...] = (
+                pixels.transpose(0, 3, 1, 2) if same else resize_frames(pixels, self.size).numpy()
+            )
         return out
 
 # %% ../../nbs/3_data/triples.ipynb #74fa124a
 class Parts(NamedTuple):
-    "What a dataset of triples is made of. `where` is int64 (B, 4): trajectory, i, j, k."
+    """What a dataset of triples is made of. `where` is int64 (B, 4): trajectory, i, j, k."""
 
     draws: Any  # (epoch, n) -> Draw; times[trajectory] are its time stamps
     pictures: Any  # where -> uint8 (B, 3, 3, S, S); in_memory: whether that is a mere copy
@@ -378,11 +465,22 @@ class Parts(NamedTuple):
 
 # %% ../../nbs/3_data/triples.ipynb #1cfa13f8
 class EndlessTriples:
-    "Random access to triples without end: what item n is follows from (config.seed, epoch, n). See `TripleDataset`."
+    """Random access to triples without end: what item n is follows from (config.seed, epoch, n).
 
-    def __init__(self, trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
-                 augment: AugmentConfig | None, epoch: int, embodiments: Sequence[str], parts: Parts,
-                 defer_augmentation: bool = False):
+    See `TripleDataset`.
+    """
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        config: TripleConfig,
+        image_size: int,
+        augment: AugmentConfig | None,
+        epoch: int,
+        embodiments: Sequence[str],
+        parts: Parts,
+        defer_augmentation: bool = False,
+    ):
         self.trajectories, self.config, self.image_size = trajectories, config, image_size
         self.augment, self.epoch, self.embodiments = augment, epoch, list(embodiments)
         self.defer_augmentation = defer_augmentation
@@ -390,46 +488,71 @@ class EndlessTriples:
 
     @property
     def in_memory(self) -> bool:
-        "Whether the frames need no decoding: then processes that load data are of little use."
+        """Whether the frames need no decoding: then processes that load data are of little use."""
         return self._pictures.in_memory
 
     def draw(self, global_index: int) -> Draw:
-        "What an item consists of. Reads no frame."
+        """What an item consists of. Reads no frame."""
         return self._draws(self.epoch, int(global_index))
 
     def batch(self, indices: Sequence[int]) -> dict:
-        "The items of these global indices (any from 0 on), stacked. Equal to `collate` of the items, and faster."
+        """The items of these global indices (any from 0 on), stacked.
+
+        Equal to `collate` of the items, and faster.
+        """
         draws = [self.draw(n) for n in indices]
         where = _where(draws)  # (B, 4): trajectory, i, j, k
         (proprio, has_proprio), (action, has_action) = self._proprio(where), self._action(where)
-        out = {"frames": self._pictures(where),  # (B, 3, 3, S, S)
-               "proprio": proprio, "has_proprio": has_proprio, "action": action, "has_action": has_action,
-               "index": torch.from_numpy(where), "embodiment": torch.from_numpy(self._body[where[:, 0]]),
-               **_report(draws, self._draws.times)}
+        out = {
+            "frames": self._pictures(where),  # (B, 3, 3, S, S)
+            "proprio": proprio,
+            "has_proprio": has_proprio,
+            "action": action,
+            "has_action": has_action,
+            "index": torch.from_numpy(where),
+            "embodiment": torch.from_numpy(self._body[where[:, 0]]),
+            **_report(draws, self._draws.times),
+        }
         return out if self.augment is None else self._augmented(out, indices)
 
     def _augmented(self, batch: dict, indices: Sequence[int]) -> dict:
-        "The batch with the parameters of its augmentation, or, where nobody is to apply them later, augmented."
+        """The batch with the parameters of its augmentation, or, where nobody is to apply them
+        later, augmented.
+        """
         size = self.image_size
-        drawn = augmentation_parameters(self.augment, size, size, self.config.seed, self.epoch, indices)
+        drawn = augmentation_parameters(
+            self.augment, size, size, self.config.seed, self.epoch, indices
+        )
         whole = {**batch, "augment": drawn}
         return whole if self.defer_augmentation else apply_augmentation(whole)
 
     def states(self, indices: Sequence[int]) -> dict:
-        "What `batch` says of the robot's state, without reading a frame: proprio, has_proprio, index."
+        """What `batch` says of the robot's state, without reading a frame: proprio, has_proprio,
+        index.
+        """
         where = _where([self.draw(n) for n in indices])
         proprio, has_proprio = self._proprio(where)
         return {"proprio": proprio, "has_proprio": has_proprio, "index": torch.from_numpy(where)}
 
 # %% ../../nbs/3_data/triples.ipynb #7cf7cd1b
-def parts_in_memory(trajectories: Sequence[Trajectory], config: TripleConfig, image_size: int,
-                    weights: Sequence[float] | None, quantiles: dict, embodiments: list[str]) -> Parts:
-    "Everything but the pictures as arrays in memory: fast, and right for up to some million frames."
+def parts_in_memory(
+    trajectories: Sequence[Trajectory],
+    config: TripleConfig,
+    image_size: int,
+    weights: Sequence[float] | None,
+    quantiles: dict,
+    embodiments: list[str],
+) -> Parts:
+    """Everything but the pictures as arrays in memory: fast, and right for up to some million
+    frames.
+    """
     if not trajectories:
         raise UserError("no trajectories to draw triples from")
     body = np.array([_place(t, embodiments) for t in trajectories])
     states = (States(trajectories, c, quantiles) for c in ("proprio", "action"))
-    return Parts(Draws(trajectories, config, weights), Pictures(trajectories, image_size), *states, body)
+    return Parts(
+        Draws(trajectories, config, weights), Pictures(trajectories, image_size), *states, body
+    )
 
 
 def _place(t: Trajectory, embodiments: list[str]) -> int:
@@ -439,17 +562,22 @@ def _place(t: Trajectory, embodiments: list[str]) -> int:
 
 # %% ../../nbs/3_data/triples.ipynb #a3b66dbb
 def _where(draws: Sequence[Draw]) -> np.ndarray:
-    "(B, 4): trajectory, i, j, k."
+    """(B, 4): trajectory, i, j, k."""
     return np.array([d[:4] for d in draws], np.int64).reshape(-1, 4)
 
 
 def _report(draws: Sequence[Draw], times: Sequence[Sequence[float]]) -> dict:
-    "What is known about the draws, as tensors."
-    seconds = torch.tensor([[times[d.trajectory][n] for n in d[1:4]] for d in draws], dtype=torch.float64)
-    return {"times": seconds.reshape(-1, 3), "angle": torch.tensor([d.angle for d in draws], dtype=torch.float64),
-            "kept": torch.tensor([d.kept for d in draws], dtype=torch.bool),
-            "clamped": torch.tensor([d.clamped for d in draws], dtype=torch.bool),
-            "dropped": torch.tensor([d.dropped for d in draws], dtype=torch.int64)}
+    """What is known about the draws, as tensors."""
+    seconds = torch.tensor(
+        [[times[d.trajectory][n] for n in d[1:4]] for d in draws], dtype=torch.float64
+    )
+    return {
+        "times": seconds.reshape(-1, 3),
+        "angle": torch.tensor([d.angle for d in draws], dtype=torch.float64),
+        "kept": torch.tensor([d.kept for d in draws], dtype=torch.bool),
+        "clamped": torch.tensor([d.clamped for d in draws], dtype=torch.bool),
+        "dropped": torch.tensor([d.dropped for d in draws], dtype=torch.int64),
+    }
 
 # %% ../../nbs/3_data/triples.ipynb #a5140d60
 class TripleDataset(EndlessTriples, Dataset):
@@ -460,9 +588,12 @@ class TripleDataset(EndlessTriples, Dataset):
     - proprio: float32 (3, P) in [-1, 1], zeros where there is none; has_proprio: bool
     - action: float32 (3, A) in [-1, 1], likewise; has_action: bool
     - index: int64 (4,), that is trajectory, i, j, k; embodiment: int64, its place in `embodiments`
-    - angle: float64, angle_ij + angle_jk in radians, NaN without rotation; kept: bool, False where no draw passed
+    - angle: float64, angle_ij + angle_jk in radians, NaN without rotation; kept: bool, False
+      where no draw passed
     - clamped: bool; dropped: int64, draws that the filter refused before this one
-    - with `defer_augmentation` also augment: float32 (14,), see `aclam.data.augment`; frames are then as recorded"""
+    - with `defer_augmentation` also augment: float32 (14,), see `aclam.data.augment`; frames are
+      then as recorded
+    """
 
     def __init__(
         self,
@@ -473,22 +604,27 @@ class TripleDataset(EndlessTriples, Dataset):
         epoch: int = 0,
         length: int | None = None,  # items an epoch; default: as many as there are frames
         *,
-        weights: Sequence[float] | None = None,  # of the trajectories; default: their number of frames
+        weights: Sequence[float]
+        | None = None,  # of the trajectories; default: their number of frames
         quantiles: dict | None = None,  # of a store: meta["quantiles"]; default: measured here
-        embodiments: Sequence[str] | None = None,  # names, in the order of their numbers; default: sorted
-        defer_augmentation: bool = False,  # True: whoever takes a batch calls `apply_augmentation`, on the device
+        embodiments: Sequence[str]
+        | None = None,  # names, in the order of their numbers; default: sorted
+        # True: whoever takes a batch calls `apply_augmentation`, on the device
+        defer_augmentation: bool = False,
     ):
         self.quantiles = measured_quantiles(trajectories) if quantiles is None else quantiles
         names = list(embodiments or sorted({t.embodiment for t in trajectories}))
         parts = parts_in_memory(trajectories, config, image_size, weights, self.quantiles, names)
-        super().__init__(list(trajectories), config, image_size, augment, epoch, names, parts, defer_augmentation)
+        super().__init__(
+            list(trajectories), config, image_size, augment, epoch, names, parts, defer_augmentation
+        )
         self.length = sum(len(t) for t in trajectories) if length is None else length
 
     def __len__(self) -> int:
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        "Other draws from now on. (Workers that are alive already do not hear of it.)"
+        """Other draws from now on. (Workers that are alive already do not hear of it.)"""
         self.epoch = epoch
 
     def __getitem__(self, global_index: int) -> dict:
@@ -497,21 +633,29 @@ class TripleDataset(EndlessTriples, Dataset):
         return {name: value[0] for name, value in self.batch([global_index]).items()}
 
     def filter_counts(self, n: int, start: int = 0) -> dict:
-        "Counts over items start ... start + n - 1, see `count_draws`. Reads no frame."
+        """Counts over items start ... start + n - 1, see `count_draws`. Reads no frame."""
         return count_draws([self.draw(m) for m in range(start, start + n)])
 
 # %% ../../nbs/3_data/triples.ipynb #a44bd590
 def count_draws(draws: Sequence[Draw]) -> dict:
-    """What the filter did. kept: items that passed, dropped: draws that it refused, exhausted: items above the limit
-    after all tries, no_rotation: items with nothing to filter by, clamped: items with an offset of one frame."""
+    """What the filter did. kept: items that passed, dropped: draws that it refused, exhausted:
+    items above the limit
+    after all tries, no_rotation: items with nothing to filter by, clamped: items with an offset of
+    one frame.
+    """
     turns = [d for d in draws if d.angle == d.angle]
-    return {"items": len(draws), "kept": sum(d.kept for d in turns), "dropped": sum(d.dropped for d in turns),
-            "exhausted": sum(not d.kept for d in turns), "no_rotation": len(draws) - len(turns),
-            "clamped": sum(d.clamped for d in draws)}
+    return {
+        "items": len(draws),
+        "kept": sum(d.kept for d in turns),
+        "dropped": sum(d.dropped for d in turns),
+        "exhausted": sum(not d.kept for d in turns),
+        "no_rotation": len(draws) - len(turns),
+        "clamped": sum(d.clamped for d in draws),
+    }
 
 # %% ../../nbs/3_data/triples.ipynb #88afc7ea
 def collate(items: Sequence[dict]) -> dict:
-    "Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."
+    """Stack items of a `TripleDataset` into a batch; for `DataLoader(collate_fn=collate)`."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 # %% ../../nbs/3_data/triples.ipynb #a35e51e1
@@ -519,10 +663,15 @@ def contact_sheet(
     dataset: TripleDataset,
     indices: Sequence[int],  # global indices, one row each
 ) -> Any:  # a matplotlib figure
-    "One row a triple: the three frames, labelled with time stamps and the angle that the filter looked at."
+    """One row a triple: the three frames, labelled with time stamps and the angle that the filter
+    looked at.
+    """
     from matplotlib.figure import Figure  # here: training does not need it
 
-    batch, fig = dataset.batch(indices), Figure(figsize=(4.2, 1.45 * len(indices)), dpi=60, layout="tight")
+    batch, fig = (
+        dataset.batch(indices),
+        Figure(figsize=(4.2, 1.45 * len(indices)), dpi=60, layout="tight"),
+    )
     axes = fig.subplots(len(indices), 3, squeeze=False)
     columns = (batch[n] for n in ("frames", "times", "index", "angle"))
     for row, frames, times, where, angle in zip(axes, *columns, strict=True):
@@ -531,8 +680,14 @@ def contact_sheet(
             ax.set_title(f"{name}: {t:.1f} s", fontsize=8)
             ax.axis("off")
         turn = "" if angle != angle else f", {np.degrees(float(angle)):.0f} degrees"
-        label = row[0].text(0, -0.02, f"{dataset.trajectories[int(where[0])].name}{turn}", fontsize=7, va="top",
-                            transform=row[0].transAxes)
+        label = row[0].text(
+            0,
+            -0.02,
+            f"{dataset.trajectories[int(where[0])].name}{turn}",
+            fontsize=7,
+            va="top",
+            transform=row[0].transAxes,
+        )
         label.set_in_layout(False)  # a long name must not make the pictures small
     return fig
 
@@ -544,9 +699,14 @@ def global_indices(
     world: int = 1,  # number of ranks
     start: int = 0,  # global index to go on from: what `stop` was when the run was interrupted
 ) -> Iterator[list[int]]:
-    "The batches of one rank as lists of global indices. After n batches, go on with start + n * batch_size * world."
+    """The batches of one rank as lists of global indices.
+
+    After n batches, go on with start + n * batch_size * world.
+    """
     if not (0 <= rank < world and batch_size > 0 and start >= 0):
-        raise UserError(f"rank {rank} of {world}, batch size {batch_size}, start {start}: that cannot be")
+        raise UserError(
+            f"rank {rank} of {world}, batch size {batch_size}, start {start}: that cannot be"
+        )
     step = batch_size * world
     for first in range(start, epoch_length - step + 1, step):
         yield list(range(first + rank, first + step, world))

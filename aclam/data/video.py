@@ -34,15 +34,22 @@ from .trajectory import Trajectory
 # %% ../../nbs/3_data/video.ipynb #f62a39ea
 @cache
 def pyav() -> ModuleType:
-    "PyAV, imported when it is first needed; `UserError` where it is not installed."
+    """PyAV, imported when it is first needed; `UserError` where it is not installed."""
     return library("av", "video", "a video file")
 
 # %% ../../nbs/3_data/video.ipynb #5600a567
 class VideoWriter:
-    "An mp4 file that frames are appended to. For `with`; the file is whole after the block."
+    """An mp4 file that frames are appended to. For `with`; the file is whole after the block."""
 
-    def __init__(self, path: str | os.PathLike, fps: float, codec: str = "libx264", g: int = 2, crf: int = 23,
-                 **options: str):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float,
+        codec: str = "libx264",
+        g: int = 2,
+        crf: int = 23,
+        **options: str,
+    ):
         self.container, self.ticks = pyav().open(os.fspath(path), "w", format="mp4"), 0
         rate = Fraction(fps).limit_denominator(1001 * 60)
         fast = {"preset": "veryfast"} if codec == "libx264" else {}
@@ -51,10 +58,14 @@ class VideoWriter:
         self.stream.codec_context.time_base, self.stream.codec_context.thread_count = 1 / rate, 1
 
     def append(self, frames: np.ndarray, ticks: Sequence[int] | None = None) -> None:
-        "frames: uint8 (N, H, W, 3). ticks: their times in units of 1 / fps; default: one after the other."
+        """frames: uint8 (N, H, W, 3). ticks: their times in units of 1 / fps; default: one after
+        the other.
+        """
         if not self.ticks:
             self.stream.height, self.stream.width = frames.shape[1:3]
-            odd = frames.shape[1] % 2 or frames.shape[2] % 2  # half-resolution colour needs even sides
+            odd = (
+                frames.shape[1] % 2 or frames.shape[2] % 2
+            )  # half-resolution colour needs even sides
             self.stream.pix_fmt = "yuv444p" if odd else "yuv420p"
         for n, frame in enumerate(frames):
             picture = pyav().VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
@@ -71,23 +82,27 @@ class VideoWriter:
         self.container.close()
 
 # %% ../../nbs/3_data/video.ipynb #4e0ee988
-MAX_PIXELS = 2**26  # of one frame: 8192 x 8192. A header that claims more is broken, or wants to fill the memory
+MAX_PIXELS = (
+    2**26
+)  # of one frame: 8192 x 8192. A header that claims more is broken, or wants to fill the memory
 
 
 def check_pixels(width: int, height: int, where: Any) -> None:
-    "`UserError` where a header claims a picture that nobody has."
+    """`UserError` where a header claims a picture that nobody has."""
     if not (width > 0 and height > 0) or width * height > MAX_PIXELS:
-        raise UserError(f"{where}: its header claims {width} x {height} pixels, refused (at most {MAX_PIXELS} in all)")
+        raise UserError(
+            f"{where}: its header claims {width} x {height} pixels, refused (at most {MAX_PIXELS} in all)"
+        )
 
 
 def _reason(error: Exception) -> str:
-    "What the library said, in short."
+    """What the library said, in short."""
     said = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
     return said.split(" <_io")[0]  # Pillow adds the address of an object
 
 
 def _open(path: Path) -> tuple[Any, Any]:
-    "Container and video stream."
+    """Container and video stream."""
     av = pyav()
     try:
         container = av.open(str(path), metadata_errors="ignore")
@@ -105,14 +120,19 @@ NEAR = 3  # packets from a key frame within which the decoder is emptied rather 
 
 
 class VideoFile:
-    "One open video. Times are seconds from its first frame."
+    """One open video. Times are seconds from its first frame."""
 
     def __init__(self, path: str | os.PathLike):
         self.path, self.current, self.frames, self.drained = Path(path), None, None, False
         self.container, self.stream = _open(self.path)
-        self.context, self.formatter = self.stream.codec_context, pyav().video.reformatter.VideoReformatter()
+        self.context, self.formatter = (
+            self.stream.codec_context,
+            pyav().video.reformatter.VideoReformatter(),
+        )
         check_pixels(self.context.width, self.context.height, self.path)
-        self.context.thread_count = 1  # one stream per worker: more threads do not help small frames
+        self.context.thread_count = (
+            1  # one stream per worker: more threads do not help small frames
+        )
         self.base, self.zero = float(self.stream.time_base), self.stream.start_time or 0
 
     def close(self) -> None:
@@ -120,15 +140,19 @@ class VideoFile:
 
     @property
     def size(self) -> tuple[int, int]:
-        "Height and width."
+        """Height and width."""
         return self.context.height, self.context.width
 
     def _decoded(self, low: float, high: float) -> Iterator[Any]:  # of av.VideoFrame
-        "The frames from here on; near a key frame the decoder is emptied at the frame in [low, high]: see the text."
+        """The frames from here on; near a key frame the decoder is emptied at the frame in [low,
+        high]: see the text.
+        """
         self.drained = False
         for n, packet in enumerate(self.container.demux(self.stream)):
             if packet.is_corrupt:
-                raise UserError(f"{self.path} is cut off or damaged near {(packet.pts - self.zero) * self.base:.3f} s")
+                raise UserError(
+                    f"{self.path} is cut off or damaged near {(packet.pts - self.zero) * self.base:.3f} s"
+                )
             given = [f for f in packet.decode() if f.pts is not None]
             yield from given
             wanted = packet.pts is not None and low <= packet.pts <= high
@@ -138,21 +162,25 @@ class VideoFile:
                 return
 
     def _jump(self, tick: float, low: float, high: float) -> None:
-        "To the last key frame at or before a time, for a frame in [low, high]."
+        """To the last key frame at or before a time, for a frame in [low, high]."""
         self.container.seek(max(int(tick), 0), stream=self.stream, backward=True)
         self.frames, self.current = self._decoded(low, high), None
 
     def _far(self, low: float, high: float) -> bool:
-        "Whether a jump leads nearer to [low, high] than going on."
+        """Whether a jump leads nearer to [low, high] than going on."""
         if self.current is None or self.drained or self.current.pts >= low:
             return True
         entries = self.stream.index_entries
         n = entries.search_timestamp(int(high), backward=True) if len(entries) else -1
-        return entries[n].timestamp > self.current.pts if n >= 0 else (low - self.current.pts) * self.base > 0.5
+        return (
+            entries[n].timestamp > self.current.pts
+            if n >= 0
+            else (low - self.current.pts) * self.base > 0.5
+        )
 
 # %% ../../nbs/3_data/video.ipynb #9beb8d0d
 def _find(video: VideoFile, low: float, high: float) -> Any:  # av.VideoFrame or None
-    "The first frame with a time in [low, high], in ticks; None where there is none."
+    """The first frame with a time in [low, high], in ticks; None where there is none."""
     if video.current is not None and low <= video.current.pts <= high:
         return video.current
     back, jumped = 0.0, video._far(low, high)
@@ -175,43 +203,54 @@ def frames_at(
     seconds: Sequence[float],  # (N,) from the first frame, in any order
     tolerance: float,  # seconds: how far a frame's time may be from the time that was asked for
 ) -> np.ndarray:  # uint8 (N, H, W, 3)
-    "The frames at these times. `UserError`, naming file and time, where there is none."
-    want, out = np.asarray(seconds, dtype=np.float64), np.empty((len(seconds), *video.size, 3), np.uint8)
+    """The frames at these times. `UserError`, naming file and time, where there is none."""
+    want, out = (
+        np.asarray(seconds, dtype=np.float64),
+        np.empty((len(seconds), *video.size, 3), np.uint8),
+    )
     for n in np.argsort(want, kind="stable").tolist():
         low, high = ((want[n] + side * tolerance) / video.base + video.zero for side in (-1, 1))
         try:
             frame = _find(video, low, high)
         except (pyav().FFmpegError, OSError) as e:
-            raise UserError(f"{video.path} cannot be decoded near {want[n]:.3f} s ({_reason(e)})") from e
+            raise UserError(
+                f"{video.path} cannot be decoded near {want[n]:.3f} s ({_reason(e)})"
+            ) from e
         if frame is None:
-            raise UserError(f"{video.path} has no frame within {tolerance:.3g} s of {want[n]:.3f} s{_end(video)}")
+            raise UserError(
+                f"{video.path} has no frame within {tolerance:.3g} s of {want[n]:.3f} s{_end(video)}"
+            )
         out[n] = _pixels(video.formatter.reformat(frame, format="rgb24", threads=1))
     return out
 
 
 def _pixels(frame: Any) -> np.ndarray:  # uint8 (H, W, 3), a view into the frame
-    "The picture of an av.VideoFrame without a copy; FFmpeg pads its rows."
+    """The picture of an av.VideoFrame without a copy; FFmpeg pads its rows."""
     plane = frame.planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
-    return rows[:, :3 * frame.width].reshape(frame.height, frame.width, 3)
+    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 # %% ../../nbs/3_data/video.ipynb #37034da6
 def _end(video: VideoFile) -> str:
-    "How long the file says that it is."
+    """How long the file says that it is."""
     length = video.stream.duration
     return f" (it is {length * video.base:.3f} s long)" if length else ""
 
 # %% ../../nbs/3_data/video.ipynb #f6ec4486
-def all_frames(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:  # (T, H, W, 3), (T,) seconds
-    "The whole file, decoded from front to back: slow, and nothing that can go wrong."
+def all_frames(
+    path: str | os.PathLike,
+) -> tuple[np.ndarray, np.ndarray]:  # (T, H, W, 3), (T,) seconds
+    """The whole file, decoded from front to back: slow, and nothing that can go wrong."""
     with pyav().open(os.fspath(path)) as container:
         frames = list(container.decode(video=0))
         seconds = np.array([f.time for f in frames])
         return np.stack([f.to_ndarray(format="rgb24") for f in frames]), seconds - seconds[0]
 
 
-def check_exact(path: str | os.PathLike, queries: int = 60, seed: int = 0) -> int:  # frames compared
-    "Assert that random access returns the pixels of the sequential decoder."
+def check_exact(
+    path: str | os.PathLike, queries: int = 60, seed: int = 0
+) -> int:  # frames compared
+    """Assert that random access returns the pixels of the sequential decoder."""
     truth, seconds = all_frames(path)
     rng, video = np.random.default_rng(seed), VideoFile(path)
     tolerance = 0.25 * np.diff(seconds).min()
@@ -223,12 +262,17 @@ def check_exact(path: str | os.PathLike, queries: int = 60, seed: int = 0) -> in
 
 # %% ../../nbs/3_data/video.ipynb #0c4e4948
 class VideoPool:
-    "Frames of many files, at most `limit` of them open. Safe to hand to worker processes, forked or spawned."
+    """Frames of many files, at most `limit` of them open.
+
+    Safe to hand to worker processes, forked or spawned.
+    """
 
     def __init__(self, limit: int = 32, decoder: str = "auto"):
         if decoder not in ("auto", *DECODERS) or limit < 1:
             known = ", ".join(["auto", *DECODERS])
-            raise UserError(f'the decoder is one of {known}, not "{decoder}", and limit is at least 1')
+            raise UserError(
+                f'the decoder is one of {known}, not "{decoder}", and limit is at least 1'
+            )
         self.limit, self.decoder, self.left_alone, self.refused = limit, decoder, [], set()
         self._start()
 
@@ -242,7 +286,10 @@ class VideoPool:
         self.__init__(**state)
 
     def at(self, path: str | os.PathLike, seconds: Sequence[float], tolerance: float) -> np.ndarray:
-        "See `frames_at`. What torchcodec, chosen by itself, cannot read, PyAV reads, or says what is wrong."
+        """See `frames_at`.
+
+        What torchcodec, chosen by itself, cannot read, PyAV reads, or says what is wrong.
+        """
         if self.owner != os.getpid():
             self.left_alone.append(self.files)  # the parent's; not even closed here
             self._start()
@@ -257,8 +304,10 @@ class VideoPool:
             self.refused.add(path)
             return self._read("av", path, seconds, tolerance)
 
-    def _read(self, decoder: str, path: str, seconds: Sequence[float], tolerance: float) -> np.ndarray:
-        "By one decoder. A file that failed is opened anew next time."
+    def _read(
+        self, decoder: str, path: str, seconds: Sequence[float], tolerance: float
+    ) -> np.ndarray:
+        """By one decoder. A file that failed is opened anew next time."""
         opener, read = DECODERS[decoder]
         try:
             return read(self.files.get(path, lambda: opener(path)), seconds, tolerance)
@@ -269,7 +318,10 @@ class VideoPool:
 # %% ../../nbs/3_data/video.ipynb #89576b3b
 @cache
 def torchcodec_works() -> bool:
-    "Whether torchcodec is installed beside a torch and an FFmpeg that it can load. Asked once in a process."
+    """Whether torchcodec is installed beside a torch and an FFmpeg that it can load.
+
+    Asked once in a process.
+    """
     if find_spec("torchcodec") is None:
         return False
     try:
@@ -280,28 +332,36 @@ def torchcodec_works() -> bool:
 
 # %% ../../nbs/3_data/video.ipynb #3fa6941b
 def open_torchcodec(path: str | os.PathLike) -> Any:
-    "A torchcodec decoder; `UserError` where torchcodec does not work here."
+    """A torchcodec decoder; `UserError` where torchcodec does not work here."""
     if not torchcodec_works():
-        raise UserError('torchcodec is not installed, or does not fit torch and FFmpeg here: use the decoder "av"')
+        raise UserError(
+            'torchcodec is not installed, or does not fit torch and FFmpeg here: use the decoder "av"'
+        )
     if not Path(path).exists():
         raise UserError(f"no such file: {path}")
     try:
         decoders = import_module("torchcodec.decoders")
-        return decoders.VideoDecoder(os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        return decoders.VideoDecoder(
+            os.fspath(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+        )
     except (RuntimeError, ValueError) as e:
         raise UserError(f"{path} is not a whole video file ({_reason(e)})") from e
 
 
 def read_torchcodec(decoder: Any, seconds: Sequence[float], tolerance: float) -> np.ndarray:
-    "As `frames_at`."
+    """As `frames_at`."""
     want, zero = np.asarray(seconds, dtype=np.float64), decoder.metadata.begin_stream_seconds
     try:
         batch = decoder.get_frames_played_at((want + zero + tolerance).tolist())
     except (RuntimeError, IndexError, ValueError) as e:
-        raise UserError(f"the video has no frames at {want.round(3).tolist()} s ({_reason(e)})") from e
+        raise UserError(
+            f"the video has no frames at {want.round(3).tolist()} s ({_reason(e)})"
+        ) from e
     off = np.abs(batch.pts_seconds.numpy() - zero - want)
     if off.max() > tolerance:
-        raise UserError(f"the video has no frame within {tolerance:.3g} s of {want[off.argmax()]:.3f} s")
+        raise UserError(
+            f"the video has no frame within {tolerance:.3g} s of {want[off.argmax()]:.3f} s"
+        )
     return batch.data.numpy()
 
 
@@ -309,11 +369,23 @@ DECODERS = {"av": (VideoFile, frames_at), "torchcodec": (open_torchcodec, read_t
 
 # %% ../../nbs/3_data/video.ipynb #720e22e0
 class VideoFrames:
-    "The frames of one episode, somewhere in a video file, decoded when asked for."
+    """The frames of one episode, somewhere in a video file, decoded when asked for."""
 
-    def __init__(self, pool: VideoPool, path: str | os.PathLike, seconds: np.ndarray, tolerance: float, name: str,
-                 size: tuple[int, int] | None = None):
-        self.pool, self.path, self.seconds, self.name = pool, os.fspath(path), np.asarray(seconds), name
+    def __init__(
+        self,
+        pool: VideoPool,
+        path: str | os.PathLike,
+        seconds: np.ndarray,
+        tolerance: float,
+        name: str,
+        size: tuple[int, int] | None = None,
+    ):
+        self.pool, self.path, self.seconds, self.name = (
+            pool,
+            os.fspath(path),
+            np.asarray(seconds),
+            name,
+        )
         self.tolerance, self.size = tolerance, size  # size: height and width, if they are known
 
     def __len__(self) -> int:
@@ -325,8 +397,10 @@ class VideoFrames:
         except UserError as e:
             raise UserError(f"{self.name}: {e}") from e
         if self.size and frames.shape[1:3] != tuple(self.size):
-            raise UserError(f"{self.name}: {self.path} has frames of {frames.shape[2]} x {frames.shape[1]} pixels, "
-                            f"declared are {self.size[1]} x {self.size[0]}")
+            raise UserError(
+                f"{self.name}: {self.path} has frames of {frames.shape[2]} x {frames.shape[1]} pixels, "
+                f"declared are {self.size[1]} x {self.size[0]}"
+            )
         return frames
 
 # %% ../../nbs/3_data/video.ipynb #ef0eeb18
@@ -334,9 +408,11 @@ def read_image(
     source: str | os.PathLike | bytes,  # a file, or the bytes of one
     where: Any,  # for the error line
 ) -> np.ndarray:  # uint8 (H, W, 3)
-    "A JPEG or PNG. `UserError` where it is broken or claims to be huge."
+    """A JPEG or PNG. `UserError` where it is broken or claims to be huge."""
     try:
-        data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
+        data = (
+            Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
+        )
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             check_pixels(*image.size, where)
             if image.format == "JPEG":
@@ -345,13 +421,15 @@ def read_image(
     except FileNotFoundError as e:
         raise UserError(f"no such file: {where}") from e
     except Image.DecompressionBombError as e:
-        raise UserError(f"{where}: its header claims too many pixels, refused ({_reason(e)})") from e
+        raise UserError(
+            f"{where}: its header claims too many pixels, refused ({_reason(e)})"
+        ) from e
     except (OSError, SyntaxError, ValueError) as e:
         raise UserError(f"{where}: not a whole JPEG or PNG ({_reason(e)[:80]})") from e
 
 
 class ImageFiles:
-    "Frames that are image files, one each."
+    """Frames that are image files, one each."""
 
     def __init__(self, files: Sequence[str | os.PathLike], name: str):
         self.files, self.name = [os.fspath(f) for f in files], name
@@ -362,12 +440,16 @@ class ImageFiles:
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
         frames = [read_image(self.files[n], f"{self.name}: {self.files[n]}") for n in indices]
         if len({f.shape for f in frames}) > 1:
-            raise UserError(f"{self.name}: images of different sizes {sorted({f.shape[:2] for f in frames})}")
+            raise UserError(
+                f"{self.name}: images of different sizes {sorted({f.shape[:2] for f in frames})}"
+            )
         return np.stack(frames)
 
 # %% ../../nbs/3_data/video.ipynb #cd96c70b
-def video_times(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:  # seconds (T,), height, width
-    "Time stamps of all frames, from the first. Nothing is decoded."
+def video_times(
+    path: str | os.PathLike,
+) -> tuple[np.ndarray, int, int]:  # seconds (T,), height, width
+    """Time stamps of all frames, from the first. Nothing is decoded."""
     video = VideoFile(path)
     try:
         stamps = [p.pts for p in video.container.demux(video.stream) if p.size and not p.is_discard]
@@ -385,7 +467,7 @@ INDEX = "aclam_index.parquet"  # file, bytes, changed, seconds, height, width
 
 
 def _indexed(folder: Path, files: Sequence[Path]) -> list[dict]:
-    "The time stamps of all files, from the table where it knows them."
+    """The time stamps of all files, from the table where it knows them."""
     known, rows, table = {}, [], folder / INDEX
     if table.exists():
         known = {(r["file"], r["bytes"], r["changed"]): r for r in pq.read_table(table).to_pylist()}
@@ -393,14 +475,18 @@ def _indexed(folder: Path, files: Sequence[Path]) -> list[dict]:
         key = file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns
         if key not in known:
             seconds, height, width = video_times(file)
-            known[key] = dict(zip(("file", "bytes", "changed"), key, strict=True), seconds=seconds.tolist(),
-                              height=height, width=width)
+            known[key] = dict(
+                zip(("file", "bytes", "changed"), key, strict=True),
+                seconds=seconds.tolist(),
+                height=height,
+                width=width,
+            )
         rows.append(known[key])
     return rows
 
 
 def _keep(folder: Path, rows: list[dict]) -> None:
-    "Write the table of time stamps; a folder that cannot be written to is no reason to stop."
+    """Write the table of time stamps; a folder that cannot be written to is no reason to stop."""
     try:
         with atomic_file(folder / INDEX) as path:
             pq.write_table(pa.Table.from_pylist(rows), path)
@@ -411,24 +497,43 @@ def _keep(folder: Path, rows: list[dict]) -> None:
 def _clip(folder: Path, row: dict, pool: VideoPool, declared: Declared) -> Trajectory:
     seconds = np.asarray(row["seconds"])
     if len(seconds) < 2:
-        raise UserError(f"{folder / row['file']}: a trajectory needs at least two frames, this one has {len(seconds)}")
+        raise UserError(
+            f"{folder / row['file']}: a trajectory needs at least two frames, this one has {len(seconds)}"
+        )
     tolerance = declared.tolerance or 0.25 * float(np.diff(seconds).min())
     name = str(Path(row["file"]).with_suffix(""))
-    frames = VideoFrames(pool, folder / row["file"], seconds, tolerance, name, (row["height"], row["width"]))
-    return Trajectory(frames, seconds, scene=name, embodiment=declared.embodiment or "", kind=declared.kind, name=name)
+    frames = VideoFrames(
+        pool, folder / row["file"], seconds, tolerance, name, (row["height"], row["width"])
+    )
+    return Trajectory(
+        frames,
+        seconds,
+        scene=name,
+        embodiment=declared.embodiment or "",
+        kind=declared.kind,
+        name=name,
+    )
 
 
 def _images(folder: Path, root: Path, declared: Declared) -> Trajectory | None:
-    "A folder of images as a trajectory; None where it has none. 2.png comes before 10.png."
+    """A folder of images as a trajectory; None where it has none. 2.png comes before 10.png."""
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE]
     files.sort(key=lambda p: (len(p.name), p.name))
     if len(files) < 2:
         return None
     if declared.fps is None:
-        raise UserError(f"{folder} holds images, which have no time stamps: declare how many there are a second (fps)")
+        raise UserError(
+            f"{folder} holds images, which have no time stamps: declare how many there are a second (fps)"
+        )
     name = folder.relative_to(root).as_posix() if folder != root else folder.name
-    return Trajectory(ImageFiles(files, name), np.arange(len(files)) / declared.fps, scene=name,
-                      embodiment=declared.embodiment or "", kind=declared.kind, name=name)
+    return Trajectory(
+        ImageFiles(files, name),
+        np.arange(len(files)) / declared.fps,
+        scene=name,
+        embodiment=declared.embodiment or "",
+        kind=declared.kind,
+        name=name,
+    )
 
 # %% ../../nbs/3_data/video.ipynb #6cde823b
 def read_videos(
@@ -436,23 +541,48 @@ def read_videos(
     declared: Declared = Declared(kind="human"),
     pool: VideoPool | None = None,
 ) -> Store:
-    "Each video file, and each folder of images, as a trajectory without proprio."
+    """Each video file, and each folder of images, as a trajectory without proprio."""
     path = Path(path)
     folder, pool = path if path.is_dir() else path.parent, pool or VideoPool()
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO) if path.is_dir() else [path]
+    files = (
+        sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO)
+        if path.is_dir()
+        else [path]
+    )
     rows = _indexed(folder, files)
     if not rows:
         return _read_images(folder, declared)
     if path.is_dir():
         _keep(folder, rows)
     clips = [_clip(folder, row, pool, declared) for row in rows]
-    return as_store(folder, "video", clips, "video", ["video"], (rows[0]["height"], rows[0]["width"]), files, declared)
+    return as_store(
+        folder,
+        "video",
+        clips,
+        "video",
+        ["video"],
+        (rows[0]["height"], rows[0]["width"]),
+        files,
+        declared,
+    )
 
 
 def _read_images(folder: Path, declared: Declared) -> Store:
-    films = (_images(f, folder, declared) for f in sorted({p.parent for p in folder.rglob("*") if p.is_file()}))
+    films = (
+        _images(f, folder, declared)
+        for f in sorted({p.parent for p in folder.rglob("*") if p.is_file()})
+    )
     clips = [t for t in films if t]
     if not clips:
         raise UserError(f"{folder} holds no videos and no folder with at least two images")
     files = [Path(f) for t in clips for f in t.frames.files]
-    return as_store(folder, "images", clips, "image", ["image"], clips[0].frames[[0]].shape[1:3], files, declared)
+    return as_store(
+        folder,
+        "images",
+        clips,
+        "image",
+        ["image"],
+        clips[0].frames[[0]].shape[1:3],
+        files,
+        declared,
+    )

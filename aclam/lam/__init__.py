@@ -16,4 +16,13 @@ from .univla import UniVLA
 from .villa_x import VillaX
 
 # %% ../../nbs/4_lam/interface.ipynb #1bbf8b33
-_all_ = ["PRESETS", "Lapa", "LamConfig", "LatentAction", "LatentActionModel", "PotentialConfig", "UniVLA", "VillaX"]
+_all_ = [
+    "PRESETS",
+    "Lapa",
+    "LamConfig",
+    "LatentAction",
+    "LatentActionModel",
+    "PotentialConfig",
+    "UniVLA",
+    "VillaX",
+]

@@ -18,36 +18,44 @@ from torch import Tensor, nn
 
 # %% ../../nbs/4_lam/blocks.ipynb #dfd8a428
 def to_pixel_units(o: Tensor, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD) -> Tensor:
-    "Frames (B, 3, H, W) in [0, 1] to zero-centred units, channel by channel."
+    """Frames (B, 3, H, W) in [0, 1] to zero-centred units, channel by channel."""
     shape = (1, 3, 1, 1)
     return (o - o.new_tensor(mean).view(shape)) / o.new_tensor(std).view(shape)
 
 
 def from_pixel_units(x: Tensor, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD) -> Tensor:
-    "The inverse of `to_pixel_units`; not clipped."
+    """The inverse of `to_pixel_units`; not clipped."""
     shape = (1, 3, 1, 1)
     return x * x.new_tensor(std).view(shape) + x.new_tensor(mean).view(shape)
 
 # %% ../../nbs/4_lam/blocks.ipynb #3a87fb52
 def patchify(o: Tensor, patch: int) -> Tensor:
-    "Images (B, C, H, W) to patches (B, N, C * patch * patch), row by row."
+    """Images (B, C, H, W) to patches (B, N, C * patch * patch), row by row."""
     return F.unfold(o, patch, stride=patch).mT  # (B, C*p*p, N) -> (B, N, C*p*p)
 
 
 def unpatchify(x: Tensor, patch: int, size: int) -> Tensor:
-    "Patches (B, N, C * patch * patch) to square images (B, C, size, size)."
+    """Patches (B, N, C * patch * patch) to square images (B, C, size, size)."""
     return F.fold(x.mT, size, patch, stride=patch)
 
 # %% ../../nbs/4_lam/blocks.ipynb #f174065c
 def transformer(width: int, depth: int, heads: int, mlp_ratio: float = 4.0) -> nn.Sequential:
-    "`depth` pre-norm self-attention blocks of timm (the ViT's), for tokens (B, N, width)."
-    return nn.Sequential(*[Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)])
+    """`depth` pre-norm self-attention blocks of timm (the ViT's), for tokens (B, N, width)."""
+    return nn.Sequential(
+        *[Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)]
+    )
 
 
 def check_blind_to_order(width: int = 32, tokens: int = 7, tol: float = 1e-5) -> float:
-    "Shuffling the tokens before the blocks equals shuffling them after: the largest difference, asserted < tol."
+    """Shuffling the tokens before the blocks equals shuffling them after: the largest difference,
+    asserted < tol.
+    """
     torch.manual_seed(0)
-    blocks, x, order = transformer(width, 2, 4).eval(), torch.randn(2, tokens, width), torch.randperm(tokens)
+    blocks, x, order = (
+        transformer(width, 2, 4).eval(),
+        torch.randn(2, tokens, width),
+        torch.randperm(tokens),
+    )
     with torch.no_grad():
         gap = (blocks(x[:, order]) - blocks(x)[:, order]).abs().max().item()
     assert gap < tol, gap
@@ -55,18 +63,22 @@ def check_blind_to_order(width: int = 32, tokens: int = 7, tol: float = 1e-5) ->
 
 # %% ../../nbs/4_lam/blocks.ipynb #8fb05122
 def grid_positions(side: int, width: int) -> Tensor:
-    "Fixed 2-D sine-cosine codes (side * side, width) for the patches of a square image, row by row."
+    """Fixed 2-D sine-cosine codes (side * side, width) for the patches of a square image, row by
+    row.
+    """
     return build_sincos2d_pos_embed([side, side], dim=width, interleave_sin_cos=True)
 
 # %% ../../nbs/4_lam/blocks.ipynb #1fc0f39d
 class PatchTokens(nn.Module):
-    "Images (B, 3, S, S) to tokens (B, N, width): a linear map of each patch, plus its position."
+    """Images (B, 3, S, S) to tokens (B, N, width): a linear map of each patch, plus its position."""
 
     def __init__(self, image_size: int, patch_size: int, width: int):
         super().__init__()
         self.patch_size = patch_size
         self.project = nn.Linear(3 * patch_size**2, width)
-        self.register_buffer("positions", grid_positions(image_size // patch_size, width), persistent=False)
+        self.register_buffer(
+            "positions", grid_positions(image_size // patch_size, width), persistent=False
+        )
 
     def forward(self, o: Tensor) -> Tensor:
         return self.project(patchify(o, self.patch_size)) + self.positions  # (B, N, width)

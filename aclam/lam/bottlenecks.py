@@ -16,23 +16,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .global_batch import collects, draw_rows, full_precision, sum_over_ranks, world_size
-from .quantizer import Bottleneck, BottleneckConfig, Codebook, Quantized, code_counts, look_up, noise_like
+from aclam.lam.quantizer import (
+    Bottleneck,
+    BottleneckConfig,
+    Codebook,
+    Quantized,
+    code_counts,
+    look_up,
+    noise_like,
+)
 from .quantizer import straight_through
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #55b85db5
 def refresh_period(step: int) -> int:
-    "Steps between two looks at which codes are used, after so many training steps; 0: never again (LAPA's schedule)."
+    """Steps between two looks at which codes are used, after so many training steps; 0: never again
+    (LAPA's schedule).
+    """
     return next((period for end, period in ((100, 10), (1000, 100), (5000, 500)) if step < end), 0)
 
 
 class NSVQ(nn.Module):
-    """Noise-substitution codebook: `forward(x)`: (n, c) -> values (n, c), in training noisy, and indices (n,).
+    """Noise-substitution codebook: `forward(x)`: (n, c) -> values (n, c), in training noisy, and
+    indices (n,).
 
-    dead_below: codes used less than this many times a pair and period are replaced; with `of_average`, less than this
-    part of the average use.
+    dead_below: codes used less than this many times a pair and period are replaced; with
+    `of_average`, less than this part of the average use.
     """
 
-    def __init__(self, codes: int, code_dim: int, dead_below: float = 0.0, of_average: bool = False):
+    def __init__(
+        self, codes: int, code_dim: int, dead_below: float = 0.0, of_average: bool = False
+    ):
         super().__init__()
         self.dead_below = dead_below
         self.of_average = of_average
@@ -40,70 +53,91 @@ class NSVQ(nn.Module):
         self.register_buffer("used", torch.zeros(codes))  # samples of each code in this period
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.steps_seen = 0  # `steps` as the host knows it
-        self.pending: list[tuple[Tensor, int]] = []  # codes chosen and pairs, of each micro-batch of this step
+        self.pending: list[
+            tuple[Tensor, int]
+        ] = []  # codes chosen and pairs, of each micro-batch of this step
         self.register_load_state_dict_post_hook(_reread)
 
     @full_precision
-    def forward(self, x: Tensor, repeats: int = 1) -> tuple[Tensor, Tensor]:  # repeats: neighboring rows of one pair
+    def forward(
+        self, x: Tensor, repeats: int = 1
+    ) -> tuple[Tensor, Tensor]:  # repeats: neighboring rows of one pair
         indices = torch.cdist(x, self.codebooks).argmin(-1)
         code = self.codebooks[indices]
         if not self.training:
             return code, indices
-        noise = draw_rows(lambda rows: torch.randn(rows, x.shape[1], device=x.device), len(x), repeats)
+        noise = draw_rows(
+            lambda rows: torch.randn(rows, x.shape[1], device=x.device), len(x), repeats
+        )
         self.pending.append((indices, len(x) // repeats))
         if not collects():
             self.commit_step()
         return x + (x - code).norm(dim=1, keepdim=True) * F.normalize(noise, dim=1), indices
 
     def commit_step(self) -> None:
-        "End a training step, see `refresh`."
+        """End a training step, see `refresh`."""
         refresh(self)
 
 
 def _reread(book: NSVQ, _: object) -> None:
-    "After loading: the steps seen."
+    """After loading: the steps seen."""
     book.steps_seen = int(book.steps)
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #1ee11cd6
 @torch.no_grad()
 def replace_dead(codebook: Tensor, dead: Tensor) -> None:
-    "Put each dead code, dead (K,) bool, of codebook (K, c) on a living one, in turns and a hair away from it."
+    """Put each dead code, dead (K,) bool, of codebook (K, c) on a living one, in turns and a hair
+    away from it.
+    """
     living = dead.long().argsort(stable=True)  # (K,) the living ones first
     number = (~dead).sum().clamp(min=1)
-    turn = (dead.long().cumsum(0) - 1).clamp(min=0) % number  # (K,) the n-th dead one takes the n-th living one
+    turn = (dead.long().cumsum(0) - 1).clamp(
+        min=0
+    ) % number  # (K,) the n-th dead one takes the n-th living one
     source = codebook[living[turn]] + 1e-12 * torch.randn_like(codebook)
     codebook.copy_(torch.where((dead & ~dead.all())[:, None], source, codebook))
 
 
 @torch.no_grad()
 def refresh(book: NSVQ) -> None:
-    "End a training step: count the codes that were chosen and, where it is due, replace those that hardly were."
+    """End a training step: count the codes that were chosen and, where it is due, replace those
+    that hardly were.
+    """
     if not book.pending:
         return
     pairs = sum(n for _, n in book.pending) * world_size()
-    book.used += sum_over_ranks(sum(code_counts(indices, len(book.used)) for indices, _ in book.pending))
+    book.used += sum_over_ranks(
+        sum(code_counts(indices, len(book.used)) for indices, _ in book.pending)
+    )
     step = book.steps_seen
     book.pending = []
     book.steps += 1
     book.steps_seen += 1
     period = refresh_period(step)
     if step and period and step % period == 0:
-        replace_dead(book.codebooks, book.used < book.dead_below * (book.used.mean() if book.of_average else pairs))
+        replace_dead(
+            book.codebooks,
+            book.used < book.dead_below * (book.used.mean() if book.of_average else pairs),
+        )
         book.used.zero_()
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #b2dcbf67
 class NoiseVQ(Bottleneck):
-    "NSVQ behind the switch: tokens (B, N, c), no loss; codes used less than `restart_below` of the average move."
+    """NSVQ behind the switch: tokens (B, N, c), no loss; codes used less than `restart_below` of
+    the average move.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__(tokens, code_dim, config)
         groups = 1 if config.shared else tokens
         below = config.restart_below
-        self.books = nn.ModuleList(NSVQ(config.codes, code_dim, below, of_average=True) for _ in range(groups))
+        self.books = nn.ModuleList(
+            NSVQ(config.codes, code_dim, below, of_average=True) for _ in range(groups)
+        )
 
     @property
     def continuous(self) -> bool:
-        "Whether latents pass unquantised now."
+        """Whether latents pass unquantised now."""
         return not self.open
 
     def narrow(self, x: Tensor) -> Quantized:
@@ -113,51 +147,70 @@ class NoiseVQ(Bottleneck):
         repeats = x.shape[1] if self.config.shared else 1
         found = [book(part, repeats) for book, part in zip(self.books, parts, strict=True)]
         z = torch.stack([value for value, _ in found], 1).view_as(x)
-        rows = torch.stack([row + n * self.config.codes for n, (_, row) in enumerate(found)], 1).view(x.shape[:2])
+        rows = torch.stack(
+            [row + n * self.config.codes for n, (_, row) in enumerate(found)], 1
+        ).view(x.shape[:2])
         return Quantized(z, x, rows, x.new_zeros(()))
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #d763566b
 def squash(x: Tensor, levels: Tensor) -> Tensor:
-    "Numbers (..., m) smoothly into +-(L - 1) / 2 for each of `levels` (m,); a hair more, so that the ends are reached."
+    """Numbers (..., m) smoothly into +-(L - 1) / 2 for each of `levels` (m,); a hair more, so that
+    the ends are reached.
+    """
     return torch.tanh(x) * ((levels - 1) / 2 * 1.001)
 
 
 def lattice_row(q: Tensor, levels: Tensor) -> Tensor:
-    "The number (...) of a lattice point (..., m): its digits in mixed radix, counted from the lowest level."
+    """The number (...) of a lattice point (..., m): its digits in mixed radix, counted from the
+    lowest level.
+    """
     place = torch.cat([levels.new_ones(1), levels[:-1].cumprod(0)])  # (m,)
     return ((q + (levels - 1) / 2) * place).sum(-1).round().long()
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #4d61442c
 class FiniteScalar(Bottleneck):
-    "FSQ (Mentzer et al. 2023): tokens (B, N, c) -> m numbers each, squashed and rounded -> (B, N, c). No loss."
+    """FSQ (Mentzer et al.
+
+    2023): tokens (B, N, c) -> m numbers each, squashed and rounded -> (B, N, c). No loss.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__(tokens, code_dim, config)
         self.tokens, groups, m = tokens, 1 if config.shared else tokens, len(config.levels)
-        self.register_buffer("levels", torch.tensor(config.levels, dtype=torch.float), persistent=False)
-        self.inward = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(code_dim, m)) for _ in range(groups)]))
+        self.register_buffer(
+            "levels", torch.tensor(config.levels, dtype=torch.float), persistent=False
+        )
+        self.inward = nn.Parameter(
+            torch.stack([nn.init.orthogonal_(torch.empty(code_dim, m)) for _ in range(groups)])
+        )
         self.outward = nn.Parameter(self.inward.detach().mT.clone())  # (G, m, c)
 
     @property
     def continuous(self) -> bool:
-        "Whether the lattice is not yet rounded."
+        """Whether the lattice is not yet rounded."""
         return not self.open
 
     def narrow(self, x: Tensor) -> Quantized:
-        y = squash(torch.einsum("bnc,ncm->bnm", x, self.inward.expand(self.tokens, -1, -1)), self.levels)
+        y = squash(
+            torch.einsum("bnc,ncm->bnm", x, self.inward.expand(self.tokens, -1, -1)), self.levels
+        )
         q = self.shaken(y) if self.continuous else straight_through(y, y.round())  # (B, N, m)
         unit = q * 2 / (self.levels - 1)  # about +-1
         z = torch.einsum("bnm,nmc->bnc", unit, self.outward.expand(self.tokens, -1, -1))
         return Quantized(z, x, None if self.continuous else self.rows(q.detach()), x.new_zeros(()))
 
     def rows(self, q: Tensor) -> Tensor:
-        "Lattice points (B, N, m) to rows (B, N); with separate lattices token n's begin at n * prod(levels)."
+        """Lattice points (B, N, m) to rows (B, N); with separate lattices token n's begin at n *
+        prod(levels).
+        """
         own = 0 if self.config.shared else math.prod(self.config.levels)
         return lattice_row(q, self.levels) + own * torch.arange(self.tokens, device=q.device)
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #7a4cdc5f
 def check_odd(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:
-    "A bottleneck in evaluation maps -x (B, N, c) to minus what it maps x to: the largest error, asserted < tol."
+    """A bottleneck in evaluation maps -x (B, N, c) to minus what it maps x to: the largest error,
+    asserted < tol.
+    """
     bottleneck.eval()
     with torch.no_grad():
         gap = (bottleneck(x).z + bottleneck(-x).z).abs().max().item()
@@ -166,11 +219,15 @@ def check_odd(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #6128139d
 class ResidualVQ(Bottleneck):
-    "Residual vector quantisation: `stages` codebooks in a row, each on what the ones before have left."
+    """Residual vector quantisation: `stages` codebooks in a row, each on what the ones before have
+    left.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__(tokens, code_dim, config)
-        self.more = nn.ModuleList(Codebook(tokens, code_dim, config) for _ in range(config.stages - 1))
+        self.more = nn.ModuleList(
+            Codebook(tokens, code_dim, config) for _ in range(config.stages - 1)
+        )
 
     def narrow(self, x: Tensor) -> Quantized:
         if self.continuous:
@@ -185,22 +242,29 @@ class ResidualVQ(Bottleneck):
             total = total + e
             loss = loss + cost
             rows.append(row + stage * book.groups * self.config.codes)  # (B, N)
-        return Quantized(straight_through(x, total), x, torch.cat(rows, 1), loss)  # rows (B, N * stages)
+        return Quantized(
+            straight_through(x, total), x, torch.cat(rows, 1), loss
+        )  # rows (B, N * stages)
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #ab663fda
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    "KL from N(mean, exp(log_var)) to N(0, 1), summed over all but the first axis, in nats: (B,)."
+    """KL from N(mean, exp(log_var)) to N(0, 1), summed over all but the first axis, in nats: (B,)."""
     return (0.5 * (mean.square() + log_var.exp() - 1 - log_var)).flatten(1).sum(1)
 
 
 class Variational(Bottleneck):
-    "Beta-VAE: tokens (B, N, c) are the means; a spread for each number; KL as the loss. The mean in evaluation."
+    """Beta-VAE: tokens (B, N, c) are the means; a spread for each number; KL as the loss.
+
+    The mean in evaluation.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__(tokens, code_dim, config)
         self.log_var = nn.Linear(code_dim, code_dim)
         nn.init.zeros_(self.log_var.weight)
-        nn.init.constant_(self.log_var.bias, -4.0)  # a spread of 0.14: almost nothing is lost at first
+        nn.init.constant_(
+            self.log_var.bias, -4.0
+        )  # a spread of 0.14: almost nothing is lost at first
 
     def narrow(self, x: Tensor) -> Quantized:
         log_var = self.log_var(x)
@@ -211,7 +275,9 @@ class Variational(Bottleneck):
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #73f41aae
 def channel_bits(config: BottleneckConfig, tokens: int, code_dim: int) -> float:
-    "The most bits that a latent of this bottleneck can carry; inf where neither rounding nor fixed noise limits it."
+    """The most bits that a latent of this bottleneck can carry; inf where neither rounding nor
+    fixed noise limits it.
+    """
     if config.kind in ("vq", "nsvq", "rvq"):
         return tokens * math.log2(config.codes) * (config.stages if config.kind == "rvq" else 1)
     if config.kind == "fsq":
@@ -221,17 +287,25 @@ def channel_bits(config: BottleneckConfig, tokens: int, code_dim: int) -> float:
     return math.inf
 
 # %% ../../nbs/4_lam/bottlenecks.ipynb #cc7abe9a
-KINDS = {"vq": Bottleneck, "none": Bottleneck, "nsvq": NoiseVQ, "rvq": ResidualVQ, "fsq": FiniteScalar,
-         "vae": Variational}  # fmt: skip
+KINDS = {
+    "vq": Bottleneck,
+    "none": Bottleneck,
+    "nsvq": NoiseVQ,
+    "rvq": ResidualVQ,
+    "fsq": FiniteScalar,
+    "vae": Variational,
+}
 
 
 def make_bottleneck(tokens: int, code_dim: int, config: BottleneckConfig) -> Bottleneck:
-    "The bottleneck that `config.kind` names, for tokens (B, tokens, code_dim)."
+    """The bottleneck that `config.kind` names, for tokens (B, tokens, code_dim)."""
     return KINDS[config.kind](tokens, code_dim, config)
 
 
 def codebook_size(tokens: int, config: BottleneckConfig) -> int | None:
-    "Rows of all codebooks (or lattices) together, those that `indices` count; None where there are none."
+    """Rows of all codebooks (or lattices) together, those that `indices` count; None where there
+    are none.
+    """
     stages = {"vq": 1, "nsvq": 1, "rvq": config.stages}.get(config.kind, 0)
     rows = math.prod(config.levels) if config.kind == "fsq" else stages * config.codes or None
     return rows and rows * (1 if config.shared else tokens)

@@ -15,13 +15,23 @@ from .blocks import PatchTokens, transformer, unpatchify
 
 # %% ../../nbs/4_lam/fdm.ipynb #f3512b0e
 class FDM(nn.Module):
-    """Forward dynamics model: a ViT over o_i's patches with z as one prepended token (villa-X; AC-LAM, A.1).
+    """Forward dynamics model: a ViT over o_i's patches with z as one prepended token (villa-X;
+    AC-LAM, A.1).
 
-    `forward(o_i, z)`: frame (B, 3, S, S) in pixel units and latent (B, latent_dim) -> frame (B, 3, S, S), not clipped.
+    `forward(o_i, z)`: frame (B, 3, S, S) in pixel units and latent (B, latent_dim) -> frame (B, 3,
+    S, S), not clipped.
     """
 
-    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int, latent_dim: int,
-                 residual: bool = True):
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        latent_dim: int,
+        residual: bool = True,
+    ):
         super().__init__()
         self.image_size, self.patch_size, self.residual = image_size, patch_size, residual
         self.embed = PatchTokens(image_size, patch_size, width)
@@ -41,7 +51,9 @@ class FDM(nn.Module):
 
 # %% ../../nbs/4_lam/fdm.ipynb #a75565ed
 def check_sum_of_tokens(latent_dim: int = 16, width: int = 64, tol: float = 1e-5) -> float:
-    "The token of a sum of latents is the sum of their tokens minus one bias: the largest error, asserted < tol."
+    """The token of a sum of latents is the sum of their tokens minus one bias: the largest error,
+    asserted < tol.
+    """
     torch.manual_seed(0)
     act, (a, b) = FDM(16, 8, width, 1, 4, latent_dim).act, torch.randn(2, 8, latent_dim)
     gap = (act(a + b) - (act(a) + act(b) - act.bias)).abs().max().item()
@@ -50,13 +62,21 @@ def check_sum_of_tokens(latent_dim: int = 16, width: int = 64, tol: float = 1e-5
 
 # %% ../../nbs/4_lam/fdm.ipynb #37150723
 class ProprioFDM(nn.Module):
-    """Proprioceptive forward dynamics: a two-layer MLP with two heads (AC-LAM, A.1; embodiment context as in villa-X).
+    """Proprioceptive forward dynamics: a two-layer MLP with two heads (AC-LAM, A.1; embodiment
+    context as in villa-X).
 
     `forward(q_i, z, embodiment)`: state (B, P), latent (B, latent_dim), embodiment numbers (B,)
     -> predicted state q_j (B, P), predicted action (B, A).
     """
 
-    def __init__(self, proprio_dim: int, action_dim: int, latent_dim: int, embodiments: int = 1, hidden: int = 256):
+    def __init__(
+        self,
+        proprio_dim: int,
+        action_dim: int,
+        latent_dim: int,
+        embodiments: int = 1,
+        hidden: int = 256,
+    ):
         super().__init__()
         self.context = nn.Embedding(embodiments, hidden)
         self.hidden = nn.Linear(proprio_dim + latent_dim, hidden)
@@ -65,18 +85,31 @@ class ProprioFDM(nn.Module):
         nn.init.zeros_(self.state.weight)
 
     def forward(self, q_i: Tensor, z: Tensor, embodiment: Tensor) -> tuple[Tensor, Tensor | None]:
-        h = torch.relu(self.hidden(torch.cat([q_i, z], dim=-1)) + self.context(embodiment))  # (B, hidden)
+        h = torch.relu(
+            self.hidden(torch.cat([q_i, z], dim=-1)) + self.context(embodiment)
+        )  # (B, hidden)
         return q_i + self.state(h), self.action(h) if self.action else None
 
 # %% ../../nbs/4_lam/fdm.ipynb #321c3a84
 def masked_mse(
-    predicted: Tensor, target: Tensor, mask: Tensor, columns: Tensor | None = None, count: Tensor | None = None
+    predicted: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    columns: Tensor | None = None,
+    count: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error over the rows where `mask` (B,) is true; 0 (with zero gradient) where there is none.
-    columns (B, P), bool: which columns of each row are real, where sources of different width share a batch.
-    count: by what the sum is divided, see `known_rows` in `aclam.lam.global_batch`; default: the rows of the mask."""
+    """Mean squared error over the rows where `mask` (B,) is true; 0 (with zero gradient) where
+    there is none. columns (B, P), bool: which columns of each row are real, where sources of
+    different width share a batch.
+    count: by what the sum is divided, see `known_rows` in `aclam.lam.global_batch`; default: the
+    rows of the mask.
+    """
     error = (predicted - target).square()  # (B, P)
     real = None if columns is None else columns.to(error.dtype)
-    rows = error.mean(dim=-1) if real is None else (error * real).sum(dim=-1) / real.sum(dim=-1).clamp(min=1.0)  # (B,)
+    rows = (
+        error.mean(dim=-1)
+        if real is None
+        else (error * real).sum(dim=-1) / real.sum(dim=-1).clamp(min=1.0)
+    )  # (B,)
     mask = mask.to(rows.dtype)
     return (rows * mask).sum() / (mask.sum().clamp(min=1.0) if count is None else count)

@@ -22,15 +22,17 @@ from torch import Tensor
 # %% ../../nbs/4_lam/global_batch.ipynb #9f979a26
 @dataclass(frozen=True)
 class MicroBatch:
-    "Which rows of the global batch a forward pass sees, and what is counted over the whole batch."
+    """Which rows of the global batch a forward pass sees, and what is counted over the whole batch."""
 
     rows: Tensor  # (n,) int64, their numbers in the global batch
     total: int  # rows of the global batch
-    counts: Mapping[str, Tensor] = field(default_factory=dict)  # see `known_rows`; means over all micro-batches
+    counts: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # see `known_rows`; means over all micro-batches
 
     @property
     def whole(self) -> bool:
-        "Whether these are all rows of the global batch, in their order."
+        """Whether these are all rows of the global batch, in their order."""
         return len(self.rows) == self.total
 
 
@@ -38,13 +40,17 @@ _current: MicroBatch | None = None
 
 
 def current_micro_batch() -> MicroBatch | None:
-    "The micro-batch that is being worked on; None outside a training loop: then a batch is taken to be the whole."
+    """The micro-batch that is being worked on; None outside a training loop: then a batch is taken
+    to be the whole.
+    """
     return _current
 
 
 @contextmanager
 def micro_batch(place: MicroBatch) -> Iterator[None]:
-    "Inside, a model's forward passes are parts of a global batch, and its buffers wait for `commit`."
+    """Inside, a model's forward passes are parts of a global batch, and its buffers wait for
+    `commit`.
+    """
     global _current
     before = _current
     _current = place
@@ -55,11 +61,14 @@ def micro_batch(place: MicroBatch) -> Iterator[None]:
 
 # %% ../../nbs/4_lam/global_batch.ipynb #7a5d6f78
 def draw_rows(
-    draw: Callable[[int], Tensor],  # how many rows -> random numbers (rows, ...) from PyTorch's global generator
-    rows: int,  # rows that are wanted here: blocks * n * repeats, where n are the rows of the micro-batch
+    draw: Callable[
+        [int], Tensor
+    ],  # how many rows -> random numbers (rows, ...) from PyTorch's global generator
+    # rows that are wanted here: blocks * n * repeats, where n are the rows of the micro-batch
+    rows: int,
     repeats: int = 1,  # neighbors that stem from one row of the batch
 ) -> Tensor:
-    "The random numbers (rows, ...) that belong to this micro-batch's rows of the global batch."
+    """The random numbers (rows, ...) that belong to this micro-batch's rows of the global batch."""
     place = _current
     if place is None or place.whole:
         return draw(rows)
@@ -69,12 +78,17 @@ def draw_rows(
 
 # %% ../../nbs/4_lam/global_batch.ipynb #52290ace
 def check_draws_by_row(total: int = 12, parts: int = 4, blocks: int = 3, repeats: int = 2) -> None:
-    "A batch in parts draws the numbers of the batch as a whole, block by block: asserted, to the last bit."
+    """A batch in parts draws the numbers of the batch as a whole, block by block: asserted, to the
+    last bit.
+    """
+
     def draw(rows: int) -> Tensor:
         return torch.randn(rows, 5)
 
     torch.manual_seed(0)
-    whole = draw_rows(draw, blocks * total * repeats, repeats).unflatten(0, (blocks, total, repeats))
+    whole = draw_rows(draw, blocks * total * repeats, repeats).unflatten(
+        0, (blocks, total, repeats)
+    )
     for part in torch.arange(total).chunk(parts):
         torch.manual_seed(0)
         with micro_batch(MicroBatch(part, total)):
@@ -83,12 +97,12 @@ def check_draws_by_row(total: int = 12, parts: int = 4, blocks: int = 3, repeats
 
 # %% ../../nbs/4_lam/global_batch.ipynb #c66b5016
 def world_size() -> int:
-    "Processes that train together; 1 where there is no group."
+    """Processes that train together; 1 where there is no group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def sum_over_ranks(t: Tensor) -> Tensor:
-    "The sum of `t` over all processes, without gradient; `t` itself where there is one process."
+    """The sum of `t` over all processes, without gradient; `t` itself where there is one process."""
     if world_size() == 1:
         return t
     t = t.detach().clone()
@@ -97,12 +111,12 @@ def sum_over_ranks(t: Tensor) -> Tensor:
 
 
 def across_ranks(t: Tensor) -> Tensor:
-    "The mean of `t` over all processes, without gradient; `t` itself where there is one process."
+    """The mean of `t` over all processes, without gradient; `t` itself where there is one process."""
     return t if world_size() == 1 else sum_over_ranks(t) / world_size()
 
 
 class _SumOverRanks(torch.autograd.Function):
-    "A sum over processes whose gradient is the sum of the processes' gradients."
+    """A sum over processes whose gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: object, t: Tensor) -> Tensor:
@@ -114,12 +128,17 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def mean_over_ranks(t: Tensor) -> Tensor:
-    "The mean of `t` over all processes, with gradient to all of them; `t` itself where there is one process."
+    """The mean of `t` over all processes, with gradient to all of them; `t` itself where there is
+    one process.
+    """
     return t if world_size() == 1 else _SumOverRanks.apply(t) / world_size()
 
 # %% ../../nbs/4_lam/global_batch.ipynb #aa219ce5
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    "Mean and variance of x (B, ...) over the rows of all processes, with gradient: (...) each. Rows are equally many."
+    """Mean and variance of x (B, ...) over the rows of all processes, with gradient: (...) each.
+
+    Rows are equally many.
+    """
     if world_size() == 1:
         return x.mean(0), x.var(0, unbiased=False)
     mean = mean_over_ranks(x.mean(0))
@@ -127,7 +146,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled_statistics(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    "Mean and variance of several equally large parts, from the mean and variance of each."
+    """Mean and variance of several equally large parts, from the mean and variance of each."""
     if len(parts) == 1:
         return parts[0]
     means = torch.stack([mean for mean, _ in parts])
@@ -136,13 +155,17 @@ def pooled_statistics(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
 
 # %% ../../nbs/4_lam/global_batch.ipynb #17a8f62b
 def known_rows(name: str, known: Tensor) -> Tensor:
-    "By what a masked sum over the rows `known` (n,) is divided; `name` is an entry of `MicroBatch.counts`."
+    """By what a masked sum over the rows `known` (n,) is divided; `name` is an entry of
+    `MicroBatch.counts`.
+    """
     counts = {} if _current is None else _current.counts
     return counts[name] if name in counts else known.sum().clamp(min=1)
 
 
 def share_counts(counts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    "What `MicroBatch.counts` is, from the numbers of known rows of each micro-batch of this process."
+    """What `MicroBatch.counts` is, from the numbers of known rows of each micro-batch of this
+    process.
+    """
     if not counts or not counts[0]:
         return {}
     names = sorted(counts[0])
@@ -153,12 +176,14 @@ def share_counts(counts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 # %% ../../nbs/4_lam/global_batch.ipynb #4b784491
 def collects() -> bool:
-    "Whether modules should wait for `commit` before they change their buffers."
+    """Whether modules should wait for `commit` before they change their buffers."""
     return _current is not None
 
 
 def commit(model: torch.nn.Module) -> None:
-    "End a training step: every module with a `commit_step` moves its buffers by what the micro-batches have shown."
+    """End a training step: every module with a `commit_step` moves its buffers by what the
+    micro-batches have shown.
+    """
     for module in model.modules():
         if hasattr(module, "commit_step"):
             module.commit_step()
@@ -166,9 +191,11 @@ def commit(model: torch.nn.Module) -> None:
 # %% ../../nbs/4_lam/global_batch.ipynb #93415a09
 @torch.no_grad()
 def global_rows(parts: list[tuple[Tensor, MicroBatch | None]]) -> Tensor:
-    """The rows of the global batch, in its order, from this process's micro-batches (blocks * n, ...) and their places.
+    """The rows of the global batch, in its order, from this process's micro-batches (blocks * n,
+    ...) and their places.
 
-    Without places, the rows of one process behind those of the one before. Returns (blocks * total, ...).
+    Without places, the rows of one process behind those of the one before. Returns (blocks * total,
+    ...).
     """
     x, place = parts[0]
     if len(parts) == 1 and world_size() == 1:
@@ -185,13 +212,16 @@ def global_rows(parts: list[tuple[Tensor, MicroBatch | None]]) -> Tensor:
 
 # %% ../../nbs/4_lam/global_batch.ipynb #6d803a1a
 def widened(value: object) -> object:
-    "Half-precision tensors as float32; everything else as it is."
+    """Half-precision tensors as float32; everything else as it is."""
     narrow = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
     return value.float() if narrow else value
 
 
 def full_precision(function: Callable) -> Callable:
-    "Decorator for a method (self, x, ...): its floating-point tensors are at least float32, autocast is off inside."
+    """Decorator for a method (self, x, ...): its floating-point tensors are at least float32,
+    autocast is off inside.
+    """
+
     @wraps(function)
     def inner(self, x: Tensor, *others, **named):
         with torch.autocast(x.device.type, enabled=False):
@@ -203,6 +233,8 @@ def full_precision(function: Callable) -> Callable:
 
 
 def interpolate(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
-    "`torch.lerp` in float32, for tensors of any precision; the result has the precision of `start`."
+    """`torch.lerp` in float32, for tensors of any precision; the result has the precision of
+    `start`.
+    """
     with torch.autocast(start.device.type, enabled=False):
         return torch.lerp(widened(start), widened(end), widened(weight)).to(start.dtype)

@@ -17,11 +17,20 @@ from .blocks import PatchTokens, transformer
 class IDM(nn.Module):
     """Joint-attention inverse dynamics model (AC-LAM, Appendix A.1).
 
-    `forward(o_i, o_j)`: frames (B, 3, S, S) in pixel units, of one scene a row -> latent tokens (B, tokens, code_dim).
+    `forward(o_i, o_j)`: frames (B, 3, S, S) in pixel units, of one scene a row -> latent tokens (B,
+    tokens, code_dim).
     """
 
-    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int,
-                 tokens: int, code_dim: int):  # fmt: skip
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        tokens: int,
+        code_dim: int,
+    ):
         super().__init__()
         self.embed = PatchTokens(image_size, patch_size, width)
         self.frame = nn.Parameter(torch.randn(2, 1, width) * 0.02)  # "I am o_i", "I am o_j"
@@ -34,12 +43,16 @@ class IDM(nn.Module):
         x = self.embed(torch.cat([o_i, o_j]))  # (2B, N, width): both frames in one pass
         x_i, x_j = x.chunk(2)
         query = self.query.expand(len(o_i), -1, -1)  # (B, tokens, width)
-        x = torch.cat([query, x_i + self.frame[0], x_j + self.frame[1]], dim=1)  # (B, tokens + 2N, width)
+        x = torch.cat(
+            [query, x_i + self.frame[0], x_j + self.frame[1]], dim=1
+        )  # (B, tokens + 2N, width)
         return self.read(self.norm(self.blocks(x)[:, : query.shape[1]]))  # (B, tokens, code_dim)
 
 # %% ../../nbs/4_lam/idm.ipynb #66a820c1
 def residuals(f, o_i: Tensor, o_j: Tensor, o_k: Tensor) -> dict[str, float]:
-    "Identity, inverse and additivity residuals of any f(o_i, o_j) -> (B, ...), relative to the mean norm of z_ij."
+    """Identity, inverse and additivity residuals of any f(o_i, o_j) -> (B, ...), relative to the
+    mean norm of z_ij.
+    """
     with torch.no_grad():
         pairs = ((o_i, o_j), (o_j, o_k), (o_i, o_k), (o_i, o_i), (o_j, o_i))
         ij, jk, ik, ii, ji = (f(a, b).flatten(1) for a, b in pairs)

@@ -29,7 +29,7 @@ from .registry import LatentActionModel, fill, read_torch, register, sized, tran
 # %% ../../nbs/4_lam/lapa.ipynb #50e55657
 @dataclass(frozen=True)
 class LapaConfig:
-    "LAPA's latent action model. Defaults: as in its training script (laq/train_sthv2.py)."
+    """LAPA's latent action model. Defaults: as in its training script (laq/train_sthv2.py)."""
 
     image_size: int = 256  # pixels
     patch_size: int = 32
@@ -41,15 +41,21 @@ class LapaConfig:
     code_dim: int = 32  # c, numbers a token
     codes: int = 8  # K
     dead_below: float = 0.1  # a code used less than this many times a sample and period is replaced
-    objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0, lambda_proprio=0.0)  # reconstruction alone
+    objective: ObjectiveConfig = ObjectiveConfig(
+        lambda_ac=0.0, lambda_proprio=0.0
+    )  # reconstruction alone
 
     def __post_init__(self):
         if self.image_size % self.patch_size or self.tokens not in TAILS:
-            raise UserError(f"patch_size {self.patch_size} must divide image_size {self.image_size}, "
-                            f"and tokens {self.tokens} be one of {', '.join(map(str, TAILS))}")  # fmt: skip
+            raise UserError(
+                f"patch_size {self.patch_size} must divide image_size {self.image_size}, "
+                f"and tokens {self.tokens} be one of {', '.join(map(str, TAILS))}"
+            )
         if self.side != TAILS[self.tokens][2]:
-            raise UserError(f"{self.tokens} tokens are read from {TAILS[self.tokens][2]} patches a side, "
-                            f"not from {self.side}: choose another patch_size")  # fmt: skip
+            raise UserError(
+                f"{self.tokens} tokens are read from {TAILS[self.tokens][2]} patches a side, "
+                f"not from {self.side}: choose another patch_size"
+            )
 
     @property
     def side(self) -> int:
@@ -64,11 +70,17 @@ class LapaConfig:
         return self.codes
 
 
-TAILS = {1: (4, 1, 8), 4: (3, 1, 8), 16: (3, 2, 16)}  # tokens -> kernel and stride of the second convolution, side
+TAILS = {
+    1: (4, 1, 8),
+    4: (3, 1, 8),
+    16: (3, 2, 16),
+}  # tokens -> kernel and stride of the second convolution, side
 
 # %% ../../nbs/4_lam/lapa.ipynb #978e5f04
 class Scaled(nn.Module):
-    "LayerNorm with a learned scale and a bias that stays zero (it is a buffer in the official files)."
+    """LayerNorm with a learned scale and a bias that stays zero (it is a buffer in the official
+    files).
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -80,7 +92,7 @@ class Scaled(nn.Module):
 
 
 class CosineAttention(nn.Module):
-    "Attention of unit queries and keys; to itself, or to a context and two learned null keys."
+    """Attention of unit queries and keys; to itself, or to a context and two learned null keys."""
 
     def __init__(self, c: LapaConfig, nulls: int = 0):
         super().__init__()
@@ -90,36 +102,54 @@ class CosineAttention(nn.Module):
         self.null_kv = nn.Parameter(torch.randn(c.heads, 2 * nulls, c.head_dim))
         self.to_q = nn.Linear(c.width, inner, bias=False)
         self.to_kv = nn.Linear(c.width, 2 * inner, bias=False)
-        self.q_scale, self.k_scale = nn.Parameter(torch.ones(c.head_dim)), nn.Parameter(torch.ones(c.head_dim))
+        self.q_scale, self.k_scale = (
+            nn.Parameter(torch.ones(c.head_dim)),
+            nn.Parameter(torch.ones(c.head_dim)),
+        )
         self.to_out = nn.Linear(inner, c.width, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
         split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731  (B, heads, n, h)
-        source = x if context is None else self.context_norm(context)  # of x itself: as it is, without a norm
-        q, (k, v) = split(self.to_q(self.norm(x))), (split(F.linear(source, w)) for w in self.to_kv.weight.chunk(2))
+        source = (
+            x if context is None else self.context_norm(context)
+        )  # of x itself: as it is, without a norm
+        q, (k, v) = (
+            split(self.to_q(self.norm(x))),
+            (split(F.linear(source, w)) for w in self.to_kv.weight.chunk(2)),
+        )
         if self.nulls:
-            null = self.null_kv.unflatten(1, (self.nulls, 2)).expand(len(x), -1, -1, -1, -1)  # they alternate
+            null = self.null_kv.unflatten(1, (self.nulls, 2)).expand(
+                len(x), -1, -1, -1, -1
+            )  # they alternate
             k, v = torch.cat([null[..., 0, :], k], dim=2), torch.cat([null[..., 1, :], v], dim=2)
         out = attend(unit(q) * (8 * self.q_scale), unit(k) * self.k_scale, v, bias)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
 
 def unit(x: Tensor) -> Tensor:
-    "Vectors (..., h) divided by their length; zero stays zero."
+    """Vectors (..., h) divided by their length; zero stays zero."""
     return x * (x.square().sum(-1, keepdim=True) + 1e-24).rsqrt()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    "What queries (B, heads, n, h) take from keys and values (B, heads, m, h); of two keys the softmax is a sigmoid."
+    """What queries (B, heads, n, h) take from keys and values (B, heads, m, h); of two keys the
+    softmax is a sigmoid.
+    """
     if k.shape[2] == 2 and bias is None:
-        first = torch.sigmoid((q * (k[:, :, :1] - k[:, :, 1:])).sum(-1, keepdim=True, dtype=torch.float32))
+        first = torch.sigmoid(
+            (q * (k[:, :, :1] - k[:, :, 1:])).sum(-1, keepdim=True, dtype=torch.float32)
+        )
         return interpolate(v[:, :, 1:], v[:, :, :1], first)
     logits = q @ k.mT
     return (logits if bias is None else logits.add_(bias)).softmax(-1) @ v
 
 # %% ../../nbs/4_lam/lapa.ipynb #ad127846
 class Distance(nn.Module):
-    "A bias (heads, n, n) for each pair of patches of a square, from their signed logarithmic distance."
+    """A bias (heads, n, n) for each pair of patches of a square, from their signed logarithmic
+    distance.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -134,11 +164,15 @@ class Distance(nn.Module):
             x = layer(x)
         patch = torch.cartesian_prod(at[side - 1 :], at[side - 1 :])  # (n, 2): row and column
         step = patch[:, None] - patch[None] + side - 1  # (n, n, 2)
-        return x.index_select(0, (step[..., 0] * m + step[..., 1]).flatten()).T.unflatten(1, (side**2, -1))
+        return x.index_select(0, (step[..., 0] * m + step[..., 1]).flatten()).T.unflatten(
+            1, (side**2, -1)
+        )
 
 
 class Clips(NamedTuple):
-    "Where in rows of frames the first ones of pairs are, and the second ones, of which the n-th follows parent[n]."
+    """Where in rows of frames the first ones of pairs are, and the second ones, of which the n-th
+    follows parent[n].
+    """
 
     first: slice
     second: slice
@@ -146,8 +180,13 @@ class Clips(NamedTuple):
 
 
 def causal_peg(conv: nn.Conv3d, x: Tensor, clips: Clips | None) -> Tensor:
-    "The convolution over pairs of frames (rows, h, w, D), two empty frames before each; None: single frames."
-    earlier, now = conv.weight[:, :, 1], conv.weight[:, :, 2]  # (D, 1, 3, 3); of two frames before there is nothing
+    """The convolution over pairs of frames (rows, h, w, D), two empty frames before each; None:
+    single frames.
+    """
+    earlier, now = (
+        conv.weight[:, :, 1],
+        conv.weight[:, :, 2],
+    )  # (D, 1, 3, 3); of two frames before there is nothing
     y = peg_image(x, now, conv.bias)
     if clips is not None:
         before = peg_image(x[clips.first], earlier)
@@ -156,12 +195,14 @@ def causal_peg(conv: nn.Conv3d, x: Tensor, clips: Clips | None) -> Tensor:
 
 
 def peg_image(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    "The depth-wise convolution of images (n, h, w, D) with weights (D, 1, 3, 3)."
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1)
+    """The depth-wise convolution of images (n, h, w, D) with weights (D, 1, 3, 3)."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight)).permute(
+        0, 2, 3, 1
+    )
 
 # %% ../../nbs/4_lam/lapa.ipynb #92a90f89
 class Layer(nn.Module):
-    "PEG, attention, cross-attention where there is a context, gated feed-forward; all residual."
+    """PEG, attention, cross-attention where there is a context, gated feed-forward; all residual."""
 
     def __init__(self, c: LapaConfig, crossed: bool):
         super().__init__()
@@ -169,26 +210,44 @@ class Layer(nn.Module):
         self.peg = nn.Conv3d(c.width, c.width, 3, groups=c.width)
         self.att, self.cross = CosineAttention(c), CosineAttention(c, nulls=2) if crossed else None
         self.norm = nn.LayerNorm(c.width)
-        self.up, self.down = nn.Linear(c.width, 2 * inner, bias=False), nn.Linear(inner, c.width, bias=False)
+        self.up, self.down = (
+            nn.Linear(c.width, 2 * inner, bias=False),
+            nn.Linear(inner, c.width, bias=False),
+        )
 
-    def forward(self, x: Tensor, clips: Clips | None, bias: Tensor | None, context: Tensor | None) -> Tensor:
-        x = x + causal_peg(self.peg, x.reshape(-1, self.side, self.side, x.shape[-1]), clips).reshape(x.shape)
+    def forward(
+        self, x: Tensor, clips: Clips | None, bias: Tensor | None, context: Tensor | None
+    ) -> Tensor:
+        x = x + causal_peg(
+            self.peg, x.reshape(-1, self.side, self.side, x.shape[-1]), clips
+        ).reshape(x.shape)
         x = x + self.att(x, bias)
         if self.cross is not None:
             x = x + self.cross(x, context=context)
         y = self.norm(x)
-        value, gate = (F.linear(y, w) for w in self.up.weight.chunk(2))  # apart: no gradient to put together
+        value, gate = (
+            F.linear(y, w) for w in self.up.weight.chunk(2)
+        )  # apart: no gradient to put together
         return x + self.down(F.gelu(gate) * value)
 
 
 class Stack(nn.Module):
-    "Layers and a last norm; x (rows, n, D)."
+    """Layers and a last norm; x (rows, n, D)."""
 
     def __init__(self, c: LapaConfig, crossed: bool = False):
         super().__init__()
-        self.layers, self.norm_out = nn.ModuleList(Layer(c, crossed) for _ in range(c.depth)), Scaled(c.width)
+        self.layers, self.norm_out = (
+            nn.ModuleList(Layer(c, crossed) for _ in range(c.depth)),
+            Scaled(c.width),
+        )
 
-    def forward(self, x: Tensor, clips: Clips | None, bias: Tensor | None = None, context: Tensor | None = None):
+    def forward(
+        self,
+        x: Tensor,
+        clips: Clips | None,
+        bias: Tensor | None = None,
+        context: Tensor | None = None,
+    ):
         for layer in self.layers:
             x = layer(x, clips, bias, context)
         return self.norm_out(x)
@@ -196,28 +255,37 @@ class Stack(nn.Module):
 # %% ../../nbs/4_lam/lapa.ipynb #6365300e
 LAPA_PRESETS = {
     "lapa": LapaConfig(),
-    "lapa_cpu": LapaConfig(image_size=32, patch_size=4, width=96, depth=1, heads=4, head_dim=24, code_dim=8, codes=32),
+    "lapa_cpu": LapaConfig(
+        image_size=32, patch_size=4, width=96, depth=1, heads=4, head_dim=24, code_dim=8, codes=32
+    ),
 }
 
 
 def reader(c: LapaConfig) -> nn.Sequential:
-    "Two convolutions from the grid of patches (B, c, side, side) to the tokens."
+    """Two convolutions from the grid of patches (B, c, side, side) to the tokens."""
     kernel, stride, _ = TAILS[c.tokens]
     first = nn.Conv2d(c.code_dim, c.code_dim, 3, stride=2, padding=1)
-    return nn.Sequential(first, nn.ReLU(), nn.Conv2d(c.code_dim, c.code_dim, kernel, stride, int(stride == 2)))
+    return nn.Sequential(
+        first, nn.ReLU(), nn.Conv2d(c.code_dim, c.code_dim, kernel, stride, int(stride == 2))
+    )
 
 # %% ../../nbs/4_lam/lapa.ipynb #6c618d5e
 class LapaParts(LatentActionModel):
-    "The parts of LAPA's model; frames are in units of [0, 1] inside, too."
+    """The parts of LAPA's model; frames are in units of [0, 1] inside, too."""
 
     def __init__(self, config: LapaConfig):
         super().__init__(config)
         c, numbers = config, 3 * config.patch_size**2
         self.distance = Distance(c.width, c.heads)
-        self.embed = nn.Sequential(nn.LayerNorm(numbers), nn.Linear(numbers, c.width), nn.LayerNorm(c.width))
+        self.embed = nn.Sequential(
+            nn.LayerNorm(numbers), nn.Linear(numbers, c.width), nn.LayerNorm(c.width)
+        )
         self.space, self.time, self.decoder = Stack(c), Stack(c), Stack(c, crossed=True)
         self.vq = NSVQ(c.codes, c.code_dim, c.dead_below)
-        self.project_in, self.project_out = nn.Linear(c.width, c.code_dim), nn.Linear(c.code_dim, c.width)
+        self.project_in, self.project_out = (
+            nn.Linear(c.width, c.code_dim),
+            nn.Linear(c.code_dim, c.width),
+        )
         self.read, self.to_pixels = reader(c), nn.Linear(c.width, numbers)
 
     def pixels(self, o: Tensor) -> Tensor:
@@ -227,33 +295,42 @@ class LapaParts(LatentActionModel):
         return x
 
     def seen(self, o: Tensor) -> Tensor:
-        "Frames (B, 3, S, S) in [0, 1] to tokens (B, n, D)."
+        """Frames (B, 3, S, S) in [0, 1] to tokens (B, n, D)."""
         return self.embed(patchify(o, self.config.patch_size))
 
 # %% ../../nbs/4_lam/lapa.ipynb #e216838a
 @register("lapa", LapaConfig, LAPA_PRESETS)
 class Lapa(LapaParts):
-    "LAPA's latent action quantisation, on pairs of frames in units of [0, 1]."
+    """LAPA's latent action quantisation, on pairs of frames in units of [0, 1]."""
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
-        "Latents of pairs of frames (B, 3, S, S) in [0, 1]."
-        tokens = self.read_pairs(self.seen(torch.cat([o_i, o_j])), torch.arange(len(o_i), device=o_i.device))
+        """Latents of pairs of frames (B, 3, S, S) in [0, 1]."""
+        tokens = self.read_pairs(
+            self.seen(torch.cat([o_i, o_j])), torch.arange(len(o_i), device=o_i.device)
+        )
         return self.quantize(tokens)
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
-        "Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
+        """Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."""
         i, j, k = self.seen(frames.flatten(0, 1)).unflatten(0, (-1, 3)).unbind(1)
         first = torch.arange(2 * len(i), device=i.device)
         return self.read_pairs(torch.cat([i, j, j, k, k]), torch.cat([first, first[: len(i)]]))
 
     def read_pairs(self, x: Tensor, parent: Tensor) -> Tensor:
-        """Patches (starts + S, n, D) of first frames, then of S second ones; the n-th of these follows frame parent[n].
-        Returns what enters the codebook, (S, N, c)."""
+        """Patches (starts + S, n, D) of first frames, then of S second ones; the n-th of these
+        follows frame parent[n]. Returns what enters the codebook, (S, N, c).
+        """
         c, S, starts = self.config, len(parent), len(x) - len(parent)
-        x = self.space(x, Clips(slice(0, starts), slice(starts, None), parent), self.distance(c.side))
+        x = self.space(
+            x, Clips(slice(0, starts), slice(starts, None), parent), self.distance(c.side)
+        )
         x = torch.stack([x[:starts][parent], x[starts:]], dim=2)  # (S, n, 2, D)
-        x = self.time(x.flatten(0, 1), Clips(slice(0, None, 2), slice(1, None, 2), None)).unflatten(0, (S, -1))
-        grid = self.project_in(x).permute(2, 0, 3, 1).flatten(0, 1).unflatten(-1, (c.side, c.side))  # (2S, c, h, w)
+        x = self.time(x.flatten(0, 1), Clips(slice(0, None, 2), slice(1, None, 2), None)).unflatten(
+            0, (S, -1)
+        )
+        grid = (
+            self.project_in(x).permute(2, 0, 3, 1).flatten(0, 1).unflatten(-1, (c.side, c.side))
+        )  # (2S, c, h, w)
         first, last = self.read(grid).flatten(2).mT.chunk(2)  # (S, N, c) each
         return widened(last) - widened(first)
 
@@ -263,9 +340,13 @@ class Lapa(LapaParts):
         return Encoded(z.view(S, -1), tokens.flatten(1), indices.view(S, -1), z.new_zeros(()))
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "Frames (B, 3, S, S) in [0, 1] and latents (B, d) to frames; the patches of o_i are embedded without gradient."
+        """Frames (B, 3, S, S) in [0, 1] and latents (B, d) to frames; the patches of o_i are
+        embedded without gradient.
+        """
         c = self.config
-        context = self.project_out(z.view(len(z), c.code_dim, c.tokens).mT)  # the official order of the numbers
+        context = self.project_out(
+            z.view(len(z), c.code_dim, c.tokens).mT
+        )  # the official order of the numbers
         with torch.no_grad():
             x = self.seen(o_i)
         x = self.decoder(x, None, self.distance(c.side), context)
@@ -273,37 +354,53 @@ class Lapa(LapaParts):
 
     @classmethod
     def from_official(cls, path: Path) -> "Lapa | None":
-        "A .pt file that the official trainer wrote, or a folder that holds one."
-        files = sorted(path.glob("*.pt")) if path.is_dir() else [path] * (path.suffix == ".pt" and path.is_file())
+        """A .pt file that the official trainer wrote, or a folder that holds one."""
+        files = (
+            sorted(path.glob("*.pt"))
+            if path.is_dir()
+            else [path] * (path.suffix == ".pt" and path.is_file())
+        )
         return read_laq(files[0]) if len(files) == 1 else None
 
 # %% ../../nbs/4_lam/lapa.ipynb #0150ba38
 @torch.no_grad()
 def check_shared(lam: Lapa, triples: Tensor, tol: float = 1e-5) -> float:
-    "First frames that pairs of triples (B, 3, 3, S, S) share change no latent: the largest gap, asserted < tol."
+    """First frames that pairs of triples (B, 3, 3, S, S) share change no latent: the largest gap,
+    asserted < tol.
+    """
     x = lam.eval().pixels(triples)
     gap = (lam.triple_latents(x).pre_vq - lam.latents(*pair_frames(x)).pre_vq).abs().max().item()
     assert gap < tol, gap
     return gap
 
 # %% ../../nbs/4_lam/lapa.ipynb #629cbdc1
-_PART = {"spatial_rel_pos_bias": "distance", "enc_spatial_transformer": "space", "enc_temporal_transformer": "time",
-         "dec_spatial_transformer": "decoder"}  # fmt: skip
+_PART = {
+    "spatial_rel_pos_bias": "distance",
+    "enc_spatial_transformer": "space",
+    "enc_temporal_transformer": "time",
+    "dec_spatial_transformer": "decoder",
+}
 _STACK = r"(space|time|decoder)\.layers\.(\d+)\."
 LAQ_NAMES = {
     r"(distance\..*|(?:space|time|decoder)\.norm_out\..*)": r"\1",
-    _STACK + r"0\.dsconv\.(.*)": r"\1.layers.\2.peg.\3", _STACK + r"1\.(.*)": r"\1.layers.\2.att.\3",
-    _STACK + r"2\.(.*)": r"\1.layers.\2.cross.\3", _STACK + r"3\.0\.(.*)": r"\1.layers.\2.norm.\3",
-    _STACK + r"3\.1\.(.*)": r"\1.layers.\2.up.\3", _STACK + r"3\.4\.(.*)": r"\1.layers.\2.down.\3",
-    r"to_patch_emb_first_frame\.1\.(.*)": r"embed.0.\1", r"to_patch_emb_first_frame\.2\.(.*)": r"embed.1.\1",
-    r"to_patch_emb_first_frame\.3\.(.*)": r"embed.2.\1", r"to_pixels_first_frame\.0\.(.*)": r"to_pixels.\1",
-    r"vq\.codebooks": "vq.codebooks", r"vq\.(project_in|project_out)\.(.*)": r"\1.\2",
+    _STACK + r"0\.dsconv\.(.*)": r"\1.layers.\2.peg.\3",
+    _STACK + r"1\.(.*)": r"\1.layers.\2.att.\3",
+    _STACK + r"2\.(.*)": r"\1.layers.\2.cross.\3",
+    _STACK + r"3\.0\.(.*)": r"\1.layers.\2.norm.\3",
+    _STACK + r"3\.1\.(.*)": r"\1.layers.\2.up.\3",
+    _STACK + r"3\.4\.(.*)": r"\1.layers.\2.down.\3",
+    r"to_patch_emb_first_frame\.1\.(.*)": r"embed.0.\1",
+    r"to_patch_emb_first_frame\.2\.(.*)": r"embed.1.\1",
+    r"to_patch_emb_first_frame\.3\.(.*)": r"embed.2.\1",
+    r"to_pixels_first_frame\.0\.(.*)": r"to_pixels.\1",
+    r"vq\.codebooks": "vq.codebooks",
+    r"vq\.(project_in|project_out)\.(.*)": r"\1.\2",
     r"vq\.cnn_encoder\.(.*)": r"read.\1",
-}  # fmt: skip
+}
 
 # %% ../../nbs/4_lam/lapa.ipynb #8435e80b
 def laq_config(t: dict[str, Tensor], file: Path) -> LapaConfig:
-    "The settings, from the shapes of translated tensors."
+    """The settings, from the shapes of translated tensors."""
     try:
         codes, code_dim = t["vq.codebooks"].shape
         head_dim, heads = len(t["space.layers.0.att.q_scale"]), len(t["distance.net.2.weight"])
@@ -311,18 +408,34 @@ def laq_config(t: dict[str, Tensor], file: Path) -> LapaConfig:
         tokens = {4: 1, 3: 4}[t["read.2.weight"].shape[-1]]
         depth = 1 + max(int(m[1]) for n in t if (m := re.match(r"space\.layers\.(\d+)\.", n)))
     except KeyError as error:
-        raise UserError(f"{file}: no tensor {error}: these are not the weights of LAPA's model") from None
-    return LapaConfig(TAILS[tokens][2] * patch, patch, t["to_pixels.weight"].shape[1], depth, heads, head_dim, tokens,
-                      code_dim, codes)  # fmt: skip
+        raise UserError(
+            f"{file}: no tensor {error}: these are not the weights of LAPA's model"
+        ) from None
+    return LapaConfig(
+        TAILS[tokens][2] * patch,
+        patch,
+        t["to_pixels.weight"].shape[1],
+        depth,
+        heads,
+        head_dim,
+        tokens,
+        code_dim,
+        codes,
+    )
 
 
 def read_laq(file: Path) -> Lapa:
-    "The model of a file of the official trainer: the tensors themselves, or below `model`."
+    """The model of a file of the official trainer: the tensors themselves, or below `model`."""
     found = read_torch(file)
     found = found.get("model", found) if isinstance(found, dict) else {}
-    plain = {re.sub("|".join(_PART), lambda m: _PART[m[0]], n.removeprefix("module.")): t for n, t in found.items()}
+    plain = {
+        re.sub("|".join(_PART), lambda m: _PART[m[0]], n.removeprefix("module.")): t
+        for n, t in found.items()
+    }
     tensors = translate(plain, LAQ_NAMES, file)
     model = Lapa(laq_config(tensors, file))
-    own = {k: v for k, v in model.state_dict().items() if k in ("vq.used", "vq.steps")}  # counters, not saved there
+    own = {
+        k: v for k, v in model.state_dict().items() if k in ("vq.used", "vq.steps")
+    }  # counters, not saved there
     fill(model, own | tensors, file)
     return model

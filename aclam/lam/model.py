@@ -24,12 +24,17 @@ from .quantizer import BottleneckConfig
 from .registry import PRESETS, LatentAction, LatentActionModel, preset, register
 
 # %% ../../nbs/4_lam/model.ipynb #23f6853e
-_all_ = ["PRESETS", "LatentAction", "LatentActionModel", "preset"]  # of the registry; importable from here, too
+_all_ = [
+    "PRESETS",
+    "LatentAction",
+    "LatentActionModel",
+    "preset",
+]  # of the registry; importable from here, too
 
 # %% ../../nbs/4_lam/model.ipynb #6997c052
 @dataclass(frozen=True)
 class LamConfig:
-    "A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."
+    """A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."""
 
     image_size: int = 224  # pixels (A.1)
     patch_size: int = 14  # (A.1)
@@ -39,49 +44,69 @@ class LamConfig:
     fdm_width: int = 768  # ViT-Base (A.1)
     fdm_depth: int = 12  # (A.1)
     fdm_heads: int = 12  # ViT-Base (A.1)
-    residual: bool = True  # the FDM predicts the change of each patch; villa-X: the patch  # assumed
+    residual: bool = (
+        True  # the FDM predicts the change of each patch; villa-X: the patch  # assumed
+    )
     tokens: int = 4  # N, latent tokens a pair (villa-X)  # assumed
     code_dim: int = 128  # c, numbers a token (villa-X)  # assumed
     bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    proprio_dim: int = 0  # P, numbers of the robot's state; 0: no proprio FDM. Set from the data by the trainer
+    proprio_dim: int = (
+        0  # P, numbers of the robot's state; 0: no proprio FDM. Set from the data by the trainer
+    )
     action_dim: int = 0  # A, numbers of the recorded action; 0: no action head
     embodiments: int = 1  # robots that the proprio FDM tells apart
     proprio_hidden: int = 256  # width of the two-layer MLP  # assumed
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
-            raise UserError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         for part in ("idm", "fdm"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads or width % 4:
-                raise UserError(f"{part}_width {width} must be a multiple of 4 and of {part}_heads {heads}")
+                raise UserError(
+                    f"{part}_width {width} must be a multiple of 4 and of {part}_heads {heads}"
+                )
 
     @property
     def latent_dim(self) -> int:
-        "d, numbers of a latent action."
+        """d, numbers of a latent action."""
         return self.tokens * self.code_dim
 
     @property
     def codebook_size(self) -> int | None:
-        "Code vectors in all codebooks together."
+        """Code vectors in all codebooks together."""
         return codebook_size(self.tokens, self.bottleneck)
 
 # %% ../../nbs/4_lam/model.ipynb #d0f7753e
 CPU = LamConfig(
-    image_size=32, patch_size=8, idm_width=96, idm_depth=2, idm_heads=4, fdm_width=96, fdm_depth=2, fdm_heads=4,
-    tokens=16, code_dim=2,  # many tokens of few numbers: codes fine enough for sums to add (quantizer notebook)
-    bottleneck=BottleneckConfig(shared=False, continuous_steps=2200, noise=0.4), proprio_hidden=128,
+    image_size=32,
+    patch_size=8,
+    idm_width=96,
+    idm_depth=2,
+    idm_heads=4,
+    fdm_width=96,
+    fdm_depth=2,
+    fdm_heads=4,
+    tokens=16,
+    # many tokens of few numbers: codes fine enough for sums to add (quantizer notebook)
+    code_dim=2,
+    bottleneck=BottleneckConfig(shared=False, continuous_steps=2200, noise=0.4),
+    proprio_hidden=128,
     objective=ObjectiveConfig(lambda_ac=1.0),  # measured: the table below
-)  # fmt: skip
+)
 
 
 def without_ac(config: LamConfig) -> LamConfig:
-    "The twin: equal in everything but the weight of the additive-composition loss."
+    """The twin: equal in everything but the weight of the additive-composition loss."""
     return replace(config, objective=replace(config.objective, lambda_ac=0.0))
 
 
-PAPER = LamConfig(bottleneck=BottleneckConfig(continuous_steps=1000))  # the warm-up assumed: see the last section
+PAPER = LamConfig(
+    bottleneck=BottleneckConfig(continuous_steps=1000)
+)  # the warm-up assumed: see the last section
 
 AC_LAM_PRESETS: dict[str, LamConfig] = {
     "ac_lam_cpu": CPU,
@@ -93,19 +118,29 @@ AC_LAM_PRESETS: dict[str, LamConfig] = {
 # %% ../../nbs/4_lam/model.ipynb #0733a03c
 @register("aclam", LamConfig, AC_LAM_PRESETS)
 class AcLam(LatentActionModel):
-    "AC-LAM and its twin: IDM, bottleneck, FDM and, where `config.proprio_dim` > 0, proprio FDM."
+    """AC-LAM and its twin: IDM, bottleneck, FDM and, where `config.proprio_dim` > 0, proprio FDM."""
 
     def __init__(self, config: LamConfig):
         super().__init__(config)
         c = config
-        self.idm = IDM(c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads, c.tokens, c.code_dim)
+        self.idm = IDM(
+            c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads, c.tokens, c.code_dim
+        )
         self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
-        self.fdm = FDM(c.image_size, c.patch_size, c.fdm_width, c.fdm_depth, c.fdm_heads, c.latent_dim, c.residual)
+        self.fdm = FDM(
+            c.image_size,
+            c.patch_size,
+            c.fdm_width,
+            c.fdm_depth,
+            c.fdm_heads,
+            c.latent_dim,
+            c.residual,
+        )
         sizes = (c.proprio_dim, c.action_dim, c.latent_dim, c.embodiments, c.proprio_hidden)
         self.proprio_fdm = ProprioFDM(*sizes) if c.proprio_dim else None
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
-        "Latents of pairs of frames (B, 3, S, S) in ImageNet units, with gradient."
+        """Latents of pairs of frames (B, 3, S, S) in ImageNet units, with gradient."""
         return self.quantize(self.idm(o_i, o_j))
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
@@ -116,12 +151,12 @@ class AcLam(LatentActionModel):
         return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "The FDM: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."
+        """The FDM: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."""
         return self.fdm(o_i, z)
 
 # %% ../../nbs/4_lam/model.ipynb #befdbd35
 def check_saved(model: LatentActionModel, folder: str | Path, o_i: Tensor, o_j: Tensor) -> None:
-    "A saved and loaded model gives the same latents and frames, bit for bit."
+    """A saved and loaded model gives the same latents and frames, bit for bit."""
     model.save_pretrained(folder)
     again = LatentActionModel.from_pretrained(folder)
     assert again.config == model.config
@@ -131,7 +166,10 @@ def check_saved(model: LatentActionModel, folder: str | Path, o_i: Tensor, o_j: 
 
 # %% ../../nbs/4_lam/model.ipynb #c1d6984e
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    "Learned numbers by part, and `total`. EMA codebooks count as `bottleneck`, though no gradient moves them."
+    """Learned numbers by part, and `total`.
+
+    EMA codebooks count as `bottleneck`, though no gradient moves them.
+    """
     parts = {name: part for name, part in model.named_children() if part is not None}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     book = getattr(getattr(model, "bottleneck", None), "book", None)
@@ -140,8 +178,12 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 # %% ../../nbs/4_lam/model.ipynb #9aa05a0b
-def losses_on(model: LatentActionModel, batch: dict, lr: float = 1.5e-4, steps: int = 1) -> list[dict[str, float]]:
-    "The parts of one batch's loss before each of `steps` AdamW steps on it, and after the last: steps + 1 of them."
+def losses_on(
+    model: LatentActionModel, batch: dict, lr: float = 1.5e-4, steps: int = 1
+) -> list[dict[str, float]]:
+    """The parts of one batch's loss before each of `steps` AdamW steps on it, and after the last:
+    steps + 1 of them.
+    """
     adam, seen = torch.optim.AdamW(model.parameters(), lr=lr), []
     for _ in range(steps + 1):
         loss, parts = model.train().loss(batch)
@@ -150,7 +192,9 @@ def losses_on(model: LatentActionModel, batch: dict, lr: float = 1.5e-4, steps: 
     return seen
 
 
-def step_lowers_loss(model: LatentActionModel, batch: dict, lr: float = 1.5e-4, steps: int = 1) -> tuple[float, float]:
-    "The loss of one batch before and after `steps` AdamW steps on it."
+def step_lowers_loss(
+    model: LatentActionModel, batch: dict, lr: float = 1.5e-4, steps: int = 1
+) -> tuple[float, float]:
+    """The loss of one batch before and after `steps` AdamW steps on it."""
     losses = losses_on(model, batch, lr, steps)
     return losses[0]["loss"], losses[-1]["loss"]

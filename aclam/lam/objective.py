@@ -22,7 +22,7 @@ from .quantizer import code_counts, usage_of
 
 # %% ../../nbs/4_lam/objective.ipynb #97aaf8af
 class Pairs(NamedTuple):
-    "Something for the pairs (i, j), (j, k), (i, k) of each triple."
+    """Something for the pairs (i, j), (j, k), (i, k) of each triple."""
 
     ij: Tensor
     jk: Tensor
@@ -30,14 +30,14 @@ class Pairs(NamedTuple):
 
 
 def pair_frames(frames: Tensor) -> tuple[Tensor, Tensor]:
-    "Triples (B, 3, ...) to stacked starts and ends (3B, ...), in the order ij, jk, ik."
+    """Triples (B, 3, ...) to stacked starts and ends (3B, ...), in the order ij, jk, ik."""
     i, j, k = frames.unbind(1)
     return torch.cat([i, j, i]), torch.cat([j, k, k])
 
 # %% ../../nbs/4_lam/objective.ipynb #530496ca
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    "Weights and forms of the objective. The paper gives no weights."
+    """Weights and forms of the objective. The paper gives no weights."""
 
     lambda_ac: float = 1.0  # weight of the additive-composition loss, Eq. 6  # assumed
     ac_form: Literal["fdm", "idm"] = "fdm"  # Eq. 5 (the paper's default) or Eq. 4
@@ -45,18 +45,26 @@ class ObjectiveConfig:
     ac_stop: Literal["none", "ik", "sum"] = "none"  # stop-gradient of the idm form, Appendix C
     lambda_reg: float = 1.0  # weight of the codebook and commitment terms  # assumed
     lambda_proprio: float = 0.1  # weight of the proprio FDM's state head  # assumed
-    lambda_action: float = 0.0  # weight of its action head, on pairs that go forward in time  # assumed
+    lambda_action: float = (
+        0.0  # weight of its action head, on pairs that go forward in time  # assumed
+    )
 
     def __post_init__(self):
         for name in ("lambda_ac", "lambda_reg", "lambda_proprio", "lambda_action"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}: a weight of at least 0 expected")
         if self.ac_form == "fdm" and self.ac_stop != "none":
-            raise UserError(f'ac_stop "{self.ac_stop}" belongs to ac_form "idm"; the fdm form has no stop-gradient')
+            raise UserError(
+                f'ac_stop "{self.ac_stop}" belongs to ac_form "idm"; the fdm form has no stop-gradient'
+            )
 
 # %% ../../nbs/4_lam/objective.ipynb #0cdd4e98
 def ac_idm_loss(ij: Tensor, jk: Tensor, ik: Tensor, stop: str = "none") -> Tensor:
-    "Eq. 4 on latents (B, d), mean over the batch of the squared norm / d; `stop`: none | ik | sum (Appendix C)."
+    """Eq.
+
+    4 on latents (B, d), mean over the batch of the squared norm / d; `stop`: none | ik | sum
+    (Appendix C).
+    """
     total = ij + jk
     ik = ik.detach() if stop == "ik" else ik
     total = total.detach() if stop == "sum" else total
@@ -64,7 +72,7 @@ def ac_idm_loss(ij: Tensor, jk: Tensor, ik: Tensor, stop: str = "none") -> Tenso
 
 # %% ../../nbs/4_lam/objective.ipynb #d2d98595
 def check_stop_gradient() -> None:
-    "The gradient of Eq. 4 is zero on exactly the stopped side."
+    """The gradient of Eq. 4 is zero on exactly the stopped side."""
     for stop, expected in {"none": (True, True), "ik": (False, True), "sum": (True, False)}.items():
         ij, jk, ik = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
         ac_idm_loss(ij, jk, ik, stop).backward()
@@ -73,7 +81,7 @@ def check_stop_gradient() -> None:
 
 # %% ../../nbs/4_lam/objective.ipynb #26ecb35e
 class Encoded(NamedTuple):
-    "Latents of stacked pairs."
+    """Latents of stacked pairs."""
 
     z: Tensor  # (3B, d) post-VQ, straight-through
     pre_vq: Tensor  # (3B, d) after normalisation, before quantisation
@@ -82,23 +90,32 @@ class Encoded(NamedTuple):
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
-    "Mean squared error in ImageNet pixel units (villa-X), in float32: a scalar."
+    """Mean squared error in ImageNet pixel units (villa-X), in float32: a scalar."""
     return (widened(a) - widened(b)).square().mean()
 
 # %% ../../nbs/4_lam/objective.ipynb #451afa18
-def image_losses(model, start: Tensor, end: Tensor, code: Encoded, config: ObjectiveConfig) -> dict[str, Tensor]:
-    "Eq. 1 over the three pairs and Eq. 5 over the sums, in one FDM pass."
+def image_losses(
+    model, start: Tensor, end: Tensor, code: Encoded, config: ObjectiveConfig
+) -> dict[str, Tensor]:
+    """Eq. 1 over the three pairs and Eq. 5 over the sums, in one FDM pass."""
     B = len(start) // 3
     by_fdm = config.ac_form == "fdm" and config.lambda_ac > 0
     if not by_fdm:
         return {"rec": squared_error(model.paint(start, code.z), end)}
     ij, jk, _ = (code.pre_vq if config.ac_place == "pre_vq" else code.z).chunk(3)
-    painted = model.paint(torch.cat([start, start[:B]]), torch.cat([code.z, ij + jk]))  # (4B, 3, S, S)
-    return {"rec": squared_error(painted[: 3 * B], end), "ac": squared_error(painted[3 * B :], end[2 * B :])}
+    painted = model.paint(
+        torch.cat([start, start[:B]]), torch.cat([code.z, ij + jk])
+    )  # (4B, 3, S, S)
+    return {
+        "rec": squared_error(painted[: 3 * B], end),
+        "ac": squared_error(painted[3 * B :], end[2 * B :]),
+    }
 
 # %% ../../nbs/4_lam/objective.ipynb #238183df
 def known_pairs(batch: dict) -> dict[str, Tensor]:
-    "Which of the stacked pairs, (3B,) bool, have a robot's state, and which an action that goes forward in time."
+    """Which of the stacked pairs, (3B,) bool, have a robot's state, and which an action that goes
+    forward in time.
+    """
     known = {"proprio": batch["has_proprio"].bool().repeat(3)}
     if "has_action" in batch and "times" in batch:
         t_i, t_j = pair_frames(batch["times"])
@@ -107,11 +124,15 @@ def known_pairs(batch: dict) -> dict[str, Tensor]:
 
 
 def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> dict[str, Tensor]:
-    "State and action heads of the proprio FDM on the three pairs; rows without proprio count nothing."
+    """State and action heads of the proprio FDM on the three pairs; rows without proprio count
+    nothing.
+    """
     q_i, q_j = pair_frames(batch["proprio"])  # (3B, P)
     known = known_pairs(batch)
     state, action = model.proprio_fdm(q_i, z, batch["embodiment"].repeat(3))
-    real = {name: batch[name].repeat(3, 1) for name in ("proprio_mask", "action_mask") if name in batch}  # (3B, P or A)
+    real = {
+        name: batch[name].repeat(3, 1) for name in ("proprio_mask", "action_mask") if name in batch
+    }  # (3B, P or A)
 
     def mean(name: str, predicted: Tensor, target: Tensor) -> Tensor:
         count = known_rows(name, known[name])
@@ -126,16 +147,19 @@ def proprio_losses(model, batch: dict, z: Tensor, config: ObjectiveConfig) -> di
 def objective(model, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 6 for one batch of triples: the loss with its gradient, and every term, detached.
 
-    batch: frames (B, 3, 3, S, S), floats in [0, 1] or bytes; for the proprio FDM also proprio (B, 3, P),
-    has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,), times (B, 3), seconds.
-    Where sources of different width share a batch, proprio_mask (B, P) and action_mask (B, A) say what is not padding.
+    batch: frames (B, 3, 3, S, S), floats in [0, 1] or bytes; for the proprio FDM also proprio (B,
+    3, P), has_proprio (B,), embodiment (B,); for the action head action (B, 3, A), has_action (B,),
+    times (B, 3), seconds. Where sources of different width share a batch, proprio_mask (B, P) and
+    action_mask (B, A) say what is not padding.
     """
     frames = model.pixels(batch["frames"])  # (B, 3, 3, S, S)
     return losses_of(model, batch, frames, model.triple_latents(frames))
 
 
-def losses_of(model, batch: dict, frames: Tensor, code: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
-    "The same from frames in the units inside and the latents of their pairs."
+def losses_of(
+    model, batch: dict, frames: Tensor, code: Encoded
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same from frames in the units inside and the latents of their pairs."""
     config = model.config.objective
     start, end = pair_frames(frames)  # 3B rows each
     losses = image_losses(model, start, end, code, config)
@@ -144,14 +168,24 @@ def losses_of(model, batch: dict, frames: Tensor, code: Encoded) -> tuple[Tensor
         losses["ac"] = ac_idm_loss(*side.chunk(3), config.ac_stop)
     if model.proprio_fdm is not None:
         losses |= proprio_losses(model, batch, code.z, config)
-    weights = {"rec": 1.0, "ac": config.lambda_ac, "proprio": config.lambda_proprio, "action": config.lambda_action}
-    loss = config.lambda_reg * code.reg + sum(weights[name] * value for name, value in losses.items())
+    weights = {
+        "rec": 1.0,
+        "ac": config.lambda_ac,
+        "proprio": config.lambda_proprio,
+        "action": config.lambda_action,
+    }
+    loss = config.lambda_reg * code.reg + sum(
+        weights[name] * value for name, value in losses.items()
+    )
     return loss, report(loss, losses | {"reg": code.reg}, code, model.config.codebook_size)
 
 # %% ../../nbs/4_lam/objective.ipynb #eec91986
 @torch.no_grad()
-def report(loss: Tensor, losses: dict[str, Tensor], code: Encoded, codes: int | None) -> dict[str, Tensor]:
-    """What to log, on the device: the losses, the size of the latents, and how much of `codes` codes this batch used.
+def report(
+    loss: Tensor, losses: dict[str, Tensor], code: Encoded, codes: int | None
+) -> dict[str, Tensor]:
+    """What to log, on the device: the losses, the size of the latents, and how much of `codes`
+    codes this batch used.
 
     Of a micro-batch also `code_counts` (codes,), from which the use of the global batch is found.
     """

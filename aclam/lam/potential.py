@@ -28,10 +28,21 @@ from .registry import LatentAction, LatentActionModel, register
 
 # %% ../../nbs/4_lam/potential.ipynb #3e8abe21
 class Potential(nn.Module):
-    "phi: frames (B, 3, S, S) in pixel units -> tokens (B, tokens, code_dim). Sees one frame at a time."
+    """phi: frames (B, 3, S, S) in pixel units -> tokens (B, tokens, code_dim).
 
-    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int,
-                 tokens: int, code_dim: int):  # fmt: skip
+    Sees one frame at a time.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        tokens: int,
+        code_dim: int,
+    ):
         super().__init__()
         self.embed = PatchTokens(image_size, patch_size, width)
         self.query = nn.Parameter(torch.randn(tokens, width) * 0.02)
@@ -45,28 +56,44 @@ class Potential(nn.Module):
         return self.read(self.norm(self.blocks(x)[:, : query.shape[1]]))  # (B, tokens, code_dim)
 
 # %% ../../nbs/4_lam/potential.ipynb #d25bf4c5
-CONTINUOUS = BottleneckConfig(kind="none", normalise="scale", noise=0.5)  # a Gaussian channel of fixed power
+CONTINUOUS = BottleneckConfig(
+    kind="none", normalise="scale", noise=0.5
+)  # a Gaussian channel of fixed power
 
 
 @dataclass(frozen=True)
 class PotentialConfig(LamConfig):
-    "A latent action model that adds up by construction; `idm_*` are the sizes of phi. Defaults: AC-LAM's sizes."
+    """A latent action model that adds up by construction; `idm_*` are the sizes of phi.
+
+    Defaults: AC-LAM's sizes.
+    """
 
     bottleneck: BottleneckConfig = CONTINUOUS
-    objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0)  # nothing to ask for; > 0: "AC on top", for rounding
+    objective: ObjectiveConfig = ObjectiveConfig(
+        lambda_ac=0.0
+    )  # nothing to ask for; > 0: "AC on top", for rounding
     place: Literal["difference", "frame"] = "difference"  # what the bottleneck is applied to
 
     def __post_init__(self):
         super().__post_init__()
         how = self.bottleneck.normalise
         if self.place == "difference" and how not in ("none", "scale"):
-            raise UserError(f'normalise "{how}" would take a mean off differences: "scale" or "none", or place "frame"')
+            raise UserError(
+                f'normalise "{how}" would take a mean off differences: "scale" or "none", or place "frame"'
+            )
 
 # %% ../../nbs/4_lam/potential.ipynb #897fe44c
 def potential_of(config: LamConfig, **changes) -> PotentialConfig:
-    "The potential model with the sizes of an AC-LAM."
-    sizes = ("image_size", "patch_size", "residual", "tokens", "code_dim", "proprio_hidden",
-             *(f"{part}_{size}" for part in ("idm", "fdm") for size in ("width", "depth", "heads")))  # fmt: skip
+    """The potential model with the sizes of an AC-LAM."""
+    sizes = (
+        "image_size",
+        "patch_size",
+        "residual",
+        "tokens",
+        "code_dim",
+        "proprio_hidden",
+        *(f"{part}_{size}" for part in ("idm", "fdm") for size in ("width", "depth", "heads")),
+    )
     return PotentialConfig(**{name: getattr(config, name) for name in sizes} | changes)
 
 
@@ -80,36 +107,58 @@ POTENTIAL_PRESETS = {
 # %% ../../nbs/4_lam/potential.ipynb #7ad97e9a
 @register("potential", PotentialConfig, POTENTIAL_PRESETS)
 class PotentialLam(LatentActionModel):
-    "z_ij = phi(o_j) - phi(o_i), with FDM and, where `config.proprio_dim` > 0, proprio FDM."
+    """z_ij = phi(o_j) - phi(o_i), with FDM and, where `config.proprio_dim` > 0, proprio FDM."""
 
     def __init__(self, config: PotentialConfig):
         super().__init__(config)
         c = config
-        self.phi = Potential(c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads, c.tokens, c.code_dim)
+        self.phi = Potential(
+            c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads, c.tokens, c.code_dim
+        )
         self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
-        self.fdm = FDM(c.image_size, c.patch_size, c.fdm_width, c.fdm_depth, c.fdm_heads, c.latent_dim, c.residual)
+        self.fdm = FDM(
+            c.image_size,
+            c.patch_size,
+            c.fdm_width,
+            c.fdm_depth,
+            c.fdm_heads,
+            c.latent_dim,
+            c.residual,
+        )
         sizes = (c.proprio_dim, c.action_dim, c.latent_dim, c.embodiments, c.proprio_hidden)
         self.proprio_fdm = ProprioFDM(*sizes) if c.proprio_dim else None
 
     def codes(self, o: Tensor) -> Quantized:
-        "What each frame (B, 3, S, S), in pixel units, says by itself: z and pre (B, N, c)."
+        """What each frame (B, 3, S, S), in pixel units, says by itself: z and pre (B, N, c)."""
         phi = widened(self.phi(o))  # differences of bfloat16 numbers would not add up
-        return self.bottleneck(phi) if self.config.place == "frame" else Quantized(phi, phi, None, phi.new_zeros(()))
+        return (
+            self.bottleneck(phi)
+            if self.config.place == "frame"
+            else Quantized(phi, phi, None, phi.new_zeros(()))
+        )
 
     def between(self, i: Quantized, j: Quantized) -> Encoded:
-        "The latents that lead from the frames i to the frames j, row by row."
+        """The latents that lead from the frames i to the frames j, row by row."""
         if self.config.place == "difference":
             i, j = Quantized(0, 0, None, i.loss), self.bottleneck(j.z - i.z)
-        rows = None if j.indices is None else j.indices if i.indices is None else torch.cat([i.indices, j.indices], 1)
+        rows = (
+            None
+            if j.indices is None
+            else j.indices
+            if i.indices is None
+            else torch.cat([i.indices, j.indices], 1)
+        )
         return Encoded((j.z - i.z).flatten(1), (j.pre - i.pre).flatten(1), rows, j.loss)
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
-        "Latents of pairs of frames (B, 3, S, S) in pixel units, with gradient."
+        """Latents of pairs of frames (B, 3, S, S) in pixel units, with gradient."""
         read, B = self.codes(torch.cat([o_i, o_j])), len(o_i)
         return self.between(take(read, slice(0, B)), take(read, slice(B, 2 * B)))
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
-        "Of triples (B, 3, 3, S, S), three passes each: differences ij, jk, ik, or readings i, j, k, all (3B, N, c)."
+        """Of triples (B, 3, 3, S, S), three passes each: differences ij, jk, ik, or readings i, j,
+        k, all (3B, N, c).
+        """
         read = widened(self.phi(frames.transpose(0, 1).flatten(0, 1)))  # all i, all j, all k
         if self.config.place == "frame":
             return read
@@ -117,7 +166,7 @@ class PotentialLam(LatentActionModel):
         return torch.cat([j - i, k - j, k - i])
 
     def quantize(self, tokens: Tensor) -> Encoded:
-        "Latents of the stacked pairs ij, jk, ik."
+        """Latents of the stacked pairs ij, jk, ik."""
         q = self.bottleneck(tokens)
         if self.config.place == "difference":
             return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
@@ -125,18 +174,20 @@ class PotentialLam(LatentActionModel):
         return self.between(take(q, torch.cat([i, j, i])), take(q, torch.cat([j, k, k])))
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "The FDM: frames (B, 3, S, S) in pixel units and latents (B, d) to frames."
+        """The FDM: frames (B, 3, S, S) in pixel units and latents (B, d) to frames."""
         return self.fdm(o_i, z)
 
 
 def take(q: Quantized, rows) -> Quantized:
-    "Some rows of what a bottleneck returned; the loss is that of all."
+    """Some rows of what a bottleneck returned; the loss is that of all."""
     return Quantized(q.z[rows], q.pre[rows], None if q.indices is None else q.indices[rows], q.loss)
 
 # %% ../../nbs/4_lam/potential.ipynb #ac7a7d1f
 @torch.no_grad()
 def check_exact(lam: LatentActionModel, o: Tensor, tol: float = 1e-5) -> dict[str, float]:
-    "Residuals of identity, inverse, additivity and of the cycle through all frames o (T, 3, S, S), asserted < tol."
+    """Residuals of identity, inverse, additivity and of the cycle through all frames o (T, 3, S,
+    S), asserted < tol.
+    """
     lam.eval()
     i, j, k = o, o.roll(1, 0), o.roll(-2, 0)
     z = lambda a, b: lam.encode(a, b).z  # noqa: E731
@@ -149,16 +200,22 @@ def check_exact(lam: LatentActionModel, o: Tensor, tol: float = 1e-5) -> dict[st
 # %% ../../nbs/4_lam/potential.ipynb #0b378bd6
 @torch.no_grad()
 def encode_clip(lam: PotentialLam, o: Tensor, batch_size: int = 64) -> Quantized:
-    "What each frame of a clip (T, 3, S, S), floats in [0, 1] or bytes, says: T passes of the encoder."
+    """What each frame of a clip (T, 3, S, S), floats in [0, 1] or bytes, says: T passes of the
+    encoder.
+    """
     lam.eval()
     parts = [lam.codes(lam.pixels(part)) for part in o.split(batch_size)]
     rows = None if parts[0].indices is None else torch.cat([p.indices for p in parts])
-    return Quantized(torch.cat([p.z for p in parts]), torch.cat([p.pre for p in parts]), rows, parts[0].loss)
+    return Quantized(
+        torch.cat([p.z for p in parts]), torch.cat([p.pre for p in parts]), rows, parts[0].loss
+    )
 
 
 @torch.no_grad()
 def all_pairs(lam: PotentialLam, clip: Quantized) -> LatentAction:
-    "The latents of all pairs of a clip: z (T, T, d), where z[i, j] leads from frame i to frame j; no encoder pass."
+    """The latents of all pairs of a clip: z (T, T, d), where z[i, j] leads from frame i to frame j;
+    no encoder pass.
+    """
     T = len(clip.z)
     i, j = torch.cartesian_prod(torch.arange(T), torch.arange(T)).to(clip.z.device).unbind(1)
     code = lam.eval().between(take(clip, i), take(clip, j))
@@ -168,7 +225,9 @@ def all_pairs(lam: PotentialLam, clip: Quantized) -> LatentAction:
 # %% ../../nbs/4_lam/potential.ipynb #f22d75ff
 @torch.no_grad()
 def check_clip(lam: PotentialLam, o: Tensor, tol: float = 1e-5) -> float:
-    "`all_pairs(encode_clip(o))` equals `encode` of every pair of o (T, 3, S, S): the largest error, relative."
+    """`all_pairs(encode_clip(o))` equals `encode` of every pair of o (T, 3, S, S): the largest
+    error, relative.
+    """
     T, z = len(o), all_pairs(lam, encode_clip(lam, o)).z
     pairs = lam.eval().encode(o.repeat_interleave(T, 0), o.repeat(T, 1, 1, 1)).z.view(T, T, -1)
     gap = ((z - pairs).norm(dim=-1).max() / pairs.norm(dim=-1).mean()).item()

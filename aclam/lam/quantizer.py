@@ -18,45 +18,71 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import UserError
-from .global_batch import MicroBatch, batch_statistics, collects, commit, current_micro_batch, draw_rows
+from aclam.lam.global_batch import (
+    MicroBatch,
+    batch_statistics,
+    collects,
+    commit,
+    current_micro_batch,
+    draw_rows,
+)
 from .global_batch import full_precision, global_rows, pooled_statistics, sum_over_ranks
 
 # %% ../../nbs/4_lam/quantizer.ipynb #09a96c55
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    "Numbers of the nearest codes. x: (G, n, c), codebook: (G, K, c) -> (G, n)."
-    half_norm = codebook.square().sum(-1)[:, None] / 2  # (G, 1, K): |x - e|^2 / 2 = |x|^2 / 2 - x.e + |e|^2 / 2
+    """Numbers of the nearest codes. x: (G, n, c), codebook: (G, K, c) -> (G, n)."""
+    half_norm = (
+        codebook.square().sum(-1)[:, None] / 2
+    )  # (G, 1, K): |x - e|^2 / 2 = |x|^2 / 2 - x.e + |e|^2 / 2
     return (half_norm - x @ codebook.mT).argmin(-1)
 
 
 def pick(codebook: Tensor, indices: Tensor) -> Tensor:
-    "Code vectors by number. codebook: (G, K, c), indices: (G, n) -> (G, n, c)."
+    """Code vectors by number. codebook: (G, K, c), indices: (G, n) -> (G, n, c)."""
     return codebook.gather(1, indices[..., None].expand(-1, -1, codebook.shape[-1]))
 
 
 def straight_through(x: Tensor, e: Tensor) -> Tensor:
-    "The value of e with the gradient of x."
+    """The value of e with the gradient of x."""
     return x + (e - x).detach()
 
 # %% ../../nbs/4_lam/quantizer.ipynb #b044f189
 @dataclass(frozen=True)
 class BottleneckConfig:
-    "The channel between IDM and FDM. The paper names VQ-VAE codebook and commitment losses; all values are assumed."
+    """The channel between IDM and FDM.
 
-    kind: Literal["vq", "nsvq", "rvq", "fsq", "vae", "none"] = "vq"  # the other kinds are in the bottlenecks notebook
+    The paper names VQ-VAE codebook and commitment losses; all values are assumed.
+    """
+
+    kind: Literal["vq", "nsvq", "rvq", "fsq", "vae", "none"] = (
+        "vq"  # the other kinds are in the bottlenecks notebook
+    )
     codes: int = 32  # K, code vectors a codebook (villa-X)  # assumed
     shared: bool = True  # one codebook for all tokens (villa-X), else one for each  # assumed
     beta: float = 0.25  # weight of the commitment loss (villa-X)  # assumed
-    update: Literal["ema", "gradient"] = "ema"  # gradient: codebook loss, as villa-X; collapses more often  # assumed
+    update: Literal["ema", "gradient"] = (
+        "ema"  # gradient: codebook loss, as villa-X; collapses more often  # assumed
+    )
     decay: float = 0.99  # of the EMA counts and sums: a memory of about 100 steps  # assumed
     init: Literal["data", "uniform"] = "data"  # uniform in +-1/K is villa-X's  # assumed
-    restart_below: float = 0.05  # restart codes used less than this part of the average; 0: never  # assumed
+    restart_below: float = (
+        0.05  # restart codes used less than this part of the average; 0: never  # assumed
+    )
     continuous_steps: int = 0  # training steps before quantisation begins  # assumed
-    normalise: Literal["none", "scale", "centre", "global", "each"] = "global"  # see `Normalise`  # assumed
+    normalise: Literal["none", "scale", "centre", "global", "each"] = (
+        "global"  # see `Normalise`  # assumed
+    )
     momentum: float = 0.05  # of the running mean and spread that evaluation uses  # assumed
-    noise: float = 0.0  # std of noise on the tokens in the continuous phase: a foretaste of rounding  # assumed
+    # std of noise on the tokens in the continuous phase: a foretaste of rounding  # assumed
+    noise: float = 0.0
     stages: int = 2  # rvq: codebooks in a row, each for what the one before has left  # assumed
-    levels: tuple[int, ...] = (7, 5)  # fsq: steps of each dimension; odd, so that zero is one of them  # assumed
-    kl: float = 2e-4  # vae: weight of the KL term of a whole latent, in nats (AdaWorld's)  # assumed
+    levels: tuple[int, ...] = (
+        7,
+        5,
+    )  # fsq: steps of each dimension; odd, so that zero is one of them  # assumed
+    kl: float = (
+        2e-4  # vae: weight of the KL term of a whole latent, in nats (AdaWorld's)  # assumed
+    )
 
     def __post_init__(self):
         if self.codes < 2:
@@ -64,7 +90,9 @@ class BottleneckConfig:
         if not self.levels or any(n < 3 or n % 2 == 0 for n in self.levels):
             raise UserError(f"levels are {self.levels}: odd numbers of at least 3 expected")
         if self.stages < 1 or not self.kl >= 0:
-            raise UserError(f"stages is {self.stages}, kl {self.kl}: at least 1, and a weight of at least 0 expected")
+            raise UserError(
+                f"stages is {self.stages}, kl {self.kl}: at least 1, and a weight of at least 0 expected"
+            )
         if not 0 <= self.decay < 1:
             raise UserError(f"decay is {self.decay}: a number in [0, 1) expected")
 
@@ -72,8 +100,8 @@ class BottleneckConfig:
 class Normalise(nn.Module):
     """Tokens (B, N, c) minus their mean over the global batch, divided by their spread.
 
-    how: "none" | "scale" (no mean is taken off, so zero stays zero) | "centre" (mean only) | "global" (one spread for
-    all N * c numbers) | "each" (one for each number).
+    how: "none" | "scale" (no mean is taken off, so zero stays zero) | "centre" (mean only) |
+    "global" (one spread for all N * c numbers) | "each" (one for each number).
     """
 
     def __init__(self, tokens: int, code_dim: int, how: str, momentum: float):
@@ -82,7 +110,9 @@ class Normalise(nn.Module):
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(tokens, code_dim))
         self.register_buffer("var", torch.ones(tokens, code_dim))
-        self.pending: list[tuple[Tensor, Tensor]] = []  # mean and variance of each micro-batch of this step
+        self.pending: list[
+            tuple[Tensor, Tensor]
+        ] = []  # mean and variance of each micro-batch of this step
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (N, c) each
         if not self.training:
@@ -95,7 +125,7 @@ class Normalise(nn.Module):
 
     @torch.no_grad()
     def commit_step(self) -> None:
-        "Move the running averages by what the micro-batches of this step have shown."
+        """Move the running averages by what the micro-batches of this step have shown."""
         if self.pending:
             mean, var = pooled_statistics(self.pending)
             self.mean.lerp_(mean, self.momentum)
@@ -115,16 +145,18 @@ class Normalise(nn.Module):
 
 # %% ../../nbs/4_lam/quantizer.ipynb #5fcf52f8
 class Quantized(NamedTuple):
-    "What a bottleneck returns."
+    """What a bottleneck returns."""
 
     z: Tensor  # (B, N, c) what the decoder gets; gradient straight through
     pre: Tensor  # (B, N, c) normalised, not quantised
-    indices: Tensor | None  # (B, N) rows of the codebook; with separate codebooks token n's begin at n * K
+    indices: (
+        Tensor | None
+    )  # (B, N) rows of the codebook; with separate codebooks token n's begin at n * K
     loss: Tensor  # scalar: codebook and commitment terms
 
 # %% ../../nbs/4_lam/quantizer.ipynb #6a1902eb
 class Seen(NamedTuple):
-    "The samples of one micro-batch, and which codes they chose."
+    """The samples of one micro-batch, and which codes they chose."""
 
     x: Tensor  # (B, N, c)
     indices: Tensor  # (G, n), see `Codebook.group`
@@ -132,7 +164,10 @@ class Seen(NamedTuple):
 
 
 class Codebook(nn.Module):
-    "G codebooks of K codes; `shared`: G = 1 for all N tokens, else G = N. Buffers only, or a parameter with gradient."
+    """G codebooks of K codes; `shared`: G = 1 for all N tokens, else G = N.
+
+    Buffers only, or a parameter with gradient.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__()
@@ -143,10 +178,14 @@ class Codebook(nn.Module):
             self.codes = nn.Parameter(start)
         else:
             self.register_buffer("codes", start)
-        self.register_buffer("count", torch.ones(self.groups, config.codes))  # EMA of samples a code and step
+        self.register_buffer(
+            "count", torch.ones(self.groups, config.codes)
+        )  # EMA of samples a code and step
         self.register_buffer("total", start.clone())  # EMA of their sum
         self.register_buffer("ready", torch.tensor(config.init == "uniform"))
-        self.started = config.init == "uniform"  # `ready` as the host knows it: asking a GPU would make it wait
+        self.started = (
+            config.init == "uniform"
+        )  # `ready` as the host knows it: asking a GPU would make it wait
         self.pending: list[Seen] = []  # of this step
         self.register_load_state_dict_post_hook(_reread_codebook)
 
@@ -158,23 +197,33 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def commit_step(self) -> None:
-        "Move the codes by what the micro-batches of this step have shown, and restart those that are not used."
+        """Move the codes by what the micro-batches of this step have shown, and restart those that
+        are not used.
+        """
         pending = self.pending
         self.pending = []
         if not pending:
             return
         move_codes(self, [(self.group(s.x), s.indices) for s in pending])
         if self.config.restart_below:
-            restart_codes(self, self.group(global_rows([(s.x, s.place) for s in pending])), pending[0].place is None)
+            restart_codes(
+                self,
+                self.group(global_rows([(s.x, s.place) for s in pending])),
+                pending[0].place is None,
+            )
 
 
 def _reread_codebook(book: Codebook, _: object) -> None:
-    "After loading: whether the codes have been drawn."
+    """After loading: whether the codes have been drawn."""
     book.started = bool(book.ready)
 
 # %% ../../nbs/4_lam/quantizer.ipynb #05107b7f
 def draw_samples(x: Tensor, k: int) -> Tensor:
-    "k random samples of each group: (G, n, c) -> (G, k, c). Same generator and samples, same choice on all processes."
+    """k random samples of each group: (G, n, c) -> (G, k, c).
+
+    Same generator and samples, same choice on all processes.
+    """
+
     def order() -> Tensor:
         if x.shape[1] < k:
             return torch.randint(0, x.shape[1], (k,), device=x.device)
@@ -185,7 +234,7 @@ def draw_samples(x: Tensor, k: int) -> Tensor:
 
 @torch.no_grad()
 def start_from_data(book: Codebook, x: Tensor) -> None:
-    "Put each code on a random sample of x (G, n, c)."
+    """Put each code on a random sample of x (G, n, c)."""
     book.codes.copy_(draw_samples(x, book.config.codes))
     book.total.copy_(book.codes)
     book.count.fill_(1.0)
@@ -194,14 +243,18 @@ def start_from_data(book: Codebook, x: Tensor) -> None:
 
 
 def one_hot(indices: Tensor, codes: int) -> Tensor:
-    "Numbers (...) below `codes` to float32 (..., codes) with a one in each row; no host ever waits for it."
+    """Numbers (...) below `codes` to float32 (..., codes) with a one in each row; no host ever
+    waits for it.
+    """
     zeros = torch.zeros(*indices.shape, codes, device=indices.device)
     return zeros.scatter_(-1, indices[..., None], 1.0)
 
 
 @torch.no_grad()
 def move_codes(book: Codebook, parts: list[tuple[Tensor, Tensor]]) -> None:
-    "One EMA step: every code towards the mean of the samples that chose it. parts: samples (G, n, c), indices (G, n)."
+    """One EMA step: every code towards the mean of the samples that chose it. parts: samples (G, n,
+    c), indices (G, n).
+    """
     chosen = [(one_hot(indices, book.config.codes), x) for x, indices in parts]  # (G, n, K)
     count = sum_over_ranks(sum(chose.sum(1) for chose, _ in chosen))
     total = sum_over_ranks(sum(chose.mT @ x for chose, x in chosen))
@@ -213,9 +266,11 @@ def move_codes(book: Codebook, parts: list[tuple[Tensor, Tensor]]) -> None:
 # %% ../../nbs/4_lam/quantizer.ipynb #8d1dd723
 @torch.no_grad()
 def restart_codes(book: Codebook, x: Tensor, ask: bool = True) -> Tensor:
-    """Put each code that is used less than `restart_below` of the average on a random sample of x (G, n, c).
+    """Put each code that is used less than `restart_below` of the average on a random sample of x
+    (G, n, c).
 
-    ask: look first whether there is any, for which a GPU must be waited for. Returns how many there were, ().
+    ask: look first whether there is any, for which a GPU must be waited for. Returns how many there
+    were, ().
     """
     average = book.count.mean(1, keepdim=True)
     dead = book.count < book.config.restart_below * average  # (G, K)
@@ -229,7 +284,9 @@ def restart_codes(book: Codebook, x: Tensor, ask: bool = True) -> Tensor:
 
 # %% ../../nbs/4_lam/quantizer.ipynb #5fa08bc2
 def look_up(book: Codebook, x: Tensor, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
-    "Codes for x (B, N, c): vectors (B, N, c), their rows (B, N) and loss. learn: the codebook starts, and is shown x."
+    """Codes for x (B, N, c): vectors (B, N, c), their rows (B, N) and loss. learn: the codebook
+    starts, and is shown x.
+    """
     c = book.config
     place = current_micro_batch()
     if learn and not book.started:
@@ -247,24 +304,25 @@ def look_up(book: Codebook, x: Tensor, learn: bool) -> tuple[Tensor, Tensor, Ten
 
 
 def noise_like(x: Tensor) -> Tensor:
-    "Standard normal numbers of the shape of x (B, ...), drawn for the rows of the global batch."
+    """Standard normal numbers of the shape of x (B, ...), drawn for the rows of the global batch."""
     return draw_rows(lambda rows: torch.randn(rows, *x.shape[1:], device=x.device), len(x))
 
 
 def starts_now(bottleneck: nn.Module) -> bool:
-    "Whether the next training step draws the codes from its samples."
+    """Whether the next training step draws the codes from its samples."""
     learns = bottleneck.training and bottleneck.book is not None
     return learns and bottleneck.open and not bottleneck.book.started
 
 
 def _reread_steps(bottleneck: nn.Module, _: object) -> None:
-    "After loading: the steps seen."
+    """After loading: the steps seen."""
     bottleneck.steps_seen = int(bottleneck.steps)
     bottleneck.open = bottleneck.steps_seen >= bottleneck.config.continuous_steps
 
 # %% ../../nbs/4_lam/quantizer.ipynb #889bf670
 class Bottleneck(nn.Module):
-    """Normalization, then (after `continuous_steps` training steps) vector quantization, in float32.
+    """Normalization, then (after `continuous_steps` training steps) vector quantization, in
+    float32.
 
     `forward(x)`: tokens (B, N, c) -> `Quantized`.
     """
@@ -282,7 +340,7 @@ class Bottleneck(nn.Module):
 
     @property
     def continuous(self) -> bool:
-        "Whether latents pass unquantised now."
+        """Whether latents pass unquantised now."""
         return self.book is None or not self.open or not (self.training or self.book.started)
 
     @full_precision
@@ -294,7 +352,7 @@ class Bottleneck(nn.Module):
         return found
 
     def narrow(self, x: Tensor) -> Quantized:
-        "Normalized tokens (B, N, c) through the channel."
+        """Normalized tokens (B, N, c) through the channel."""
         if self.continuous:
             return self.unquantised(x)
         e, rows, loss = look_up(self.book, x, self.training)
@@ -302,7 +360,7 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def commit_step(self) -> None:
-        "Count a training step."
+        """Count a training step."""
         if self.trained:
             self.steps += 1
             self.steps_seen += 1
@@ -310,16 +368,18 @@ class Bottleneck(nn.Module):
         self.trained = False
 
     def unquantised(self, x: Tensor) -> Quantized:
-        "Normalized tokens (B, N, c) as they are, in training with noise."
+        """Normalized tokens (B, N, c) as they are, in training with noise."""
         return Quantized(self.shaken(x), x, None, x.new_zeros(()))
 
     def shaken(self, x: Tensor) -> Tensor:
-        "Numbers (B, ...), in training with noise."
+        """Numbers (B, ...), in training with noise."""
         return x + self.config.noise * noise_like(x) if self.training and self.config.noise else x
 
 # %% ../../nbs/4_lam/quantizer.ipynb #6c6cbb14
 def check_codes(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:
-    "In evaluation z equals the codebook rows named by `indices`, and a second call agrees: the largest error."
+    """In evaluation z equals the codebook rows named by `indices`, and a second call agrees: the
+    largest error.
+    """
     bottleneck.eval()
     with torch.no_grad():
         first, second = bottleneck(x), bottleneck(x)
@@ -330,26 +390,35 @@ def check_codes(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:
 
 # %% ../../nbs/4_lam/quantizer.ipynb #ca51ee03
 def code_counts(indices: Tensor, size: int) -> Tensor:
-    "How often each of `size` codes is named by indices of any shape: float32 (size,)."
+    """How often each of `size` codes is named by indices of any shape: float32 (size,)."""
     flat = indices.flatten()
-    return torch.zeros(size, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
+    return torch.zeros(size, device=flat.device).scatter_add_(
+        0, flat, torch.ones_like(flat, dtype=torch.float32)
+    )
 
 
 def usage_of(counts: Tensor) -> tuple[Tensor, Tensor]:
-    "Codes used, (), and perplexity, (), from the counts (size,) of codes; they stay on the device."
+    """Codes used, (), and perplexity, (), from the counts (size,) of codes; they stay on the
+    device.
+    """
     p = counts.double() / counts.sum()
     return (counts > 0).sum(), torch.exp(torch.special.entr(p).sum())
 
 
 def usage(indices: Tensor) -> tuple[int, float]:
-    "Codes used and perplexity of code numbers of any shape."
+    """Codes used and perplexity of code numbers of any shape."""
     used, perplexity = usage_of(code_counts(indices, int(indices.max()) + 1))
     return int(used), perplexity.item()
 
 # %% ../../nbs/4_lam/quantizer.ipynb #c5ea8949
 @torch.no_grad()
-def rounding_floor(code_dim: int, codes: int, n: int = 2048, passes: int = 15, seed: int = 0) -> float:
-    "Additivity residual (Eq. 7) of the codes of exactly additive Gaussian latents of one token, codebook by Lloyd."
+def rounding_floor(
+    code_dim: int, codes: int, n: int = 2048, passes: int = 15, seed: int = 0
+) -> float:
+    """Additivity residual (Eq.
+
+    7) of the codes of exactly additive Gaussian latents of one token, codebook by Lloyd.
+    """
     g = torch.Generator().manual_seed(seed)
     phi = torch.randn(3, 1, n, code_dim, generator=g)  # potentials of three frames
     ij, jk, ik = phi[1] - phi[0], phi[2] - phi[1], phi[2] - phi[0]

@@ -29,15 +29,17 @@ from .objective import Encoded, known_pairs, objective, pair_frames
 # %% ../../nbs/4_lam/registry.ipynb #ea59c48c
 @dataclass(frozen=True)
 class LatentAction:
-    "What happened between two frames, as the model sees it."
+    """What happened between two frames, as the model sees it."""
 
     z: Tensor  # (B, d) post-quantisation
     pre_vq: Tensor  # (B, N, c) normalised encoder output
-    indices: Tensor | None  # (B, N) rows of the codebook; None where nothing is quantised, or not yet
+    indices: (
+        Tensor | None
+    )  # (B, N) rows of the codebook; None where nothing is quantised, or not yet
 
 
 def as_float(o: Tensor) -> Tensor:
-    "Frames as floats in [0, 1]; bytes are divided by 255."
+    """Frames as floats in [0, 1]; bytes are divided by 255."""
     return o.float() / 255 if o.dtype == torch.uint8 else o
 
 # %% ../../nbs/4_lam/registry.ipynb #54d615c4
@@ -48,10 +50,11 @@ PRESETS: dict[str, Any] = {}  # the settings of every family, by the name of the
 def register(name: str, config_type: type, presets: Mapping[str, Any]) -> Callable[[type], type]:
     """Class decorator that makes a family of latent action models known to every command.
 
-    name: the "model" entry of config.json. presets: name -> instance of `config_type`; a name that ends in `_cpu` is
-    trained with the CPU's settings. config_type: a frozen dataclass that has, as fields or properties, `image_size`
-    (S), `tokens` (N), `latent_dim` (d = N * c), `codebook_size` (int, or None where nothing is quantised) and
-    `objective` (an `ObjectiveConfig`); with a proprio FDM also the fields `proprio_dim`, `action_dim`, `embodiments`.
+    name: the "model" entry of config.json. presets: name -> instance of `config_type`; a name that
+    ends in `_cpu` is trained with the CPU's settings. config_type: a frozen dataclass that has, as
+    fields or properties, `image_size` (S), `tokens` (N), `latent_dim` (d = N * c), `codebook_size`
+    (int, or None where nothing is quantised) and `objective` (an `ObjectiveConfig`); with a proprio
+    FDM also the fields `proprio_dim`, `action_dim`, `embodiments`.
     """
 
     def note(cls: type) -> type:
@@ -67,9 +70,13 @@ def register(name: str, config_type: type, presets: Mapping[str, Any]) -> Callab
 
 # %% ../../nbs/4_lam/registry.ipynb #e294edc3
 def preset(name: str, **overrides: Any) -> Any:
-    "The settings of the named preset, with fields replaced; a name that does not exist is a `UserError`."
+    """The settings of the named preset, with fields replaced; a name that does not exist is a
+    `UserError`.
+    """
     if name not in PRESETS:
-        raise UserError(f'no preset "{name}": there are {", ".join(PRESETS)}.{suggest(name, PRESETS)}')
+        raise UserError(
+            f'no preset "{name}": there are {", ".join(PRESETS)}.{suggest(name, PRESETS)}'
+        )
     known = {f.name for f in fields(PRESETS[name])}
     for key in overrides:
         if key not in known:
@@ -78,15 +85,19 @@ def preset(name: str, **overrides: Any) -> Any:
 
 
 def family_of(config: Any) -> type["LatentActionModel"]:
-    "The class that is built from settings of this type."
+    """The class that is built from settings of this type."""
     for cls in FAMILIES.values():
         if type(config) is cls.config_type:
             return cls
-    raise UserError(f"no latent action model is built from a {type(config).__name__}: {', '.join(FAMILIES)} are known")
+    raise UserError(
+        f"no latent action model is built from a {type(config).__name__}: {', '.join(FAMILIES)} are known"
+    )
 
 # %% ../../nbs/4_lam/registry.ipynb #1515fca2
 class Kept:
-    "How a latent action model comes and goes: by the name of a preset, from a folder, to a folder."
+    """How a latent action model comes and goes: by the name of a preset, from a folder, to a
+    folder.
+    """
 
     family: str  # the three are set by `register`
     config_type: type
@@ -94,61 +105,80 @@ class Kept:
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "LatentActionModel":
-        "An untrained model of a preset; seed PyTorch first for reproducible weights."
+        """An untrained model of a preset; seed PyTorch first for reproducible weights."""
         return LatentActionModel(preset(name, **overrides))
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "LatentActionModel":
-        "A model that `save_pretrained` wrote, or an official checkpoint of a family, in evaluation mode."
+        """A model that `save_pretrained` wrote, or an official checkpoint of a family, in
+        evaluation mode.
+        """
         return load(path)
 
     @classmethod
     def from_official(cls, path: Path) -> "LatentActionModel | None":
-        "The model of an official checkpoint at `path`; None where `path` is not laid out as this family's are."
+        """The model of an official checkpoint at `path`; None where `path` is not laid out as this
+        family's are.
+        """
         return None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        "Write config.json and model.safetensors; the folder appears only when both are whole."
+        """Write config.json and model.safetensors; the folder appears only when both are whole."""
         save(self, folder)
 
 # %% ../../nbs/4_lam/registry.ipynb #16496b88
 class Trainable(nn.Module):
-    "What the training loop asks of a latent action model."
+    """What the training loop asks of a latent action model."""
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
-        "What enters the bottleneck, (3B, N, c), for the pairs ij, jk, ik of triples (B, 3, ...) in the units inside."
+        """What enters the bottleneck, (3B, N, c), for the pairs ij, jk, ik of triples (B, 3, ...)
+        in the units inside.
+        """
         raise NotImplementedError
 
     def quantize(self, tokens: Tensor) -> Encoded:
-        "The latents that the bottleneck makes of such tokens."
+        """The latents that the bottleneck makes of such tokens."""
         raise NotImplementedError
 
     def triple_latents(self, frames: Tensor) -> Encoded:
-        "Latents of the pairs ij, jk, ik (3B rows) of triples (B, 3, ...) in the units inside; a family may share work."
+        """Latents of the pairs ij, jk, ik (3B rows) of triples (B, 3, ...) in the units inside; a
+        family may share work.
+        """
         if self.has_tokens:
             return self.quantize(self.triple_tokens(frames))
         return self.latents(*pair_frames(frames))
 
     @property
     def has_tokens(self) -> bool:
-        "Whether this family says what enters its bottleneck: then a batch in parts can be trained on exactly."
+        """Whether this family says what enters its bottleneck: then a batch in parts can be trained
+        on exactly.
+        """
         return type(self).triple_tokens is not Trainable.triple_tokens
 
     def given(self, batch: Mapping[str, Tensor]) -> "Trainable":
-        "The model as it is for this batch: a family that is told something, such as an instruction, keeps it there."
+        """The model as it is for this batch: a family that is told something, such as an
+        instruction, keeps it there.
+        """
         return self
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        "The training objective of a batch of triples: see `aclam.lam.objective.objective`."
+        """The training objective of a batch of triples: see `aclam.lam.objective.objective`."""
         return objective(self.given(batch), batch)
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        "Over how many rows each masked mean of the loss goes: see `known_rows` in `aclam.lam.global_batch`."
-        return {} if self.proprio_fdm is None else {name: rows.sum() for name, rows in known_pairs(batch).items()}
+        """Over how many rows each masked mean of the loss goes: see `known_rows` in
+        `aclam.lam.global_batch`.
+        """
+        return (
+            {}
+            if self.proprio_fdm is None
+            else {name: rows.sum() for name, rows in known_pairs(batch).items()}
+        )
 
 # %% ../../nbs/4_lam/registry.ipynb #11bc8cb6
 class LatentActionModel(Kept, Trainable):
-    """A latent action model as metrics, labels and policies take it: frames (B, 3, S, S) in [0, 1], one scene a row.
+    """A latent action model as metrics, labels and policies take it: frames (B, 3, S, S) in [0, 1],
+    one scene a row.
 
     A family implements `__init__(config)`, `latents` and `paint`, and is announced with `register`.
     """
@@ -161,76 +191,99 @@ class LatentActionModel(Kept, Trainable):
         self.config, self.proprio_fdm = config, None
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
-        "Latents of pairs of frames in the units inside, with gradient."
+        """Latents of pairs of frames in the units inside, with gradient."""
         raise NotImplementedError
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "The FDM: frames in the units inside and latents (B, d) to frames in the units inside."
+        """The FDM: frames in the units inside and latents (B, d) to frames in the units inside."""
         raise NotImplementedError
 
     def pixels(self, o: Tensor) -> Tensor:
-        "Frames (..., 3, S, S), floats in [0, 1] or bytes, to the units inside; another size is a `UserError`."
+        """Frames (..., 3, S, S), floats in [0, 1] or bytes, to the units inside; another size is a
+        `UserError`.
+        """
         return to_pixel_units(sized(o, self.config.image_size).flatten(0, -4)).view(o.shape)
 
     def frames(self, x: Tensor) -> Tensor:
-        "The inverse of `pixels`: (B, 3, S, S) in units of [0, 1], not clipped."
+        """The inverse of `pixels`: (B, 3, S, S) in units of [0, 1], not clipped."""
         return from_pixel_units(x)
 
     def target(self, o: Tensor) -> Tensor:
-        "What a perfect `decode` would give for the frames o (B, 3, S, S), floats in [0, 1] or bytes."
+        """What a perfect `decode` would give for the frames o (B, 3, S, S), floats in [0, 1] or
+        bytes.
+        """
         return as_float(o)
 
     def encode(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
-        "The latent action that leads from o_i to o_j."
+        """The latent action that leads from o_i to o_j."""
         code = self.latents(self.pixels(o_i), self.pixels(o_j))
-        return LatentAction(code.z, code.pre_vq.unflatten(1, (self.config.tokens, -1)), code.indices)
+        return LatentAction(
+            code.z, code.pre_vq.unflatten(1, (self.config.tokens, -1)), code.indices
+        )
 
     def decode(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "The frame (B, 3, S, S) to which the latent z (B, d) leads from o_i, in units of [0, 1] but not clipped."
+        """The frame (B, 3, S, S) to which the latent z (B, d) leads from o_i, in units of [0, 1]
+        but not clipped.
+        """
         return self.frames(self.paint(self.pixels(o_i), z))
 
 # %% ../../nbs/4_lam/registry.ipynb #e04c57e6
 def sized(o: Tensor, size: int) -> Tensor:
-    "Frames (..., 3, size, size) as floats in [0, 1]; another shape is a `UserError`."
+    """Frames (..., 3, size, size) as floats in [0, 1]; another shape is a `UserError`."""
     if o.ndim < 4 or o.shape[-3:] != (3, size, size):
-        raise UserError(f"frames have shape {tuple(o.shape)}: (..., 3, {size}, {size}) expected by this model")
+        raise UserError(
+            f"frames have shape {tuple(o.shape)}: (..., 3, {size}, {size}) expected by this model"
+        )
     return as_float(o)
 
 # %% ../../nbs/4_lam/registry.ipynb #260427df
 def save(model: nn.Module, folder: str | Path, kind: str = "") -> None:
-    "Write config.json (of kind, or of the model's family) and model.safetensors below `folder`, all or nothing."
+    """Write config.json (of kind, or of the model's family) and model.safetensors below `folder`,
+    all or nothing.
+    """
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "config.json", {"model": kind or model.family, **asdict(model.config)})
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary / "model.safetensors")
+        write_json(
+            temporary / "config.json", {"model": kind or model.family, **asdict(model.config)}
+        )
+        save_file(
+            {k: v.contiguous() for k, v in model.state_dict().items()},
+            temporary / "model.safetensors",
+        )
 
 
 def read_config(folder: Path) -> Any:
-    "The settings of a saved model, an instance of its family's dataclass."
+    """The settings of a saved model, an instance of its family's dataclass."""
     file = folder / "config.json"
     row = dict(read_json(file))
     family = row.pop("model", None)
     if family not in FAMILIES:
         known = ", ".join(f'"{name}"' for name in FAMILIES)
-        raise UserError(f'{file} is not a model of this house: "model" is {family!r}, one of {known} expected')
+        raise UserError(
+            f'{file} is not a model of this house: "model" is {family!r}, one of {known} expected'
+        )
     return from_dict(FAMILIES[family].config_type, row, where=str(file))
 
 # %% ../../nbs/4_lam/registry.ipynb #0ed27cc5
 def load(path: str | Path) -> LatentActionModel:
-    "The model at `path`, ours (a folder that `save` wrote) or an official checkpoint, in evaluation mode."
+    """The model at `path`, ours (a folder that `save` wrote) or an official checkpoint, in
+    evaluation mode.
+    """
     path = Path(path)
     if not (path / "config.json").is_file():
         for cls in FAMILIES.values():
             if model := cls.from_official(path):
                 return model.eval()
     if not path.is_dir():
-        raise UserError(f"no model at {path}: a folder with config.json and model.safetensors expected")
+        raise UserError(
+            f"no model at {path}: a folder with config.json and model.safetensors expected"
+        )
     model, file = LatentActionModel(read_config(path)), path / "model.safetensors"
     fill(model, read_tensors(file), file)
     return model.eval()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    "The tensors of a safetensors file."
+    """The tensors of a safetensors file."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -238,23 +291,27 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 # %% ../../nbs/4_lam/registry.ipynb #6ce0895c
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
-    "Give a model its tensors: same names, same shapes, all of them."
+    """Give a model its tensors: same names, same shapes, all of them."""
     check_tensors(model.state_dict(), tensors, file)
     model.load_state_dict(tensors)
 
 
 def check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], file: Path) -> None:
-    "Same names, same shapes; else a `UserError` that names the first difference."
+    """Same names, same shapes; else a `UserError` that names the first difference."""
     for name in [*own, *found]:
         if name not in found or name not in own:
-            raise UserError(f"{file}: tensor {name} is {'missing' if name in own else 'not of this model'}")
+            raise UserError(
+                f"{file}: tensor {name} is {'missing' if name in own else 'not of this model'}"
+            )
         if own[name].shape != found[name].shape:
             expected, got = tuple(own[name].shape), tuple(found[name].shape)
             raise UserError(f"{file}: tensor {name} has shape {got}, {expected} expected")
 
 # %% ../../nbs/4_lam/registry.ipynb #ae8c4a6b
 class Inert:
-    "Stands for whatever is no tensor in a checkpoint (optimisers, settings): takes anything, does nothing."
+    """Stands for whatever is no tensor in a checkpoint (optimisers, settings): takes anything, does
+    nothing.
+    """
 
     def __init__(self, *args: Any, **settings: Any):
         pass
@@ -264,7 +321,10 @@ class Inert:
 
 
 def read_torch(file: Path) -> Any:
-    "What a PyTorch file holds. No code of it is run: all but tensors and plain containers comes back as `Inert`."
+    """What a PyTorch file holds.
+
+    No code of it is run: all but tensors and plain containers comes back as `Inert`.
+    """
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         stand_ins = [(type("Inert", (Inert,), {}), name) for name in foreign]
@@ -275,8 +335,11 @@ def read_torch(file: Path) -> Any:
         raise UserError(f"{file} cannot be read: {why}") from None
 
 
-def translate(tensors: Mapping[str, Tensor], rules: Mapping[str, str], file: Path) -> dict[str, Tensor]:
-    """Rename the tensors of an official checkpoint. rules: a pattern of a whole name -> its name here, with groups.
+def translate(
+    tensors: Mapping[str, Tensor], rules: Mapping[str, str], file: Path
+) -> dict[str, Tensor]:
+    """Rename the tensors of an official checkpoint. rules: a pattern of a whole name -> its name
+    here, with groups.
 
     A name that no rule knows is a `UserError`; a rule whose new name is empty drops its tensors.
     """
@@ -284,14 +347,19 @@ def translate(tensors: Mapping[str, Tensor], rules: Mapping[str, str], file: Pat
     for name, tensor in tensors.items():
         fits = [(m, new) for pattern, new in rules.items() if (m := re.fullmatch(pattern, name))]
         if len(fits) != 1:
-            raise UserError(f"{file}: tensor {name} is unknown: these are not the weights of this family's model")
+            raise UserError(
+                f"{file}: tensor {name} is unknown: these are not the weights of this family's model"
+            )
         if new := fits[0][0].expand(fits[0][1]):
             renamed[new] = tensor
     return renamed
 
 # %% ../../nbs/4_lam/registry.ipynb #a4c7b679
-def fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str, within: str = "") -> dict[str, Tensor]:
-    """Stack linear maps of one input: with parts (q, kv), `x.q.weight` and `x.kv.weight` become `x.qkv.weight`.
+def fuse(
+    tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str, within: str = ""
+) -> dict[str, Tensor]:
+    """Stack linear maps of one input: with parts (q, kv), `x.q.weight` and `x.kv.weight` become
+    `x.qkv.weight`.
 
     within: only names that begin so.
     """
@@ -307,16 +375,21 @@ def fuse(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str, within:
 def check_parity(folder: Path, tol: float = 1e-5) -> dict[str, float]:
     """Largest differences to what the official code computed, asserted <= tol; codes must be equal.
 
-    folder: an official checkpoint and io.safetensors with o_i, o_j (B, 3, S, S) in [0, 1], pre_vq (B, N, c), indices
-    (B, N), latent (B, d) and decoded, what the official decoder makes of o_i and `latent`. Tensors `encode.NAME` and
-    `decode.NAME` are arguments of these calls (what the instruction was, another z).
+    folder: an official checkpoint and io.safetensors with o_i, o_j (B, 3, S, S) in [0, 1], pre_vq
+    (B, N, c), indices (B, N), latent (B, d) and decoded, what the official decoder makes of o_i and
+    `latent`. Tensors `encode.NAME` and `decode.NAME` are arguments of these calls (what the
+    instruction was, another z).
     """
     model, io = LatentActionModel.from_pretrained(folder), read_tensors(folder / "io.safetensors")
     given = lambda call: {n.removeprefix(call): t for n, t in io.items() if n.startswith(call)}  # noqa: E731
     with torch.no_grad():
         a = model.encode(io["o_i"], io["o_j"], **given("encode."))
         decoded = model.decode(io["o_i"], **{"z": io["latent"], **given("decode.")})
-    gap = {"pre_vq": a.pre_vq - io["pre_vq"], "latent": a.z - io["latent"], "decoded": decoded - io["decoded"]}
+    gap = {
+        "pre_vq": a.pre_vq - io["pre_vq"],
+        "latent": a.z - io["latent"],
+        "decoded": decoded - io["decoded"],
+    }
     row = {name: value.abs().max().item() for name, value in gap.items()}
     row["codes that differ"] = (a.indices.view(io["indices"].shape) != io["indices"]).sum().item()
     assert max(row.values()) <= tol, row

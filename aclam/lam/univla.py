@@ -31,7 +31,15 @@ from ..core import UserError, library
 from .bottlenecks import codebook_size, make_bottleneck
 from .objective import Encoded, ObjectiveConfig, pair_frames
 from .quantizer import Bottleneck, BottleneckConfig
-from .registry import LatentAction, LatentActionModel, fill, fuse, read_torch, register, translate
+from aclam.lam.registry import (
+    LatentAction,
+    LatentActionModel,
+    fill,
+    fuse,
+    read_torch,
+    register,
+    translate,
+)
 from .villa_x import heads, pair_attention
 
 # %% ../../nbs/4_lam/univla.ipynb #2419576f
@@ -40,10 +48,16 @@ T5_BASE = "google-t5/t5-base"  # where the hub has the official weights
 
 @dataclass(frozen=True)
 class TextConfig:
-    "Who makes the words of an instruction in stage 1. Sizes: the encoder of T5-base, which is the official one."
+    """Who makes the words of an instruction in stage 1.
 
-    kind: Literal["hashed", "t5"] = "hashed"  # hashed: a random vector for each word, which costs nothing
-    weights: str = ""  # T5's trained weights and tokenizer: a folder or a hub name (`T5_BASE`); "": random ones
+    Sizes: the encoder of T5-base, which is the official one.
+    """
+
+    kind: Literal["hashed", "t5"] = (
+        "hashed"  # hashed: a random vector for each word, which costs nothing
+    )
+    # T5's trained weights and tokenizer: a folder or a hub name (`T5_BASE`); "": random ones
+    weights: str = ""
     depth: int = 12
     heads: int = 12
     head_dim: int = 64
@@ -51,14 +65,22 @@ class TextConfig:
     vocab: int = 32_128  # rows of the embedding of word pieces
 
 # %% ../../nbs/4_lam/univla.ipynb #7bde7583
-RELEASED = BottleneckConfig(  # genie/modules/blocks.py: codes by gradient; its restart is discussed below
-    codes=16, shared=True, beta=0.25, update="gradient", init="uniform", restart_below=0.0, normalise="none"
+RELEASED = (
+    BottleneckConfig(  # genie/modules/blocks.py: codes by gradient; its restart is discussed below
+        codes=16,
+        shared=True,
+        beta=0.25,
+        update="gradient",
+        init="uniform",
+        restart_below=0.0,
+        normalise="none",
+    )
 )
 
 
 @dataclass(frozen=True)
 class UniVLAConfig:
-    "UniVLA's latent action model. Defaults: the official stage 2 (config/lam-stage-2.yaml)."
+    """UniVLA's latent action model. Defaults: the official stage 2 (config/lam-stage-2.yaml)."""
 
     image_size: int = 224  # pixels
     patch_size: int = 14
@@ -73,20 +95,32 @@ class UniVLAConfig:
     tokens: int = 4  # N, latent tokens a pair; stage 2 has as many again beside them
     code_dim: int = 128  # c, numbers a token
     bottleneck: BottleneckConfig = RELEASED
-    stage: Literal[1, 2] = 2  # 1: one set of codes, told the instruction; 2: a second set beside the frozen first
-    text_dim: int = 0  # W, numbers of an instruction's word in stage 1 (768: T5-base); 0: no language
+    stage: Literal[1, 2] = (
+        2  # 1: one set of codes, told the instruction; 2: a second set beside the frozen first
+    )
+    text_dim: int = (
+        0  # W, numbers of an instruction's word in stage 1 (768: T5-base); 0: no language
+    )
     text: TextConfig = TextConfig()  # who makes these words
-    objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0, lambda_proprio=0.0)  # features alone
+    objective: ObjectiveConfig = ObjectiveConfig(
+        lambda_ac=0.0, lambda_proprio=0.0
+    )  # features alone
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
-            raise UserError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         for part in ("", "eye_"):
             width, heads = getattr(self, f"{part}width"), getattr(self, f"{part}heads")
             if width % heads or width % 2:
-                raise UserError(f"{part}width {width} must be a multiple of 2 and of {part}heads {heads}")
+                raise UserError(
+                    f"{part}width {width} must be a multiple of 2 and of {part}heads {heads}"
+                )
         if self.stage == 2 and self.text_dim:
-            raise UserError(f"text_dim is {self.text_dim}: stage 2 is not told the instruction, 0 expected")
+            raise UserError(
+                f"text_dim is {self.text_dim}: stage 2 is not told the instruction, 0 expected"
+            )
 
     @property
     def side(self) -> int:
@@ -102,14 +136,24 @@ class UniVLAConfig:
 
 # %% ../../nbs/4_lam/univla.ipynb #eef136ed
 class Eye(nn.Module):
-    "Frames (n, 3, S, S) in ImageNet units to features (n, F, side, side) of a network that is frozen."
+    """Frames (n, 3, S, S) in ImageNet units to features (n, F, side, side) of a network that is
+    frozen.
+    """
 
     def __init__(self, c: UniVLAConfig):
         super().__init__()
         self.vit = VisionTransformer(
-            c.image_size, c.patch_size, embed_dim=c.eye_width, depth=c.eye_depth, num_heads=c.eye_heads, num_classes=0,
-            init_values=1.0, reg_tokens=c.registers, no_embed_class=True, global_pool="token",
-        )  # fmt: skip
+            c.image_size,
+            c.patch_size,
+            embed_dim=c.eye_width,
+            depth=c.eye_depth,
+            num_heads=c.eye_heads,
+            num_classes=0,
+            init_values=1.0,
+            reg_tokens=c.registers,
+            no_embed_class=True,
+            global_pool="token",
+        )
         self.side, self.extra = c.side, 1 + c.registers
         self.requires_grad_(False).eval()
 
@@ -123,7 +167,7 @@ class Eye(nn.Module):
 
 
 def patches(x: Tensor) -> Tensor:
-    "Features as an image (n, F, side, side) to tokens (n, side * side, F): a view."
+    """Features as an image (n, F, side, side) to tokens (n, side * side, F): a view."""
     return x.flatten(2).mT
 
 
@@ -131,35 +175,48 @@ DINOV2 = "vit_base_patch14_reg4_dinov2.lvd142m"  # timm's name of the official e
 
 
 def with_dinov2(lam: "UniVLA") -> "UniVLA":
-    "Give a model of the official sizes DINOv2's weights, from timm's hub or its cache; `UserError` where it has none."
+    """Give a model of the official sizes DINOv2's weights, from timm's hub or its cache;
+    `UserError` where it has none.
+    """
     try:
         vit = create_model(DINOV2, pretrained=True, img_size=lam.config.image_size, num_classes=0)
         lam.eye.vit.load_state_dict(vit.state_dict())
     except (OSError, RuntimeError) as error:
-        raise UserError(f"no weights of {DINOV2} for this model: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"no weights of {DINOV2} for this model: {str(error).splitlines()[0]}"
+        ) from None
     return lam
 
 # %% ../../nbs/4_lam/univla.ipynb #1d6677f3
 def counted_positions(n: int, width: int) -> Tensor:
-    "Positions (n, width): sine and cosine in turns."
+    """Positions (n, width): sine and cosine in turns."""
     omega = torch.exp(torch.arange(0, width, 2) * -(torch.log(torch.tensor(10000.0)) / width))
     angles = torch.arange(n)[:, None] * omega
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 # %% ../../nbs/4_lam/univla.ipynb #6bdd4b7b
 def frame_attention(att: Attention, x: Tensor, keep: int | None, mask: Tensor | None) -> Tensor:
-    "What the first `keep` (None: all) of tokens x (n, T, D) take from all; mask (n, 1, 1, T): True counts."
+    """What the first `keep` (None: all) of tokens x (n, T, D) take from all; mask (n, 1, 1, T):
+    True counts.
+    """
     D = x.shape[-1]
     if keep is None:
         q, k, v = att.qkv(x).chunk(3, dim=-1)
     else:
-        q, (k, v) = F.linear(x[:, :keep], att.qkv.weight[:D]), F.linear(x, att.qkv.weight[D:]).chunk(2, dim=-1)
+        q, (k, v) = (
+            F.linear(x[:, :keep], att.qkv.weight[:D]),
+            F.linear(x, att.qkv.weight[D:]).chunk(2, dim=-1),
+        )
     q, k, v = (heads(att, t).transpose(1, 2) for t in (q, k, v))  # (n, heads, T, h)
-    return att.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+    return att.proj(
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    )
 
 
 class UniBlock(nn.Module):
-    "Attention within the frame, along time where `timed`, MLP; all behind a LayerNorm (genie/modules/blocks.py)."
+    """Attention within the frame, along time where `timed`, MLP; all behind a LayerNorm
+    (genie/modules/blocks.py).
+    """
 
     def __init__(self, width: int, heads: int, timed: bool):
         super().__init__()
@@ -168,7 +225,9 @@ class UniBlock(nn.Module):
         self.norm_time = nn.LayerNorm(width) if timed else None
         self.mlp, self.norm_mlp = Mlp(width, 4 * width), nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None, pairs: Mapping | None = None, keep: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, pairs: Mapping | None = None, keep: int | None = None
+    ) -> Tensor:
         x = x[:, :keep] + frame_attention(self.space, self.norm_space(x), keep, mask)
         if self.time is not None:
             x = x + pair_attention(self.time, self.norm_time(x), None, **pairs)
@@ -176,18 +235,26 @@ class UniBlock(nn.Module):
 
 # %% ../../nbs/4_lam/univla.ipynb #5b9a1521
 class Stream(nn.Module):
-    "LayerNorm, linear, LayerNorm; positions; words behind the tokens; blocks. x (n, T, in_width) -> (n, T or keep, D)."
+    """LayerNorm, linear, LayerNorm; positions; words behind the tokens; blocks. x (n, T, in_width)
+    -> (n, T or keep, D).
+    """
 
     def __init__(self, in_width: int, length: int, width: int, depth: int, heads: int, timed: bool):
         super().__init__()
-        self.enter = nn.Sequential(nn.LayerNorm(in_width), nn.Linear(in_width, width), nn.LayerNorm(width))
+        self.enter = nn.Sequential(
+            nn.LayerNorm(in_width), nn.Linear(in_width, width), nn.LayerNorm(width)
+        )
         self.register_buffer("positions", counted_positions(length, width), persistent=False)
         self.blocks = nn.ModuleList(UniBlock(width, heads, timed) for _ in range(depth))
 
-    def forward(self, x: Tensor, words: tuple | None, pairs: Mapping | None = None, keep: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, words: tuple | None, pairs: Mapping | None = None, keep: int | None = None
+    ) -> Tensor:
         x, mask, length = self.enter(x) + self.positions, None, x.shape[1]
         if words is not None:
-            said, known = (t.repeat(len(x) // len(t), 1, 1) for t in words)  # rows are whole repeats of the batch
+            said, known = (
+                t.repeat(len(x) // len(t), 1, 1) for t in words
+            )  # rows are whole repeats of the batch
             x = torch.cat([x, said], dim=1)
             mask = F.pad(known, (length, 0), value=True)[:, None]  # (n, 1, 1, T)
         for n, block in enumerate(self.blocks):
@@ -196,7 +263,10 @@ class Stream(nn.Module):
 
 # %% ../../nbs/4_lam/univla.ipynb #83a808c5
 class Frozen(Bottleneck):
-    "A bottleneck that never learns: its codes are of another training. Its losses still pull on what it is given."
+    """A bottleneck that never learns: its codes are of another training.
+
+    Its losses still pull on what it is given.
+    """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         fixed = replace(config, kind="vq", update="gradient", init="uniform", continuous_steps=0)
@@ -208,7 +278,9 @@ class Frozen(Bottleneck):
 
 
 class Codes(nn.Module):
-    "One set of codes: queries for the encoder, a linear map to the bottleneck, one from it to the decoder."
+    """One set of codes: queries for the encoder, a linear map to the bottleneck, one from it to the
+    decoder.
+    """
 
     def __init__(self, c: UniVLAConfig, make: Callable[..., Bottleneck]):
         super().__init__()
@@ -227,10 +299,23 @@ class Codes(nn.Module):
         return self.widen(z.unflatten(1, (len(self.queries), -1)))
 
 # %% ../../nbs/4_lam/univla.ipynb #5793a81f
-TINY = UniVLAConfig(  # an eye of random weights, never trained; the bottleneck is that of villa_x_cpu
-    image_size=32, patch_size=8, eye_width=96, eye_depth=2, eye_heads=4, width=96, idm_depth=2, fdm_depth=2, heads=4,
-    tokens=8, code_dim=4, stage=1, bottleneck=BottleneckConfig(shared=False, continuous_steps=2200, noise=0.5),
-)  # fmt: skip
+TINY = (
+    UniVLAConfig(  # an eye of random weights, never trained; the bottleneck is that of villa_x_cpu
+        image_size=32,
+        patch_size=8,
+        eye_width=96,
+        eye_depth=2,
+        eye_heads=4,
+        width=96,
+        idm_depth=2,
+        fdm_depth=2,
+        heads=4,
+        tokens=8,
+        code_dim=4,
+        stage=1,
+        bottleneck=BottleneckConfig(shared=False, continuous_steps=2200, noise=0.5),
+    )
+)
 UNIVLA_PRESETS = {
     "univla": UniVLAConfig(),
     "univla_stage_1": UniVLAConfig(stage=1, text_dim=768, text=TextConfig("t5")),
@@ -242,7 +327,7 @@ UNIVLA_PRESETS = {
 
 @dataclass(frozen=True)
 class Told:
-    "A model that has been told the instructions of a batch, as `objective` takes it."
+    """A model that has been told the instructions of a batch, as `objective` takes it."""
 
     lam: "UniVLA"
     words: tuple[Tensor, Tensor]
@@ -261,7 +346,7 @@ class Told:
 
 # %% ../../nbs/4_lam/univla.ipynb #9030414f
 class UniParts(LatentActionModel):
-    "The parts of UniVLA's model and how latents are made of features (B, F, side, side)."
+    """The parts of UniVLA's model and how latents are made of features (B, F, side, side)."""
 
     def __init__(self, config: UniVLAConfig):
         super().__init__(config)
@@ -279,23 +364,25 @@ class UniParts(LatentActionModel):
         return [s for s in (self.codes, self.aside) if s is not None]
 
     def pixels(self, o: Tensor) -> Tensor:
-        "Frames (..., 3, S, S), floats in [0, 1] or bytes, to features (..., F, side, side)."
+        """Frames (..., 3, S, S), floats in [0, 1] or bytes, to features (..., F, side, side)."""
         return self.eye(super().pixels(o).flatten(0, -4)).unflatten(0, o.shape[:-3])
 
     def frames(self, x: Tensor) -> Tensor:
         return x
 
     def target(self, o: Tensor) -> Tensor:
-        "Features (B, F, side, side): what `decode` predicts."
+        """Features (B, F, side, side): what `decode` predicts."""
         return self.pixels(o)
 
     def given(self, batch: Mapping[str, Tensor]) -> "UniVLA | Told":
-        "Stage 1 is told the `words` (B, L, W) and `word_mask` (B, L) of the batch, if there are any."
+        """Stage 1 is told the `words` (B, L, W) and `word_mask` (B, L) of the batch, if there are
+        any.
+        """
         told = "words" in batch and self.language is not None
         return Told(self, (batch["words"], batch["word_mask"])) if told else self
 
     def said(self, words: tuple | None) -> tuple | None:
-        "Words (B, L, W) and which are no padding (B, L), to what the streams take."
+        """Words (B, L, W) and which are no padding (B, L), to what the streams take."""
         if words is None:
             return None
         if self.language is None:
@@ -303,98 +390,140 @@ class UniParts(LatentActionModel):
         return self.language(words[0]), words[1].bool()[:, None]
 
     def seen(self, x: Tensor) -> Tensor:
-        "Features (n, F, side, side) to the encoder's tokens, queries first."
+        """Features (n, F, side, side) to the encoder's tokens, queries first."""
         queries = torch.cat([s.queries for s in self.sets])
         return torch.cat([queries.expand(len(x), -1, -1), patches(x)], dim=1)
 
 # %% ../../nbs/4_lam/univla.ipynb #7b11c6b8
 @register("univla", UniVLAConfig, UNIVLA_PRESETS)
 class UniVLA(UniParts):
-    "UniVLA's latent action model, on features of pairs of frames; words are (B, L, W) and their mask (B, L)."
+    """UniVLA's latent action model, on features of pairs of frames; words are (B, L, W) and their
+    mask (B, L).
+    """
 
     def read_pairs(self, x: Tensor, starts: int, parent: Tensor, words: tuple | None) -> Tensor:
-        """Features of `starts` first frames, then of S second ones; the n-th of these follows first frame parent[n].
-        Returns what enters the bottlenecks, one set of codes behind the other: (S, sets * N, c)."""
+        """Features of `starts` first frames, then of S second ones; the n-th of these follows first
+        frame parent[n].
+        Returns what enters the bottlenecks, one set of codes behind the other: (S, sets * N, c).
+        """
         keep, pairs = self.config.stage * self.config.tokens, {"starts": starts, "parent": parent}
         x = self.idm(self.seen(x), self.said(words), pairs, keep)[starts:]  # (S, sets * N, D)
         parts = x.split(self.config.tokens, dim=1)
         return torch.cat([s.narrow(part) for s, part in zip(self.sets, parts, strict=True)], dim=1)
 
     def quantize(self, tokens: Tensor) -> Encoded:
-        "In stage 2 z and pre_vq hold both halves, the task-centric one first."
+        """In stage 2 z and pre_vq hold both halves, the task-centric one first."""
         parts = tokens.split(self.config.tokens, dim=1)
         found = [s.quantize(part) for s, part in zip(self.sets, parts, strict=True)]
         z, pre = (torch.cat([getattr(f, n) for f in found], dim=1) for n in ("z", "pre_vq"))
         return Encoded(z, pre, found[0].indices, sum(f.reg for f in found))
 
     def latents(self, o_i: Tensor, o_j: Tensor, words: tuple | None = None) -> Encoded:
-        "Latents of pairs of features."
+        """Latents of pairs of features."""
         parent = torch.arange(len(o_i), device=o_i.device)
         return self.quantize(self.read_pairs(torch.cat([o_i, o_j]), len(o_i), parent, words))
 
     def triple_tokens(self, frames: Tensor, words: tuple | None = None) -> Tensor:
-        "Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."
+        """Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."""
         i, j, k = frames.unbind(1)
         first = torch.arange(2 * len(i), device=i.device)
-        return self.read_pairs(torch.cat([i, j, j, k, k]), 2 * len(i), torch.cat([first, first[: len(i)]]), words)
+        return self.read_pairs(
+            torch.cat([i, j, j, k, k]), 2 * len(i), torch.cat([first, first[: len(i)]]), words
+        )
 
     def paint(self, o_i: Tensor, z: Tensor, words: tuple | None = None) -> Tensor:
-        "Features (B, F, side, side) and latents, both halves or (then nothing else happens) the action, to features."
+        """Features (B, F, side, side) and latents, both halves or (then nothing else happens) the
+        action, to features.
+        """
         d = self.config.latent_dim
         if z.shape[1] < d * self.config.stage:
             z = torch.cat([z, self.latents(o_i, o_i).z[:, d:]], dim=1)
         actions = [s.write(part) for s, part in zip(self.sets, z.split(d, dim=1), strict=True)]
         x = self.fdm(torch.cat([*actions, self.patch_up(patches(o_i))], dim=1), self.said(words))
-        return self.out(x[:, -self.config.side**2 :]).mT.unflatten(-1, (self.config.side,) * 2)
+        return self.out(x[:, -(self.config.side**2) :]).mT.unflatten(-1, (self.config.side,) * 2)
 
-    def encode(self, o_i: Tensor, o_j: Tensor, words: Tensor | None = None, word_mask: Tensor | None = None):
+    def encode(
+        self, o_i: Tensor, o_j: Tensor, words: Tensor | None = None, word_mask: Tensor | None = None
+    ):
         c, told = self.config, None if words is None else (words, word_mask)
         code = self.latents(self.pixels(o_i), self.pixels(o_j), told)
         z, pre = code.z[:, : c.latent_dim], code.pre_vq[:, : c.latent_dim]
         return LatentAction(z, pre.unflatten(1, (c.tokens, -1)), code.indices)
 
-    def decode(self, o_i: Tensor, z: Tensor, words: Tensor | None = None, word_mask: Tensor | None = None) -> Tensor:
+    def decode(
+        self, o_i: Tensor, z: Tensor, words: Tensor | None = None, word_mask: Tensor | None = None
+    ) -> Tensor:
         return self.paint(self.pixels(o_i), z, None if words is None else (words, word_mask))
 
     @classmethod
     def from_official(cls, path: Path) -> "UniVLA | None":
-        "A .ckpt file that the official trainer wrote, or a folder that holds one."
-        files = sorted(path.glob("*.ckpt")) if path.is_dir() else [path] * (path.suffix == ".ckpt" and path.is_file())
+        """A .ckpt file that the official trainer wrote, or a folder that holds one."""
+        files = (
+            sorted(path.glob("*.ckpt"))
+            if path.is_dir()
+            else [path] * (path.suffix == ".ckpt" and path.is_file())
+        )
         return read_univla(files[0]) if len(files) == 1 else None
 
 # %% ../../nbs/4_lam/univla.ipynb #5df525a5
-def check_shortcuts(lam: UniVLA, triples: Tensor, words: tuple | None = None, tol: float = 1e-5) -> float:
-    "Shared first frames and blocks for fewer tokens give the plain way's latents: the largest gap, asserted < tol."
+def check_shortcuts(
+    lam: UniVLA, triples: Tensor, words: tuple | None = None, tol: float = 1e-5
+) -> float:
+    """Shared first frames and blocks for fewer tokens give the plain way's latents: the largest
+    gap, asserted < tol.
+    """
     with torch.no_grad():
         x = lam.eval().pixels(triples)
         thrice = words and tuple(t.repeat(3, *[1] * (t.ndim - 1)) for t in words)
-        pairs, shared = lam.latents(*pair_frames(x), thrice).pre_vq, lam.quantize(lam.triple_tokens(x, words)).pre_vq
+        pairs, shared = (
+            lam.latents(*pair_frames(x), thrice).pre_vq,
+            lam.quantize(lam.triple_tokens(x, words)).pre_vq,
+        )
         n, frames = 3 * len(x), torch.cat(pair_frames(x))
         alone = {"starts": n, "parent": torch.arange(n)}
-        tokens = lam.idm(lam.seen(frames), lam.said(thrice), alone)[n:].split(lam.config.tokens, dim=1)
+        tokens = lam.idm(lam.seen(frames), lam.said(thrice), alone)[n:].split(
+            lam.config.tokens, dim=1
+        )
         plain = torch.cat([s.read(t).pre_vq for s, t in zip(lam.sets, tokens, strict=False)], dim=1)
     gap = max((pairs - shared).abs().max().item(), (pairs - plain).abs().max().item())
     assert gap < tol, gap
     return gap
 
 # %% ../../nbs/4_lam/univla.ipynb #a391fbb5
-SHARED = ("image_size", "patch_size", "eye_width", "eye_depth", "eye_heads", "registers", "tokens", "code_dim")
+SHARED = (
+    "image_size",
+    "patch_size",
+    "eye_width",
+    "eye_depth",
+    "eye_heads",
+    "registers",
+    "tokens",
+    "code_dim",
+)
 
 
 def stage_two(first: LatentActionModel, config: UniVLAConfig | None = None) -> UniVLA:
-    """An untrained model of stage 2 with the codes of a trained one of stage 1 beside its own; `UserError` for others.
+    """An untrained model of stage 2 with the codes of a trained one of stage 1 beside its own;
+    `UserError` for others.
 
-    config: the settings of stage 2, which must agree with `first` in what they share; default: those of `first`.
+    config: the settings of stage 2, which must agree with `first` in what they share; default:
+    those of `first`.
     """
     c, is_first = first.config, isinstance(first, UniVLA) and first.config.stage == 1
     if not is_first or c.bottleneck.kind != "vq" or not first.codes.bottleneck.book.started:
-        raise UserError("stage 2 begins with a model of UniVLA's stage 1 that has learned a codebook")
+        raise UserError(
+            "stage 2 begins with a model of UniVLA's stage 1 that has learned a codebook"
+        )
     own = config or replace(c, stage=2, text_dim=0)
     for name in SHARED:
         if getattr(own, name) != getattr(c, name):
-            raise UserError(f"{name} is {getattr(own, name)}, but {getattr(c, name)} in the model of stage 1")
+            raise UserError(
+                f"{name} is {getattr(own, name)}, but {getattr(c, name)} in the model of stage 1"
+            )
     if (own.bottleneck.codes, own.bottleneck.shared) != (c.bottleneck.codes, c.bottleneck.shared):
-        raise UserError("the codebook of stage 1 has another size or is shared otherwise than that of stage 2")
+        raise UserError(
+            "the codebook of stage 1 has another size or is shared otherwise than that of stage 2"
+        )
     model = UniVLA(own)
     model.eye.load_state_dict(first.eye.state_dict())
     model.aside.bottleneck.load_state_dict(first.codes.bottleneck.state_dict())
@@ -404,36 +533,50 @@ def stage_two(first: LatentActionModel, config: UniVLAConfig | None = None) -> U
 
 # %% ../../nbs/4_lam/univla.ipynb #19420546
 def split_words(text: str) -> list[str]:
-    "The words of a text in lower case, at least one."
+    """The words of a text in lower case, at least one."""
     return re.findall(r"\w+", text.lower()) or ["-"]
 
 
 def hashed_words(texts: Sequence[str], width: int) -> tuple[Tensor, Tensor]:
-    "A fixed random vector for each word of each text: words (B, L, width) and which are no padding (B, L)."
+    """A fixed random vector for each word of each text: words (B, L, width) and which are no
+    padding (B, L).
+    """
     split = list(map(split_words, texts))
     length = max(map(len, split))
-    words, mask = torch.zeros(len(split), length, width), torch.zeros(len(split), length, dtype=torch.bool)
+    words, mask = (
+        torch.zeros(len(split), length, width),
+        torch.zeros(len(split), length, dtype=torch.bool),
+    )
     for row, found in enumerate(split):
         for n, word in enumerate(found):
-            words[row, n] = torch.randn(width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
+            words[row, n] = torch.randn(
+                width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode()))
+            )
         mask[row, : len(found)] = True
     return words, mask
 
 # %% ../../nbs/4_lam/univla.ipynb #7e295cf4
 def t5_library() -> Any:
-    "`transformers`, imported only now; `UserError` where it is missing."
+    """`transformers`, imported only now; `UserError` where it is missing."""
     return library("transformers", "policy", "T5")
 
 
 def t5_config(width: int, c: TextConfig) -> Any:
-    "Our sizes as the library's configuration."
+    """Our sizes as the library's configuration."""
     return t5_library().T5Config(
-        vocab_size=c.vocab, d_model=width, d_kv=c.head_dim, d_ff=c.mlp, num_layers=c.depth, num_heads=c.heads
+        vocab_size=c.vocab,
+        d_model=width,
+        d_kv=c.head_dim,
+        d_ff=c.mlp,
+        num_layers=c.depth,
+        num_heads=c.heads,
     )
 
 
 def t5_encoder(width: int, c: TextConfig) -> nn.Module:
-    "The library's encoder, frozen: with the weights that are named, or with random ones; `width` numbers a word."
+    """The library's encoder, frozen: with the weights that are named, or with random ones; `width`
+    numbers a word.
+    """
     if not c.weights:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -441,12 +584,16 @@ def t5_encoder(width: int, c: TextConfig) -> nn.Module:
     exact = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     found, report = t5_file("T5EncoderModel", c.weights, **exact)
     if report["missing_keys"] or found.config.d_model != width:
-        raise UserError(f"{c.weights} is not the whole of a T5 with {width} numbers a word (text_dim)")
+        raise UserError(
+            f"{c.weights} is not the whole of a T5 with {width} numbers a word (text_dim)"
+        )
     return found.requires_grad_(False).eval()
 
 
 def t5_file(kind: str, weights: str, **options) -> Any:
-    "One of the library's classes, read from a folder or the hub; `UserError` where it is not there."
+    """One of the library's classes, read from a folder or the hub; `UserError` where it is not
+    there.
+    """
     try:
         return getattr(t5_library(), kind).from_pretrained(weights, **options)
     except (OSError, ValueError) as error:
@@ -454,25 +601,36 @@ def t5_file(kind: str, weights: str, **options) -> Any:
 
 # %% ../../nbs/4_lam/univla.ipynb #7b49535f
 def t5_numbers(texts: Sequence[str], c: TextConfig) -> tuple[Tensor, Tensor]:
-    "Numbers of word pieces (B, L), an end mark (1) behind the last, then padding (0); and which are no padding (B, L)."
+    """Numbers of word pieces (B, L), an end mark (1) behind the last, then padding (0); and which
+    are no padding (B, L).
+    """
     if c.weights:
         rows = t5_file("AutoTokenizer", c.weights)(list(texts))["input_ids"]
     else:
-        rows = [[3 + zlib.crc32(w.encode()) % (c.vocab - 3) for w in split_words(t)] + [1] for t in texts]
+        rows = [
+            [3 + zlib.crc32(w.encode()) % (c.vocab - 3) for w in split_words(t)] + [1]
+            for t in texts
+        ]
     ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
 
 
 @torch.no_grad()
-def t5_words(texts: Sequence[str], width: int, c: TextConfig, batch: int = 64) -> tuple[Tensor, Tensor]:
-    "T5's last hidden states: words (B, L, width) and which are no padding (B, L)."
+def t5_words(
+    texts: Sequence[str], width: int, c: TextConfig, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """T5's last hidden states: words (B, L, width) and which are no padding (B, L)."""
     encoder, (ids, mask) = t5_encoder(width, c), t5_numbers(texts, c)
     parts = zip(ids.split(batch), mask.split(batch), strict=True)
-    return torch.cat([encoder(input_ids=i, attention_mask=m.long()).last_hidden_state for i, m in parts]), mask
+    return torch.cat(
+        [encoder(input_ids=i, attention_mask=m.long()).last_hidden_state for i, m in parts]
+    ), mask
 
 
 def instruction_words(texts: Sequence[str], config: UniVLAConfig) -> tuple[Tensor, Tensor]:
-    "Instructions as a model of `config` takes them: words (B, L, text_dim) and which are no padding (B, L)."
+    """Instructions as a model of `config` takes them: words (B, L, text_dim) and which are no
+    padding (B, L).
+    """
     if config.text.kind == "hashed":
         return hashed_words(texts, config.text_dim)
     return t5_words(texts, config.text_dim, config.text)
@@ -482,7 +640,9 @@ SMALL_T5 = TextConfig("t5", depth=2, heads=2, head_dim=8, mlp=32, vocab=512)  # 
 
 
 def check_t5(width: int = 16, c: TextConfig = SMALL_T5, tol: float = 1e-5) -> float:
-    "The words of texts in a batch are the library's own of each text alone: the largest gap, asserted < tol."
+    """The words of texts in a batch are the library's own of each text alone: the largest gap,
+    asserted < tol.
+    """
     texts = ["stop", "put the cube on the card", "move the square"]
     words, mask = t5_words(texts, width, c)
     gap = 0.0
@@ -496,74 +656,115 @@ def check_t5(width: int = 16, c: TextConfig = SMALL_T5, tol: float = 1e-5) -> fl
 # %% ../../nbs/4_lam/univla.ipynb #3889991e
 _BLOCK = r"(encoder|decoder)\.transformer_blocks\.(\d+)\."
 UNIVLA_NAMES = {
-    r"dino_encoder\.(cls_token|pos_embed|patch_embed\..*|norm\..*)": r"eye.vit.\1", r"dino_encoder\.mask_token": "",
-    r"dino_encoder\.register_tokens": "eye.vit.reg_token", r"dino_encoder\.blocks\.(.*)": r"eye.vit.blocks.\1",
-    r"(encoder|decoder)\.ffn\.(.*)": r"\1.enter.\2", r"text_encoder\..*": "", r"lang_proj\.(.*)": r"language.\1",
+    r"dino_encoder\.(cls_token|pos_embed|patch_embed\..*|norm\..*)": r"eye.vit.\1",
+    r"dino_encoder\.mask_token": "",
+    r"dino_encoder\.register_tokens": "eye.vit.reg_token",
+    r"dino_encoder\.blocks\.(.*)": r"eye.vit.blocks.\1",
+    r"(encoder|decoder)\.ffn\.(.*)": r"\1.enter.\2",
+    r"text_encoder\..*": "",
+    r"lang_proj\.(.*)": r"language.\1",
     _BLOCK + r"spatial_attn\.to_out\.0\.(.*)": r"\1.blocks.\2.space.proj.\3",
     _BLOCK + r"temporal_attn\.to_out\.0\.(.*)": r"\1.blocks.\2.time.proj.\3",
     _BLOCK + r"spatial_attn\.(to_[qkv]\..*)": r"\1.blocks.\2.space.\3",
     _BLOCK + r"temporal_attn\.(to_[qkv]\..*)": r"\1.blocks.\2.time.\3",
-    _BLOCK + r"ffn\.0\.(.*)": r"\1.blocks.\2.mlp.fc1.\3", _BLOCK + r"ffn\.3\.(.*)": r"\1.blocks.\2.mlp.fc2.\3",
-    _BLOCK + r"(norm\d\..*)": r"\1.blocks.\2.\3", r"decoder\.out\.(.*)": r"out.\1", r"patch_up\.(.*)": r"patch_up.\1",
-}  # fmt: skip
+    _BLOCK + r"ffn\.0\.(.*)": r"\1.blocks.\2.mlp.fc1.\3",
+    _BLOCK + r"ffn\.3\.(.*)": r"\1.blocks.\2.mlp.fc2.\3",
+    _BLOCK + r"(norm\d\..*)": r"\1.blocks.\2.\3",
+    r"decoder\.out\.(.*)": r"out.\1",
+    r"patch_up\.(.*)": r"patch_up.\1",
+}
 _SETS = {  # official suffixes of the two sets, by stage
     1: {"codes": ("action_latent", "to_codebook", "action_up", "vq")},
-    2: {"codes": ("action_latent_controllable", "to_codebook", "action_up", "vq_action"),
-        "aside": ("action_latent", "to_codebook_uncontrol", "action_up_uncontrol", "vq")},
-}  # fmt: skip
+    2: {
+        "codes": ("action_latent_controllable", "to_codebook", "action_up", "vq_action"),
+        "aside": ("action_latent", "to_codebook_uncontrol", "action_up_uncontrol", "vq"),
+    },
+}
 
 # %% ../../nbs/4_lam/univla.ipynb #05c81b83
 def univla_names(stage: int) -> dict[str, str]:
-    "The rules of `translate` for a stage."
+    """The rules of `translate` for a stage."""
     rules = dict(UNIVLA_NAMES)
     for own, (queries, narrow, widen, book) in _SETS[stage].items():
-        rules |= {queries: f"{own}.queries", rf"{book}\.codebook\.weight": f"{own}.bottleneck.book.codes",
-                  rf"{narrow}\.(.*)": rf"{own}.narrow.\1", rf"{widen}\.(.*)": rf"{own}.widen.\1"}  # fmt: skip
+        rules |= {
+            queries: f"{own}.queries",
+            rf"{book}\.codebook\.weight": f"{own}.bottleneck.book.codes",
+            rf"{narrow}\.(.*)": rf"{own}.narrow.\1",
+            rf"{widen}\.(.*)": rf"{own}.widen.\1",
+        }
     return rules
 
 
 def our_name(name: str) -> str:
-    "Encoder and decoder by our names, norms by what they stand before."
+    """Encoder and decoder by our names, norms by what they stand before."""
     part, _, rest = name.partition(".")
     norms = {"encoder": ("space", "time", "mlp"), "decoder": ("space", "mlp")}.get(part, ())
-    rest = re.sub(r"^(blocks\.\d+\.)norm(\d)\.", lambda m: f"{m[1]}norm_{norms[int(m[2]) - 1]}.", rest)
-    return f"{ {'encoder': 'idm', 'decoder': 'fdm'}.get(part, part)}.{rest}"
+    rest = re.sub(
+        r"^(blocks\.\d+\.)norm(\d)\.", lambda m: f"{m[1]}norm_{norms[int(m[2]) - 1]}.", rest
+    )
+    return f"{ {'encoder': 'idm', 'decoder': 'fdm'}.get(part, part) }.{rest}"
 
 # %% ../../nbs/4_lam/univla.ipynb #1078416b
-def univla_config(t: Mapping[str, Tensor], stage: int, heads: int | None, file: Path) -> UniVLAConfig:
-    "The settings, from the shapes of translated tensors."
-    depth = lambda part: 1 + max(int(m[1]) for n in t if (m := re.match(rf"{part}\.blocks\.(\d+)\.", n)))  # noqa: E731
+def univla_config(
+    t: Mapping[str, Tensor], stage: int, heads: int | None, file: Path
+) -> UniVLAConfig:
+    """The settings, from the shapes of translated tensors."""
+    def depth(part):
+        return (
+            1 + max(int(m[1]) for n in t if (m := re.match(rf"{part}\.blocks\.(\d+)\.", n)))
+        )  # noqa: E731
     try:
         eye_width, _, patch, _ = t["eye.vit.patch_embed.proj.weight"].shape
         registers, width = t["eye.vit.reg_token"].shape[1], len(t["patch_up.bias"])
         codes, code_dim = t["codes.bottleneck.book.codes"].shape
         return UniVLAConfig(
-            16 * patch, patch, eye_width, depth("eye.vit"), max(1, eye_width // 64), registers, width, depth("idm"),
-            depth("fdm"), heads or max(1, width // 64), t["codes.queries"].shape[-2], code_dim,
-            replace(RELEASED, codes=codes), stage, t["language.weight"].shape[1] if "language.weight" in t else 0,
+            16 * patch,
+            patch,
+            eye_width,
+            depth("eye.vit"),
+            max(1, eye_width // 64),
+            registers,
+            width,
+            depth("idm"),
+            depth("fdm"),
+            heads or max(1, width // 64),
+            t["codes.queries"].shape[-2],
+            code_dim,
+            replace(RELEASED, codes=codes),
+            stage,
+            t["language.weight"].shape[1] if "language.weight" in t else 0,
             TextConfig("t5", T5_BASE) if stage == 1 else TextConfig(),
-        )  # fmt: skip
+        )
     except (KeyError, ValueError) as error:
-        raise UserError(f"{file}: {error}: these are not the weights of UniVLA's latent action model") from None
+        raise UserError(
+            f"{file}: {error}: these are not the weights of UniVLA's latent action model"
+        ) from None
 
 # %% ../../nbs/4_lam/univla.ipynb #088137e9
 def fit_eye(tensors: dict[str, Tensor], side: int) -> dict[str, Tensor]:
-    "DINOv2's class token and positions as timm has them: its position added to it, those of patches for side x side."
+    """DINOv2's class token and positions as timm has them: its position added to it, those of
+    patches for side x side.
+    """
     out, empty = dict(tensors), torch.empty(0)
     token, positions = (tensors.get(f"eye.vit.{n}", empty) for n in ("cls_token", "pos_embed"))
     if not token.ndim == positions.ndim == 3 or token.shape[2] != positions.shape[2]:
         return out  # `fill` says what is wrong
     out["eye.vit.cls_token"] = token + positions[:, :1]
-    out["eye.vit.pos_embed"] = resample_abs_pos_embed(positions[:, 1:], [side, side], num_prefix_tokens=0)
+    out["eye.vit.pos_embed"] = resample_abs_pos_embed(
+        positions[:, 1:], [side, side], num_prefix_tokens=0
+    )
     return out
 
 # %% ../../nbs/4_lam/univla.ipynb #a1bd93d4
 def read_univla(file: Path) -> UniVLA:
-    "The model of a file that the official trainer wrote, of either stage."
+    """The model of a file that the official trainer wrote, of either stage."""
     found = read_torch(file)
     found = found if isinstance(found, dict) else {}
     plain = {n.removeprefix("lam."): t for n, t in found.get("state_dict", found).items()}
-    stage, settings = 2 if "action_latent_controllable" in plain else 1, found.get("hyper_parameters", {})
+    stage, settings = (
+        2 if "action_latent_controllable" in plain else 1,
+        found.get("hyper_parameters", {}),
+    )
     tensors = {our_name(n): t for n, t in translate(plain, univla_names(stage), file).items()}
     heads = settings.get("lam_num_heads") if isinstance(settings, dict) else None
     config = univla_config(tensors, stage, heads, file)

@@ -29,17 +29,31 @@ from .fdm import ProprioFDM
 from .global_batch import interpolate
 from .objective import Encoded, ObjectiveConfig, pair_frames
 from .quantizer import BottleneckConfig
-from .registry import LatentAction, LatentActionModel, fill, fuse, read_tensors, register, translate
+from aclam.lam.registry import (
+    LatentAction,
+    LatentActionModel,
+    fill,
+    fuse,
+    read_tensors,
+    register,
+    translate,
+)
 
 # %% ../../nbs/4_lam/villa_x.ipynb #33169c1c
 RELEASED = BottleneckConfig(  # lam/vq.py: no EMA, no restart, no normalisation
-    codes=32, shared=True, beta=0.25, update="gradient", init="uniform", restart_below=0.0, normalise="none"
+    codes=32,
+    shared=True,
+    beta=0.25,
+    update="gradient",
+    init="uniform",
+    restart_below=0.0,
+    normalise="none",
 )
 
 
 @dataclass(frozen=True)
 class VillaXConfig:
-    "villa-X's latent action model. Defaults: as released (`IgorConfig`, microsoft/villa-x)."
+    """villa-X's latent action model. Defaults: as released (`IgorConfig`, microsoft/villa-x)."""
 
     image_size: int = 224  # pixels
     patch_size: int = 14
@@ -58,19 +72,27 @@ class VillaXConfig:
     tokens: int = 4  # N, latent tokens a pair
     code_dim: int = 128  # c, numbers a token
     bottleneck: BottleneckConfig = RELEASED
-    objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0)  # the release has no training; weights assumed
-    proprio_dim: int = 0  # P, numbers of the robot's state; 0: no proprio FDM. Set from the data by the trainer
+    objective: ObjectiveConfig = ObjectiveConfig(
+        lambda_ac=0.0
+    )  # the release has no training; weights assumed
+    proprio_dim: int = (
+        0  # P, numbers of the robot's state; 0: no proprio FDM. Set from the data by the trainer
+    )
     action_dim: int = 0  # A, numbers of the recorded action; 0: no action head
     embodiments: int = 1  # robots that the proprio FDM tells apart
     proprio_hidden: int = 256  # width of the two-layer MLP  # assumed
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
-            raise UserError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         for part, other in (("idm", "idm"), ("idm", "pool"), ("fdm", "fdm")):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{other}_heads")
             if width % heads or width % 4:
-                raise UserError(f"{part}_width {width} must be a multiple of 4 and of {other}_heads {heads}")
+                raise UserError(
+                    f"{part}_width {width} must be a multiple of 4 and of {other}_heads {heads}"
+                )
 
     @property
     def latent_dim(self) -> int:
@@ -82,28 +104,34 @@ class VillaXConfig:
 
 # %% ../../nbs/4_lam/villa_x.ipynb #bb18d525
 def sines(positions: Tensor, width: int) -> Tensor:
-    "Sines, then cosines, of positions (n,) at width / 2 frequencies: (n, width)."
+    """Sines, then cosines, of positions (n,) at width / 2 frequencies: (n, width)."""
     omega = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angles = positions.double()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 def mae_positions(side: int, width: int) -> Tensor:
-    "Positions (side * side, width) of the patches of a square image, row by row: the column first, then the row."
-    row, column = (p.flatten() for p in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+    """Positions (side * side, width) of the patches of a square image, row by row: the column
+    first, then the row.
+    """
+    row, column = (
+        p.flatten() for p in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    )
     return torch.cat([sines(column, width // 2), sines(row, width // 2)], dim=1)
 
 # %% ../../nbs/4_lam/villa_x.ipynb #a840aee4
 def heads(att: Attention, x: Tensor) -> Tensor:
-    "Split the last dimension into heads: (..., D) -> (..., heads, h)."
+    """Split the last dimension into heads: (..., D) -> (..., heads, h)."""
     return x.unflatten(-1, (att.num_heads, -1))
 
 
-def pair_attention(att: Attention, x: Tensor, time: Tensor | None, starts: int, parent: Tensor) -> Tensor:
+def pair_attention(
+    att: Attention, x: Tensor, time: Tensor | None, starts: int, parent: Tensor
+) -> Tensor:
     """Causal attention along time for clips of two frames, patch by patch.
 
-    x (starts + S, N, D): the first frames, then S second frames, of which the n-th follows first frame parent[n].
-    time (>= 2, D): positions, or None.
+    x (starts + S, N, D): the first frames, then S second frames, of which the n-th follows first
+    frame parent[n]. time (>= 2, D): positions, or None.
     """
     D = x.shape[-1]
     if time is not None:
@@ -113,21 +141,29 @@ def pair_attention(att: Attention, x: Tensor, time: Tensor | None, starts: int, 
     q = heads(att, F.linear(x[starts:], att.qkv.weight[:D], q_bias))  # (S, N, heads, h)
     k, v = att.k_norm(heads(att, k)), heads(att, v)
     (k_1, k_2), (v_1, v_2) = ((t[:starts][parent], t[starts:]) for t in (k, v))
-    first = torch.sigmoid((att.q_norm(q) * (k_1 - k_2)).sum(-1, keepdim=True, dtype=torch.float32) * att.scale)
+    first = torch.sigmoid(
+        (att.q_norm(q) * (k_1 - k_2)).sum(-1, keepdim=True, dtype=torch.float32) * att.scale
+    )
     return att.proj(torch.cat([v[:starts], interpolate(v_2, v_1, first)]).flatten(2))
 
 
 def clip_attention(att: Attention, x: Tensor, time: Tensor | None, length: int) -> Tensor:
-    "Causal attention along time for clips of `length` frames: x (B * length, N, D), patch by patch."
+    """Causal attention along time for clips of `length` frames: x (B * length, N, D), patch by
+    patch.
+    """
     y = x.unflatten(0, (-1, length))  # (B, T, N, D)
     y = (y if time is None else y + time[:length, None]).transpose(1, 2)  # (B, N, T, D)
-    q, k, v = (heads(att, t).transpose(2, 3) for t in att.qkv(y).chunk(3, dim=-1))  # (B, N, heads, T, h)
+    q, k, v = (
+        heads(att, t).transpose(2, 3) for t in att.qkv(y).chunk(3, dim=-1)
+    )  # (B, N, heads, T, h)
     y = F.scaled_dot_product_attention(att.q_norm(q), att.k_norm(k), v, is_causal=True)
     return att.proj(y.transpose(2, 3).flatten(3)).transpose(1, 2).flatten(0, 1)
 
 # %% ../../nbs/4_lam/villa_x.ipynb #defcc199
 def check_pair_attention(width: int = 32, tokens: int = 5, tol: float = 1e-5) -> float:
-    "The sigmoid form equals causal softmax attention over clips of two frames: the largest difference, asserted < tol."
+    """The sigmoid form equals causal softmax attention over clips of two frames: the largest
+    difference, asserted < tol.
+    """
     torch.manual_seed(0)
     att = Attention(width, 4, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm)
     x, time = torch.randn(3, 2, tokens, width), torch.randn(2, width)
@@ -142,36 +178,50 @@ Mix = Callable[[Attention, Tensor, Tensor | None], Tensor]  # attention along ti
 
 
 class STBlock(nn.Module):
-    "Spatial attention, causal temporal attention, MLP; a table scales, shifts and gates (lam/st.py)."
+    """Spatial attention, causal temporal attention, MLP; a table scales, shifts and gates
+    (lam/st.py).
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, qk_norm: bool):
         super().__init__()
-        att = partial(Attention, width, heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm)
+        att = partial(
+            Attention, width, heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm
+        )
         self.space, self.time = att(), att()
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"))
+        self.mlp = Mlp(
+            width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh")
+        )
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(self, x: Tensor, mix: Mix, time: Tensor | None) -> Tensor:  # x (frames, N, D)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.table
-        norm = partial(F.layer_norm, normalized_shape=x.shape[-1:], eps=1e-6)  # scale and shift ride along
+        norm = partial(
+            F.layer_norm, normalized_shape=x.shape[-1:], eps=1e-6
+        )  # scale and shift ride along
         x = torch.addcmul(x, gate, self.space(norm(x, weight=1 + scale, bias=shift)))
         x = torch.addcmul(x, gate, mix(self.time, x, time))
         return torch.addcmul(x, gate_mlp, self.mlp(norm(x, weight=1 + scale_mlp, bias=shift_mlp)))
 
 # %% ../../nbs/4_lam/villa_x.ipynb #e35c2bd5
 def gated_mlp(width: int, mlp_ratio: float) -> GluMlp:
-    "Linear to twice the hidden width, one half gated by SiLU of the other, linear back."
+    """Linear to twice the hidden width, one half gated by SiLU of the other, linear back."""
     return GluMlp(width, 2 * int(width * mlp_ratio), act_layer=nn.SiLU, gate_last=True)
 
 
 class AttentionPool(nn.Module):
-    "Tokens (B, N, D) to codes (B, tokens, c): learned queries attend to them (`MAPBlock` in lam/transformer.py)."
+    """Tokens (B, N, D) to codes (B, tokens, c): learned queries attend to them (`MAPBlock` in
+    lam/transformer.py).
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, tokens: int, code_dim: int):
         super().__init__()
         self.heads = heads
         self.queries = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.before, self.q, self.kv = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.before, self.q, self.kv = (
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+        )
         self.proj, self.mlp = nn.Linear(width, width), gated_mlp(width, mlp_ratio)
         self.norm_1, self.norm_2 = RmsNorm(width, eps=1e-16), RmsNorm(width, eps=1e-16)
         self.read = nn.Linear(width, code_dim)
@@ -186,7 +236,7 @@ class AttentionPool(nn.Module):
 
 # %% ../../nbs/4_lam/villa_x.ipynb #19e4a048
 class VillaIDM(nn.Module):
-    "Frames in ImageNet units to latent tokens of consecutive pairs."
+    """Frames in ImageNet units to latent tokens of consecutive pairs."""
 
     def __init__(self, c: VillaXConfig):
         super().__init__()
@@ -200,7 +250,7 @@ class VillaIDM(nn.Module):
         self.pool = AttentionPool(c.idm_width, c.pool_heads, c.mlp_ratio, c.tokens, c.code_dim)
 
     def look(self, o: Tensor) -> Tensor:
-        "Frames (n, 3, S, S) to tokens (n, N, D)."
+        """Frames (n, 3, S, S) to tokens (n, N, D)."""
         return self.embed(patchify(o, self.patch_size)) + self.space
 
     def think(self, x: Tensor, mix: Mix) -> Tensor:
@@ -209,20 +259,24 @@ class VillaIDM(nn.Module):
         return self.norm(x)
 
     def pairs(self, first: Tensor, second: Tensor, parent: Tensor) -> Tensor:
-        "Tokens of first frames (F, N, D) and of second frames (S, N, D) that follow first[parent] -> (S, tokens, c)."
+        """Tokens of first frames (F, N, D) and of second frames (S, N, D) that follow first[parent]
+        -> (S, tokens, c).
+        """
         n = len(first)
         x = self.think(torch.cat([first, second]), partial(pair_attention, starts=n, parent=parent))
         return self.pool((x[:n][parent] + x[n:]) / 2)
 
     def clips(self, o: Tensor) -> Tensor:
-        "Clips (B, T, 3, S, S) of at most `window` frames -> (B, T - 1, tokens, c)."
+        """Clips (B, T, 3, S, S) of at most `window` frames -> (B, T - 1, tokens, c)."""
         x = self.think(self.look(o.flatten(0, 1)), partial(clip_attention, length=o.shape[1]))
         x = x.unflatten(0, o.shape[:2])  # (B, T, N, D)
         return self.pool(((x[:, 1:] + x[:, :-1]) / 2).flatten(0, 1)).unflatten(0, (len(o), -1))
 
 # %% ../../nbs/4_lam/villa_x.ipynb #68026062
 class VillaBlock(nn.Module):
-    "Pre-norm attention and gated MLP, each scaled by a learned vector that starts at 0.1 (`AttnBlock`)."
+    """Pre-norm attention and gated MLP, each scaled by a learned vector that starts at 0.1
+    (`AttnBlock`).
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, qk_norm: bool):
         super().__init__()
@@ -237,7 +291,7 @@ class VillaBlock(nn.Module):
 
 
 class VillaFDM(nn.Module):
-    "`forward(o_i, z)`: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."
+    """`forward(o_i, z)`: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."""
 
     def __init__(self, c: VillaXConfig):
         super().__init__()
@@ -260,15 +314,28 @@ class VillaFDM(nn.Module):
 VILLA_X_PRESETS = {
     "villa_x": VillaXConfig(),
     "villa_x_cpu": VillaXConfig(
-        image_size=32, patch_size=8, idm_width=96, idm_depth=2, idm_heads=4, pool_heads=4, fdm_width=96, fdm_depth=2,
-        fdm_heads=4, residual=True, tokens=8, code_dim=4, proprio_hidden=128,
-        bottleneck=BottleneckConfig(shared=False, continuous_steps=2200, noise=0.5),  # that of ac_lam_cpu
+        image_size=32,
+        patch_size=8,
+        idm_width=96,
+        idm_depth=2,
+        idm_heads=4,
+        pool_heads=4,
+        fdm_width=96,
+        fdm_depth=2,
+        fdm_heads=4,
+        residual=True,
+        tokens=8,
+        code_dim=4,
+        proprio_hidden=128,
+        bottleneck=BottleneckConfig(
+            shared=False, continuous_steps=2200, noise=0.5
+        ),  # that of ac_lam_cpu
     ),
-}  # fmt: skip
+}
 
 
 def xavier(module: nn.Module) -> None:
-    "The release's first weights of linear maps; for `nn.Module.apply`."
+    """The release's first weights of linear maps; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
@@ -276,7 +343,9 @@ def xavier(module: nn.Module) -> None:
 # %% ../../nbs/4_lam/villa_x.ipynb #9cd04234
 @register("villa_x", VillaXConfig, VILLA_X_PRESETS)
 class VillaX(LatentActionModel):
-    "villa-X: factorised causal IDM, shared codebook, ViT FDM and, where `config.proprio_dim` > 0, proprio FDM."
+    """villa-X: factorised causal IDM, shared codebook, ViT FDM and, where `config.proprio_dim` > 0,
+    proprio FDM.
+    """
 
     def __init__(self, config: VillaXConfig):
         super().__init__(config)
@@ -289,40 +358,54 @@ class VillaX(LatentActionModel):
         self.proprio_fdm = ProprioFDM(*sizes) if c.proprio_dim else None
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> Encoded:
-        "Latents of pairs of frames (B, 3, S, S) in ImageNet units: clips of two."
+        """Latents of pairs of frames (B, 3, S, S) in ImageNet units: clips of two."""
         first, second = self.idm.look(torch.cat([o_i, o_j])).chunk(2)
-        return self.quantize(self.idm.pairs(first, second, torch.arange(len(o_i), device=o_i.device)))
+        return self.quantize(
+            self.idm.pairs(first, second, torch.arange(len(o_i), device=o_i.device))
+        )
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
-        "Tokens of ij, jk, ik of triples (B, 3, 3, S, S): i and j are first frames, j, k and k follow i, j and i."
+        """Tokens of ij, jk, ik of triples (B, 3, 3, S, S): i and j are first frames, j, k and k
+        follow i, j and i.
+        """
         B = len(frames)
         x = self.idm.look(frames.transpose(0, 1).flatten(0, 1))  # (3B, N, D): all i, all j, all k
         first, second = torch.arange(2 * B, device=x.device), torch.cat([x[B:], x[2 * B :]])
         return self.idm.pairs(x[: 2 * B], second, torch.cat([first, first[:B]]))
 
     def encode_clip(self, o: Tensor) -> LatentAction:
-        "Latents of the T - 1 steps of a film (T, 3, S, S): windows of `config.window` frames that slide by one."
+        """Latents of the T - 1 steps of a film (T, 3, S, S): windows of `config.window` frames that
+        slide by one.
+        """
         x, W = self.pixels(o), min(len(o), self.config.window)
         tokens = self.idm.clips(x.unfold(0, W, 1).movedim(-1, 1))  # (T - W + 1, W - 1, N, c)
-        code = self.quantize(torch.cat([tokens[0], tokens[1:, -1]]))  # all of the first window, the last of the others
-        return LatentAction(code.z, code.pre_vq.unflatten(1, (self.config.tokens, -1)), code.indices)
+        code = self.quantize(
+            torch.cat([tokens[0], tokens[1:, -1]])
+        )  # all of the first window, the last of the others
+        return LatentAction(
+            code.z, code.pre_vq.unflatten(1, (self.config.tokens, -1)), code.indices
+        )
 
     def quantize(self, tokens: Tensor) -> Encoded:
         q = self.bottleneck(tokens)
         return Encoded(q.z.flatten(1), q.pre.flatten(1), q.indices, q.loss)
 
     def paint(self, o_i: Tensor, z: Tensor) -> Tensor:
-        "The FDM: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."
+        """The FDM: frames (B, 3, S, S) in ImageNet units and latents (B, d) to frames."""
         return self.fdm(o_i, z)
 
     @classmethod
     def from_official(cls, path: Path) -> "VillaX | None":
-        "A folder with model_config.json and model.safetensors, as `IgorModel.save_pretrained` writes it."
+        """A folder with model_config.json and model.safetensors, as `IgorModel.save_pretrained`
+        writes it.
+        """
         return read_igor(path) if (path / "model_config.json").is_file() else None
 
 # %% ../../nbs/4_lam/villa_x.ipynb #980e1b76
 def check_three_ways(lam: VillaX, triples: Tensor, tol: float = 1e-5) -> float:
-    "`latents`, `triple_latents` and `encode_clip` agree on triples (B, 3, 3, S, S): the largest gap, asserted < tol."
+    """`latents`, `triple_latents` and `encode_clip` agree on triples (B, 3, 3, S, S): the largest
+    gap, asserted < tol.
+    """
     with torch.no_grad():
         x = lam.eval().pixels(triples)
         pairs, shared = lam.latents(*pair_frames(x)).pre_vq, lam.triple_latents(x).pre_vq
@@ -333,25 +416,31 @@ def check_three_ways(lam: VillaX, triples: Tensor, tol: float = 1e-5) -> float:
 
 # %% ../../nbs/4_lam/villa_x.ipynb #4ebf4f81
 _IDM = {
-    r"encoder\.embed\.proj\.(.*)": r"idm.embed.\1", r"encoder\.pe_spatial": "idm.space",
-    r"encoder\.pe_temporal": "idm.time", r"encoder\.norm\.g": "idm.norm.weight",
+    r"encoder\.embed\.proj\.(.*)": r"idm.embed.\1",
+    r"encoder\.pe_spatial": "idm.space",
+    r"encoder\.pe_temporal": "idm.time",
+    r"encoder\.norm\.g": "idm.norm.weight",
     r"encoder\.layers\.(\d+)\.attn\.(.*)": r"idm.blocks.\1.space.\2",
     r"encoder\.layers\.(\d+)\.attn_temp\.(.*)": r"idm.blocks.\1.time.\2",
     r"encoder\.layers\.(\d+)\.mlp\.(.*)": r"idm.blocks.\1.mlp.\2",
     r"encoder\.layers\.(\d+)\.scale_shift_table": r"idm.blocks.\1.table",
     r"encoder\.map_block\.pre_projection\.(.*)": r"idm.pool.before.\1",
-    r"encoder\.map_block\.latents": "idm.pool.queries", r"encoder\.map_block\.attn\.(.*)": r"idm.pool.\1",
+    r"encoder\.map_block\.latents": "idm.pool.queries",
+    r"encoder\.map_block\.attn\.(.*)": r"idm.pool.\1",
     r"encoder\.map_block\.attn_norm\.g": "idm.pool.norm_1.weight",
     r"encoder\.map_block\.mlp_norm\.g": "idm.pool.norm_2.weight",
     r"encoder\.map_block\.mlp\.0\.project\.(.*)": r"idm.pool.mlp.fc1.\1",
     r"encoder\.map_block\.mlp\.1\.(.*)": r"idm.pool.mlp.fc2.\1",
     r"encoder\.map_block\.final_proj\.0\.(.*)": r"idm.pool.read.\1",
-}  # fmt: skip
+}
 
 # %% ../../nbs/4_lam/villa_x.ipynb #f7a0128a
 _FDM = {
-    r"decoder\.embed\.proj\.(.*)": r"fdm.embed.\1", r"decoder\.pe": "fdm.space", r"decoder\.norm\.g": "fdm.norm.weight",
-    r"decoder\.action_embed\.(.*)": r"fdm.act.\1", r"decoder\.pred_head\.(.*)": r"fdm.paint.\1",
+    r"decoder\.embed\.proj\.(.*)": r"fdm.embed.\1",
+    r"decoder\.pe": "fdm.space",
+    r"decoder\.norm\.g": "fdm.norm.weight",
+    r"decoder\.action_embed\.(.*)": r"fdm.act.\1",
+    r"decoder\.pred_head\.(.*)": r"fdm.paint.\1",
     r"decoder\.layers\.(\d+)\.pre_norm_attn\.g": r"fdm.blocks.\1.norm_1.weight",
     r"decoder\.layers\.(\d+)\.pre_norm_mlp\.g": r"fdm.blocks.\1.norm_2.weight",
     r"decoder\.layers\.(\d+)\.attn\.(q|kv|proj)\.(.*)": r"fdm.blocks.\1.att.\2.\3",
@@ -365,43 +454,63 @@ IGOR_NAMES = _IDM | _FDM | {r"vq\.embedding\.weight": "bottleneck.book.codes"}
 
 # %% ../../nbs/4_lam/villa_x.ipynb #b190c586
 IGOR_SETTINGS = {
-    "resolution": "image_size", "patch_size": "patch_size", "d_t": "window", "mlp_ratio": "mlp_ratio",
-    "encoder_depth": "idm_depth", "encoder_embed_dim": "idm_width", "encoder_n_heads": "idm_heads",
-    "st_use_qk_norm": "idm_qk_norm", "map_heads": "pool_heads", "num_learned_tokens": "tokens",
-    "action_latent_dim": "code_dim", "decoder_depth": "fdm_depth", "decoder_embed_dim": "fdm_width",
-    "decoder_n_heads": "fdm_heads", "use_qk_norm": "fdm_qk_norm",
-}  # fmt: skip
+    "resolution": "image_size",
+    "patch_size": "patch_size",
+    "d_t": "window",
+    "mlp_ratio": "mlp_ratio",
+    "encoder_depth": "idm_depth",
+    "encoder_embed_dim": "idm_width",
+    "encoder_n_heads": "idm_heads",
+    "st_use_qk_norm": "idm_qk_norm",
+    "map_heads": "pool_heads",
+    "num_learned_tokens": "tokens",
+    "action_latent_dim": "code_dim",
+    "decoder_depth": "fdm_depth",
+    "decoder_embed_dim": "fdm_width",
+    "decoder_n_heads": "fdm_heads",
+    "use_qk_norm": "fdm_qk_norm",
+}
 
 
 def igor_config(file: Path) -> VillaXConfig:
-    "Our settings from a model_config.json; what it does not name has the release's default."
+    """Our settings from a model_config.json; what it does not name has the release's default."""
     row = read_json(file)
     if row.get("architecture") != "IgorModel":
-        raise UserError(f'{file}: architecture is {row.get("architecture")!r}, "IgorModel" expected')
+        raise UserError(
+            f'{file}: architecture is {row.get("architecture")!r}, "IgorModel" expected'
+        )
     theirs = row.get("config", {})
     known = {ours: theirs[name] for name, ours in IGOR_SETTINGS.items() if name in theirs}
-    return VillaXConfig(**known, bottleneck=replace(RELEASED, codes=theirs.get("n_codes", RELEASED.codes)))
+    return VillaXConfig(
+        **known, bottleneck=replace(RELEASED, codes=theirs.get("n_codes", RELEASED.codes))
+    )
 
 # %% ../../nbs/4_lam/villa_x.ipynb #c105f92c
 def colours_first(x: Tensor, patch: int) -> Tensor:
-    "Rows of a pixel head from (row, column, colour) to (colour, row, column) order."
+    """Rows of a pixel head from (row, column, colour) to (colour, row, column) order."""
     return x.unflatten(0, (patch, patch, 3)).movedim(2, 0).flatten(0, 2)
 
 
 def read_igor(folder: Path) -> VillaX:
-    "The model of a folder that the official code saved."
+    """The model of a folder that the official code saved."""
     config, file = igor_config(folder / "model_config.json"), folder / "model.safetensors"
-    tensors = fuse(translate(read_tensors(file), IGOR_NAMES, file), ("q", "kv"), "qkv", within="fdm.")
+    tensors = fuse(
+        translate(read_tensors(file), IGOR_NAMES, file), ("q", "kv"), "qkv", within="fdm."
+    )
     for part in ("idm", "fdm"):
         if (weight := tensors.get(f"{part}.embed.weight")) is not None:
             tensors[f"{part}.embed.weight"] = weight.flatten(1)  # a convolution's (D, 3, p, p)
     for name in ("idm.space", "idm.time", "fdm.space", "bottleneck.book.codes"):
         if name in tensors:  # (1, n, D) there; here codes are (groups, K, c)
-            tensors[name] = tensors[name][None] if name.startswith("bottleneck") else tensors[name][0]
+            tensors[name] = (
+                tensors[name][None] if name.startswith("bottleneck") else tensors[name][0]
+            )
     for name in ("fdm.paint.weight", "fdm.paint.bias"):
         if name in tensors and len(tensors[name]) == 3 * config.patch_size**2:
             tensors[name] = colours_first(tensors[name], config.patch_size)
     model = VillaX(config)
-    own = {k: v for k, v in model.state_dict().items() if k.startswith("bottleneck.")}  # counters of the house
+    own = {
+        k: v for k, v in model.state_dict().items() if k.startswith("bottleneck.")
+    }  # counters of the house
     fill(model, own | tensors, file)
     return model

@@ -13,22 +13,36 @@ import numpy as np
 
 from .llo import llo, readout_factor
 from .model import LAM, change_gauge, init_lam, shift_family
-from .objective import Term, composition, long_gap, minimise, objective, optimum, reconstruction
+from aclam.linear.objective import (
+    Term,
+    composition,
+    long_gap,
+    minimise,
+    objective,
+    optimum,
+    reconstruction,
+)
 from .pca import discarded
 from .world import factors, make_world
 
 # %% ../../nbs/1_linear/additivity.ipynb #ecbf9395
 def frame_size(m: LAM, F: dict[str, np.ndarray], through_B: bool = False) -> float:
-    """E||(C + D) o_j||^2, or with through_B E||B (C + D) o_j||^2: the violation of additivity, before and after
-    decoding."""
+    """E||(C + D) o_j||^2, or with through_B E||B (C + D) o_j||^2: the violation of additivity,
+    before and after decoding.
+    """
     leak = (m.C + m.D) @ F["o_next"]
     return float(((m.B @ leak if through_B else leak) ** 2).sum())
 
 
 def check_fact_0(seed: int = 0) -> float:
-    """Fact 0 on a random model and world: relative error of E||z_ik - z_ij - z_jk||^2 = E||(C + D) o_j||^2."""
+    """Fact 0 on a random model and world: relative error of E||z_ik - z_ij - z_jk||^2 = E||(C + D)
+    o_j||^2.
+    """
     F, m = (
-        factors(make_world(d_o=9, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.7, chi=0.4, seed=seed), steps=2),
+        factors(
+            make_world(d_o=9, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.7, chi=0.4, seed=seed),
+            steps=2,
+        ),
         init_lam(9, 4, seed),
     )
     z = lambda x, y: m.C @ F[x] + m.D @ F[y]  # noqa: E731
@@ -37,8 +51,10 @@ def check_fact_0(seed: int = 0) -> float:
 
 # %% ../../nbs/1_linear/additivity.ipynb #5f75c762
 def check_ac(terms_of, d_z: int = 3, seed: int = 0, **world) -> dict[str, float]:
-    """Minimise an objective numerically and report sizes: C + D, A - I, B(C + D), the part of A - I inside
-    span(B), (C + D) X, and the relative excess over the closed form (absolute if the minimum is 0)."""
+    """Minimise an objective numerically and report sizes: C + D, A - I, B(C + D), the part of A - I
+    inside span(B), (C + D) X, and the relative excess over the closed form (absolute if the minimum
+    is 0).
+    """
     w = make_world(**{"d_o": 10, "d_a": 3, "d_b": 0, "seed": seed, **world})
     F = factors(w, steps=2)
     terms = terms_of(F)
@@ -63,8 +79,9 @@ REC_LITTLE_AC = lambda F: [reconstruction(F), composition(F, 0.1)]  # noqa: E731
 
 # %% ../../nbs/1_linear/additivity.ipynb #1e6b0769
 def measured(F: dict[str, np.ndarray], sigma: float) -> dict[str, np.ndarray]:
-    """The same triple seen through independent measurement noise of standard deviation sigma on each of the three
-    frames."""
+    """The same triple seen through independent measurement noise of standard deviation sigma on
+    each of the three frames.
+    """
     d_o, width = F["o"].shape
     out = {k: np.concatenate([v, np.zeros((v.shape[0], 3 * d_o))], axis=1) for k, v in F.items()}
     noise = np.eye(width + 3 * d_o)[width:] * sigma
@@ -86,9 +103,13 @@ def ac_idm(m: LAM, F: dict[str, np.ndarray]) -> float:
 
 # %% ../../nbs/1_linear/additivity.ipynb #e85acb5c
 def check_bridge(seed: int = 0, var1: float = 0.1, var2: float = 0.3) -> dict[str, float]:
-    """The bridge identity on a random member of the rec-optimal family: relative errors of its three lines, the
-    change of L_AC-FDM under a random gauge, and the ratio of L_AC-IDM after shrinking the latent by 1000."""
-    F = factors(make_world(d_o=12, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.5, seed=seed), steps=2)
+    """The bridge identity on a random member of the rec-optimal family: relative errors of its
+    three lines, the change of L_AC-FDM under a random gauge, and the ratio of L_AC-IDM after
+    shrinking the latent by 1000.
+    """
+    F = factors(
+        make_world(d_o=12, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.5, seed=seed), steps=2
+    )
     m, floor, rng = rec_optimal(F, 4, seed), discarded(F["delta"], 4), np.random.default_rng(seed)
     k1, k2 = np.sqrt(var1) * F["k1"], np.sqrt(var2) * F["k2"]
     shifted = Term("aug", 1.0, F["o"] + k2, F["o"] + k1, F["o_next"] + k1, F["delta"])
@@ -97,7 +118,9 @@ def check_bridge(seed: int = 0, var1: float = 0.1, var2: float = 0.3) -> dict[st
     small = change_gauge(m, 1e-3 * np.eye(4))
     return {
         "fdm": (ac(m) - 2 * floor) / frame_size(m, F, True) - 1,
-        "aug": (objective(m, [shifted]) - floor) / ((var1 + var2) * np.sum((m.B @ (m.C + m.D)) ** 2)) - 1,
+        "aug": (objective(m, [shifted]) - floor)
+        / ((var1 + var2) * np.sum((m.B @ (m.C + m.D)) ** 2))
+        - 1,
         "idm": ac_idm(m, F) / frame_size(m, F) - 1,
         "fdm_gauge": ac(gauged) / ac(m) - 1,
         "idm_shrunk": ac_idm(small, F) / ac_idm(m, F),
@@ -105,13 +128,17 @@ def check_bridge(seed: int = 0, var1: float = 0.1, var2: float = 0.3) -> dict[st
 
 # %% ../../nbs/1_linear/additivity.ipynb #04c1a265
 def offset_loss(b: np.ndarray, c: np.ndarray, B: np.ndarray, lam: float) -> float:
-    """What constant offsets add to L_rec + lam L_AC-FDM for zero-mean data: ||Bb + c||^2 + lam ||2Bb + c||^2."""
+    """What constant offsets add to L_rec + lam L_AC-FDM for zero-mean data: ||Bb + c||^2 + lam
+    ||2Bb + c||^2.
+    """
     return float(np.sum((B @ b + c) ** 2) + lam * np.sum((2 * B @ b + c) ** 2))
 
 # %% ../../nbs/1_linear/additivity.ipynb #79568a81
 def check_limits(seed: int = 0) -> dict[str, float]:
-    """Limits 1, 3 and 5 at the exact optimum of rec + AC: LLO beside strong agents, the change of the loss under a
-    gauge that scales the latent by 7, and the additivity violation of a latent that reads only the other agents."""
+    """Limits 1, 3 and 5 at the exact optimum of rec + AC: LLO beside strong agents, the change of
+    the loss under a gauge that scales the latent by 7, and the additivity violation of a latent
+    that reads only the other agents.
+    """
     w = make_world(d_o=20, d_a=4, d_b=4, sigma_agents=2.0, orthogonal_agents=True, seed=seed)
     F = factors(w, steps=2)
     terms = [reconstruction(F), composition(F, 1.0)]
@@ -125,10 +152,15 @@ def check_limits(seed: int = 0) -> dict[str, float]:
     }
 
 # %% ../../nbs/1_linear/additivity.ipynb #0d74d501
-def policy_overlap(chi: float, lam: float, d_o: int = 32, d_a: int = 4, sigma: float = 0.5, seed: int = 0) -> float:
-    """Share of span(X) inside span(B) at the exact optimum, beside orthogonal agents of strength sigma; lam = 0:
-    no composition."""
-    w = make_world(d_o=d_o, d_a=d_a, d_b=d_a, sigma_agents=sigma, chi=chi, orthogonal_agents=True, seed=seed)
+def policy_overlap(
+    chi: float, lam: float, d_o: int = 32, d_a: int = 4, sigma: float = 0.5, seed: int = 0
+) -> float:
+    """Share of span(X) inside span(B) at the exact optimum, beside orthogonal agents of strength
+    sigma; lam = 0: no composition.
+    """
+    w = make_world(
+        d_o=d_o, d_a=d_a, d_b=d_a, sigma_agents=sigma, chi=chi, orthogonal_agents=True, seed=seed
+    )
     F = factors(w, steps=2)
     B = optimum([reconstruction(F)] + ([composition(F, lam)] if lam else []), d_a).lam.B
     return float(np.linalg.norm(B.T @ w.X) ** 2 / d_a)

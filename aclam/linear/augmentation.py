@@ -22,8 +22,13 @@ def shifted_terms(F: dict[str, np.ndarray], var1: float, var2: float) -> list[Te
 
 
 def check_augmented_loss(seed: int = 0, var1: float = 0.3, var2: float = 0.2) -> float:
-    """First claim of Prop. 4.3, on random matrices and with a policy: relative error of 'plain + two terms'."""
-    F = factors(make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=0.4, seed=seed))
+    """First claim of Prop.
+
+    4.3, on random matrices and with a policy: relative error of 'plain + two terms'.
+    """
+    F = factors(
+        make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=0.4, seed=seed)
+    )
     m = init_lam(10, 4, seed)
     extra = var1 * np.sum((m.B @ (m.C + m.D)) ** 2) + var2 * np.sum((m.A - np.eye(10)) ** 2)
     return float(objective(m, shifted_terms(F, var1, var2)) / (population_loss(m, F) + extra) - 1)
@@ -32,8 +37,9 @@ def check_augmented_loss(seed: int = 0, var1: float = 0.3, var2: float = 0.2) ->
 def check_prop_43(
     var1: float, var2: float, seed: int = 0, d_z: int = 3, sigma: float = 0.3, chi: float = 0.0
 ) -> dict[str, float]:
-    """Second claim: minimise numerically and report the sizes of A - I, B(C + D), C + D, and the excess over the
-    closed form."""
+    """Second claim: minimise numerically and report the sizes of A - I, B(C + D), C + D, and the
+    excess over the closed form.
+    """
     F = factors(make_world(d_o=10, d_a=3, d_b=0, sigma_iid=sigma, chi=chi, seed=seed))
     terms = shifted_terms(F, var1, var2)
     m, _, value = minimise(terms, d_z, seed)

@@ -49,25 +49,39 @@ def quiet_panel(base: Setting) -> Iterator[Point]:
 
 
 def iid_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, middle: iid noise at d_z = d_a, for both readings of the lost normalisation of X; read from D(o' -
-    o)."""
+    """Figure 3, middle: iid noise at d_z = d_a, for both readings of the lost normalisation of X;
+    read from D(o' - o).
+    """
     for gain in (1.0, base.d_o / base.d_a):
         for sigma in np.round(np.arange(0, 1.51, 0.1), 2):
             yield Point(
-                "3 middle", f"gain {gain:g}", float(sigma), replace(base, gain=gain, sigma_iid=float(sigma)), "delta"
+                "3 middle",
+                f"gain {gain:g}",
+                float(sigma),
+                replace(base, gain=gain, sigma_iid=float(sigma)),
+                "delta",
             )
 
 
 def agents_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, right: other agents, random Y, against the width of the channel; read from D(o' - o)."""
+    """Figure 3, right: other agents, random Y, against the width of the channel; read from D(o' -
+    o).
+    """
     for sigma in SIGMAS:
         for d_z in WIDTHS:
-            yield Point("3 right", f"agents {sigma:g}", d_z, replace(base, sigma_agents=sigma, d_z=d_z), "delta")
+            yield Point(
+                "3 right",
+                f"agents {sigma:g}",
+                d_z,
+                replace(base, sigma_agents=sigma, d_z=d_z),
+                "delta",
+            )
 
 # %% ../../nbs/1_linear/figures.ipynb #9a8dee6c
 def policy_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5; read from D(o' - o).
-    Not at 0.5, where the two parties tie and the optimum is any mixture of them."""
+    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5; read
+    from D(o' - o). Not at 0.5, where the two parties tie and the optimum is any mixture of them.
+    """
     for sigma in (0.0, 0.5):
         for chi in (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8, 0.9):
             s = replace(base, chi=chi, sigma_agents=sigma, orthogonal_agents=True)
@@ -75,7 +89,9 @@ def policy_panel(base: Setting) -> Iterator[Point]:
 
 
 def augmentation_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, middle: no shift, standard deviation 0.1, variance 0.1, and (new) composition without shift; raw z."""
+    """Figure 4, middle: no shift, standard deviation 0.1, variance 0.1, and (new) composition
+    without shift; raw z.
+    """
     kinds = {
         "none": {},
         "std 0.1": dict(augment_var=0.01),
@@ -88,7 +104,9 @@ def augmentation_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #8ee12094
 def label_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, right: 1 % labels beside other agents, against the width of the channel; raw z, shifted frames."""
+    """Figure 4, right: 1 % labels beside other agents, against the width of the channel; raw z,
+    shifted frames.
+    """
     shifted = replace(base, augment_var=0.1)
     for sigma in SIGMAS:
         for d_z in WIDTHS:
@@ -98,7 +116,11 @@ def label_panel(base: Setting) -> Iterator[Point]:
         strong = replace(shifted, sigma_agents=2.0, d_z=d_z)
         yield Point("4 right", "agents 2, no labels", d_z, strong, "raw")
         yield Point(
-            "4 right", "agents 2, mean over all", d_z, replace(strong, label_ratio=0.01, label_mean="all"), "raw"
+            "4 right",
+            "agents 2, mean over all",
+            d_z,
+            replace(strong, label_ratio=0.01, label_mean="all"),
+            "raw",
         )
 
 # %% ../../nbs/1_linear/figures.ipynb #8cb1419c
@@ -111,7 +133,9 @@ BRIDGE_WORLDS = {  # in the order of their x-coordinates 0, 1, 2, 3
 
 
 def bridge_panel(base: Setting) -> Iterator[Point]:
-    """Four worlds, raw z: nothing, shifts of 10 % variance, composition with weights 0.1 and 1 (Proposition AC-1)."""
+    """Four worlds, raw z: nothing, shifts of 10 % variance, composition with weights 0.1 and 1
+    (Proposition AC-1).
+    """
     kinds = {
         "reconstruction only": {},
         "shifted frames": dict(augment_var=0.1),
@@ -124,10 +148,14 @@ def bridge_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #d0570bb6
 def threshold_panel(base: Setting) -> Iterator[Point]:
-    """1 % of labels against the strength of the other agents, averaged over labelled or over all samples; raw z."""
+    """1 % of labels against the strength of the other agents, averaged over labelled or over all
+    samples; raw z.
+    """
     for mean in ("labelled", "all"):
         for sigma in (0.5, 0.9, 1.5, 2.0, 3.0, 4.5):
-            s = replace(base, sigma_agents=sigma, augment_var=0.1, label_ratio=0.01, label_mean=mean)
+            s = replace(
+                base, sigma_agents=sigma, augment_var=0.1, label_ratio=0.01, label_mean=mean
+            )
             yield Point("labels", f"mean over {mean}", sigma, s, "raw")
 
 # %% ../../nbs/1_linear/figures.ipynb #62efee17
@@ -140,30 +168,48 @@ FIGURES: dict[str, tuple[Callable[[Setting], Iterator[Point]], ...]] = {
 
 
 def figure_points(name: str, base: Setting, seeds: int) -> list[Point]:
-    """All points of a figure, for seeds 0 to seeds - 1 (each seed has its own X, Y, Pi, start and data)."""
+    """All points of a figure, for seeds 0 to seeds - 1 (each seed has its own X, Y, Pi, start and
+    data).
+    """
     if name not in FIGURES:
         raise UserError(f"figure {name!r} is not one of {', '.join(FIGURES)}.")
     if seeds < 1:
         raise UserError(f"seeds is {seeds}: it must be at least 1.")
-    return [p for seed in range(seeds) for panel in FIGURES[name] for p in panel(replace(base, seed=seed))]
+    return [
+        p
+        for seed in range(seeds)
+        for panel in FIGURES[name]
+        for p in panel(replace(base, seed=seed))
+    ]
 
 # %% ../../nbs/1_linear/figures.ipynb #aa712488
 def run_job(points: list[Point]) -> list[dict]:
-    """Train and evaluate points that share a sweep; a row is the point, its setting and `evaluate`'s figures."""
+    """Train and evaluate points that share a sweep; a row is the point, its setting and
+    `evaluate`'s figures.
+    """
     torch.set_num_threads(1)
     models = train([p.setting for p in points])
     return [
-        asdict(p) | {"setting": asdict(p.setting)} | evaluate(m, p.readout) for p, m in zip(points, models, strict=True)
+        asdict(p) | {"setting": asdict(p.setting)} | evaluate(m, p.readout)
+        for p, m in zip(points, models, strict=True)
     ]
 
 
 def make_jobs(points: list[Point], most: int = 45) -> list[list[Point]]:
-    """Jobs of points that share a sweep, each of at most `most`, so that a few workers stay busy to the end."""
-    return [[points[i] for i in members] for members in make_sweeps([p.setting for p in points], most)]
+    """Jobs of points that share a sweep, each of at most `most`, so that a few workers stay busy to
+    the end.
+    """
+    return [
+        [points[i] for i in members] for members in make_sweeps([p.setting for p in points], most)
+    ]
 
 # %% ../../nbs/1_linear/figures.ipynb #3514ea2c
-def run_figure(points: list[Point], workers: int = 1, progress: Callable[[int, int], None] | None = None) -> list[dict]:
-    """Train and evaluate all points; rows in the points' order of (panel, series, x, seed). workers: processes."""
+def run_figure(
+    points: list[Point], workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> list[dict]:
+    """Train and evaluate all points; rows in the points' order of (panel, series, x, seed).
+    workers: processes.
+    """
     jobs, rows = make_jobs(points), []
     if workers == 1:
         done = map(run_job, jobs)
@@ -197,7 +243,10 @@ COLUMNS = (
 
 def short_rows(rows: list[dict]) -> list[dict]:
     """Rows with the columns of the CSV only, seed taken out of the setting."""
-    return [{c: r["setting"]["seed"] if c == "seed" and "setting" in r else r[c] for c in COLUMNS} for r in rows]
+    return [
+        {c: r["setting"]["seed"] if c == "seed" and "setting" in r else r[c] for c in COLUMNS}
+        for r in rows
+    ]
 
 # %% ../../nbs/1_linear/figures.ipynb #b97aa5f8
 def write_csv(path, rows: list[dict]) -> None:
@@ -205,7 +254,10 @@ def write_csv(path, rows: list[dict]) -> None:
     with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
         out = csv.DictWriter(file, COLUMNS)
         out.writeheader()
-        out.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in short_rows(rows))
+        out.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()}
+            for r in short_rows(rows)
+        )
 
 
 def read_csv(path) -> list[dict]:
@@ -213,7 +265,10 @@ def read_csv(path) -> list[dict]:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     texts = ("panel", "series", "readout")
-    return [{k: v if k in texts else int(v) if k == "seed" else float(v) for k, v in r.items()} for r in rows]
+    return [
+        {k: v if k in texts else int(v) if k == "seed" else float(v) for k, v in r.items()}
+        for r in rows
+    ]
 
 # %% ../../nbs/1_linear/figures.ipynb #4a65b9b0
 def in_order(name: str) -> list:
@@ -222,7 +277,9 @@ def in_order(name: str) -> list:
 
 
 def summary(rows: list[dict], panel: str) -> dict[str, dict[str, np.ndarray]]:
-    """Per series of a panel: x, mean, low, high (over seeds) and theory (mean over seeds), each (n_x,)."""
+    """Per series of a panel: x, mean, low, high (over seeds) and theory (mean over seeds), each
+    (n_x,).
+    """
     out = {}
     for series in sorted({r["series"] for r in rows if r["panel"] == panel}, key=in_order):
         mine = [r for r in rows if r["panel"] == panel and r["series"] == series]
@@ -248,15 +305,29 @@ XLABEL = {
 
 
 def draw_panel(ax, rows: list[dict], panel: str) -> None:
-    """Points with bars from the smallest to the largest seed; lines are the closed form. Marks are hollow and get
-    smaller from series to series, so that equal points lie inside one another. The legend is below the panel."""
+    """Points with bars from the smallest to the largest seed; lines are the closed form. Marks are
+    hollow and get smaller from series to series, so that equal points lie inside one another. The
+    legend is below the panel.
+    """
     for i, (series, s) in enumerate(summary(rows, panel).items()):
-        look = dict(fmt="os^Dvx"[i % 6], color=f"C{i}", mfc="none", ms=9 - 1.3 * i, lw=1, capsize=2, label=series)
+        look = dict(
+            fmt="os^Dvx"[i % 6],
+            color=f"C{i}",
+            mfc="none",
+            ms=9 - 1.3 * i,
+            lw=1,
+            capsize=2,
+            label=series,
+        )
         bars = np.abs(np.stack([s["mean"] - s["low"], s["high"] - s["mean"]]))  # (2, n_x)
         ax.errorbar(s["x"], s["mean"], bars, **look)
         ax.plot(s["x"], s["theory"], "-", color=f"C{i}", lw=1, alpha=0.7)
     ax.axhline(2, color="0.6", ls=":", lw=1)
-    ax.set(xlabel=XLABEL[panel], title=f"Figure {panel}" if panel[0].isdigit() else "", ylim=(-0.1, 2.15))
+    ax.set(
+        xlabel=XLABEL[panel],
+        title=f"Figure {panel}" if panel[0].isdigit() else "",
+        ylim=(-0.1, 2.15),
+    )
     if panel == "bridge":
         ax.set_xticks(range(len(BRIDGE_WORLDS)), BRIDGE_WORLDS)
     ax.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17))

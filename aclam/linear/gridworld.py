@@ -19,11 +19,16 @@ from ..core import UserError
 # %% ../../nbs/1_linear/gridworld.ipynb #b165cd2a
 @dataclass(frozen=True)
 class GridConfig:
-    """A variant of the grid world and of the training. Values are our own choice where the paper's are not known."""
+    """A variant of the grid world and of the training.
+
+    Values are our own choice where the paper's are not known.
+    """
 
     strength: float = 0.0  # intensity of the other mover; ours has 1
     chi: float = 0.0  # probability that the action follows the position
-    augment_std: float = 0.0  # standard deviation of the shared random shifts of the frames # assumed
+    augment_std: float = (
+        0.0  # standard deviation of the shared random shifts of the frames # assumed
+    )
     label_ratio: float = 0.0  # share of samples with an action label
     label_weight: float = 1.0  # weight of the action loss, averaged over labelled samples
     lambda_ac: float = 0.0  # weight of L_AC-FDM
@@ -31,17 +36,23 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if self.strength < 0 or self.augment_std < 0 or self.lambda_ac < 0:
-            raise UserError(f"variant {self.name!r}: strength, augment_std and lambda_ac must be 0 or more.")
+            raise UserError(
+                f"variant {self.name!r}: strength, augment_std and lambda_ac must be 0 or more."
+            )
         if not (0 <= self.chi <= 1 and 0 <= self.label_ratio <= 1):
             raise UserError(f"variant {self.name!r}: chi and label_ratio must lie between 0 and 1.")
 
 
 ROWS, COLUMNS, CELLS = 3, 4, 16
-MOVES = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])  # stay, up, down, left, right, in rows and columns
+MOVES = torch.tensor(
+    [[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]]
+)  # stay, up, down, left, right, in rows and columns
 
 # %% ../../nbs/1_linear/gridworld.ipynb #05918320
 def frame(square: torch.Tensor, other: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
-    """Images (K, n, 16) of our square (K, n, 2) and the other mover's column (K, n), with its strength (K, 1, 1)."""
+    """Images (K, n, 16) of our square (K, n, 2) and the other mover's column (K, n), with its
+    strength (K, 1, 1).
+    """
     cell = square[..., 0] * COLUMNS + square[..., 1]
     image = torch.nn.functional.one_hot(cell, CELLS).float()
     return image + strength * torch.nn.functional.one_hot(ROWS * COLUMNS + other, CELLS)
@@ -49,17 +60,24 @@ def frame(square: torch.Tensor, other: torch.Tensor, strength: torch.Tensor) -> 
 
 def move(square: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Our square after an action (K, n) in 0..4; walls stop it."""
-    return torch.minimum((square + MOVES[action]).clamp(min=0), torch.tensor([ROWS - 1, COLUMNS - 1]))
+    return torch.minimum(
+        (square + MOVES[action]).clamp(min=0), torch.tensor([ROWS - 1, COLUMNS - 1])
+    )
 
 # %% ../../nbs/1_linear/gridworld.ipynb #97949880
-def rollout(variants: list[GridConfig], n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Triples for K variants: frames o_i, o_j, o_k (K, n, 16), the first action, our move and the other's move (K,
-    n)."""
+def rollout(
+    variants: list[GridConfig], n: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Triples for K variants: frames o_i, o_j, o_k (K, n, 16), the first action, our move and the
+    other's move (K, n).
+    """
     K = len(variants)
     strength, chi = (torch.tensor([[getattr(v, k)] for v in variants]) for k in ("strength", "chi"))
     integer = lambda high: torch.randint(high, (K, n), generator=generator)  # noqa: E731
     square, other = torch.stack([integer(ROWS), integer(COLUMNS)], -1), integer(COLUMNS)
-    table = torch.tensor([4, 4, 2, 2, 1, 3, 4, 3, 1, 0, 3, 3])  # the policy's action for each of the 12 cells
+    table = torch.tensor(
+        [4, 4, 2, 2, 1, 3, 4, 3, 1, 0, 3, 3]
+    )  # the policy's action for each of the 12 cells
     out = {"o_i": frame(square, other, strength[..., None])}
     for name in ("o_j", "o_k"):
         follow = torch.rand(K, n, generator=generator) < chi
@@ -68,7 +86,9 @@ def rollout(variants: list[GridConfig], n: int, generator: torch.Generator) -> d
         before, square, other = square, move(square, action), (other + step) % COLUMNS
         out[name] = frame(square, other, strength[..., None])
         if name == "o_j":
-            moved = (square - before + 1) @ torch.tensor([3, 1])  # one number for each of the effective moves
+            moved = (square - before + 1) @ torch.tensor(
+                [3, 1]
+            )  # one number for each of the effective moves
             out |= {
                 "action": action,
                 "ours": moved,
@@ -112,9 +132,15 @@ def decode_grid(w, o_i: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/1_linear/gridworld.ipynb #efac10e9
 def grid_loss(
-    w, S: dict[str, torch.Tensor], variants: list[GridConfig], generator: torch.Generator, noise: float = 0.1
+    w,
+    S: dict[str, torch.Tensor],
+    variants: list[GridConfig],
+    generator: torch.Generator,
+    noise: float = 0.1,
 ) -> torch.Tensor:
-    """Training loss of each variant, (K,): reconstruction with shared shifts, composition, and labels."""
+    """Training loss of each variant, (K,): reconstruction with shared shifts, composition, and
+    labels.
+    """
     normal = lambda x: torch.randn(x.shape, generator=generator)  # noqa: E731
     field = lambda name: torch.tensor([getattr(v, name) for v in variants])  # noqa: E731
     std, lam, ratio = field("augment_std"), field("lambda_ac"), field("label_ratio")
@@ -124,10 +150,14 @@ def grid_loss(
     loss = (decode_grid(w, S["o_i"] + k2, z + jitter) - S["o_j"] - k2).square().sum(-1).mean(-1)
     if lam.max() > 0:
         both = encode_grid(w, S["o_i"], S["o_j"]) + encode_grid(w, S["o_j"], S["o_k"])
-        loss = loss + lam * (decode_grid(w, S["o_i"], both + jitter) - S["o_k"]).square().sum(-1).mean(-1)
+        loss = loss + lam * (decode_grid(w, S["o_i"], both + jitter) - S["o_k"]).square().sum(
+            -1
+        ).mean(-1)
     if ratio.max() > 0:
         known = torch.rand(z.shape[:2], generator=generator) < ratio[:, None]
-        wrong = torch.nn.functional.cross_entropy(layer(w, "head", z).transpose(1, 2), S["action"], reduction="none")
+        wrong = torch.nn.functional.cross_entropy(
+            layer(w, "head", z).transpose(1, 2), S["action"], reduction="none"
+        )
         loss = loss + field("label_weight") * (wrong * known).sum(-1) / known.sum(-1).clamp(min=1)
     return loss
 
@@ -148,7 +178,9 @@ def train_grid(
 
 # %% ../../nbs/1_linear/gridworld.ipynb #501ba2fd
 def neighbour_skill(z: np.ndarray, label: np.ndarray, k: int = 5) -> float:
-    """Skill of a k-nearest-neighbour probe: the second half of the rows is predicted from the first; 0 none, 1 all."""
+    """Skill of a k-nearest-neighbour probe: the second half of the rows is predicted from the
+    first; 0 none, 1 all.
+    """
     half = len(z) // 2
     distance = ((z[half:, None] - z[None, :half]) ** 2).sum(-1)  # (n / 2, n / 2)
     near = np.argpartition(distance, k, axis=1)[:, :k]
@@ -158,18 +190,31 @@ def neighbour_skill(z: np.ndarray, label: np.ndarray, k: int = 5) -> float:
     return float((hits - chance) / (1 - chance))
 
 # %% ../../nbs/1_linear/gridworld.ipynb #7a163476
-def grid_report(w, variants: list[GridConfig], n: int = 1200, seed: int = 99) -> list[dict[str, float]]:
-    """Per variant: what the latent knows of our move, theirs and the place; the additivity defect relative to its
-    size."""
+def grid_report(
+    w, variants: list[GridConfig], n: int = 1200, seed: int = 99
+) -> list[dict[str, float]]:
+    """Per variant: what the latent knows of our move, theirs and the place; the additivity defect
+    relative to its size.
+    """
     S = rollout(variants, n, torch.Generator().manual_seed(seed))
     z = encode_grid(w, S["o_i"], S["o_j"])
     defect = encode_grid(w, S["o_i"], S["o_k"]) - z - encode_grid(w, S["o_j"], S["o_k"])
     rows = []
-    seen = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))  # the channel's own noise
+    seen = z + 0.1 * torch.randn(
+        z.shape, generator=torch.Generator().manual_seed(seed)
+    )  # the channel's own noise
     for k, v in enumerate(variants):
-        knows = {name: neighbour_skill(seen[k].numpy(), S[name][k].numpy()) for name in ("ours", "theirs", "place")}
+        knows = {
+            name: neighbour_skill(seen[k].numpy(), S[name][k].numpy())
+            for name in ("ours", "theirs", "place")
+        }
         size = float(defect[k].square().sum().sqrt() / z[k].square().sum().sqrt())
         rows.append(
-            {"name": v.name, **knows, "score": knows["ours"] - knows["theirs"] - knows["place"], "defect": size}
+            {
+                "name": v.name,
+                **knows,
+                "score": knows["ours"] - knows["theirs"] - knows["place"],
+                "defect": size,
+            }
         )
     return rows

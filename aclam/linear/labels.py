@@ -16,10 +16,21 @@ from .trainer import labelled_optimum
 from .world import factors, make_world
 
 # %% ../../nbs/1_linear/labels.ipynb #772e12f6
-def check_labelled_optimum(seed: int = 0, lam: float = 1.5, orthogonal: bool = True) -> dict[str, float]:
-    """The theorem against L-BFGS (with augmentation, so that C = -D holds): relative gap of the minimum, and the
-    closed form's own value."""
-    w = make_world(d_o=10, d_a=2, d_b=2, sigma_agents=1.3, sigma_iid=0.2, orthogonal_agents=orthogonal, seed=seed)
+def check_labelled_optimum(
+    seed: int = 0, lam: float = 1.5, orthogonal: bool = True
+) -> dict[str, float]:
+    """The theorem against L-BFGS (with augmentation, so that C = -D holds): relative gap of the
+    minimum, and the closed form's own value.
+    """
+    w = make_world(
+        d_o=10,
+        d_a=2,
+        d_b=2,
+        sigma_agents=1.3,
+        sigma_iid=0.2,
+        orthogonal_agents=orthogonal,
+        seed=seed,
+    )
     F = factors(w)
     model, minimum, _, _ = labelled_optimum(F, 2, lam)
     values = [minimise([reconstruction(F, 0.1)], 2, s, label=(lam, F["a"]))[2] for s in range(2)]
@@ -31,14 +42,25 @@ def check_labelled_optimum(seed: int = 0, lam: float = 1.5, orthogonal: bool = T
 
 # %% ../../nbs/1_linear/labels.ipynb #33b1f79e
 def llo_labelled(
-    sigma: float, lam: float, d_z: int = 8, gain: float = 1.0, orthogonal: bool = True, seed: int = 0, **sizes
+    sigma: float,
+    lam: float,
+    d_z: int = 8,
+    gain: float = 1.0,
+    orthogonal: bool = True,
+    seed: int = 0,
+    **sizes,
 ) -> float:
     """LLO of the exact optimum with labels of weight lam beside other agents of strength sigma."""
-    F = factors(make_world(gain=gain, sigma_agents=sigma, orthogonal_agents=orthogonal, seed=seed, **sizes))
+    F = factors(
+        make_world(gain=gain, sigma_agents=sigma, orthogonal_agents=orthogonal, seed=seed, **sizes)
+    )
     return llo(readout_factor(labelled_optimum(F, d_z, lam)[0], F), F).llo
 
 
 def check_prop_44(lam: float, gain: float = 1.0) -> tuple[float, float]:
-    """The corollary: LLO just below and just above sigma^2 = gain + lam, at d_z = d_a. Should be (2, 0)."""
+    """The corollary: LLO just below and just above sigma^2 = gain + lam, at d_z = d_a.
+
+    Should be (2, 0).
+    """
     edge = np.sqrt(gain + lam)
     return tuple(llo_labelled(s * edge, lam, 4, gain, d_o=24, d_a=4, d_b=4) for s in (0.99, 1.01))

@@ -19,13 +19,17 @@ from .world import total_variance
 
 # %% ../../nbs/1_linear/llo.ipynb #72847684
 def row_basis(F: np.ndarray, rcond: float = 1e-9) -> np.ndarray:
-    """Orthonormal basis (n_sources, rank) of the row space; singular values below rcond * largest count as zero."""
+    """Orthonormal basis (n_sources, rank) of the row space; singular values below rcond * largest
+    count as zero.
+    """
     _, s, Vt = np.linalg.svd(F, full_matrices=False)
     return Vt[s > rcond * max(s[0], 1e-300)].T
 
 
 def nmse(F_z: np.ndarray, F_target: np.ndarray, rcond: float = 1e-9) -> float:
-    """Normalised error of the best linear prediction of the target from z: 0 knows all, 1 knows nothing."""
+    """Normalised error of the best linear prediction of the target from z: 0 knows all, 1 knows
+    nothing.
+    """
     V = row_basis(F_z, rcond)
     return 1.0 - total_variance(F_target @ V) / total_variance(F_target)
 
@@ -40,16 +44,20 @@ class LLO(NamedTuple):
 
 
 def llo(F_z: np.ndarray, F: dict[str, np.ndarray]) -> LLO:
-    """LLO of the latent with factor F_z (d_z, n_sources) in the world with factors F. Population values, no
-    sampling."""
+    """LLO of the latent with factor F_z (d_z, n_sources) in the world with factors F. Population
+    values, no sampling.
+    """
     a, o = nmse(F_z, F["a"]), nmse(F_z, F["o"])
-    eps = nmse(F_z, F["eps"]) if total_variance(F["eps"]) > 0 else 1.0  # Appendix B: set to 1 without noise
+    eps = (
+        nmse(F_z, F["eps"]) if total_variance(F["eps"]) > 0 else 1.0
+    )  # Appendix B: set to 1 without noise
     return LLO(-a + eps + o, a, eps, o)
 
 # %% ../../nbs/1_linear/llo.ipynb #4eb93a96
 def llo_sample(z: np.ndarray, S: dict[str, np.ndarray]) -> LLO:
-    """LLO from samples: z (n, d_z) and S with rows of a, eps, o. Ordinary least squares with an intercept; biased
-    up to d_z/n."""
+    """LLO from samples: z (n, d_z) and S with rows of a, eps, o. Ordinary least squares with an
+    intercept; biased up to d_z/n.
+    """
 
     def error(t):
         if np.var(t) == 0:
@@ -72,14 +80,17 @@ def readout_factor(m: LAM, F: dict[str, np.ndarray], readout: str = "delta") -> 
         return latent_factor(m, F)
     if readout == "recon":
         return m.A @ F["o"] + m.B @ latent_factor(m, F) - F["o"]
-    raise UserError(f"readout {readout!r} is not one of {', '.join(READOUTS)}.{suggest(readout, READOUTS)}")
+    raise UserError(
+        f"readout {readout!r} is not one of {', '.join(READOUTS)}.{suggest(readout, READOUTS)}"
+    )
 
 # %% ../../nbs/1_linear/llo.ipynb #56967cb6
 def add_readout_noise(
     F_z: np.ndarray, F: dict[str, np.ndarray], variance: float
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The latent seen through white readout noise (a ridge): factors of the noisy latent and of the world, both
-    wider."""
+    """The latent seen through white readout noise (a ridge): factors of the noisy latent and of the
+    world, both wider.
+    """
     d = F_z.shape[0]
     wider = {k: np.concatenate([v, np.zeros((v.shape[0], d))], axis=1) for k, v in F.items()}
     return np.concatenate([F_z, np.sqrt(variance) * np.eye(d)], axis=1), wider

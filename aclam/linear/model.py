@@ -21,7 +21,10 @@ from .world import factors, make_world, sample
 
 # %% ../../nbs/1_linear/model.ipynb #e7f340c2
 class LAM(NamedTuple):
-    """A linear latent action model: A (d_o, d_o), B (d_o, d_z), C and D (d_z, d_o). Eqs. 2 and 3."""
+    """A linear latent action model: A (d_o, d_o), B (d_o, d_z), C and D (d_z, d_o).
+
+    Eqs. 2 and 3.
+    """
 
     A: np.ndarray
     B: np.ndarray
@@ -45,8 +48,9 @@ def sample_loss(m: LAM, o, o_next):
 
 # %% ../../nbs/1_linear/model.ipynb #488d5302
 def init_lam(d_o: int, d_z: int, seed: int = 0) -> LAM:
-    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs). Never zero: see the saddle
-    below."""
+    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs). Never zero:
+    see the saddle below.
+    """
     if not 1 <= d_z <= d_o:
         raise UserError(f"d_z is {d_z}: the latent needs between 1 and d_o = {d_o} dimensions.")
     rng = np.random.default_rng([seed, d_z])
@@ -63,8 +67,9 @@ def loss_terms(m: LAM, o, delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_expansion(seed: int = 0) -> float:
-    """Eqs. 12 to 17 on random matrices: the largest relative error of 'sum of three terms = squared error', row by
-    row."""
+    """Eqs. 12 to 17 on random matrices: the largest relative error of 'sum of three terms = squared
+    error', row by row.
+    """
     w = make_world(d_o=11, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.8, chi=0.3, seed=seed)
     S, m = sample(w, 50, np.random.default_rng(seed)), init_lam(11, 4, seed)
     direct = ((decode(m, S["o"], encode(m, S["o"], S["o_next"])) - S["o_next"]) ** 2).sum(1)
@@ -94,7 +99,9 @@ def gradients(m: LAM, F: dict[str, np.ndarray]) -> LAM:
 
 
 def check_gradients(seed: int = 0) -> float:
-    """Largest relative difference between `gradients` and torch's automatic differentiation on a random world."""
+    """Largest relative difference between `gradients` and torch's automatic differentiation on a
+    random world.
+    """
     w = make_world(d_o=9, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.8, chi=0.3, seed=seed)
     F, m = factors(w), init_lam(9, 4, seed)
     t = LAM(*(torch.tensor(x, requires_grad=True) for x in m))
@@ -104,7 +111,9 @@ def check_gradients(seed: int = 0) -> float:
 
 # %% ../../nbs/1_linear/model.ipynb #a08cee09
 def descend(m: LAM, F: dict[str, np.ndarray], steps: int, lr: float) -> tuple[LAM, list[float]]:
-    """Plain gradient descent on the population loss; returns the last model and the loss before each step."""
+    """Plain gradient descent on the population loss; returns the last model and the loss before
+    each step.
+    """
     losses = []
     for _ in range(steps):
         losses.append(population_loss(m, F))
@@ -123,10 +132,14 @@ def change_gauge(m: LAM, R: np.ndarray) -> LAM:
 
 # %% ../../nbs/1_linear/model.ipynb #8e07a71f
 def check_family(seed: int = 0) -> dict[str, float]:
-    """Largest change of any prediction under a random shift and a random gauge, and how much the latent itself
-    changes."""
+    """Largest change of any prediction under a random shift and a random gauge, and how much the
+    latent itself changes.
+    """
     rng = np.random.default_rng(seed)
-    w, m = make_world(d_o=10, d_a=3, d_b=2, sigma_agents=0.8, chi=0.3, seed=seed), init_lam(10, 4, seed)
+    w, m = (
+        make_world(d_o=10, d_a=3, d_b=2, sigma_agents=0.8, chi=0.3, seed=seed),
+        init_lam(10, 4, seed),
+    )
     S = sample(w, 30, rng)
     predict = lambda x: decode(x, S["o"], encode(x, S["o"], S["o_next"]))  # noqa: E731
     shifted = shift_family(m, rng.standard_normal((4, 10)))
@@ -140,8 +153,9 @@ def check_family(seed: int = 0) -> dict[str, float]:
 
 # %% ../../nbs/1_linear/model.ipynb #c4370a37
 def check_family_dimension(d_o: int = 6, d_z: int = 2, seed: int = 0) -> tuple[int, int]:
-    """(directions of parameter space that leave every prediction unchanged, d_z d_o + d_z^2): equal for generic
-    models."""
+    """(directions of parameter space that leave every prediction unchanged, d_z d_o + d_z^2): equal
+    for generic models.
+    """
     m = init_lam(d_o, d_z, seed)
     flat = torch.cat([torch.tensor(x).flatten() for x in m])
     sizes, shapes = [x.size for x in m], [x.shape for x in m]

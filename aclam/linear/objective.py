@@ -44,15 +44,18 @@ def objective(m: LAM, terms: list[Term]) -> float:
 
 # %% ../../nbs/1_linear/objective.ipynb #884d3ce3
 def reconstruction(F: dict[str, np.ndarray], augment_var: float = 0.0, weight: float = 1.0) -> Term:
-    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10): k1 for the IDM, k2 for
-    FDM and target."""
+    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10): k1 for the
+    IDM, k2 for FDM and target.
+    """
     k1, k2 = np.sqrt(augment_var) * F["k1"], np.sqrt(augment_var) * F["k2"]
     return Term("rec", weight, F["o"] + k2, F["o"] + k1, F["o_next"] + k1, F["delta"])
 
 
 def composition(F: dict[str, np.ndarray], weight: float) -> Term:
     """L_AC-FDM (AC-LAM, Eq. 5) on triples (o, o_next, o_k): needs `factors(world, steps=2)`."""
-    return Term("ac", weight, F["o"], F["o"] + F["o_next"], F["o_next"] + F["o_k"], F["delta"] + F["delta2"])
+    return Term(
+        "ac", weight, F["o"], F["o"] + F["o_next"], F["o_next"] + F["o_k"], F["delta"] + F["delta2"]
+    )
 
 
 def long_gap(F: dict[str, np.ndarray], weight: float) -> list[Term]:
@@ -63,8 +66,9 @@ def long_gap(F: dict[str, np.ndarray], weight: float) -> list[Term]:
 
 # %% ../../nbs/1_linear/objective.ipynb #482c6441
 class Optimum(NamedTuple):
-    """Closed-form optimum: the model with C = -D, the minimum, and Q's eigenvalues (d_o,) and eigenvectors (d_o,
-    d_o)."""
+    """Closed-form optimum: the model with C = -D, the minimum, and Q's eigenvalues (d_o,) and
+    eigenvectors (d_o, d_o).
+    """
 
     lam: LAM
     loss: float
@@ -79,7 +83,9 @@ def optimum(terms: list[Term], d_z: int) -> Optimum:
         raise UserError(f"d_z is {d_z}: the latent needs between 1 and d_o = {d_o} dimensions.")
     for t in terms:
         if not np.allclose(t.q - t.p, t.y, atol=1e-9):
-            raise UserError(f"term {t.name!r} has q - p different from y: the closed form does not apply.")
+            raise UserError(
+                f"term {t.name!r} has q - p different from y: the closed form does not apply."
+            )
     Q, K = innovation(terms)
     values, vectors = np.linalg.eigh(Q)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -89,7 +95,9 @@ def optimum(terms: list[Term], d_z: int) -> Optimum:
 
 # %% ../../nbs/1_linear/objective.ipynb #918d6a48
 def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, K): the covariance of what the frame does not predict, and the prediction's matrix, both (d_o, d_o)."""
+    """(Q, K): the covariance of what the frame does not predict, and the prediction's matrix, both
+    (d_o, d_o).
+    """
     U = sum(t.weight * t.u @ t.u.T for t in terms)
     Y = sum(t.weight * t.y @ t.u.T for t in terms)
     K = np.linalg.solve(U, Y.T).T
@@ -98,8 +106,9 @@ def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/1_linear/objective.ipynb #615dc30a
 def numeric_value(params: list[torch.Tensor], terms: list[Term], label) -> torch.Tensor:
-    """The objective as a torch scalar; `label`: (weight, F_a) for weight * E||H (C p + D q) - a||^2 on the first
-    term's inputs."""
+    """The objective as a torch scalar; `label`: (weight, F_a) for weight * E||H (C p + D q) - a||^2
+    on the first term's inputs.
+    """
     m = LAM(*params[:4])
     total = objective(m, terms)
     if label is not None:
@@ -116,9 +125,21 @@ def start_values(d_o: int, d_z: int, seed: int, label, lam0: LAM | None) -> list
     return [torch.tensor(np.ascontiguousarray(x), requires_grad=True) for x in start]
 
 # %% ../../nbs/1_linear/objective.ipynb #ec351afd
-def minimise(terms: list[Term], d_z: int, seed: int = 0, iterations: int = 3000, label=None, lam0: LAM | None = None):
-    """Numerical minimum of the objective by L-BFGS: (LAM, H or None, value). See `numeric_value` for `label`."""
-    tensors = [Term(t.name, t.weight, *(torch.tensor(x) for x in (t.u, t.p, t.q, t.y))) for t in terms]
+def minimise(
+    terms: list[Term],
+    d_z: int,
+    seed: int = 0,
+    iterations: int = 3000,
+    label=None,
+    lam0: LAM | None = None,
+):
+    """Numerical minimum of the objective by L-BFGS: (LAM, H or None, value).
+
+    See `numeric_value` for `label`.
+    """
+    tensors = [
+        Term(t.name, t.weight, *(torch.tensor(x) for x in (t.u, t.p, t.q, t.y))) for t in terms
+    ]
     known = None if label is None else (label[0], torch.tensor(label[1]))
     params = start_values(len(terms[0].u), d_z, seed, label, lam0)
     stop = dict(tolerance_grad=1e-10, tolerance_change=1e-15, max_iter=iterations)
@@ -147,9 +168,10 @@ LOSSES = {
 
 
 def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> dict[str, float]:
-    """The theorem for one loss of `LOSSES` on a random world: 'attained' (objective at the closed form against its
-    value), 'gap' (what L-BFGS finds, relative to the closed form: never below), 'span' (largest sine between the
-    two spans of B)."""
+    """The theorem for one loss of `LOSSES` on a random world: 'attained' (objective at the closed
+    form against its value), 'gap' (what L-BFGS finds, relative to the closed form: never below),
+    'span' (largest sine between the two spans of B).
+    """
     w = make_world(d_o=8, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.6, chi=chi, seed=seed)
     terms = LOSSES[loss](factors(w, steps=2))
     best = optimum(terms, d_z)
@@ -165,7 +187,9 @@ def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> d
 def controllable_eigenvalue(
     chi: float, augment_var: float = 0.0, lambda_ac: float = 0.0, d_o: int = 32, seed: int = 0
 ) -> float:
-    """Mean eigenvalue of Q on span(X), relative to the total weight 1 + 2 lambda_ac, in a quiet world with gain 1."""
+    """Mean eigenvalue of Q on span(X), relative to the total weight 1 + 2 lambda_ac, in a quiet
+    world with gain 1.
+    """
     w = make_world(d_o=d_o, d_a=2, d_b=0, chi=chi, seed=seed)
     F = factors(w, steps=2)
     terms = [reconstruction(F, augment_var)] + ([composition(F, lambda_ac)] if lambda_ac else [])

@@ -17,7 +17,9 @@ from .world import World, factors, make_world
 
 # %% ../../nbs/1_linear/pca.ipynb #8c07c378
 def frame_free(B: np.ndarray, C: np.ndarray, D: np.ndarray) -> LAM:
-    """The model with A = I - BC - BD: the best A when the change is uncorrelated with the frame (Prop. 4.1)."""
+    """The model with A = I - BC - BD: the best A when the change is uncorrelated with the frame
+    (Prop. 4.1).
+    """
     return LAM(np.eye(B.shape[0]) - B @ C - B @ D, B, C, D)
 
 
@@ -29,8 +31,9 @@ def change_loss(B: np.ndarray, D: np.ndarray, F: dict[str, np.ndarray]) -> float
 def check_prop_41(seed: int = 0, chi: float = 0.0) -> dict[str, float]:
     """Proposition 4.1 on random B, C, D. With chi > 0 its hypothesis is dropped.
 
-    'excess': loss at A = I - BC - BD minus Eq. 7 (0 if it holds); 'slope': size of the gradient for A there;
-    'gain_of_best_A': how far the best A goes below Eq. 7."""
+    'excess': loss at A = I - BC - BD minus Eq. 7 (0 if it holds); 'slope': size of the gradient for
+    A there; 'gain_of_best_A': how far the best A goes below Eq. 7.
+    """
     w = make_world(d_o=12, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=chi, seed=seed)
     F, m = factors(w), frame_free(*init_lam(12, 4, seed)[1:])
     eq7 = change_loss(m.B, m.D, F)
@@ -45,7 +48,9 @@ def check_prop_41(seed: int = 0, chi: float = 0.0) -> dict[str, float]:
 
 # %% ../../nbs/1_linear/pca.ipynb #da49680d
 def principal(F_delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (d_o,), largest first, and eigenvectors (d_o, d_o) as columns, of the covariance of a factor."""
+    """Eigenvalues (d_o,), largest first, and eigenvectors (d_o, d_o) as columns, of the covariance
+    of a factor.
+    """
     values, vectors = np.linalg.eigh(F_delta @ F_delta.T)
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
@@ -62,8 +67,9 @@ def discarded(F_delta: np.ndarray, d_z: int) -> float:
 
 # %% ../../nbs/1_linear/pca.ipynb #7f13ab22
 def check_prop_42(seed: int = 0, d_z: int = 4, tries: int = 200) -> dict[str, float]:
-    """Proposition 4.2 on a random world: relative gap of the optimum to the bound, of the best of many random rank-d_z
-    models (each with its best D), and the gradient at the optimum."""
+    """Proposition 4.2 on a random world: relative gap of the optimum to the bound, of the best of
+    many random rank-d_z models (each with its best D), and the gradient at the optimum.
+    """
     rng = np.random.default_rng(seed)
     w = make_world(d_o=12, d_a=3, d_b=3, sigma_iid=0.3, sigma_agents=0.8, seed=seed)
     F = factors(w)
@@ -91,7 +97,9 @@ def llo_iid(d_o: int, d_a: int, d_z: int, sigma: float, gain: float = 1.0) -> fl
 
 # %% ../../nbs/1_linear/pca.ipynb #afc30ec4
 def llo_agents_orthogonal(d_a: int, d_b: int, d_z: int, sigma: float, gain: float = 1.0) -> float:
-    """Case 3, other agents with X^T Y = 0, no ties (sigma^2 != gain): the stronger party fills the channel first."""
+    """Case 3, other agents with X^T Y = 0, no ties (sigma^2 != gain): the stronger party fills the
+    channel first.
+    """
     first, second = (d_a, d_b) if gain > sigma**2 else (d_b, d_a)
     kept_first = min(d_z, first)
     kept_second = min(d_z - kept_first, second)
@@ -100,33 +108,44 @@ def llo_agents_orthogonal(d_a: int, d_b: int, d_z: int, sigma: float, gain: floa
 
 # %% ../../nbs/1_linear/pca.ipynb #f6f93790
 def llo_pca(world: World, d_z: int) -> float:
-    """LLO of the exact optimum of Prop. 4.2 in a world, read from D(o' - o): the PCA prediction for any setting."""
+    """LLO of the exact optimum of Prop.
+
+    4.2 in a world, read from D(o' - o): the PCA prediction for any setting.
+    """
     F = factors(world)
     return llo(readout_factor(pca_lam(F, d_z), F), F).llo
 
 # %% ../../nbs/1_linear/pca.ipynb #461236c3
 def check_cases(d_o: int = 24, d_a: int = 4, d_b: int = 4) -> float:
-    """Largest difference between the formulas of cases 1 to 3 and the LLO of a direct eigen-decomposition."""
+    """Largest difference between the formulas of cases 1 to 3 and the LLO of a direct
+    eigen-decomposition.
+    """
     errors = []
     for d_z in (1, 3, 4, 5, 8):
         errors.append(llo_quiet(d_a, d_z) - llo_pca(make_world(d_o=d_o, d_a=d_a, d_b=0), d_z))
         for gain, sigma in [(1.0, 0.3), (1.0, 1.5), (6.0, 0.7)]:
             iid = make_world(d_o=d_o, d_a=d_a, d_b=0, gain=gain, sigma_iid=sigma)
             errors.append(llo_iid(d_o, d_a, d_z, sigma, gain) - llo_pca(iid, d_z))
-            ours = make_world(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, orthogonal_agents=True)
+            ours = make_world(
+                d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, orthogonal_agents=True
+            )
             errors.append(llo_agents_orthogonal(d_a, d_b, d_z, sigma, gain) - llo_pca(ours, d_z))
     return float(np.abs(errors).max())
 
 # %% ../../nbs/1_linear/pca.ipynb #53099f9b
 def llo_iid_effective(d_o: int, d_a: int, sigma: float, gain: float = 1.0) -> float:
-    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps), as the authors' drafts do by default."""
+    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps), as the authors'
+    drafts do by default.
+    """
     return 2 - d_a / d_o * sigma**2 / (gain + sigma**2)
-
 
 # %% ../../nbs/1_linear/pca.ipynb #5bb91346
 def llo_agents_random(
     d_z: int, sigma: float, draws: int = 10, d_o: int = 128, d_a: int = 8, d_b: int = 8, gain=1.0
 ) -> float:
     """Case 3 with random X and Y: the mean over draws of the exact optimum's LLO."""
-    worlds = (make_world(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, seed=s) for s in range(draws))
+    worlds = (
+        make_world(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, seed=s)
+        for s in range(draws)
+    )
     return float(np.mean([llo_pca(w, d_z) for w in worlds]))

@@ -36,7 +36,9 @@ from .world import WorldConfig, factors, make_world
 # %% ../../nbs/1_linear/trainer.ipynb #9239b918
 @dataclass(frozen=True)
 class Setting:
-    """One linear latent action model to train: a world, a model and a recipe (Appendix B of arXiv 2506.15691)."""
+    """One linear latent action model to train: a world, a model and a recipe (Appendix B of arXiv
+    2506.15691).
+    """
 
     d_o: int = 128  # observation dimensions (authors' drafts)
     d_a: int = 8  # action dimensions (authors' drafts)
@@ -47,10 +49,17 @@ class Setting:
     sigma_agents: float = 0.0  # standard deviation of the other agents' actions
     chi: float = 0.0  # determinism of the policy, 0 to 1
     orthogonal_agents: bool = False  # True: X^T Y = 0
-    augment_var: float = 0.0  # variance of k1 and k2 in each coordinate; the paper's text says 10 % = 0.1
-    label_ratio: float = 0.0  # probability that a sample carries its action label; the paper uses 0.01
-    label_weight: float = 1.0  # weight of the mean-reduced action loss beside the mean-reduced reconstruction loss
-    label_mean: str = "labelled"  # average the action loss over 'labelled' samples, or over 'all' samples of the batch
+    augment_var: float = (
+        0.0  # variance of k1 and k2 in each coordinate; the paper's text says 10 % = 0.1
+    )
+    label_ratio: float = (
+        0.0  # probability that a sample carries its action label; the paper uses 0.01
+    )
+    label_weight: float = (
+        1.0  # weight of the mean-reduced action loss beside the mean-reduced reconstruction loss
+    )
+    # average the action loss over 'labelled' samples, or over 'all' samples of the batch
+    label_mean: str = "labelled"
     lambda_ac: float = 0.0  # weight of L_AC-FDM on triples, beside reconstruction
     steps: int = 4000  # Appendix B
     batch: int = 128  # Appendix B
@@ -77,7 +86,10 @@ class Setting:
 
 # %% ../../nbs/1_linear/trainer.ipynb #1a2341c0
 def check_setting(s: Setting) -> None:
-    """Raise `UserError` (one line) if the setting makes no sense. World fields are checked by `WorldConfig`."""
+    """Raise `UserError` (one line) if the setting makes no sense.
+
+    World fields are checked by `WorldConfig`.
+    """
     if not 1 <= s.d_z <= s.d_o:
         raise UserError(f"d_z is {s.d_z}: the latent needs between 1 and d_o = {s.d_o} dimensions.")
     for name in ("augment_var", "lambda_ac", "label_weight"):
@@ -99,7 +111,9 @@ def check_setting(s: Setting) -> None:
 class Expr(NamedTuple):
     """A vector of R^{d_o} for each of K models: sum_s big[s] * stream_s + thin @ thin_sources.
 
-    big: stream name -> coefficients (K,); thin: (K, d_o, n_thin), or None where no thin source takes part."""
+    big: stream name -> coefficients (K,); thin: (K, d_o, n_thin), or None where no thin source
+    takes part.
+    """
 
     big: dict[str, torch.Tensor]
     thin: torch.Tensor | None = None
@@ -117,13 +131,17 @@ def add(*parts: Expr) -> Expr:
 
 def scaled(e: Expr, w: torch.Tensor) -> Expr:
     """Each model's expression times its own w, (K,)."""
-    return Expr({k: c * w for k, c in e.big.items()}, None if e.thin is None else e.thin * w[:, None, None])
+    return Expr(
+        {k: c * w for k, c in e.big.items()}, None if e.thin is None else e.thin * w[:, None, None]
+    )
 
 # %% ../../nbs/1_linear/trainer.ipynb #011d7175
 @dataclass(frozen=True)
 class Streams:
-    """The columns of a batch: wide streams of width d_o and, together, the thin sources; `at` says where each is.
-    The decoder's shifted frame u comes first and the encoder's v last, so that the encoder sees one run of columns."""
+    """The columns of a batch: wide streams of width d_o and, together, the thin sources; `at` says
+    where each is. The decoder's shifted frame u comes first and the encoder's v last, so that the
+    encoder sees one run of columns.
+    """
 
     wide: tuple[str, ...]
     thin: dict[str, int]
@@ -152,7 +170,11 @@ class Streams:
     def encoder_at(self) -> dict[str, slice]:
         """Where a stream is within the encoder's columns."""
         first = self.encoder.start
-        return {k: slice(c.start - first, c.stop - first) for k, c in self.at.items() if c.start >= first}
+        return {
+            k: slice(c.start - first, c.stop - first)
+            for k, c in self.at.items()
+            if c.start >= first
+        }
 
 
 def runs(sizes: dict[str, int]) -> dict[str, slice]:
@@ -161,7 +183,13 @@ def runs(sizes: dict[str, int]) -> dict[str, slice]:
     return {k: slice(int(e) - s, int(e)) for (k, s), e in zip(sizes.items(), ends, strict=True)}
 
 # %% ../../nbs/1_linear/trainer.ipynb #093cff42
-SWEEP = ("d_o", "steps", "batch", "lr", "seed")  # what settings must share to be trained on the same draws
+SWEEP = (
+    "d_o",
+    "steps",
+    "batch",
+    "lr",
+    "seed",
+)  # what settings must share to be trained on the same draws
 GROUP = (*SWEEP, "d_a", "d_b", "orthogonal_agents", "augment_var")  # and in one tensor program
 
 
@@ -178,7 +206,11 @@ def group_key(s: Setting) -> tuple:
 def make_streams(settings: list[Setting]) -> Streams:
     """The streams that the batches of a group need. u and v are the shifted frames of FDM and IDM."""
     s = settings[0]
-    augmented, composed, noise = s.augment_var > 0, s.lambda_ac > 0, any(x.sigma_iid > 0 for x in settings)
+    augmented, composed, noise = (
+        s.augment_var > 0,
+        s.lambda_ac > 0,
+        any(x.sigma_iid > 0 for x in settings),
+    )
     wide = ("u", "v") if augmented else ()
     wide += ("o",) if composed or not augmented else ()
     wide += (("n1",) if noise else ()) + (("n2",) if noise and composed else ())
@@ -189,11 +221,24 @@ def make_streams(settings: list[Setting]) -> Streams:
     return Streams(wide, thin, s.d_o)
 
 # %% ../../nbs/1_linear/trainer.ipynb #50c26390
-DRAWN = ("o", "k1", "k2", "n1", "n2", "xi1", "xi2", "b1", "b2", "labels")  # everything random in training
+DRAWN = (
+    "o",
+    "k1",
+    "k2",
+    "n1",
+    "n2",
+    "xi1",
+    "xi2",
+    "b1",
+    "b2",
+    "labels",
+)  # everything random in training
 
 
 class Draws:
-    """The random numbers of a sweep: each stream from a generator of its own, drawn at most once a step."""
+    """The random numbers of a sweep: each stream from a generator of its own, drawn at most once a
+    step.
+    """
 
     def __init__(self, seed: int, batch: int):
         self.seed, self.batch = seed, batch
@@ -215,7 +260,9 @@ class Draws:
     def draw(self, name: str, width: int, sampler) -> torch.Tensor:
         key = (name, width)
         if key not in self.generators:
-            self.generators[key] = torch.Generator().manual_seed(1000 * self.seed + DRAWN.index(name))
+            self.generators[key] = torch.Generator().manual_seed(
+                1000 * self.seed + DRAWN.index(name)
+            )
         if key not in self.step:
             self.step[key] = sampler(self.batch, width, generator=self.generators[key])
         return self.step[key]
@@ -233,7 +280,9 @@ def draw_batch(s: Setting, streams: Streams, Pi: torch.Tensor, draws: Draws) -> 
             columns.copy_(draws.normal(name, s.d_o))
     for name, width in streams.thin.items():
         columns = x[:, streams.at["thin"]][:, streams.thin_at[name]]
-        if width and name.startswith("pi"):  # what the policy's matrix makes of the frame and of the noise
+        if width and name.startswith(
+            "pi"
+        ):  # what the policy's matrix makes of the frame and of the noise
             columns.copy_(draws.normal("o" if name == "pi_o" else "n1", s.d_o) @ Pi.T)
         elif width:
             columns.copy_(draws.normal(name, width))
@@ -241,8 +290,9 @@ def draw_batch(s: Setting, streams: Streams, Pi: torch.Tensor, draws: Draws) -> 
 
 # %% ../../nbs/1_linear/trainer.ipynb #35636b16
 class Labels(NamedTuple):
-    """What K settings do with labels, (K,) each: the chance of a label, 2 weight / d_a, and whether to average over
-    the labelled samples."""
+    """What K settings do with labels, (K,) each: the chance of a label, 2 weight / d_a, and whether
+    to average over the labelled samples.
+    """
 
     ratio: torch.Tensor
     weight: torch.Tensor
@@ -250,7 +300,9 @@ class Labels(NamedTuple):
 
 
 class Group(NamedTuple):
-    """K settings prepared for training: expressions of the loss's vectors, and Z = [X / sqrt(gain), Y] (d_o, m)."""
+    """K settings prepared for training: expressions of the loss's vectors, and Z = [X / sqrt(gain),
+    Y] (d_o, m).
+    """
 
     settings: list[Setting]
     streams: Streams
@@ -270,31 +322,52 @@ def column(settings: list[Setting], name: str) -> torch.Tensor:
 def make_labels(settings: list[Setting]) -> Labels:
     """The label fields of all settings."""
     by_labelled = torch.tensor([s.label_mean == "labelled" for s in settings])
-    return Labels(column(settings, "label_ratio"), 2 * column(settings, "label_weight") / settings[0].d_a, by_labelled)
+    return Labels(
+        column(settings, "label_ratio"),
+        2 * column(settings, "label_weight") / settings[0].d_a,
+        by_labelled,
+    )
 
 # %% ../../nbs/1_linear/trainer.ipynb #26f69fa8
 def make_group(settings: list[Setting], streams: Streams | None = None) -> Group:
-    """Prepare settings with equal `group_key` for training in one program; `streams` if others share the batches."""
+    """Prepare settings with equal `group_key` for training in one program; `streams` if others
+    share the batches.
+    """
     s = settings[0]
     if any(group_key(x) != group_key(s) for x in settings):
-        raise UserError("these settings differ in sizes, seed, shifts or use of triples: train them in two groups.")
+        raise UserError(
+            "these settings differ in sizes, seed, shifts or use of triples: train them in two groups."
+        )
     streams, world = streams or make_streams(settings), make_world(s.world)
-    X, Y, Pi = (torch.tensor(x, dtype=torch.float32) for x in (world.X / np.sqrt(s.gain), world.Y, world.Pi))
+    X, Y, Pi = (
+        torch.tensor(x, dtype=torch.float32) for x in (world.X / np.sqrt(s.gain), world.Y, world.Pi)
+    )
     Z = torch.cat([X, Y], 1) if streams.thin["b1"] else X
-    return Group(settings, streams, Z, Pi, make_labels(settings), *changes(settings, streams, Z, Pi))
+    return Group(
+        settings, streams, Z, Pi, make_labels(settings), *changes(settings, streams, Z, Pi)
+    )
 
 
 def pick(streams: Streams, name: str, policy_rows: int) -> torch.Tensor:
-    """Rows that select thin sources, (width, n_thin); a policy that never looks selects zeros (policy_rows, n_thin)."""
+    """Rows that select thin sources, (width, n_thin); a policy that never looks selects zeros
+    (policy_rows, n_thin).
+    """
     eye, at = torch.eye(streams.at["thin"].stop - streams.at["thin"].start), streams.thin_at[name]
-    return eye[at] if at.stop > at.start else torch.zeros(policy_rows if name.startswith("pi") else 0, len(eye))
+    return (
+        eye[at]
+        if at.stop > at.start
+        else torch.zeros(policy_rows if name.startswith("pi") else 0, len(eye))
+    )
 
 # %% ../../nbs/1_linear/trainer.ipynb #5d63f2bb
 def changes(settings: list[Setting], streams: Streams, Z: torch.Tensor, Pi: torch.Tensor):
-    """The changes of both steps (Expr; None for the second without triples) and the action of the first, (K, d_a,
-    n_thin)."""
+    """The changes of both steps (Expr; None for the second without triples) and the action of the
+    first, (K, d_a, n_thin).
+    """
     source = lambda name: pick(streams, name, settings[0].d_a)  # noqa: E731
-    gain, chi, iid, sb = (column(settings, k)[:, None, None] for k in ("gain", "chi", "sigma_iid", "sigma_agents"))
+    gain, chi, iid, sb = (
+        column(settings, k)[:, None, None] for k in ("gain", "chi", "sigma_iid", "sigma_agents")
+    )
 
     def change(a, t):  # Delta = sigma n_t + Z [sqrt(gain) a; sigma_b b_t]
         thin = Z @ torch.cat([gain.sqrt() * a, sb * source(f"b{t}")], 1)  # (K, d_o, n_thin)
@@ -303,13 +376,17 @@ def changes(settings: list[Setting], streams: Streams, Z: torch.Tensor, Pi: torc
     a1 = (1 - chi) * source("xi1") + chi * source("pi_o")
     delta, delta2 = change(a1, 1), None
     if settings[0].lambda_ac > 0:
-        seen = source("pi_o") + Pi @ delta.thin + iid * source("pi_n1")  # Pi o_j = Pi o_i + Pi Delta_1
+        seen = (
+            source("pi_o") + Pi @ delta.thin + iid * source("pi_n1")
+        )  # Pi o_j = Pi o_i + Pi Delta_1
         delta2 = change((1 - chi) * source("xi2") + chi * seen, 2)
     return delta, delta2, a1
 
 # %% ../../nbs/1_linear/trainer.ipynb #6bb75842
 class GroupTerm(NamedTuple):
-    """A term of the loss for K models: weight (K,), u the name of a wide stream, p and y (= q - p) expressions."""
+    """A term of the loss for K models: weight (K,), u the name of a wide stream, p and y (= q - p)
+    expressions.
+    """
 
     weight: torch.Tensor
     u: str
@@ -329,7 +406,9 @@ def group_terms(g: Group) -> list[GroupTerm]:
 
 
 class Frame(NamedTuple):
-    """What the decoder sees: the stream u, and over all terms that use it the sums of weight and of weight * y."""
+    """What the decoder sees: the stream u, and over all terms that use it the sums of weight and of
+    weight * y.
+    """
 
     u: str
     weight: torch.Tensor
@@ -341,20 +420,30 @@ def group_frames(terms: list[GroupTerm]) -> list[Frame]:
     found = []
     for u in dict.fromkeys(t.u for t in terms):
         mine = [t for t in terms if t.u == u]
-        found.append(Frame(u, sum(t.weight for t in mine), add(*(scaled(t.y, t.weight) for t in mine))))
+        found.append(
+            Frame(u, sum(t.weight for t in mine), add(*(scaled(t.y, t.weight) for t in mine)))
+        )
     return found
 
 # %% ../../nbs/1_linear/trainer.ipynb #237d7dfa
-def row_of(M: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0) -> None:
-    """out += alpha * (M e): M (K, r, d_o) applied to an expression, as rows of coefficients (K, r, features)."""
+def row_of(
+    M: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0
+) -> None:
+    """out += alpha * (M e): M (K, r, d_o) applied to an expression, as rows of coefficients (K, r,
+    features).
+    """
     for name, c in e.big.items():
         out[:, :, at[name]].addcmul_(M, c[:, None, None], value=alpha)
     if e.thin is not None:
         out[:, :, at["thin"]].add_(M @ e.thin, alpha=alpha)
 
 
-def column_of(R: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0) -> None:
-    """out += alpha * R e^T: rows of coefficients R (K, r, features) against an expression, (K, r, d_o)."""
+def column_of(
+    R: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor, alpha: float = 1.0
+) -> None:
+    """out += alpha * R e^T: rows of coefficients R (K, r, features) against an expression, (K, r,
+    d_o).
+    """
     for name, c in e.big.items():
         out.addcmul_(R[:, :, at[name]], c[:, None, None], value=alpha)
     if e.thin is not None:
@@ -362,8 +451,9 @@ def column_of(R: torch.Tensor, e: Expr, at: dict[str, slice], out: torch.Tensor,
 
 # %% ../../nbs/1_linear/trainer.ipynb #dff623d1
 class Params(NamedTuple):
-    """K stacked models, with A - I instead of A and B transposed: (K, d_o, d_o), three times (K, d_z, d_o), and the
-    action head (K, d_a, d_z)."""
+    """K stacked models, with A - I instead of A and B transposed: (K, d_o, d_o), three times (K,
+    d_z, d_o), and the action head (K, d_a, d_z).
+    """
 
     E: torch.Tensor
     Bt: torch.Tensor
@@ -394,12 +484,18 @@ def plain(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def onednn(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """a w^T by oneDNN, as PyTorch's compiler calls it (not a public function, so it may be missing)."""
+    """a w^T by oneDNN, as PyTorch's compiler calls it (not a public function, so it may be
+    missing).
+    """
     return torch.ops.mkldnn._linear_pointwise(a, w, None, "none", [], "")
 
 # %% ../../nbs/1_linear/trainer.ipynb #6e36214b
-def choose_product(other: Callable = onednn, rows: int = 1536, d_o: int = 128, gain: float = 1.2) -> Callable:
-    """`other` if it is there and `gain` times faster than `plain` on a product like the large one, else `plain`."""
+def choose_product(
+    other: Callable = onednn, rows: int = 1536, d_o: int = 128, gain: float = 1.2
+) -> Callable:
+    """`other` if it is there and `gain` times faster than `plain` on a product like the large one,
+    else `plain`.
+    """
     a, w = torch.ones(rows, d_o), torch.ones(d_o, d_o)
     try:
         other(a, w)
@@ -416,14 +512,18 @@ def chosen_product() -> Callable:
 
 
 def product(a: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """a w^T for float32 matrices, (m, k), (r, k) -> (m, r), by the faster library; small or strided ones by `plain`."""
+    """a w^T for float32 matrices, (m, k), (r, k) -> (m, r), by the faster library; small or strided
+    ones by `plain`.
+    """
     large = a.numel() * len(w) >= 2**20 and a.is_contiguous() and w.is_contiguous()
     return chosen_product()(a, w) if large else plain(a, w)
 
 # %% ../../nbs/1_linear/trainer.ipynb #2b62ccb3
 class Batch(NamedTuple):
-    """Samples X (n, features), uniform numbers (n,) or None, and moments 2 / (n d_o) x x^T: all columns with the
-    encoder's (features, encoder's), its transpose, and each frame with itself (d_o, d_o)."""
+    """Samples X (n, features), uniform numbers (n,) or None, and moments 2 / (n d_o) x x^T: all
+    columns with the encoder's (features, encoder's), its transpose, and each frame with itself
+    (d_o, d_o).
+    """
 
     X: torch.Tensor
     uniform: torch.Tensor | None
@@ -437,7 +537,11 @@ def make_batch(X: torch.Tensor, streams: Streams, uniform: torch.Tensor | None) 
     scale, Xt = 2 / (len(X) * streams.d_o), X.T.contiguous()
     columns = product(Xt, Xt[streams.encoder]).mul_(scale)
     rows = columns if columns.shape[0] == columns.shape[1] else columns.T.contiguous()
-    frames = {u: columns[streams.at[u], at].contiguous() for u, at in streams.encoder_at.items() if u == "o"}
+    frames = {
+        u: columns[streams.at[u], at].contiguous()
+        for u, at in streams.encoder_at.items()
+        if u == "o"
+    }
     if "u" in streams.wide:  # which the encoder does not see
         frames["u"] = product(Xt[streams.at["u"]], Xt[streams.at["u"]]).mul_(scale)
     return Batch(X, uniform, columns, rows, frames)
@@ -449,8 +553,9 @@ def by(rows: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/1_linear/trainer.ipynb #90f2251c
 class Encoded(NamedTuple):
-    """A term with its latent z = T x, T (K, d_z, encoder's columns), and the moments of z with all columns (K, d_z,
-    features) and with itself (K, d_z, d_z), both times weight."""
+    """A term with its latent z = T x, T (K, d_z, encoder's columns), and the moments of z with all
+    columns (K, d_z, features) and with itself (K, d_z, d_z), both times weight.
+    """
 
     term: GroupTerm
     T: torch.Tensor
@@ -469,8 +574,9 @@ def encode_term(x: Params, t: GroupTerm, g: Group, batch: Batch, alone: bool) ->
 
 # %% ../../nbs/1_linear/trainer.ipynb #50dae340
 def frame_gradient(x: Params, f: Frame, parts: list[Encoded], g: Group, batch: Batch):
-    """What one frame u adds to the gradients of A, sum over terms of weight * ((A - I) G_uu + B G_zu - G_yu), and of
-    B^T, G_zu (A - I)^T."""
+    """What one frame u adds to the gradients of A, sum over terms of weight * ((A - I) G_uu + B
+    G_zu - G_yu), and of B^T, G_zu (A - I)^T.
+    """
     at, encoder_at = g.streams.at, g.streams.encoder_at
     moved = by(x.E, batch.frames[f.u])  # the one large product
     if len(parts) > 1:
@@ -478,13 +584,17 @@ def frame_gradient(x: Params, f: Frame, parts: list[Encoded], g: Group, batch: B
     zu = [e.zx[:, :, at[f.u]] for e in parts if e.term.u == f.u]
     zu = zu[0] if len(zu) == 1 else sum(zu)
     moved.baddbmm_(x.Bt.mT, zu)
-    moved.flatten(0, 1).addmm_(f.y.thin.flatten(0, 1), batch.rows[encoder_at["thin"], at[f.u]], alpha=-1)
+    moved.flatten(0, 1).addmm_(
+        f.y.thin.flatten(0, 1), batch.rows[encoder_at["thin"], at[f.u]], alpha=-1
+    )
     for name, c in f.y.big.items():
         moved.addcmul_(c[:, None, None], batch.rows[encoder_at[name], at[f.u]], value=-1)
     return moved, zu @ x.E.mT
 
 # %% ../../nbs/1_linear/trainer.ipynb #d3361cd4
-def latent_gradient(x: Params, e: Encoded, g: Group, batch: Batch, grad: Params, alone: bool) -> None:
+def latent_gradient(
+    x: Params, e: Encoded, g: Group, batch: Batch, grad: Params, alone: bool
+) -> None:
     """Add what one term gives to B, C and H, and to D beyond what it gives to C."""
     t, at, encoder_at = e.term, g.streams.at, g.streams.encoder_at
     grad.Bt.baddbmm_(e.zz, x.Bt)
@@ -503,14 +613,20 @@ def latent_gradient(x: Params, e: Encoded, g: Group, batch: Batch, grad: Params,
 
 # %% ../../nbs/1_linear/trainer.ipynb #e9eeabf1
 def label_weights(labels: Labels, uniform: torch.Tensor) -> torch.Tensor:
-    """Twice the weight of each sample's action error in each model's loss, (K, n); 0 where it has no label."""
+    """Twice the weight of each sample's action error in each model's loss, (K, n); 0 where it has
+    no label.
+    """
     on = (uniform < labels.ratio[:, None]).float()
     rows = torch.where(labels.by_labelled, on.sum(1).clamp(min=1), float(len(uniform)))
     return on * (labels.weight / rows)[:, None]
 
 
-def label_gradient(x: Params, T: torch.Tensor, g: Group, batch: Batch, lx: torch.Tensor, grad: Params) -> None:
-    """Add the mean-reduced action loss to the head's gradient and to the moments of the latent's error, `lx`."""
+def label_gradient(
+    x: Params, T: torch.Tensor, g: Group, batch: Batch, lx: torch.Tensor, grad: Params
+) -> None:
+    """Add the mean-reduced action loss to the head's gradient and to the moments of the latent's
+    error, `lx`.
+    """
     labelled = (batch.uniform < g.labels.ratio.max()).nonzero()[:, 0]
     if len(labelled) == 0:
         return
@@ -522,7 +638,9 @@ def label_gradient(x: Params, T: torch.Tensor, g: Group, batch: Batch, lx: torch
     lx += (x.H.mT @ error) @ seen
 
 # %% ../../nbs/1_linear/trainer.ipynb #77100765
-def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], frames: list[Frame], batch: Batch) -> Params:
+def batch_gradient(
+    x: Params, g: Group, terms: list[GroupTerm], frames: list[Frame], batch: Batch
+) -> Params:
     """Gradient of the mean-reduced training loss for K models on one batch."""
     alone = len(terms) == 1
     parts = [encode_term(x, t, g, batch, alone) for t in terms]
@@ -538,7 +656,9 @@ def batch_gradient(x: Params, g: Group, terms: list[GroupTerm], frames: list[Fra
 
 # %% ../../nbs/1_linear/trainer.ipynb #a4736701
 def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The plain samples behind a batch of streams for model k: u, v, o, delta, (delta2), a, each (n, dimension)."""
+    """The plain samples behind a batch of streams for model k: u, v, o, delta, (delta2), a, each
+    (n, dimension).
+    """
     at = g.streams.at
 
     def value(e: Expr):
@@ -551,7 +671,9 @@ def vectors(g: Group, k: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
 
 # %% ../../nbs/1_linear/trainer.ipynb #a0c7dc72
 def plain_loss(A, B, C, D, H, s: Setting, S: dict[str, torch.Tensor], labelled=None):
-    """The training loss of one model on plain samples, as one would write it with nn.Linear and mse_loss."""
+    """The training loss of one model on plain samples, as one would write it with nn.Linear and
+    mse_loss.
+    """
     mse = torch.nn.functional.mse_loss
     u, v = (S["u"], S["v"]) if s.augment_var > 0 else (S["o"], S["o"])
     z = v @ C.T + (v + S["delta"]) @ D.T
@@ -563,19 +685,24 @@ def plain_loss(A, B, C, D, H, s: Setting, S: dict[str, torch.Tensor], labelled=N
         loss = loss + s.lambda_ac * mse(o_i @ A.T + both @ B.T, o_k)
     if labelled is not None and len(labelled):
         rows = len(labelled) if s.label_mean == "labelled" else s.batch
-        loss = loss + s.label_weight * ((z[labelled] @ H.T - S["a"][labelled]) ** 2).sum() / (rows * s.d_a)
+        loss = loss + s.label_weight * ((z[labelled] @ H.T - S["a"][labelled]) ** 2).sum() / (
+            rows * s.d_a
+        )
     return loss
 
 # %% ../../nbs/1_linear/trainer.ipynb #03e55816
 def init_params(settings: list[Setting]) -> Params:
-    """Starts like nn.Linear without bias, from each setting's seed and d_z; narrower models are padded with zeros,
-    which stay zero."""
+    """Starts like nn.Linear without bias, from each setting's seed and d_z; narrower models are
+    padded with zeros, which stay zero.
+    """
     d_z = max(s.d_z for s in settings)
     x = Params(*(torch.zeros(len(settings), *shape) for shape in shapes(settings[0], d_z)))
     for k, s in enumerate(settings):
         generator = torch.Generator().manual_seed(s.seed)
         for i, (rows, cols) in enumerate(shapes(s, s.d_z)):
-            rows, cols = (cols, rows) if i == 1 else (rows, cols)  # B is drawn as nn.Linear has it, and kept transposed
+            rows, cols = (
+                (cols, rows) if i == 1 else (rows, cols)
+            )  # B is drawn as nn.Linear has it, and kept transposed
             start = (2 * torch.rand(rows, cols, generator=generator) - 1) / cols**0.5
             start = start.T if i == 1 else start
             x[i][k, : start.shape[0], : start.shape[1]] = start
@@ -590,11 +717,14 @@ def unpack(x: Params, k: int, s: Setting) -> list[torch.Tensor]:
 
 
 def check_batch_gradient(settings: list[Setting]) -> float:
-    """Largest relative difference between the batched gradients and autograd on plain samples, over models and
-    matrices."""
+    """Largest relative difference between the batched gradients and autograd on plain samples, over
+    models and matrices.
+    """
     g, x, s = make_group(settings), init_params(settings), settings[0]
     X = draw_batch(s, g.streams, g.Pi, Draws(1, s.batch))
-    uniform = torch.ones(s.batch).index_fill_(0, torch.arange(3), 0.0) if s.label_ratio > 0 else None  # 3 labels
+    uniform = (
+        torch.ones(s.batch).index_fill_(0, torch.arange(3), 0.0) if s.label_ratio > 0 else None
+    )  # 3 labels
     terms = group_terms(g)
     grad = batch_gradient(x, g, terms, group_frames(terms), make_batch(X, g.streams, uniform))
     worst = 0.0
@@ -604,7 +734,9 @@ def check_batch_gradient(settings: list[Setting]) -> float:
         plain_loss(*leaves, s, vectors(g, k, X), labelled).backward()
         found = unpack(grad, k, s)
         found[0] = grad.E[k]
-        pairs = [(gr, leaf.grad) for gr, leaf in zip(found, leaves, strict=True) if leaf.grad is not None]
+        pairs = [
+            (gr, leaf.grad) for gr, leaf in zip(found, leaves, strict=True) if leaf.grad is not None
+        ]
         worst = max(worst, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
     return worst
 
@@ -618,7 +750,9 @@ class Trained:
     H: np.ndarray  # (d_a, d_z), the action head (untrained without labels)
 
 # %% ../../nbs/1_linear/trainer.ipynb #1b2c7a6d
-ADAM = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)  # PyTorch's defaults
+ADAM = dict(
+    beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False
+)  # PyTorch's defaults
 
 
 class Block:
@@ -634,7 +768,9 @@ class Block:
         self.labels = any(s.label_ratio > 0 for s in settings)
 
     def step(self, batch: Batch) -> None:
-        """One step of Adam on a batch (in PyTorch's functional form: the optimiser object costs more than its work)."""
+        """One step of Adam on a batch (in PyTorch's functional form: the optimiser object costs
+        more than its work).
+        """
         batch = batch if self.labels else batch._replace(uniform=None)
         grad = batch_gradient(self.x, self.group, self.terms, self.frames, batch)
         state = list(grad), self.mean, self.square, [], self.counts
@@ -650,20 +786,26 @@ class Block:
 
 # %% ../../nbs/1_linear/trainer.ipynb #dbff5295
 def make_groups(settings: list[Setting], fewest: int = 4) -> list[list[int]]:
-    """Indices of settings to train in one program: equal `group_key`, sorted by width; those without iid noise apart
-    if both parts have at least `fewest` models (a stream that a model does not use costs it time)."""
+    """Indices of settings to train in one program: equal `group_key`, sorted by width; those
+    without iid noise apart if both parts have at least `fewest` models (a stream that a model does
+    not use costs it time).
+    """
     keyed: dict[tuple, list[int]] = {}
     for i in sorted(range(len(settings)), key=lambda i: settings[i].d_z):
         keyed.setdefault(group_key(settings[i]), []).append(i)
     groups = []
     for members in keyed.values():
-        quiet, noisy = ([i for i in members if (settings[i].sigma_iid > 0) is noise] for noise in (False, True))
+        quiet, noisy = (
+            [i for i in members if (settings[i].sigma_iid > 0) is noise] for noise in (False, True)
+        )
         groups += [quiet, noisy] if min(len(quiet), len(noisy)) >= fewest else [members]
     return sorted(groups, key=len, reverse=True)
 
 
 def make_sweeps(settings: list[Setting], most: int | None = None) -> list[list[int]]:
-    """Indices of settings to train on the same draws, whole groups together; cut in pieces of about `most`."""
+    """Indices of settings to train on the same draws, whole groups together; cut in pieces of about
+    `most`.
+    """
     keyed: dict[tuple, list[int]] = {}
     for i in [i for members in make_groups(settings) for i in members]:
         keyed.setdefault(sweep_key(settings[i]), []).append(i)
@@ -687,10 +829,14 @@ class Program:
 
 
 def train_sweep(settings: list[Setting], block: int = 20, chunk: int = 10) -> list[Trained]:
-    """Train settings with equal `sweep_key` on the same draws: `chunk` steps of `block` models at a time, so that
-    they stay in the processor's cache. Returned in the given order."""
+    """Train settings with equal `sweep_key` on the same draws: `chunk` steps of `block` models at a
+    time, so that they stay in the processor's cache. Returned in the given order.
+    """
     s, groups = settings[0], make_groups(settings)
-    programs, draws = [Program([settings[i] for i in m], block) for m in groups], Draws(s.seed, s.batch)
+    programs, draws = (
+        [Program([settings[i] for i in m], block) for m in groups],
+        Draws(s.seed, s.batch),
+    )
     for first in range(0, s.steps, chunk):
         batches = []
         for _ in range(min(chunk, s.steps - first)):
@@ -701,7 +847,9 @@ def train_sweep(settings: list[Setting], block: int = 20, chunk: int = 10) -> li
                 for batch in mine:
                     b.step(batch)
     trained = [m for p in programs for b in p.blocks for m in b.trained()]
-    return [m for _, m in sorted(zip(sum(groups, []), trained, strict=True), key=lambda pair: pair[0])]
+    return [
+        m for _, m in sorted(zip(sum(groups, []), trained, strict=True), key=lambda pair: pair[0])
+    ]
 
 
 def train(settings: list[Setting]) -> list[Trained]:
@@ -719,17 +867,21 @@ def setting_terms(s: Setting, F: dict[str, np.ndarray]):
 
 
 def label_lambda(s: Setting) -> float:
-    """lambda of Prop. 4.4 in the paper's units: (d_o / d_a) * weight * (how much of the action loss an average
-    batch has)."""
+    """lambda of Prop. 4.4 in the paper's units: (d_o / d_a) * weight * (how much of the action loss
+    an average batch has).
+    """
     if s.label_ratio == 0:
         return 0.0
     share = 1 - (1 - s.label_ratio) ** s.batch if s.label_mean == "labelled" else s.label_ratio
     return s.d_o / s.d_a * s.label_weight * share
 
 # %% ../../nbs/1_linear/trainer.ipynb #6bf521ec
-def spans_apart(lam: LAM, F: dict[str, np.ndarray], values: np.ndarray, vectors: np.ndarray, d_z: int) -> float:
-    """Sine of the largest angle between span(B) (in use) and the top d_z eigenvectors, ties allowed; nan if
-    nothing is determined."""
+def spans_apart(
+    lam: LAM, F: dict[str, np.ndarray], values: np.ndarray, vectors: np.ndarray, d_z: int
+) -> float:
+    """Sine of the largest angle between span(B) (in use) and the top d_z eigenvectors, ties
+    allowed; nan if nothing is determined.
+    """
     U, s, _ = np.linalg.svd(lam.B @ (lam.D @ F["delta"]), full_matrices=False)
     used = U[:, :d_z][:, s[:d_z] > 1e-9 * max(s[0], 1e-300)]
     edge, tol = values[d_z - 1], 1e-6 * max(values[0], 1e-300)
@@ -748,9 +900,10 @@ def spans_apart(lam: LAM, F: dict[str, np.ndarray], values: np.ndarray, vectors:
 
 # %% ../../nbs/1_linear/trainer.ipynb #c77271c8
 def theory(s: Setting, F: dict[str, np.ndarray]):
-    """(LAM with C = -D, minimum of the objective, eigenvalues, eigenvectors, method). Method 'closed form'
-    wherever one exists; with labels on top of a policy (chi > 0) or of composition the minimum is found by L-BFGS
-    from the best unlabelled model."""
+    """(LAM with C = -D, minimum of the objective, eigenvalues, eigenvectors, method). Method
+    'closed form' wherever one exists; with labels on top of a policy (chi > 0) or of composition
+    the minimum is found by L-BFGS from the best unlabelled model.
+    """
     terms, lam = setting_terms(s, F), label_lambda(s)
     best = optimum(terms, s.d_z)
     if lam == 0:
@@ -763,13 +916,16 @@ def theory(s: Setting, F: dict[str, np.ndarray]):
 
 # %% ../../nbs/1_linear/trainer.ipynb #94a49040
 def labelled_optimum(F: dict[str, np.ndarray], d_z: int, lam: float):
-    """Minimiser with C = -D of E||(BD - I) delta||^2 + lam E||H D delta - a||^2 (Prop. 4.4, finite lambda).
-    Returns (LAM, minimum, eigenvalues, directions (d_o, d_o) of B with those eigenvalues)."""
+    """Minimiser with C = -D of E||(BD - I) delta||^2 + lam E||H D delta - a||^2 (Prop. 4.4, finite
+    lambda). Returns (LAM, minimum, eigenvalues, directions (d_o, d_o) of B with those eigenvalues).
+    """
     target = np.concatenate([F["delta"], np.sqrt(lam) * F["a"]])  # (d_o + d_a, n_sources)
     U, s, Vt = np.linalg.svd(F["delta"], full_matrices=False)
     keep = s > 1e-9 * max(s[0], 1e-300)
     U, s, Vt = U[:, keep], s[keep], Vt[keep]
-    L, t, Rt = np.linalg.svd(target @ Vt.T, full_matrices=False)  # the best fit on the range, in an orthonormal basis
+    L, t, Rt = np.linalg.svd(
+        target @ Vt.T, full_matrices=False
+    )  # the best fit on the range, in an orthonormal basis
     k = min(d_z, len(t))
     B, D = np.zeros((len(U), d_z)), np.zeros((d_z, len(U)))
     B[:, :k], D[:k] = L[: len(U), :k], (t[:k, None] * Rt[:k]) @ (U / s).T
@@ -787,12 +943,16 @@ def span_order(columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
 def label_loss(model: Trained, t: Term, F: dict[str, np.ndarray]) -> float:
     """lambda E||H z - a||^2 with the latent of term t: 0 without labels."""
     lam, m = label_lambda(model.setting), model.lam
-    return lam * float(((model.H @ (m.C @ t.p + m.D @ t.q) - F["a"]) ** 2).sum()) if lam > 0 else 0.0
+    return (
+        lam * float(((model.H @ (m.C @ t.p + m.D @ t.q) - F["a"]) ** 2).sum()) if lam > 0 else 0.0
+    )
 
 # %% ../../nbs/1_linear/trainer.ipynb #4d3b0af9
 def evaluate(model: Trained, readout: str = "delta") -> dict[str, float]:
-    """All figures of a trained model beside its closed form; population values, no sampling. Losses are in the
-    paper's units (summed over coordinates): `loss` is the trained objective, `loss_rec` Eq. 4 alone."""
+    """All figures of a trained model beside its closed form; population values, no sampling. Losses
+    are in the paper's units (summed over coordinates): `loss` is the trained objective, `loss_rec`
+    Eq. 4 alone.
+    """
     s, m = model.setting, model.lam
     F = factors(make_world(s.world), steps=2 if s.lambda_ac > 0 else 1)
     terms = setting_terms(s, F)
@@ -829,11 +989,15 @@ class Naive(torch.nn.Module):
         return layer
 
     def forward(self, s: Setting, S: dict[str, torch.Tensor], labelled) -> torch.Tensor:
-        return plain_loss(*(layer.weight for layer in (self.A, self.B, self.C, self.D, self.H)), s, S, labelled)
+        return plain_loss(
+            *(layer.weight for layer in (self.A, self.B, self.C, self.D, self.H)), s, S, labelled
+        )
 
 # %% ../../nbs/1_linear/trainer.ipynb #bc63a9b0
 def naive_batch(s: Setting, g: Group, data: torch.Generator) -> dict[str, torch.Tensor]:
-    """Plain samples, as one would write them: o, delta (and u, v, delta2), a, each (batch, dimension)."""
+    """Plain samples, as one would write them: o, delta (and u, v, delta2), a, each (batch,
+    dimension).
+    """
     X, Y = s.gain**0.5 * g.Z[:, : s.d_a], g.Z[:, s.d_a :]
     normal = lambda d: torch.randn(s.batch, d, generator=data)  # noqa: E731
 
@@ -854,26 +1018,37 @@ def naive_batch(s: Setting, g: Group, data: torch.Generator) -> dict[str, torch.
 
 # %% ../../nbs/1_linear/trainer.ipynb #a529a414
 def train_naive(s: Setting, same_batches: bool = True) -> Trained:
-    """One model, autograd, Adam. same_batches: the very batches of `train_sweep`; otherwise its own plain samples."""
+    """One model, autograd, Adam. same_batches: the very batches of `train_sweep`; otherwise its own
+    plain samples.
+    """
     g, x, draws, data = make_group([s]), init_params([s]), Draws(s.seed, s.batch), torch.Generator()
     model, labelled = Naive(x, 0, s), None
     adam = torch.optim.Adam(model.parameters(), lr=s.lr)
     data.manual_seed(s.seed)
     for _ in range(s.steps):
         draws.next_step()
-        S = vectors(g, 0, draw_batch(s, g.streams, g.Pi, draws)) if same_batches else naive_batch(s, g, data)
+        S = (
+            vectors(g, 0, draw_batch(s, g.streams, g.Pi, draws))
+            if same_batches
+            else naive_batch(s, g, data)
+        )
         if s.label_ratio > 0:
             labelled = (draws.uniform() < s.label_ratio).nonzero()[:, 0]
         loss = model(s, S, labelled)
         adam.zero_grad()
         loss.backward()
         adam.step()
-    w = [layer.weight.detach().double().numpy() for layer in (model.A, model.B, model.C, model.D, model.H)]
+    w = [
+        layer.weight.detach().double().numpy()
+        for layer in (model.A, model.B, model.C, model.D, model.H)
+    ]
     return Trained(s, LAM(*w[:4]), w[4])
 
 # %% ../../nbs/1_linear/trainer.ipynb #0aab426f
 def step_flops(s: Setting) -> int:
-    """Floating-point operations of one model-step in `batch_gradient`: products only, without drawing and Adam."""
+    """Floating-point operations of one model-step in `batch_gradient`: products only, without
+    drawing and Adam.
+    """
     streams, d, k = make_streams([s]), s.d_o, s.d_z
     thin, terms = sum(streams.thin.values()), 2 if s.lambda_ac > 0 else 1
     frames = sum(w in "uo" for w in streams.wide)  # decoder frames: each has a product of its own
@@ -883,14 +1058,20 @@ def step_flops(s: Setting) -> int:
 
 # %% ../../nbs/1_linear/trainer.ipynb #9037cf29
 def machine_floor(settings: list[Setting], models: int = 20) -> dict[str, float]:
-    """The least CPU time a model-step of these settings can take here: 'gflops' of the large product by the
-    library that `product` uses, 'adam_ns' a parameter, and 'ms' = operations / gflops + parameters * adam_ns, averaged
-    over the settings."""
+    """The least CPU time a model-step of these settings can take here: 'gflops' of the large
+    product by the library that `product` uses, 'adam_ns' a parameter, and 'ms' = operations /
+    gflops + parameters * adam_ns, averaged over the settings.
+    """
     d = settings[0].d_o
     E, G, flat = torch.randn(models * d, d), torch.randn(d, d), torch.rand(4, models * d * d)
     state, multiply = [[v] for v in flat], best_time(lambda: product(E, G))
-    update = best_time(lambda: adam(*state, [], [torch.tensor(1.0)], foreach=False, fused=True, lr=1e-6, **ADAM))
+    update = best_time(
+        lambda: adam(*state, [], [torch.tensor(1.0)], foreach=False, fused=True, lr=1e-6, **ADAM)
+    )
     gflops, adam_ns = 2e-9 * models * d**3 / multiply, 1e9 * update / flat[0].numel()
     parameters = [s.d_o**2 + 3 * s.d_o * s.d_z for s in settings]
-    ms = [step_flops(s) / gflops * 1e-6 + p * adam_ns * 1e-6 for s, p in zip(settings, parameters, strict=True)]
+    ms = [
+        step_flops(s) / gflops * 1e-6 + p * adam_ns * 1e-6
+        for s, p in zip(settings, parameters, strict=True)
+    ]
     return {"gflops": gflops, "adam_ns": adam_ns, "ms": float(np.mean(ms))}

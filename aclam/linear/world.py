@@ -18,16 +18,23 @@ from ..core import UserError
 # %% ../../nbs/1_linear/world.ipynb #2afd7f30
 @dataclass(frozen=True)
 class WorldConfig:
-    """A linear world (arXiv 2506.15691, Section 3.2 and Appendix B). All quantities are dimensionless."""
+    """A linear world (arXiv 2506.15691, Section 3.2 and Appendix B).
 
-    d_o: int = 128  # observation dimensions (the authors' drafts; the number is lost from the paper's text)
+    All quantities are dimensionless.
+    """
+
+    # observation dimensions (the authors' drafts; the number is lost from the paper's text)
+    d_o: int = 128
     d_a: int = 8  # action dimensions (same source)
     d_b: int = 8  # other agents' action dimensions (same source)
-    gain: float = 1.0  # X^T X = gain * I. 1: orthonormal X. d_o / d_a: q has variance 1 in each coordinate on average
+    # X^T X = gain * I. 1: orthonormal X. d_o / d_a: q has variance 1 in each coordinate on average
+    gain: float = 1.0
     sigma_iid: float = 0.0  # standard deviation (not variance) of the noise in every coordinate
     sigma_agents: float = 0.0  # standard deviation of each of the other agents' actions
     chi: float = 0.0  # determinism of the policy: 0 random, 1 a function of the observation
-    orthogonal_agents: bool = False  # True: span(Y) is orthogonal to span(X), as Proposition 4.4 assumes
+    orthogonal_agents: bool = (
+        False  # True: span(Y) is orthogonal to span(X), as Proposition 4.4 assumes
+    )
     seed: int = 0  # of the matrices X, Y and Pi
 
     def __post_init__(self) -> None:
@@ -49,17 +56,25 @@ def check_world(c: WorldConfig) -> None:
         raise UserError(f"d_b is {c.d_b}: too many directions for d_o = {c.d_o}.")
     for name in ("sigma_iid", "sigma_agents"):
         if not 0 <= getattr(c, name) < np.inf:
-            raise UserError(f"{name} is {getattr(c, name)}: a standard deviation must be finite and 0 or more.")
+            raise UserError(
+                f"{name} is {getattr(c, name)}: a standard deviation must be finite and 0 or more."
+            )
     if not 0 < c.gain < np.inf:
         raise UserError(f"gain is {c.gain}: it must be a positive number.")
     if not 0 <= c.seed < 2**32:
         raise UserError(f"seed is {c.seed}: it must be a whole number from 0 to 2**32 - 1.")
     if not 0 <= c.chi <= 1:
-        raise UserError(f"chi is {c.chi}: it must lie between 0 (random policy) and 1 (deterministic policy).")
+        raise UserError(
+            f"chi is {c.chi}: it must lie between 0 (random policy) and 1 (deterministic policy)."
+        )
 
 # %% ../../nbs/1_linear/world.ipynb #353f151d
-def orthonormal(rng: np.random.Generator, d: int, k: int, against: np.ndarray | None = None) -> np.ndarray:
-    """A random (d, k) matrix with orthonormal columns, orthogonal to the columns of `against` if given."""
+def orthonormal(
+    rng: np.random.Generator, d: int, k: int, against: np.ndarray | None = None
+) -> np.ndarray:
+    """A random (d, k) matrix with orthonormal columns, orthogonal to the columns of `against` if
+    given.
+    """
     raw = rng.standard_normal((k, d)).T
     if against is not None:
         basis = np.linalg.qr(against)[0]
@@ -70,7 +85,9 @@ def orthonormal(rng: np.random.Generator, d: int, k: int, against: np.ndarray | 
 # %% ../../nbs/1_linear/world.ipynb #d2ce5ac1
 @dataclass(frozen=True)
 class World:
-    """A drawn world: X (d_o, d_a) with X^T X = gain I, Y (d_o, d_b) and Pi^T (d_o, d_a) with orthonormal columns."""
+    """A drawn world: X (d_o, d_a) with X^T X = gain I, Y (d_o, d_b) and Pi^T (d_o, d_a) with
+    orthonormal columns.
+    """
 
     config: WorldConfig
     X: np.ndarray
@@ -79,9 +96,13 @@ class World:
 
 
 def make_world(config: WorldConfig | None = None, **changes) -> World:
-    """Draw X, Y and Pi from the config's seed (float64); keyword arguments change fields of the config."""
+    """Draw X, Y and Pi from the config's seed (float64); keyword arguments change fields of the
+    config.
+    """
     c = replace(config or WorldConfig(), **changes)
-    rng = [np.random.default_rng([part, 2506, c.seed]) for part in range(3)]  # one stream for each matrix
+    rng = [
+        np.random.default_rng([part, 2506, c.seed]) for part in range(3)
+    ]  # one stream for each matrix
     X = orthonormal(rng[0], c.d_o, c.d_a)
     Y = orthonormal(rng[1], c.d_o, c.d_b, X if c.orthogonal_agents else None)
     return World(c, np.sqrt(c.gain) * X, Y, orthonormal(rng[2], c.d_o, c.d_a).T)
@@ -93,11 +114,18 @@ def sources(c: WorldConfig, steps: int = 1) -> dict[str, slice]:
     for t in range(1, steps + 1):
         sizes |= {f"xi{t}": c.d_a, f"n{t}": c.d_o, f"b{t}": c.d_b}
     ends = np.cumsum(list(sizes.values()))
-    return {name: slice(int(end) - size, int(end)) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    return {
+        name: slice(int(end) - size, int(end))
+        for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
 
 # %% ../../nbs/1_linear/world.ipynb #9215b598
-def transition(world: World, F: dict[str, np.ndarray], o: np.ndarray, t: int) -> dict[str, np.ndarray]:
-    """Factors of a, b, q, eps, delta and o_next for step t, starting from the factor `o` (d_o, n_sources)."""
+def transition(
+    world: World, F: dict[str, np.ndarray], o: np.ndarray, t: int
+) -> dict[str, np.ndarray]:
+    """Factors of a, b, q, eps, delta and o_next for step t, starting from the factor `o` (d_o,
+    n_sources).
+    """
     c = world.config
     a = (1 - c.chi) * F[f"xi{t}"] + c.chi * world.Pi @ o
     b, q = F[f"b{t}"], world.X @ a
@@ -108,7 +136,9 @@ def transition(world: World, F: dict[str, np.ndarray], o: np.ndarray, t: int) ->
 def factors(world: World, steps: int = 1) -> dict[str, np.ndarray]:
     """Factor of every variable, (its dimension, n_sources): o, a, b, q, eps, delta, o_next, k1, k2.
 
-    With steps=2 also a2, b2, q2, eps2, delta2 and o_k, where o_k = o_next + delta2 and o_j is o_next."""
+    With steps=2 also a2, b2, q2, eps2, delta2 and o_k, where o_k = o_next + delta2 and o_j is
+    o_next.
+    """
     where = sources(world.config, steps)
     total = max(s.stop for s in where.values())
     F = {name: np.eye(total)[s] for name, s in where.items()}

@@ -19,14 +19,17 @@ from ..lam.global_batch import draw_rows
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #26e45b56
 class Blocks(NamedTuple):
-    "Tokens of each part, in this order. `latent` is 0 for a policy without latents, `robot` 0 for video alone."
+    """Tokens of each part, in this order.
+
+    `latent` is 0 for a policy without latents, `robot` 0 for video alone.
+    """
 
     vlm: int
     latent: int
     robot: int  # the state and M actions
 
     def slices(self) -> dict[str, slice]:
-        "Where the parts lie: {'vlm': slice, 'latent': slice, 'robot': slice}."
+        """Where the parts lie: {'vlm': slice, 'latent': slice, 'robot': slice}."""
         a, b = self.vlm, self.vlm + self.latent
         return {"vlm": slice(0, a), "latent": slice(a, b), "robot": slice(b, b + self.robot)}
 
@@ -45,7 +48,9 @@ def block_mask(blocks: Blocks, valid: Tensor | None = None) -> Tensor:
     valid: (B, vlm), False for padding of the text, which nobody looks at; None: no padding, B = 1.
     """
     where, total = blocks.slices(), sum(blocks)
-    mask = torch.zeros(1, total, total, dtype=torch.bool, device=None if valid is None else valid.device)
+    mask = torch.zeros(
+        1, total, total, dtype=torch.bool, device=None if valid is None else valid.device
+    )
     for row, columns in SEES.items():
         for column in columns:
             mask[:, where[row], where[column]] = True
@@ -56,7 +61,7 @@ def block_mask(blocks: Blocks, valid: Tensor | None = None) -> Tensor:
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #4f22d069
 def check_block_mask(blocks: Blocks, valid: Tensor | None = None) -> int:
-    "Compare every entry of `block_mask` with the rule; the number of entries compared."
+    """Compare every entry of `block_mask` with the rule; the number of entries compared."""
     mask = block_mask(blocks, valid)
     part = [p for p, n in enumerate(blocks) for _ in range(n)]  # 0, 1 or 2 for each token
     for b, rows in enumerate(mask.tolist()):
@@ -68,21 +73,26 @@ def check_block_mask(blocks: Blocks, valid: Tensor | None = None) -> int:
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #90e5c6e8
 def check_closed(mask: Tensor) -> None:
-    "No detour reveals what the mask hides, over any number of layers. mask: (B, T, T) without padding."
+    """No detour reveals what the mask hides, over any number of layers. mask: (B, T, T) without
+    padding.
+    """
     seen = mask.float()
     assert not ((seen @ seen > 0) & ~mask).any()
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #919c3017
 @dataclass(frozen=True)
 class MaskConfig:
-    "How often the robot expert is kept from looking at the latents, in training only."
+    """How often the robot expert is kept from looking at the latents, in training only."""
 
-    p_mask: float = 0.5  # the whole block, for a sample  # assumed; a public re-implementation uses 0.5 elsewhere
+    # the whole block, for a sample  # assumed; a public re-implementation uses 0.5 elsewhere
+    p_mask: float = 0.5
     p_drop: float = 0.1  # each entry by itself  # assumed
 
     def __post_init__(self):
         if not (0 <= self.p_mask <= 1 and 0 <= self.p_drop < 1):
-            raise UserError(f"p_mask lies in [0, 1] and p_drop in [0, 1), not {self.p_mask} and {self.p_drop}")
+            raise UserError(
+                f"p_mask lies in [0, 1] and p_drop in [0, 1), not {self.p_mask} and {self.p_drop}"
+            )
 
 
 def hide_latents(
@@ -91,7 +101,9 @@ def hide_latents(
     config: MaskConfig,
     repeats: int = 1,  # neighbors that stem from one row of the batch, see `draw_rows`
 ) -> Tensor:
-    "A copy of mask (B, T, T) in which robot tokens miss some latents, from PyTorch's global generator."
+    """A copy of mask (B, T, T) in which robot tokens miss some latents, from PyTorch's global
+    generator.
+    """
     where, mask, device = blocks.slices(), mask.clone(), mask.device
 
     def draw_block(rows: int) -> Tensor:
@@ -101,13 +113,15 @@ def hide_latents(
         return torch.rand(rows, blocks.robot, blocks.latent, device=device)
 
     kept = draw_rows(draw_block, len(mask), repeats) >= config.p_mask  # (B, 1, 1)
-    kept = kept & (draw_rows(draw_entries, len(mask), repeats) >= config.p_drop)  # (B, robot, latent)
+    kept = kept & (
+        draw_rows(draw_entries, len(mask), repeats) >= config.p_drop
+    )  # (B, robot, latent)
     mask[:, where["robot"], where["latent"]] &= kept
     return mask
 
 # %% ../../nbs/6_policy/attention_mask.ipynb #d0225e68
 def draw_mask(ax, mask: Tensor, blocks: Blocks) -> None:
-    "Draw one mask (T, T) with the borders and names of its blocks onto a matplotlib axis."
+    """Draw one mask (T, T) with the borders and names of its blocks onto a matplotlib axis."""
     from matplotlib.colors import ListedColormap  # here: training does not need it
 
     ax.imshow(mask.numpy(), cmap=ListedColormap(["#eeeeee", "#3b6ea5"]), vmin=0, vmax=1)

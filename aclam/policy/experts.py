@@ -24,7 +24,10 @@ from .attention_mask import Blocks, block_mask
 # %% ../../nbs/6_policy/experts.ipynb #afa084d8
 @dataclass(frozen=True)
 class LayerSize:
-    "The sizes of one transformer. `heads`, `kv_heads`, `head_dim` must agree between parts that share attention."
+    """The sizes of one transformer.
+
+    `heads`, `kv_heads`, `head_dim` must agree between parts that share attention.
+    """
 
     width: int = 1024  # (A.2)
     mlp: int = 4096  # hidden width of the gated MLP, as pi0's expert  # assumed
@@ -35,11 +38,13 @@ class LayerSize:
 
     def __post_init__(self):
         if self.heads % self.kv_heads or self.head_dim % 2:
-            raise UserError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}, head_dim even")
+            raise UserError(
+                f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}, head_dim even"
+            )
 
 # %% ../../nbs/6_policy/experts.ipynb #1dc6ffc9
 def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    "Rotary positions. x: (B, H, T, D), positions: (T,) -> (B, H, T, D)."
+    """Rotary positions. x: (B, H, T, D), positions: (T,) -> (B, H, T, D)."""
     half = x.shape[-1] // 2
     speed = base ** (-torch.arange(half, device=x.device) / half)  # (D / 2,)
     angle = positions[:, None] * speed  # (T, D / 2)
@@ -49,7 +54,7 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
 
 # %% ../../nbs/6_policy/experts.ipynb #32e0c9b3
 class QKV(NamedTuple):
-    "Queries (B, H, T, D), keys and values (B, H_kv, T, D)."
+    """Queries (B, H, T, D), keys and values (B, H_kv, T, D)."""
 
     q: Tensor
     k: Tensor
@@ -57,12 +62,17 @@ class QKV(NamedTuple):
 
 
 class Layer(nn.Module):
-    "One pre-norm transformer layer, open in the middle: attention over (B, H, T, D) happens outside."
+    """One pre-norm transformer layer, open in the middle: attention over (B, H, T, D) happens
+    outside.
+    """
 
     def __init__(self, size: LayerSize):
         super().__init__()
         self.size, inner = size, size.heads * size.head_dim
-        self.norm_1, self.norm_2 = nn.RMSNorm(size.width, eps=1e-6), nn.RMSNorm(size.width, eps=1e-6)
+        self.norm_1, self.norm_2 = (
+            nn.RMSNorm(size.width, eps=1e-6),
+            nn.RMSNorm(size.width, eps=1e-6),
+        )
         self.q = nn.Linear(size.width, inner, bias=False)
         self.k = nn.Linear(size.width, size.kv_heads * size.head_dim, bias=False)
         self.v = nn.Linear(size.width, size.kv_heads * size.head_dim, bias=False)
@@ -73,27 +83,35 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, exchange: Callable[[QKV], Tensor] | None
     ) -> tuple[Tensor | None, QKV]:
-        """x (B, T, width) to the layer's answer and what attention read of x. exchange: from that to what attention
-        brings, (B, H, T, D); None: nobody asks for the answer."""
+        """x (B, T, width) to the layer's answer and what attention read of x. exchange: from that
+        to what attention brings, (B, H, T, D); None: nobody asks for the answer.
+        """
         own = self.read(x, positions)
         return None if exchange is None else self.write(x, exchange(own)), own
 
     def read(self, x: Tensor, positions: Tensor) -> QKV:
-        "x (B, T, width) to rotated queries and keys, and values."
+        """x (B, T, width) to rotated queries and keys, and values."""
         y = self.norm_1(x)
-        q, k, v = (f(y).unflatten(-1, (-1, self.size.head_dim)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        return QKV(rotate(q, positions), rotate(k, positions), v.clone())  # a view of itself would not outlive sharding
+        q, k, v = (
+            f(y).unflatten(-1, (-1, self.size.head_dim)).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        return QKV(
+            rotate(q, positions), rotate(k, positions), v.clone()
+        )  # a view of itself would not outlive sharding
 
     def write(self, x: Tensor, attended: Tensor) -> Tensor:
-        "Add what attention brought, (B, H, T, D), and the MLP's answer to x (B, T, width)."
+        """Add what attention brought, (B, H, T, D), and the MLP's answer to x (B, T, width)."""
         x = x + self.out(attended.transpose(1, 2).flatten(2))  # (B, T, H * D) -> (B, T, width)
         y, act = self.norm_2(x), self.size.activation
-        gate = F.gelu(self.gate(y), approximate="tanh") if act == "gelu_tanh" else F.silu(self.gate(y))
+        gate = (
+            F.gelu(self.gate(y), approximate="tanh") if act == "gelu_tanh" else F.silu(self.gate(y))
+        )
         return x + self.down(gate * self.up(y))
 
 # %% ../../nbs/6_policy/experts.ipynb #c093bbf0
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    "Attention of q (B, H, T, D) over k, v (B, H_kv, S, D); mask (B or 1, T, S), True: may look."
+    """Attention of q (B, H, T, D) over k, v (B, H_kv, S, D); mask (B or 1, T, S), True: may look."""
     heads, groups = k.shape[1], q.shape[1] // k.shape[1]
     if groups == 1:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
@@ -103,13 +121,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 # %% ../../nbs/6_policy/experts.ipynb #adb6ba90
 def attend_copied(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    "What `attend` computes, with a copy of keys and values for each query head: the reference."
+    """What `attend` computes, with a copy of keys and values for each query head: the reference."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
 
 
 def kept_bytes(function: Callable[..., object], *given: object) -> int:
-    "How many bytes autograd keeps for the backward pass of function(*given); what shares memory counts once."
+    """How many bytes autograd keeps for the backward pass of function(*given); what shares memory
+    counts once.
+    """
     sizes = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -127,7 +147,9 @@ def kept_bytes(function: Callable[..., object], *given: object) -> int:
 
 # %% ../../nbs/6_policy/experts.ipynb #b8cdfa48
 class Prefix(NamedTuple):
-    "What a VLM leaves to the experts: for each layer keys and values (B, H_kv, P, D), and which of the P tokens count."
+    """What a VLM leaves to the experts: for each layer keys and values (B, H_kv, P, D), and which
+    of the P tokens count.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -139,9 +161,12 @@ def shared_layer(
     tokens: Sequence[Tensor],  # (B, T_part, width_part) of each part
     positions: Sequence[Tensor],  # (T_part,)
     mask: Tensor,  # (B or 1, sum of T_part, P + sum of T_part)
-    cache: tuple[Tensor, Tensor] | None = None,  # keys, values (B, H_kv, P, D) of the prefix; None: P = 0
+    cache: tuple[Tensor, Tensor]
+    | None = None,  # keys, values (B, H_kv, P, D) of the prefix; None: P = 0
 ) -> list[Tensor]:
-    "One layer of several parts with one attention over all their tokens: the new tokens of each part."
+    """One layer of several parts with one attention over all their tokens: the new tokens of each
+    part.
+    """
     answers = []  # of the last part, the one before, ...
 
     def attend_all(read: list[QKV]) -> list[Tensor]:
@@ -151,7 +176,7 @@ def shared_layer(
         return list(attend(q, k, v, mask).split([x.shape[1] for x in tokens], 2))
 
     def enter(part: int, read: list[QKV]) -> list[Tensor]:
-        "Call the layers from number `part` on; what attention brought to the parts before."
+        """Call the layers from number `part` on; what attention brought to the parts before."""
         if part == len(layers):
             return attend_all(read)
         brought = []
@@ -168,7 +193,9 @@ def shared_layer(
 
 # %% ../../nbs/6_policy/experts.ipynb #040aba7a
 def check_cache_is_exact(depth: int = 3, tol: float = 1e-5, seed: int = 0) -> float:
-    "VLM first, experts on its cache, against all parts at once under the full block mask: largest difference."
+    """VLM first, experts on its cache, against all parts at once under the full block mask: largest
+    difference.
+    """
     torch.manual_seed(seed)
     blocks, widths = Blocks(7, 3, 4), (48, 32, 32)
     towers = [[Layer(LayerSize(w, 2 * w, 4, 2, 8)) for _ in range(depth)] for w in widths]
@@ -190,7 +217,9 @@ def check_cache_is_exact(depth: int = 3, tol: float = 1e-5, seed: int = 0) -> fl
 
 # %% ../../nbs/6_policy/experts.ipynb #ed135375
 def time_code(t: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
-    "Sine-cosine code (B, width) of times t (B,) in [0, 1]; periods from `shortest` to `longest`, as pi0."
+    """Sine-cosine code (B, width) of times t (B,) in [0, 1]; periods from `shortest` to `longest`,
+    as pi0.
+    """
     half = width // 2
     period = shortest * (longest / shortest) ** torch.linspace(0, 1, half, device=t.device)
     angle = 2 * math.pi * t[:, None] / period  # (B, width / 2)
@@ -198,32 +227,44 @@ def time_code(t: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.
 
 
 class Expert(nn.Module):
-    "A tower of layers for noisy vectors (B, n, dim). `state_dim` > 0: one more token, in front, for a state."
+    """A tower of layers for noisy vectors (B, n, dim).
+
+    `state_dim` > 0: one more token, in front, for a state.
+    """
 
     def __init__(self, dim: int, depth: int, size: LayerSize, state_dim: int = 0):
         super().__init__()
         self.embed = nn.Linear(dim, size.width)
-        self.time = nn.Sequential(nn.Linear(2 * size.width, size.width), nn.SiLU(), nn.Linear(size.width, size.width))
+        self.time = nn.Sequential(
+            nn.Linear(2 * size.width, size.width), nn.SiLU(), nn.Linear(size.width, size.width)
+        )
         self.state = nn.Linear(state_dim, size.width) if state_dim else None
         self.layers = nn.ModuleList(Layer(size) for _ in range(depth))
         self.norm, self.head = nn.RMSNorm(size.width, eps=1e-6), nn.Linear(size.width, dim)
 
     def tokens(self, noisy: Tensor, t: Tensor, state: Tensor | None = None) -> Tensor:
-        "Vectors (B, n, dim), times (B,) and, where there is one, the state (B, state_dim) to tokens (B, T, width)."
+        """Vectors (B, n, dim), times (B,) and, where there is one, the state (B, state_dim) to
+        tokens (B, T, width).
+        """
         x = self.embed(noisy)  # (B, n, width)
         code = time_code(t, x.shape[-1])[:, None].expand_as(x)
         x = self.time(torch.cat([x, code], -1))
         x = x if self.state is None else torch.cat([self.state(state)[:, None], x], 1)
-        return x.float()  # under autocast too: what the layers add up is not rounded to bfloat16 after each of them
+        # under autocast too: what the layers add up is not rounded to bfloat16 after each of them
+        return x.float()
 
     def directions(self, x: Tensor) -> Tensor:
-        "Tokens (B, T, width) after the last layer to directions (B, n, dim)."
+        """Tokens (B, T, width) after the last layer to directions (B, n, dim)."""
         return self.head(self.norm(x if self.state is None else x[:, 1:]))
 
 # %% ../../nbs/6_policy/experts.ipynb #6e62540b
-def run_experts(experts: Sequence[Expert], tokens: Sequence[Tensor], prefix: Prefix, mask: Tensor) -> list[Tensor]:
-    """Take tokens (B, T_e, width_e) of each expert through all layers beside the prefix: their last tokens.
-    mask: the experts' rows of the block mask, (B or 1, sum of T_e, P + sum of T_e)."""
+def run_experts(
+    experts: Sequence[Expert], tokens: Sequence[Tensor], prefix: Prefix, mask: Tensor
+) -> list[Tensor]:
+    """Take tokens (B, T_e, width_e) of each expert through all layers beside the prefix: their last
+    tokens.
+    mask: the experts' rows of the block mask, (B or 1, sum of T_e, P + sum of T_e).
+    """
     P, device = prefix.keys[0].shape[2], tokens[0].device
     lengths = [x.shape[1] for x in tokens]
     positions = (P + 1 + torch.arange(sum(lengths), device=device)).split(lengths)

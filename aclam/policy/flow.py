@@ -22,36 +22,48 @@ from ..lam.global_batch import draw_rows
 # %% ../../nbs/6_policy/flow.ipynb #01a6ef6b
 @dataclass(frozen=True)
 class FlowConfig:
-    "How noise is turned into data. Values of open-pi-zero; AC-LAM and villa-X state none."
+    """How noise is turned into data. Values of open-pi-zero; AC-LAM and villa-X state none."""
 
     sigma_min: float = 0.001  # sigma, spread that is left at t = 1  # assumed
     time: Literal["beta", "uniform"] = "beta"  # how t is drawn in training  # assumed
-    alpha: float = 1.5  # of Beta(alpha, beta) on 1 - t: more of the early, hard part of the way  # assumed
+    alpha: float = (
+        1.5  # of Beta(alpha, beta) on 1 - t: more of the early, hard part of the way  # assumed
+    )
     beta: float = 1.0  # assumed
     steps: int = 10  # Euler steps from noise to data  # assumed
-    predicts: Literal["velocity", "data"] = "velocity"  # what the network is asked for; see below  # assumed
+    predicts: Literal["velocity", "data"] = (
+        "velocity"  # what the network is asked for; see below  # assumed
+    )
 
     def __post_init__(self):
         if not 0 <= self.sigma_min < 1 or self.steps < 1 or min(self.alpha, self.beta) <= 0:
-            raise UserError(f"a flow needs 0 <= sigma_min < 1, steps >= 1 and alpha, beta > 0, not {self}")
+            raise UserError(
+                f"a flow needs 0 <= sigma_min < 1, steps >= 1 and alpha, beta > 0, not {self}"
+            )
 
 # %% ../../nbs/6_policy/flow.ipynb #8fa27282
 def path(x0: Tensor, x1: Tensor, t: Tensor, sigma: float) -> Tensor:
-    "The point psi_t between noise x0 and data x1, both (B, ...); t is (B,)."
+    """The point psi_t between noise x0 and data x1, both (B, ...); t is (B,)."""
     t = t.view(-1, *[1] * (x0.ndim - 1))  # (B, 1, ...)
     return (1 - (1 - sigma) * t) * x0 + t * x1
 
 
 def velocity(x0: Tensor, x1: Tensor, sigma: float) -> Tensor:
-    "The derivative of `path` by t, the same at all times."
+    """The derivative of `path` by t, the same at all times."""
     return x1 - (1 - sigma) * x0
 
 # %% ../../nbs/6_policy/flow.ipynb #e4b45ba5
-@torch.library.custom_op("aclam::draw_beta", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+@torch.library.custom_op(
+    "aclam::draw_beta", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
+)
 def draw_beta(rows: int, alpha: float, beta: float, device: torch.device) -> Tensor:
-    "Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator, as one operator that a compiler need not open."
+    """Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator, as one operator that a
+    compiler need not open.
+    """
     shape = (torch.full((rows,), value, device=device) for value in (alpha, beta))
-    found = torch.distributions.Beta(*shape, validate_args=False).sample()  # to validate is to wait for the device
+    found = torch.distributions.Beta(
+        *shape, validate_args=False
+    ).sample()  # to validate is to wait for the device
     return found.contiguous()  # it is a column of two
 
 
@@ -66,7 +78,9 @@ def draw_times(
     device: torch.device | str = "cpu",
     repeats: int = 1,  # neighbors that stem from one row of the batch, see `draw_rows`
 ) -> Tensor:
-    "n training times in [0, 1 - sigma_min] from PyTorch's global generator, of the global batch's rows: (n,)."
+    """n training times in [0, 1 - sigma_min] from PyTorch's global generator, of the global batch's
+    rows: (n,).
+    """
 
     def draw(rows: int) -> Tensor:
         if config.time == "uniform":
@@ -80,33 +94,39 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (x (B, ...), t (B,)) -> direction 
 
 
 def flow_loss(field: Field, x1: Tensor, config: FlowConfig) -> Tensor:
-    "Squared error of the field on data x1 (B, ...) at random times and with random noise: a scalar."
+    """Squared error of the field on data x1 (B, ...) at random times and with random noise: a
+    scalar.
+    """
     x0, t = torch.randn_like(x1), draw_times(len(x1), config, x1.device)
-    return (field(path(x0, x1, t, config.sigma_min), t) - velocity(x0, x1, config.sigma_min)).square().mean()
+    return (
+        (field(path(x0, x1, t, config.sigma_min), t) - velocity(x0, x1, config.sigma_min))
+        .square()
+        .mean()
+    )
 
 
 @torch.no_grad()
 def euler(field: Field, x: Tensor, steps: int) -> Tensor:
-    "Carry noise x (B, ...) from t = 0 to t = 1 along the field in equal steps."
+    """Carry noise x (B, ...) from t = 0 to t = 1 along the field in equal steps."""
     for n in range(steps):
         x = x + field(x, x.new_full((len(x),), n / steps)) / steps
     return x
 
 # %% ../../nbs/6_policy/flow.ipynb #2e99effc
 def remaining(t: Tensor, sigma: float) -> Tensor:
-    "r, the share of the noise that is left at times t."
+    """r, the share of the noise that is left at times t."""
     return 1 - (1 - sigma) * t
 
 
 def to_velocity(x1: Tensor, x: Tensor, t: Tensor, sigma: float) -> Tensor:
-    "The direction at points x (B, ...) and times t (B,) on ways that end at x1 (B, ...)."
+    """The direction at points x (B, ...) and times t (B,) on ways that end at x1 (B, ...)."""
     t = t.view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
     return x1 - (1 - sigma) * (x - t * x1) / remaining(t, sigma)
 
 # %% ../../nbs/6_policy/flow.ipynb #306b8816
 @dataclass(frozen=True)
 class Mixture:
-    "Round Gaussian blobs in the plane."
+    """Round Gaussian blobs in the plane."""
 
     weights: tuple[float, ...] = (0.3, 0.7)
     means: tuple[tuple[float, float], ...] = ((-2.0, 1.0), (1.5, -0.5))
@@ -124,7 +144,7 @@ class Mixture:
 
 # %% ../../nbs/6_policy/flow.ipynb #412971d5
 def exact_field(mixture: Mixture, sigma: float) -> Field:
-    "The best field for a mixture: the conditional mean of the velocity, in closed form."
+    """The best field for a mixture: the conditional mean of the velocity, in closed form."""
     w, m, s = (torch.tensor(v) for v in (mixture.weights, mixture.means, mixture.spreads))
 
     def field(x: Tensor, t: Tensor) -> Tensor:
@@ -139,13 +159,20 @@ def exact_field(mixture: Mixture, sigma: float) -> Field:
     return field
 
 # %% ../../nbs/6_policy/flow.ipynb #a0e8d5fd
-def check_exact_field(mixture: Mixture = Mixture(), sigma: float = 0.001, n: int = 100_000, field=None) -> float:
-    "Largest mean residual of the exact field times a test function, in standard errors; asserted below 4.5."
+def check_exact_field(
+    mixture: Mixture = Mixture(), sigma: float = 0.001, n: int = 100_000, field=None
+) -> float:
+    """Largest mean residual of the exact field times a test function, in standard errors; asserted
+    below 4.5.
+    """
     x1, x0 = mixture.sample(n), torch.randn(n, 2)
     t = torch.rand(n)
     x = path(x0, x1, t, sigma)
     residual = velocity(x0, x1, sigma) - (field or exact_field(mixture, sigma))(x, t)  # (n, 2)
-    tests = torch.stack([torch.ones(n), t, *x.T, *x.square().T, x[:, 0] * x[:, 1], *x.sin().T, *(x * t[:, None]).T], 1)
+    tests = torch.stack(
+        [torch.ones(n), t, *x.T, *x.square().T, x[:, 0] * x[:, 1], *x.sin().T, *(x * t[:, None]).T],
+        1,
+    )
     products = tests[:, :, None] * residual[:, None]  # (n, F, 2)
     worst = (products.mean(0).abs() / (products.std(0) / n**0.5)).max().item()
     assert worst < 4.5, f"{worst:.1f} standard errors"
@@ -153,27 +180,37 @@ def check_exact_field(mixture: Mixture = Mixture(), sigma: float = 0.001, n: int
 
 # %% ../../nbs/6_policy/flow.ipynb #ef6f51c2
 def moment_errors(samples: Tensor, mixture: Mixture) -> tuple[float, float]:
-    "Largest error of the mean, and of the covariance relative to its trace, of samples (n, 2)."
+    """Largest error of the mean, and of the covariance relative to its trace, of samples (n, 2)."""
     mean, covariance = mixture.moments()
     found = torch.cov(samples.T)
-    return (samples.mean(0) - mean).abs().max().item(), ((found - covariance).abs().max() / covariance.trace()).item()
+    return (samples.mean(0) - mean).abs().max().item(), (
+        (found - covariance).abs().max() / covariance.trace()
+    ).item()
 
 # %% ../../nbs/6_policy/flow.ipynb #7253d41f
 class ToyField(nn.Module):
-    "A small network for a field in the plane."
+    """A small network for a field in the plane."""
 
     def __init__(self, width: int = 128):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, 2))
+            nn.Linear(3, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 2),
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.net(torch.cat([x, t[:, None]], 1))
 
 
-def fit_toy(mixture: Mixture, config: FlowConfig = FlowConfig(), steps: int = 1200, batch: int = 256) -> ToyField:
-    "Train a `ToyField` on samples of a mixture with a falling learning rate."
+def fit_toy(
+    mixture: Mixture, config: FlowConfig = FlowConfig(), steps: int = 1200, batch: int = 256
+) -> ToyField:
+    """Train a `ToyField` on samples of a mixture with a falling learning rate."""
     field = ToyField()
     adam = torch.optim.Adam(field.parameters(), 2e-3)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)

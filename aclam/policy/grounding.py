@@ -23,7 +23,7 @@ from .vlm import SmallVLM, VlmConfig, mean_of_words, readouts, save_small, text_
 # %% ../../nbs/6_policy/grounding.ipynb #a13d667a
 @dataclass(frozen=True)
 class GroundingConfig:
-    "Weights of the three terms, and where the second applies."
+    """Weights of the three terms, and where the second applies."""
 
     lambda_name: float = 0.3  # assumed
     lambda_look: float = 0.3  # assumed
@@ -32,74 +32,112 @@ class GroundingConfig:
 
 
 class Reader(nn.Module):
-    "A `SmallVLM` that is asked what is where. names: all that a card can show."
+    """A `SmallVLM` that is asked what is where. names: all that a card can show."""
 
-    def __init__(self, vlm: VlmConfig, names: Sequence[str], config: GroundingConfig = GroundingConfig()):
+    def __init__(
+        self, vlm: VlmConfig, names: Sequence[str], config: GroundingConfig = GroundingConfig()
+    ):
         super().__init__()
         self.vlm, self.config, wide = SmallVLM(vlm), config, vlm.layer.kv_heads * vlm.layer.head_dim
         self.seen, self.said = (nn.Linear(vlm.layer.width, config.match_dim) for _ in range(2))
         self.log_tau = nn.Parameter(torch.tensor(2.0))
         self.card, self.thing = nn.Linear(wide, 2), nn.Linear(wide, 3)
         self.register_buffer("names", text_numbers(names, vlm))  # (n, L)
-        self.register_buffer("mean", torch.zeros(5))  # of places: x y of a card, x y z of the cube, in metres
+        self.register_buffer(
+            "mean", torch.zeros(5)
+        )  # of places: x y of a card, x y z of the cube, in metres
         self.register_buffer("spread", torch.ones(5))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        "Write the encoder alone, for `VlmConfig.weights`: the questions have done their work."
+        """Write the encoder alone, for `VlmConfig.weights`: the questions have done their work."""
         save_small(self.vlm, folder)
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        "See `grounding_terms`; loss and terms without gradient stay on the device."
+        """See `grounding_terms`; loss and terms without gradient stay on the device."""
         terms = grounding_terms(self, batch)
-        loss = terms["place"] + self.config.lambda_name * terms["name"] + self.config.lambda_look * terms["look"]
-        return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}}
+        loss = (
+            terms["place"]
+            + self.config.lambda_name * terms["name"]
+            + self.config.lambda_look * terms["look"]
+        )
+        return loss, {
+            "loss": loss.detach(),
+            **{name: value.detach() for name, value in terms.items()},
+        }
 
 # %% ../../nbs/6_policy/grounding.ipynb #2002014c
 def name_scores(reader: Reader, patches: Tensor) -> Tensor:
-    "How well each of (B, 3, width) patches matches each name: (B, 3, n)."
+    """How well each of (B, 3, width) patches matches each name: (B, 3, n)."""
     said = mean_of_words(reader.vlm.words(reader.names), reader.names > 0)  # (n, width)
-    return F.normalize(reader.seen(patches), dim=-1) @ F.normalize(reader.said(said), dim=-1).T * reader.log_tau.exp()
+    return (
+        F.normalize(reader.seen(patches), dim=-1)
+        @ F.normalize(reader.said(said), dim=-1).T
+        * reader.log_tau.exp()
+    )
 
 # %% ../../nbs/6_policy/grounding.ipynb #1c83e24f
 def look_scores(qkv: QKV, words: Tensor, patches: int) -> Tensor:
-    "How much the mean word's queries like each patch's keys, over all heads: (B, patches). words: (B, L), True: there."
+    """How much the mean word's queries like each patch's keys, over all heads: (B, patches). words:
+    (B, L), True: there.
+    """
     L = words.shape[1]
-    q = (qkv.q[:, :, -L:] * words[:, None, :, None]).sum(2) / words.sum(1)[:, None, None]  # (B, H, D)
+    q = (qkv.q[:, :, -L:] * words[:, None, :, None]).sum(2) / words.sum(1)[
+        :, None, None
+    ]  # (B, H, D)
     k = qkv.k[:, :, :patches]  # (B, H, N, D)
-    return 2 * (q[:, :, None] * k).sum(-1).mean(1) / k.shape[-1] ** 0.5  # twice: one mean word is a blunt question
+    return (
+        2 * (q[:, :, None] * k).sum(-1).mean(1) / k.shape[-1] ** 0.5
+    )  # twice: one mean word is a blunt question
 
 # %% ../../nbs/6_policy/grounding.ipynb #0384f370
 def places(reader: Reader, values: Tensor, valid: Tensor) -> Tensor:
-    "Guessed places (B, 5), units inside, from the last layer's values (B, H, P, D)."
+    """Guessed places (B, 5), units inside, from the last layer's values (B, H, P, D)."""
     whole, read = readouts(values, valid, reader.vlm.config)
     return torch.cat([reader.card(read), reader.thing(whole)], 1)
 
 
 def grounding_terms(reader: Reader, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The three terms of a batch: frames uint8 (B, 3, S, S), text (B, L), name (B, 3) the cards' rows in `names`, patch
-    (B, 3) where the cards are, asked (B,) which of them the text names, place (B, 5) in metres."""
+    """The three terms of a batch: frames uint8 (B, 3, S, S), text (B, L), name (B, 3) the cards'
+    rows in `names`, patch (B, 3) where the cards are, asked (B,) which of them the text names,
+    place (B, 5) in metres.
+    """
     rows, words = torch.arange(len(batch["text"]), device=batch["text"].device), batch["text"] > 0
     x, valid = reader.vlm.tokens(batch["frames"], batch["text"])
-    layers, patches = reader.vlm.read(x, valid), (reader.vlm.config.image_size // reader.vlm.config.patch_size) ** 2
+    layers, patches = (
+        reader.vlm.read(x, valid),
+        (reader.vlm.config.image_size // reader.vlm.config.patch_size) ** 2,
+    )
     scores = name_scores(reader, x[rows[:, None], batch["patch"]])  # (B, 3, n)
     look = look_scores(layers[reader.config.look_layer], words, patches)
     error = places(reader, layers[-1].v, valid) - (batch["place"] - reader.mean) / reader.spread
-    return {"place": error[:, :2].square().mean() + error[:, 2:].square().mean(),
-            "name": F.cross_entropy(scores.flatten(0, 1), batch["name"].flatten()),
-            "look": F.cross_entropy(look, batch["patch"][rows, batch["asked"]])}
+    return {
+        "place": error[:, :2].square().mean() + error[:, 2:].square().mean(),
+        "name": F.cross_entropy(scores.flatten(0, 1), batch["name"].flatten()),
+        "look": F.cross_entropy(look, batch["patch"][rows, batch["asked"]]),
+    }
 
 # %% ../../nbs/6_policy/grounding.ipynb #955cad2c
 @torch.no_grad()
 def guess(reader: Reader, frames: Tensor, text: Tensor) -> Tensor:
-    "Where the named card (x, y) and the cube (x, y, z) are, in metres: (B, 5)."
+    """Where the named card (x, y) and the cube (x, y, z) are, in metres: (B, 5)."""
     x, valid = reader.vlm.tokens(frames, text)
     return places(reader, reader.vlm.read(x, valid)[-1].v, valid) * reader.spread + reader.mean
 
 
-def grounding_report(guessed: np.ndarray, cards: np.ndarray, asked: np.ndarray, cube: np.ndarray) -> dict[str, float]:
-    "From guesses (B, 5), cards (B, 3, 2), asked (B,), cube (B, 3): share of right cards, and median errors in mm."
+def grounding_report(
+    guessed: np.ndarray, cards: np.ndarray, asked: np.ndarray, cube: np.ndarray
+) -> dict[str, float]:
+    """From guesses (B, 5), cards (B, 3, 2), asked (B,), cube (B, 3): share of right cards, and
+    median errors in mm.
+    """
     rows = np.arange(len(asked))
     nearest = np.linalg.norm(cards - guessed[:, None, :2], axis=-1).argmin(1)
-    far = np.linalg.norm(guessed[:, :2] - cards[rows, asked], axis=-1), np.linalg.norm(guessed[:, 2:] - cube, axis=-1)
-    return {"right_card": float((nearest == asked).mean()), "card_mm": float(1000 * np.median(far[0])),
-            "cube_mm": float(1000 * np.median(far[1]))}
+    far = (
+        np.linalg.norm(guessed[:, :2] - cards[rows, asked], axis=-1),
+        np.linalg.norm(guessed[:, 2:] - cube, axis=-1),
+    )
+    return {
+        "right_card": float((nearest == asked).mean()),
+        "card_mm": float(1000 * np.median(far[0])),
+        "cube_mm": float(1000 * np.median(far[1])),
+    }

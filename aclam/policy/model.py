@@ -34,24 +34,36 @@ from .vlm import SMALL, VlmConfig, make_vlm, readouts, text_numbers
 # %% ../../nbs/6_policy/model.ipynb #4fd94f1e
 @dataclass(frozen=True)
 class PolicyConfig:
-    "A policy of the villa-X family. Defaults: the paper's sizes (AC-LAM, Appendix A.2)."
+    """A policy of the villa-X family. Defaults: the paper's sizes (AC-LAM, Appendix A.2)."""
 
     vlm: VlmConfig = VlmConfig()
     expert: LayerSize = LayerSize()  # of both experts
     latents: int = 6  # N, latent actions of the plan (A.2); 0: no latent expert, which is w/o LAM
-    latent_dim: int = 512  # d, numbers of a latent action; set from the latent action model by the trainer
-    latent_gap_s: float = 0.4  # seconds that one latent action spans; the next begins where it ends  # assumed
+    latent_dim: int = (
+        512  # d, numbers of a latent action; set from the latent action model by the trainer
+    )
+    latent_gap_s: float = (
+        0.4  # seconds that one latent action spans; the next begins where it ends  # assumed
+    )
     actions: int = 4  # M, commands (A.2)
     execute: int = 4  # commands that are carried out before the policy looks again  # assumed
     action_dim: int = 7  # set from the data
     proprio_dim: int = 7  # set from the data
-    control: Literal["delta_pose", "joints", "recorded"] = "delta_pose"  # what a command means; see aclam.sim
+    control: Literal["delta_pose", "joints", "recorded"] = (
+        "delta_pose"  # what a command means; see aclam.sim
+    )
     control_hz: float = 20.0  # commands a second (Emoji Table-Top)
-    units: Literal["percentiles", "spread"] = "percentiles"  # 1 inside: the 1st to the 99th of 100, or the spread
+    units: Literal["percentiles", "spread"] = (
+        "percentiles"  # 1 inside: the 1st to the 99th of 100, or the spread
+    )
     lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
     lambda_action: float = 1.0  # weight of the actions' loss  # assumed
-    lambda_aim: float = 0.0  # weight of "where will it grip, where will it end?"; 0: not asked, as in the papers
-    draws: int = 1  # times and noises drawn for each picture; the encoder looks at it once  # assumed
+    lambda_aim: float = (
+        0.0  # weight of "where will it grip, where will it end?"; 0: not asked, as in the papers
+    )
+    draws: int = (
+        1  # times and noises drawn for each picture; the encoder looks at it once  # assumed
+    )
     flow: FlowConfig = FlowConfig()
     mask: MaskConfig = MaskConfig()
 
@@ -59,37 +71,55 @@ class PolicyConfig:
         a, b = self.vlm.layer, self.expert
         for name in ("heads", "kv_heads", "head_dim"):
             if getattr(a, name) != getattr(b, name):
-                raise UserError(f"vlm and expert share attention: {name} is {getattr(a, name)} and {getattr(b, name)}")
+                raise UserError(
+                    f"vlm and expert share attention: {name} is {getattr(a, name)} and {getattr(b, name)}"
+                )
         if not 1 <= self.execute <= self.actions or self.latents < 0 or self.latent_gap_s <= 0:
-            raise UserError(f"1 <= execute <= actions, latents >= 0 and latent_gap_s > 0 expected, not {self.execute}, "
-                            f"{self.actions}, {self.latents} and {self.latent_gap_s}")
+            raise UserError(
+                f"1 <= execute <= actions, latents >= 0 and latent_gap_s > 0 expected, not {self.execute}, "
+                f"{self.actions}, {self.latents} and {self.latent_gap_s}"
+            )
         if self.draws < 1 or self.lambda_aim < 0:
-            raise UserError(f"draws >= 1 and lambda_aim >= 0 expected, not {self.draws} and {self.lambda_aim}")
+            raise UserError(
+                f"draws >= 1 and lambda_aim >= 0 expected, not {self.draws} and {self.lambda_aim}"
+            )
 
 # %% ../../nbs/6_policy/model.ipynb #2e9241b5
 def without_latents(config: PolicyConfig) -> PolicyConfig:
-    "The same policy w/o LAM: no latent expert (pi0)."
+    """The same policy w/o LAM: no latent expert (pi0)."""
     return replace(config, latents=0)
 
 
 CPU = PolicyConfig(
-    vlm=SMALL, expert=LayerSize(128, 256, 4, 4, 32, "silu"), latent_dim=32,
-    actions=8,  # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
-    lambda_aim=1.0,  # an encoder that starts from nothing learns from each frame where the cube is, which card is meant
+    vlm=SMALL,
+    expert=LayerSize(128, 256, 4, 4, 32, "silu"),
+    latent_dim=32,
+    # 0.4 s: half is carried out, so that the rest keeps the first half from being short-sighted
+    actions=8,
+    # an encoder that starts from nothing learns from each frame where the cube is, which card is
+    # meant
+    lambda_aim=1.0,
     draws=2,  # the experts are cheap beside the encoder
-    units="spread",  # else the gripper, always at an end of its range, has ten times the weight of any motion
-    flow=FlowConfig(predicts="data", steps=5),  # short trainings need the first; ten steps were no better than five
+    # else the gripper, always at an end of its range, has ten times the weight of any motion
+    units="spread",
+    flow=FlowConfig(
+        predicts="data", steps=5
+    ),  # short trainings need the first; ten steps were no better than five
 )
 PRESETS = {
-    "policy_cpu": CPU, "policy_cpu_wo_lam": without_latents(CPU),
-    "policy_paper": PolicyConfig(), "policy_paper_wo_lam": without_latents(PolicyConfig()),
+    "policy_cpu": CPU,
+    "policy_cpu_wo_lam": without_latents(CPU),
+    "policy_paper": PolicyConfig(),
+    "policy_paper_wo_lam": without_latents(PolicyConfig()),
 }
 
 
 def preset(name: str, **overrides: Any) -> PolicyConfig:
-    "The named preset with fields replaced; a name that does not exist is a `UserError`."
+    """The named preset with fields replaced; a name that does not exist is a `UserError`."""
     if name not in PRESETS:
-        raise UserError(f'no policy preset "{name}": there are {", ".join(PRESETS)}.{suggest(name, PRESETS)}')
+        raise UserError(
+            f'no policy preset "{name}": there are {", ".join(PRESETS)}.{suggest(name, PRESETS)}'
+        )
     known = {f.name for f in fields(PolicyConfig)}
     for key in overrides:
         if key not in known:
@@ -98,7 +128,9 @@ def preset(name: str, **overrides: Any) -> PolicyConfig:
 
 # %% ../../nbs/6_policy/model.ipynb #b1df999e
 class Limits(nn.Module):
-    "Maps [low, high] of each column to [-1, 1], clipped at +- `reach`, and back; columns that never change become 0."
+    """Maps [low, high] of each column to [-1, 1], clipped at +- `reach`, and back; columns that
+    never change become 0.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -120,7 +152,7 @@ class Limits(nn.Module):
 
 
 class Scale(nn.Module):
-    "Latents (..., d) minus their mean, divided by one common spread, and back."
+    """Latents (..., d) minus their mean, divided by one common spread, and back."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -128,7 +160,7 @@ class Scale(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def fit(self, z: Tensor) -> None:
-        "z: (n, d), the latents of the training data."
+        """z: (n, d), the latents of the training data."""
         self.mean.copy_(z.mean(0))
         self.spread.copy_((z - z.mean(0)).square().mean().sqrt().clamp(min=1e-6))
 
@@ -140,18 +172,25 @@ class Scale(nn.Module):
 
 # %% ../../nbs/6_policy/model.ipynb #3cc79cf0
 class Pair(NamedTuple):
-    "Something for latents (B, N, d) and something for commands (B, M, A); None where there is none."
+    """Something for latents (B, N, d) and something for commands (B, M, A); None where there is
+    none.
+    """
 
     latent: Tensor | None
     action: Tensor | None
 
     def apply(self, f, *others: "Pair") -> "Pair":
-        "f of the latents, f of the commands (with those of other pairs)."
-        return Pair(*(None if a is None else f(a, *rest) for a, *rest in zip(self, *others, strict=True)))
+        """f of the latents, f of the commands (with those of other pairs)."""
+        return Pair(
+            *(None if a is None else f(a, *rest) for a, *rest in zip(self, *others, strict=True))
+        )
 
 # %% ../../nbs/6_policy/model.ipynb #6c9c0277
 class PolicyNetwork(nn.Module):
-    "The bare network: VLM, latent expert (where `config.latents` > 0), robot expert, units. `Policy` is for users."
+    """The bare network: VLM, latent expert (where `config.latents` > 0), robot expert, units.
+
+    `Policy` is for users.
+    """
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -162,19 +201,25 @@ class PolicyNetwork(nn.Module):
         self.proprio_units, self.action_units = Limits(c.proprio_dim), Limits(c.action_dim)
         self.latent_units = Scale(c.latent_dim) if c.latents else None
         wide = c.vlm.layer.kv_heads * c.vlm.layer.head_dim
-        self.aim = nn.ModuleDict({k: nn.Linear(wide, 3) for k in ("turn", "end")}) if c.lambda_aim else None
+        self.aim = (
+            nn.ModuleDict({k: nn.Linear(wide, 3) for k in ("turn", "end")})
+            if c.lambda_aim
+            else None
+        )
 
     def rows(self, prefix: Prefix, noisy: Pair, hide: bool) -> Tensor:
-        "The experts' rows of the block mask, (B, T, P + T)."
+        """The experts' rows of the block mask, (B, T, P + T)."""
         n, m = (0 if x is None else x.shape[1] for x in noisy)
-        blocks = Blocks(prefix.valid.shape[1], n, m + 1 if m else 0)  # one token more: the robot's state
+        blocks = Blocks(
+            prefix.valid.shape[1], n, m + 1 if m else 0
+        )  # one token more: the robot's state
         mask = block_mask(blocks, prefix.valid)
         if hide and n and m:
             mask = hide_latents(mask, blocks, self.config.mask, self.config.draws)
         return mask[:, blocks.vlm :]
 
     def enter(self, noisy: Pair, t: Tensor, state: Tensor) -> tuple[list[Expert], list[Tensor]]:
-        "The experts that have something to do and their first tokens."
+        """The experts that have something to do and their first tokens."""
         parts = []
         if noisy.latent is not None:
             parts.append((self.latent, self.latent.tokens(noisy.latent, t)))
@@ -182,33 +227,50 @@ class PolicyNetwork(nn.Module):
             parts.append((self.robot, self.robot.tokens(noisy.action, t, state)))
         return [e for e, _ in parts], [x for _, x in parts]
 
-    def leave(self, noisy: Pair, t: Tensor, experts: Sequence[Expert], tokens: Sequence[Tensor]) -> Pair:
-        "Last tokens to directions at times t (B,), in the places where `noisy` has something."
-        found, flow = iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)]), self.config.flow
+    def leave(
+        self, noisy: Pair, t: Tensor, experts: Sequence[Expert], tokens: Sequence[Tensor]
+    ) -> Pair:
+        """Last tokens to directions at times t (B,), in the places where `noisy` has something."""
+        found, flow = (
+            iter([e.directions(x) for e, x in zip(experts, tokens, strict=True)]),
+            self.config.flow,
+        )
         if flow.predicts == "data":
             return noisy.apply(lambda x: to_velocity(next(found), x, t, flow.sigma_min))
         return noisy.apply(lambda _: next(found))
 
-    def field(self, prefix: Prefix, noisy: Pair, t: Tensor, state: Tensor, hide: bool = False) -> Pair:
-        "Directions of noisy latents and commands at times t (B,), for a normalised state (B, proprio_dim)."
+    def field(
+        self, prefix: Prefix, noisy: Pair, t: Tensor, state: Tensor, hide: bool = False
+    ) -> Pair:
+        """Directions of noisy latents and commands at times t (B,), for a normalised state (B,
+        proprio_dim).
+        """
         experts, tokens = self.enter(noisy, t, state)
-        return self.leave(noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide)))
+        return self.leave(
+            noisy, t, experts, run_experts(experts, tokens, prefix, self.rows(prefix, noisy, hide))
+        )
 
     def guess_aims(self, prefix: Prefix) -> Tensor:
-        """Where the hand will be at the gripper's next change and at the end, (B, 6), units inside: the first from the
-        overviews, the second from the words, which must look at the cards for it."""
+        """Where the hand will be at the gripper's next change and at the end, (B, 6), units inside:
+        the first from the overviews, the second from the words, which must look at the cards for
+        it.
+        """
         whole, read = readouts(prefix.values[-1], prefix.valid, self.config.vlm)
         return torch.cat([self.aim["turn"](whole), self.aim["end"](read)], 1)
 
 # %% ../../nbs/6_policy/model.ipynb #a98809f0
 def mean_of_known(name: str, error: Tensor, known: Tensor) -> Tensor:
-    "Mean of error (B, ...) over the rows where known (B,) is true, 0 where there are none; name: see `known_rows`."
+    """Mean of error (B, ...) over the rows where known (B,) is true, 0 where there are none; name:
+    see `known_rows`.
+    """
     rows = error.flatten(1).mean(1)  # (B,)
     return (rows * known).sum() / known_rows(name, known)
 
 
 def known_counts(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "How many rows each of the loss's means is over, by the mean's name: integers that stay on the device."
+    """How many rows each of the loss's means is over, by the mean's name: integers that stay on the
+    device.
+    """
     acting, draws = batch["has_action"].sum(), policy.config.draws
     counts = {"action": draws * acting}
     if policy.latent is not None:
@@ -219,24 +281,32 @@ def known_counts(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str
 
 
 def targets(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Pair, Pair]:
-    "Latents and commands of a batch in the units inside, and which rows are known."
+    """Latents and commands of a batch in the units inside, and which rows are known."""
     action, acting = policy.action_units.inside(batch["action"]), batch["has_action"]
     if policy.latent is None:
         return Pair(None, action), Pair(None, acting)
-    return Pair(policy.latent_units.inside(batch["latent"]), action), Pair(batch["has_latent"], acting)
+    return Pair(policy.latent_units.inside(batch["latent"]), action), Pair(
+        batch["has_latent"], acting
+    )
 
 
-def aim_term(policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, float]]:
-    "Error of the guess where the hand ends, and its weight; nothing for a policy that is not asked."
+def aim_term(
+    policy: PolicyNetwork, prefix: Prefix, batch: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, float]]:
+    """Error of the guess where the hand ends, and its weight; nothing for a policy that is not
+    asked.
+    """
     if policy.aim is None:
         return {}
-    aims = [policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")]  # a state begins with the place
+    aims = [
+        policy.proprio_units.inside(batch[key])[:, :3] for key in ("turn", "end")
+    ]  # a state begins with the place
     error = (policy.guess_aims(prefix) - torch.cat(aims, 1)).square()  # (B, 6)
     return {"aim": (mean_of_known("aim", error, batch["has_action"]), policy.config.lambda_aim)}
 
 # %% ../../nbs/6_policy/model.ipynb #ad725be0
 def noise_like(x: Tensor, draws: int) -> Tensor:
-    "Noise of the shape of x (draws * B, ...), drawn by row of the global batch."
+    """Noise of the shape of x (draws * B, ...), drawn by row of the global batch."""
 
     def draw(rows: int) -> Tensor:
         return torch.randn(rows, *x.shape[1:], dtype=x.dtype, device=x.device)
@@ -245,12 +315,16 @@ def noise_like(x: Tensor, draws: int) -> Tensor:
 
 
 def repeat_rows(x: Tensor, draws: int) -> Tensor:
-    "Each row of x (B, ...) `draws` times: (draws * B, ...)."
+    """Each row of x (B, ...) `draws` times: (draws * B, ...)."""
     return x if draws == 1 else x.repeat_interleave(draws, 0)
 
 # %% ../../nbs/6_policy/model.ipynb #0fba8a81
-def flow_terms(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, float]]:
-    "The terms of the loss of one batch with their weights: latent, action and, where it is asked, aim."
+def flow_terms(
+    policy: PolicyNetwork, batch: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, float]]:
+    """The terms of the loss of one batch with their weights: latent, action and, where it is asked,
+    aim.
+    """
     c = policy.config
     often = partial(repeat_rows, draws=c.draws)
     data, known = (pair.apply(often) for pair in targets(policy, batch))
@@ -258,29 +332,47 @@ def flow_terms(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> dict[str, 
     noise = data.apply(partial(noise_like, draws=c.draws))
     noisy = noise.apply(lambda x0, x1: path(x0, x1, t, c.flow.sigma_min), data)
     wanted = noise.apply(lambda x0, x1: velocity(x0, x1, c.flow.sigma_min), data)
-    prefix, state = policy.vlm(batch["frames"], batch["text"]), policy.proprio_units.inside(batch["proprio"])
-    many = Prefix([often(k) for k in prefix.keys], [often(v) for v in prefix.values], often(prefix.valid))
+    prefix, state = (
+        policy.vlm(batch["frames"], batch["text"]),
+        policy.proprio_units.inside(batch["proprio"]),
+    )
+    many = Prefix(
+        [often(k) for k in prefix.keys], [often(v) for v in prefix.values], often(prefix.valid)
+    )
     found = policy.field(many, noisy, t, often(state), hide=policy.training)
-    left = remaining(t, c.flow.sigma_min) if c.flow.predicts == "data" else torch.ones_like(t)  # (draws * B,)
+    left = (
+        remaining(t, c.flow.sigma_min) if c.flow.predicts == "data" else torch.ones_like(t)
+    )  # (draws * B,)
     error = found.apply(lambda f, w: (left[:, None, None] * (f - w)).square(), wanted)
     terms = {"action": (mean_of_known("action", error.action, known.action), c.lambda_action)}
     if error.latent is not None:
-        terms = {"latent": (mean_of_known("latent", error.latent, known.latent), c.lambda_latent), **terms}
+        terms = {
+            "latent": (mean_of_known("latent", error.latent, known.latent), c.lambda_latent),
+            **terms,
+        }
     return terms | aim_term(policy, prefix, batch)
 
 
-def flow_matching(policy: PolicyNetwork, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Joint flow matching of one batch: the loss with its gradient; loss and terms without, on the device.
+def flow_matching(
+    policy: PolicyNetwork, batch: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Joint flow matching of one batch: the loss with its gradient; loss and terms without, on the
+    device.
 
-    batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A), has_action (B,), and for a
-    policy with latents latent (B, N, d), has_latent (B,), for one with aims turn, end (B, P); in units of the data."""
+    batch: frames uint8 (B, 3, S, S), text int64 (B, L), proprio (B, P), action (B, M, A),
+    has_action (B,), and for a policy with latents latent (B, N, d), has_latent (B,), for one with
+    aims turn, end (B, P); in units of the data.
+    """
     terms = flow_terms(policy, batch)
     loss = sum(weight * value for value, weight in terms.values())
-    return loss, {"loss": loss.detach(), **{name: value.detach() for name, (value, _) in terms.items()}}
+    return loss, {
+        "loss": loss.detach(),
+        **{name: value.detach() for name, (value, _) in terms.items()},
+    }
 
 # %% ../../nbs/6_policy/model.ipynb #02a82dd3
 def solve(field, noise: Pair, steps: int) -> Pair:
-    "Carry a pair from t = 0 to t = 1 along field(pair, t (B,)) in equal Euler steps."
+    """Carry a pair from t = 0 to t = 1 along field(pair, t (B,)) in equal Euler steps."""
     x, first = noise, next(a for a in noise if a is not None)
     for n in range(steps):
         t = first.new_full((len(first),), n / steps)
@@ -289,7 +381,9 @@ def solve(field, noise: Pair, steps: int) -> Pair:
 
 
 def draw_noise(config: PolicyConfig, seeds: Sequence[int]) -> Pair:
-    "Noise for a batch; each row has a seed of its own, so that it does not depend on its neighbours."
+    """Noise for a batch; each row has a seed of its own, so that it does not depend on its
+    neighbours.
+    """
     rows = []
     for seed in seeds:
         dice = torch.Generator().manual_seed(int(seed))
@@ -300,41 +394,51 @@ def draw_noise(config: PolicyConfig, seeds: Sequence[int]) -> Pair:
 
 # %% ../../nbs/6_policy/model.ipynb #8d5a77d5
 class Policy(PolicyNetwork):
-    "A policy as trainer and rollouts take it."
+    """A policy as trainer and rollouts take it."""
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Policy":
-        "An untrained policy of a preset; seed PyTorch first for reproducible weights."
+        """An untrained policy of a preset; seed PyTorch first for reproducible weights."""
         return cls(preset(name, **overrides))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Policy":
-        "A policy that `save_pretrained` wrote, in evaluation mode."
+        """A policy that `save_pretrained` wrote, in evaluation mode."""
         return load(folder, cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        "Write config.json and model.safetensors; the folder appears only when both are whole."
+        """Write config.json and model.safetensors; the folder appears only when both are whole."""
         save(self, folder, "aclam-policy")
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        "See `flow_matching`."
+        """See `flow_matching`."""
         return flow_matching(self, batch)
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        "See `known_counts`; what a training loop adds up over micro-batches and processes before a step."
+        """See `known_counts`; what a training loop adds up over micro-batches and processes before
+        a step.
+        """
         return known_counts(self, batch)
 
     @torch.no_grad()
     def sample(self, frames: Tensor, text: Tensor, proprio: Tensor, noise: Pair) -> Pair:
-        "Plan (B, N, d) and commands (B, M, A), in the units of the data. The VLM's keys and values are kept."
+        """Plan (B, N, d) and commands (B, M, A), in the units of the data.
+
+        The VLM's keys and values are kept.
+        """
         prefix, state = self.vlm(frames, text), self.proprio_units.inside(proprio)
         x = solve(lambda x, t: self.field(prefix, x, t, state), noise, self.config.flow.steps)
         latent = None if x.latent is None else self.latent_units.outside(x.latent)
         return Pair(latent, None if x.action is None else self.action_units.outside(x.action))
 
-    def act(self, frames: Sequence[np.ndarray], instructions: Sequence[str], proprio: Sequence[np.ndarray],
-            seeds: Sequence[int]) -> Pair:
-        "The same for pictures uint8 (H, W, 3) of any size, words, states (P,) and one seed each."
+    def act(
+        self,
+        frames: Sequence[np.ndarray],
+        instructions: Sequence[str],
+        proprio: Sequence[np.ndarray],
+        seeds: Sequence[int],
+    ) -> Pair:
+        """The same for pictures uint8 (H, W, 3) of any size, words, states (P,) and one seed each."""
         S, device = self.config.vlm.image_size, self.action_units.low.device
         x = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).to(device)  # (B, 3, H, W)
         x = x if x.shape[-2:] == (S, S) else shrink(x.float() / 255, S)
@@ -344,18 +448,22 @@ class Policy(PolicyNetwork):
 
 # %% ../../nbs/6_policy/model.ipynb #c90817a5
 def shrink(frames: Tensor, size: int) -> Tensor:
-    "Frames (B, 3, H, W), floats in [0, 1], to (B, 3, size, size)."
+    """Frames (B, 3, H, W), floats in [0, 1], to (B, 3, size, size)."""
     return F.interpolate(frames, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def load(folder: str | Path, cls: type[PolicyNetwork]) -> PolicyNetwork:
-    "A saved policy, in evaluation mode; what does not fit is a `UserError` that names it."
+    """A saved policy, in evaluation mode; what does not fit is a `UserError` that names it."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no policy at {folder}: a folder with config.json and model.safetensors expected")
+        raise UserError(
+            f"no policy at {folder}: a folder with config.json and model.safetensors expected"
+        )
     row, file = dict(read_json(folder / "config.json")), folder / "model.safetensors"
     if row.pop("model", None) != "aclam-policy":
-        raise UserError(f'{folder / "config.json"} is not a policy of this house ("model": "aclam-policy" expected)')
+        raise UserError(
+            f'{folder / "config.json"} is not a policy of this house ("model": "aclam-policy" expected)'
+        )
     model = cls(from_dict(PolicyConfig, row, where=str(folder / "config.json")))
     fill(model, read_tensors(file), file)
     return model.eval()
@@ -370,22 +478,35 @@ TINY = PolicyConfig(
 
 
 def check_plan_and_robot(policy: Policy, inputs: tuple, tol: float = 1e-6) -> tuple[float, float]:
-    "Other robot noise, same latents (asserted); other latents, other actions: the changes. inputs: see `sample`."
+    """Other robot noise, same latents (asserted); other latents, other actions: the changes.
+    inputs: see `sample`.
+    """
     noise = [draw_noise(policy.config, [s] * len(inputs[0])) for s in (0, 1)]
     same = policy.sample(*inputs, noise[0])
     robot = policy.sample(*inputs, Pair(noise[0].latent, noise[1].action))
     plan = policy.sample(*inputs, Pair(noise[1].latent, noise[0].action))
-    of_plan, of_robot = (same.latent - robot.latent).abs().max().item(), (same.action - plan.action).abs().max().item()
+    of_plan, of_robot = (
+        (same.latent - robot.latent).abs().max().item(),
+        (same.action - plan.action).abs().max().item(),
+    )
     assert of_plan < tol and of_robot > 1e-3, (of_plan, of_robot)
     return of_plan, of_robot
 
 # %% ../../nbs/6_policy/model.ipynb #7cc7e6f3
-def joint_field(policy: Policy, frames: Tensor, text: Tensor, noisy: Pair, t: Tensor, state: Tensor) -> Pair:
-    "The directions of a policy with a small encoder, from one pass of all parts under the whole mask; nothing is kept."
+def joint_field(
+    policy: Policy, frames: Tensor, text: Tensor, noisy: Pair, t: Tensor, state: Tensor
+) -> Pair:
+    """The directions of a policy with a small encoder, from one pass of all parts under the whole
+    mask; nothing is kept.
+    """
     x, valid = policy.vlm.tokens(frames, text)
     experts, tokens = policy.enter(noisy, t, state)
     tokens, lengths = [x, *tokens], [x.shape[1], *(y.shape[1] for y in tokens)]
-    blocks = Blocks(lengths[0], 0 if noisy.latent is None else lengths[1], 0 if noisy.action is None else lengths[-1])
+    blocks = Blocks(
+        lengths[0],
+        0 if noisy.latent is None else lengths[1],
+        0 if noisy.action is None else lengths[-1],
+    )
     places, mask = (1 + torch.arange(sum(lengths))).split(lengths), block_mask(blocks, valid)
     for layers in zip(policy.vlm.layers, *(e.layers for e in experts), strict=True):
         tokens = shared_layer(layers, tokens, places, mask)
@@ -394,11 +515,16 @@ def joint_field(policy: Policy, frames: Tensor, text: Tensor, noisy: Pair, t: Te
 
 @torch.no_grad()
 def check_cached_sample(policy: Policy, inputs: tuple, tol: float = 1e-5) -> float:
-    "A sample with kept keys and values and one without agree: the largest difference."
+    """A sample with kept keys and values and one without agree: the largest difference."""
     frames, text, proprio = inputs
-    noise, state = draw_noise(policy.config, range(len(frames))), policy.proprio_units.inside(proprio)
+    noise, state = (
+        draw_noise(policy.config, range(len(frames))),
+        policy.proprio_units.inside(proprio),
+    )
     kept = policy.sample(*inputs, noise)
-    anew = solve(lambda x, t: joint_field(policy, frames, text, x, t, state), noise, policy.config.flow.steps)
+    anew = solve(
+        lambda x, t: joint_field(policy, frames, text, x, t, state), noise, policy.config.flow.steps
+    )
     pairs = [(kept.action, policy.action_units.outside(anew.action))]
     if policy.latent:
         pairs.append((kept.latent, policy.latent_units.outside(anew.latent)))
@@ -407,21 +533,37 @@ def check_cached_sample(policy: Policy, inputs: tuple, tol: float = 1e-5) -> flo
     return gap
 
 # %% ../../nbs/6_policy/model.ipynb #b3312a10
-def toy_batch(n: int, config: PolicyConfig, dice: torch.Generator, p_action: float = 1.0) -> dict[str, Tensor]:
-    "n demonstrations: commands (place, way) in each of M rows, latents the same in N rows; some rows without commands."
+def toy_batch(
+    n: int, config: PolicyConfig, dice: torch.Generator, p_action: float = 1.0
+) -> dict[str, Tensor]:
+    """n demonstrations: commands (place, way) in each of M rows, latents the same in N rows; some
+    rows without commands.
+    """
     S = config.vlm.image_size
-    place, way = torch.randint(3, (n,), generator=dice), torch.randint(2, (n,), generator=dice) * 2 - 1
+    place, way = (
+        torch.randint(3, (n,), generator=dice),
+        torch.randint(2, (n,), generator=dice) * 2 - 1,
+    )
     words = text_numbers([("left", "middle", "right")[p] for p in place.tolist()], config.vlm)
     frames = torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8, generator=dice)
     aim = torch.stack([0.8 * (place - 1), 0.6 * way], 1).float()  # (n, 2)
     return {
-        "frames": frames, "text": words, "proprio": torch.zeros(n, 2),
-        "action": aim[:, None].repeat(1, config.actions, 1), "has_action": torch.rand(n, generator=dice) < p_action,
-        "latent": aim[:, None].repeat(1, max(config.latents, 1), 1), "has_latent": torch.ones(n, dtype=torch.bool)}
+        "frames": frames,
+        "text": words,
+        "proprio": torch.zeros(n, 2),
+        "action": aim[:, None].repeat(1, config.actions, 1),
+        "has_action": torch.rand(n, generator=dice) < p_action,
+        "latent": aim[:, None].repeat(1, max(config.latents, 1), 1),
+        "has_latent": torch.ones(n, dtype=torch.bool),
+    }
 
 # %% ../../nbs/6_policy/model.ipynb #01d7e0b9
-def gradient_in_parts(policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int, seed: int = 0) -> list[Tensor]:
-    "The gradient of all parameters from a batch in so many micro-batches; zeros where the loss does not reach."
+def gradient_in_parts(
+    policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int, seed: int = 0
+) -> list[Tensor]:
+    """The gradient of all parameters from a batch in so many micro-batches; zeros where the loss
+    does not reach.
+    """
     rows = torch.arange(len(batch["text"])).chunk(parts)
     shares = [{name: value[part] for name, value in batch.items()} for part in rows]
     counts = share_counts([known_counts(policy, share) for share in shares])
@@ -433,44 +575,70 @@ def gradient_in_parts(policy: PolicyNetwork, batch: Mapping[str, Tensor], parts:
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
 
 
-def check_divided(policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int = 3, tol: float = 1e-5) -> float:
-    "The gradient of a batch in parts is that of the batch: largest difference, relative to the largest number."
-    whole, divided = (torch.cat([g.flatten() for g in gradient_in_parts(policy, batch, n)]) for n in (1, parts))
+def check_divided(
+    policy: PolicyNetwork, batch: Mapping[str, Tensor], parts: int = 3, tol: float = 1e-5
+) -> float:
+    """The gradient of a batch in parts is that of the batch: largest difference, relative to the
+    largest number.
+    """
+    whole, divided = (
+        torch.cat([g.flatten() for g in gradient_in_parts(policy, batch, n)]) for n in (1, parts)
+    )
     gap = ((whole - divided).abs().max() / whole.abs().max()).item()
     assert gap < tol, gap
     return gap
 
 # %% ../../nbs/6_policy/model.ipynb #5f1e3bc1
 @torch.no_grad()
-def decode_plan(lam: Any, frame: Tensor, latents: Tensor, how: Literal["chain", "sum"] = "chain") -> Tensor:
-    """Pictures (B, N, 3, S, S) in [0, 1] of a plan (B, N, d) that begins at frames (B, 3, H, W) in [0, 1].
-    lam: any latent action model; S is its size. chain: each picture from the one before; sum: each from the first."""
+def decode_plan(
+    lam: Any, frame: Tensor, latents: Tensor, how: Literal["chain", "sum"] = "chain"
+) -> Tensor:
+    """Pictures (B, N, 3, S, S) in [0, 1] of a plan (B, N, d) that begins at frames (B, 3, H, W) in
+    [0, 1].
+    lam: any latent action model; S is its size. chain: each picture from the one before; sum: each
+    from the first.
+    """
     first = o = shrink(frame, lam.config.image_size)
     shown = []
     for n in range(latents.shape[1]):
-        o = lam.decode(o, latents[:, n]) if how == "chain" else lam.decode(first, latents[:, : n + 1].sum(1))
+        o = (
+            lam.decode(o, latents[:, n])
+            if how == "chain"
+            else lam.decode(first, latents[:, : n + 1].sum(1))
+        )
         o = o.clamp(0, 1)
         shown.append(o)
     return torch.stack(shown, 1)
 
 
 def check_latents_fit(policy: PolicyNetwork, lam: Any) -> None:
-    "A plan can be decoded only by a model whose latents have as many numbers: else a `UserError`."
+    """A plan can be decoded only by a model whose latents have as many numbers: else a `UserError`."""
     found, expected = lam.config.latent_dim, policy.config.latent_dim
     if not policy.config.latents:
         raise UserError("this policy has no latent expert: it makes no plan that could be decoded")
     if found != expected:
-        raise UserError(f"the latent action model has latents of {found} numbers, this policy was made for {expected}")
+        raise UserError(
+            f"the latent action model has latents of {found} numbers, this policy was made for {expected}"
+        )
 
 # %% ../../nbs/6_policy/model.ipynb #a516081c
 def part_counts(policy: PolicyNetwork) -> dict[str, int]:
-    "Weights of each part and in all."
-    parts = {"vlm": policy.vlm, "latent expert": policy.latent, "robot expert": policy.robot, "aim": policy.aim}
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+    """Weights of each part and in all."""
+    parts = {
+        "vlm": policy.vlm,
+        "latent expert": policy.latent,
+        "robot expert": policy.robot,
+        "aim": policy.aim,
+    }
+    counts = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in parts.items()
+        if part is not None
+    }
     return counts | {"total": sum(counts.values())}
 
 
 def on_meta(name: str) -> Policy:
-    "A preset's policy with shapes and no numbers: it takes no memory."
+    """A preset's policy with shapes and no numbers: it takes no memory."""
     with torch.device("meta"):
         return Policy.from_preset(name)

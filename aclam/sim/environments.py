@@ -20,21 +20,27 @@ SOURCES = {  # name -> module, class, episodes where nobody says how many
     "robosuite": ("aclam.sim.robosuite", "RobosuiteSource", 100),
     "libero": ("aclam.sim.libero", "LiberoSource", 100),
     "hands": ("aclam.sim.hands", "HandsSource", None),  # as many as there are pieces
-    "stills": ("aclam.sim.stills", "StillSource", 2500),  # pictures without motion, for the eyes of small policies
+    "stills": (
+        "aclam.sim.stills",
+        "StillSource",
+        2500,
+    ),  # pictures without motion, for the eyes of small policies
 }
 NAMES = ("emoji", *SOURCES)
 
 
 def make_source(name: str, **settings):
-    "The source of a name with some of its settings changed; `UserError` for a name that is none."
+    """The source of a name with some of its settings changed; `UserError` for a name that is none."""
     if name not in SOURCES:
-        raise UserError(f'there is no source "{name}", but {", ".join(NAMES)}.{suggest(name, NAMES)}')
+        raise UserError(
+            f'there is no source "{name}", but {", ".join(NAMES)}.{suggest(name, NAMES)}'
+        )
     module, cls, _ = SOURCES[name]
     return getattr(importlib.import_module(module), cls)(**settings)
 
 # %% ../../nbs/7_sim/environments.ipynb #29a7ed8c
 def count_episodes(name: str, pieces: int, wish: int | None) -> int:
-    "How many episodes to make; `UserError` where there are only `pieces` of them."
+    """How many episodes to make; `UserError` where there are only `pieces` of them."""
     usual = SOURCES[name][2]
     if usual is None and (wish or 1) > pieces:
         raise UserError(f"{name} has {pieces} pieces, not {wish}")
@@ -42,22 +48,35 @@ def count_episodes(name: str, pieces: int, wish: int | None) -> int:
 
 # %% ../../nbs/7_sim/environments.ipynb #58e02e0e
 def prepare_source(
-    name: str,                               # one of NAMES
-    folder: str | os.PathLike,               # the store; begun, continued or, if whole, left as it is
-    episodes: int | None = None,             # default: 440 of emoji, 2500 of stills, all of hands, 100 of another
-    seed: int = 0,                           # same seed and settings, same bytes, whatever `workers` is
-    size: int = 64,                          # pixels
-    workers: int | None = None,              # processes; default: one a core. 1 renders in this process
+    name: str,  # one of NAMES
+    folder: str | os.PathLike,  # the store; begun, continued or, if whole, left as it is
+    episodes: int
+    | None = None,  # default: 440 of emoji, 2500 of stills, all of hands, 100 of another
+    seed: int = 0,  # same seed and settings, same bytes, whatever `workers` is
+    size: int = 64,  # pixels
+    workers: int | None = None,  # processes; default: one a core. 1 renders in this process
     successes_only: bool = True,
-    quality: int = 95,                       # of the JPEGs
-    progress: bool = True,                   # a progress bar on standard error
-    **settings,                              # of the source: see its class
-) -> dict:                                   # the store's meta.json
-    "Render demonstrations of any source into a store. Raises `UserError` for settings that cannot be."
+    quality: int = 95,  # of the JPEGs
+    progress: bool = True,  # a progress bar on standard error
+    **settings,  # of the source: see its class
+) -> dict:  # the store's meta.json
+    """Render demonstrations of any source into a store.
+
+    Raises `UserError` for settings that cannot be.
+    """
     if name == "emoji":
         episodes = 440 if episodes is None else episodes
-        return prepare_emoji(folder, episodes, seed, size, workers, successes_only=successes_only, quality=quality,
-                             progress=progress, **settings)
+        return prepare_emoji(
+            folder,
+            episodes,
+            seed,
+            size,
+            workers,
+            successes_only=successes_only,
+            quality=quality,
+            progress=progress,
+            **settings,
+        )
     source = make_source(name, size=size, **settings)
     episodes = count_episodes(name, len(source.variants), episodes)
     part_size = max(1, min(16, -(-episodes // len(source.variants))))

@@ -15,28 +15,44 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 from ..core import UserError
 from ..data.trajectory import FrameArray, Trajectory
-from .emoji_tabletop import (CONTROL_HZ, CUBE_HALF, CUBE_XY, LINKS, PROPRIO_LAYOUT, START, Body, EmojiConfig,
-                                      EmojiTableTop, TableScene, draw_scene, hand_pose)
+from aclam.sim.emoji_tabletop import (
+    CONTROL_HZ,
+    CUBE_HALF,
+    CUBE_XY,
+    LINKS,
+    PROPRIO_LAYOUT,
+    START,
+    Body,
+    EmojiConfig,
+    EmojiTableTop,
+    TableScene,
+    draw_scene,
+    hand_pose,
+)
 
 # %% ../../nbs/7_sim/expert.ipynb #29efe842
 def missing_turn(R: np.ndarray, R_goal: np.ndarray) -> np.ndarray:
-    "sin(angle) times axis (3,) of the rotation, in the world's frame, that takes R to R_goal."
+    """sin(angle) times axis (3,) of the rotation, in the world's frame, that takes R to R_goal."""
     D = R_goal @ R.T
     return 0.5 * np.array([D[2, 1] - D[1, 2], D[0, 2] - D[2, 0], D[1, 0] - D[0, 1]])
 
 # %% ../../nbs/7_sim/expert.ipynb #24ba5532
 def damped_step(J: np.ndarray, e: np.ndarray, damping: float) -> np.ndarray:
-    "The minimiser of |J dq - e|^2 + damping^2 |dq|^2; J (6, n), e (6,) -> dq (n,)."
-    return J.T @ np.linalg.solve(J @ J.T + damping ** 2 * np.eye(len(J)), e)
+    """The minimiser of |J dq - e|^2 + damping^2 |dq|^2; J (6, n), e (6,) -> dq (n,)."""
+    return J.T @ np.linalg.solve(J @ J.T + damping**2 * np.eye(len(J)), e)
 
 
 def check_damped_step(n: int = 50, seed: int = 0) -> float:
-    "Largest deviation of `damped_step` from least squares on the stacked system; infinite if the bound is broken."
+    """Largest deviation of `damped_step` from least squares on the stacked system; infinite if the
+    bound is broken.
+    """
     rng, worst = np.random.default_rng(seed), 0.0
     for _ in range(n):
         J, e, damping = rng.normal(size=(6, 6)), rng.normal(size=6), 10 ** rng.uniform(-2, 0)
-        J[:, 0] = J[:, 1] + 1e-6 * J[:, 0]                       # nearly singular
-        stacked = np.linalg.lstsq(np.vstack([J, damping * np.eye(6)]), np.r_[e, np.zeros(6)], rcond=None)[0]
+        J[:, 0] = J[:, 1] + 1e-6 * J[:, 0]  # nearly singular
+        stacked = np.linalg.lstsq(
+            np.vstack([J, damping * np.eye(6)]), np.r_[e, np.zeros(6)], rcond=None
+        )[0]
         step = damped_step(J, e, damping)
         worst = max(worst, np.abs(step - stacked).max() / np.abs(stacked).max())
         if np.linalg.norm(step) > np.linalg.norm(e) / (2 * damping) * (1 + 1e-9):
@@ -45,32 +61,43 @@ def check_damped_step(n: int = 50, seed: int = 0) -> float:
 
 # %% ../../nbs/7_sim/expert.ipynb #fac6fc0f
 class InverseKinematics:
-    "Joint angles for a pose of the hand, by damped least squares from a given start."
+    """Joint angles for a pose of the hand, by damped least squares from a given start."""
 
-    def __init__(self, body: Body, damping: float = 0.01, tolerance: float = 1e-4, max_steps: int = 60):
-        self.body, self.damping, self.tolerance, self.max_steps = body, damping, tolerance, max_steps
+    def __init__(
+        self, body: Body, damping: float = 0.01, tolerance: float = 1e-4, max_steps: int = 60
+    ):
+        self.body, self.damping, self.tolerance, self.max_steps = (
+            body,
+            damping,
+            tolerance,
+            max_steps,
+        )
         self.scratch, self.J = body.mj.MjData(body.model), np.zeros((6, body.model.nv))
-        self.low, self.high = np.array([link.limits for link in LINKS]).T   # (6,) each, rad
+        self.low, self.high = np.array([link.limits for link in LINKS]).T  # (6,) each, rad
 
     def error(self, q: np.ndarray, x: np.ndarray, R: np.ndarray) -> np.ndarray:
-        "(6,): what is missing from the pose at q to the pose (x, R), in metres and radians."
+        """(6,): what is missing from the pose at q to the pose (x, R), in metres and radians."""
         b, d = self.body, self.scratch
         d.qpos[b.qpos] = q
         b.mj.mj_kinematics(b.model, d)
-        return np.concatenate([x - d.site_xpos[b.hand], missing_turn(d.site_xmat[b.hand].reshape(3, 3), R)])
+        return np.concatenate(
+            [x - d.site_xpos[b.hand], missing_turn(d.site_xmat[b.hand].reshape(3, 3), R)]
+        )
 
     def jacobian(self) -> np.ndarray:
-        "(6, 6) at the angles of the last call of `error`."
+        """(6, 6) at the angles of the last call of `error`."""
         b = self.body
         b.mj.mj_comPos(b.model, self.scratch)
         b.mj.mj_jacSite(b.model, self.scratch, self.J[:3], self.J[3:], b.hand)
         return self.J[:, b.qvel]
 
     def solve(self, q: np.ndarray, x: np.ndarray, R: np.ndarray) -> np.ndarray:
-        "Angles (6,) near q that bring the hand to x (3,) and R (3, 3), or as near as the limits allow."
+        """Angles (6,) near q that bring the hand to x (3,) and R (3, 3), or as near as the limits
+        allow.
+        """
         for _ in range(self.max_steps):
             e = self.error(q, x, R)
-            if e @ e < self.tolerance ** 2:
+            if e @ e < self.tolerance**2:
                 break
             step = damped_step(self.jacobian(), e, self.damping).clip(-0.2, 0.2)
             q = (q + step).clip(self.low, self.high)
@@ -78,8 +105,14 @@ class InverseKinematics:
 
 # %% ../../nbs/7_sim/expert.ipynb #1e3ce13c
 def check_jacobian(n: int = 20, seed: int = 0, step: float = 1e-6) -> float:
-    "Largest deviation of MuJoCo's Jacobian from central differences of `hand_pose` at n random poses."
-    solver, rng, worst = InverseKinematics(Body(EmojiConfig(size=0, arm="capsules"))), np.random.default_rng(seed), 0.0
+    """Largest deviation of MuJoCo's Jacobian from central differences of `hand_pose` at n random
+    poses.
+    """
+    solver, rng, worst = (
+        InverseKinematics(Body(EmojiConfig(size=0, arm="capsules"))),
+        np.random.default_rng(seed),
+        0.0,
+    )
     for q in rng.uniform(solver.low / 2, solver.high / 2, (n, 6)):
         solver.error(q, np.zeros(3), np.eye(3))
         J = solver.jacobian()
@@ -91,8 +124,14 @@ def check_jacobian(n: int = 20, seed: int = 0, step: float = 1e-6) -> float:
 
 
 def check_ik(n: int = 100, seed: int = 0, off: float = 0.4) -> float:
-    "Share of n random reachable poses that the solver finds from a start `off` radians away (error under 1e-4)."
-    solver, rng, found = InverseKinematics(Body(EmojiConfig(size=0, arm="capsules"))), np.random.default_rng(seed), 0
+    """Share of n random reachable poses that the solver finds from a start `off` radians away
+    (error under 1e-4).
+    """
+    solver, rng, found = (
+        InverseKinematics(Body(EmojiConfig(size=0, arm="capsules"))),
+        np.random.default_rng(seed),
+        0,
+    )
     for _ in range(n):
         q = np.array(START) + rng.uniform(-0.5, 0.5, 6)
         x, R = hand_pose(q)
@@ -102,66 +141,91 @@ def check_ik(n: int = 100, seed: int = 0, off: float = 0.4) -> float:
 
 # %% ../../nbs/7_sim/expert.ipynb #78ff1e48
 def minimum_jerk(tau: np.ndarray) -> np.ndarray:
-    "From rest at 0 to rest at 1 with the least squared jerk."
-    return tau ** 3 * (10 - 15 * tau + 6 * tau ** 2)
+    """From rest at 0 to rest at 1 with the least squared jerk."""
+    return tau**3 * (10 - 15 * tau + 6 * tau**2)
 
 # %% ../../nbs/7_sim/expert.ipynb #3b2c2ffa
 @dataclass(frozen=True)
 class Waypoint:
-    "Where the hand should be next."
-    position: np.ndarray                     # (3,) m
+    """Where the hand should be next."""
+
+    position: np.ndarray  # (3,) m
     rotation: Rotation
-    opening: float                           # of the gripper, 0 closed .. 1 open
-    seconds: float                           # to get there
-    bend: tuple[float, float, float] = (0.0, 0.0, 0.0)  # m: how far the curve's middle point leaves the line
+    opening: float  # of the gripper, 0 closed .. 1 open
+    seconds: float  # to get there
+    bend: tuple[float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # m: how far the curve's middle point leaves the line
 
 
 def segment(start: Waypoint, end: Waypoint) -> tuple[np.ndarray, np.ndarray]:
-    "Positions (n, 3) and rotations (n, 3, 3) at control rate on the way from `start` (excluded) to `end` (included)."
+    """Positions (n, 3) and rotations (n, 3, 3) at control rate on the way from `start` (excluded)
+    to `end` (included).
+    """
     n = max(1, round(end.seconds * CONTROL_HZ))
-    s = minimum_jerk(np.arange(1, n + 1) / n)[:, None]                                 # (n, 1)
+    s = minimum_jerk(np.arange(1, n + 1) / n)[:, None]  # (n, 1)
     middle = (start.position + end.position) / 2 + np.array(end.bend)
-    x = (1 - s) ** 2 * start.position + 2 * s * (1 - s) * middle + s ** 2 * end.position  # (n, 3)
+    x = (1 - s) ** 2 * start.position + 2 * s * (1 - s) * middle + s**2 * end.position  # (n, 3)
     turn = Slerp([0, 1], Rotation.concatenate([start.rotation, end.rotation]))
-    return x, turn(s[:, 0]).as_matrix()                                                # (n, 3, 3)
+    return x, turn(s[:, 0]).as_matrix()  # (n, 3, 3)
 
 # %% ../../nbs/7_sim/expert.ipynb #a2022452
 @dataclass(frozen=True)
 class ExpertConfig:
-    "How much one demonstration may differ from the next. All values are assumed; the original's expert is regular."
-    speed: tuple[float, float] = (0.14, 0.32)    # m/s, mean over a segment; one draw an episode ...
-    speed_jitter: float = 0.25                   # ... times 1 +- this for each segment
-    turn_speed: float = 1.2                      # rad/s, no faster
-    hover: tuple[float, float] = (0.06, 0.14)    # m above cube or card on the way in and out
-    bend: float = 0.05                           # m: curves leave the straight line by up to this
-    tilt: float = 0.2                            # rad: in free air the hand leans by up to this
-    place_spread: float = 0.03                   # m from the card's centre
-    place_yaw: float = 0.4                       # rad: the wrist turns by up to this between cube and card
-    detour: float = 0.5                          # probability of visiting a random place first
-    pause: tuple[float, float] = (0.15, 0.5)     # s, to grip and to let go
+    """How much one demonstration may differ from the next.
+
+    All values are assumed; the original's expert is regular.
+    """
+
+    speed: tuple[float, float] = (0.14, 0.32)  # m/s, mean over a segment; one draw an episode ...
+    speed_jitter: float = 0.25  # ... times 1 +- this for each segment
+    turn_speed: float = 1.2  # rad/s, no faster
+    hover: tuple[float, float] = (0.06, 0.14)  # m above cube or card on the way in and out
+    bend: float = 0.05  # m: curves leave the straight line by up to this
+    tilt: float = 0.2  # rad: in free air the hand leans by up to this
+    place_spread: float = 0.03  # m from the card's centre
+    place_yaw: float = 0.4  # rad: the wrist turns by up to this between cube and card
+    detour: float = 0.5  # probability of visiting a random place first
+    pause: tuple[float, float] = (0.15, 0.5)  # s, to grip and to let go
 
 # %% ../../nbs/7_sim/expert.ipynb #cd5c3107
-STEADY = ExpertConfig(speed=(0.20, 0.28), speed_jitter=0.1, hover=(0.08, 0.10), bend=0.01, tilt=0.0, place_spread=0.01,
-                      place_yaw=0.1, detour=0.0, pause=(0.2, 0.3))
+STEADY = ExpertConfig(
+    speed=(0.20, 0.28),
+    speed_jitter=0.1,
+    hover=(0.08, 0.10),
+    bend=0.01,
+    tilt=0.0,
+    place_spread=0.01,
+    place_yaw=0.1,
+    detour=0.0,
+    pause=(0.2, 0.3),
+)
 
 # %% ../../nbs/7_sim/expert.ipynb #1f0505d8
 def pointing_down(yaw: float = 0.0, lean: tuple[float, float] = (0.0, 0.0)) -> Rotation:
-    "The hand's rotation with the fingers down, turned by `yaw` about the vertical and leaning a little (radians)."
+    """The hand's rotation with the fingers down, turned by `yaw` about the vertical and leaning a
+    little (radians).
+    """
     down = Rotation.from_rotvec([0, np.pi / 2, 0])
     return Rotation.from_rotvec([0, 0, yaw]) * Rotation.from_rotvec([*lean, 0]) * down
 
 
 def square_yaw(yaw: float) -> float:
-    "The turn within +- 45 degrees that is the same for a cube."
+    """The turn within +- 45 degrees that is the same for a cube."""
     return (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
 
 # %% ../../nbs/7_sim/expert.ipynb #d32b3c30
 class Planner:
-    "Collects waypoints; how long each takes follows from its distance and the episode's speed."
+    """Collects waypoints; how long each takes follows from its distance and the episode's speed."""
 
     def __init__(self, world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig):
         body = world.body
-        here = body.data.site_xpos[body.hand].copy(), Rotation.from_matrix(body.data.site_xmat[body.hand].reshape(3, 3))
+        here = (
+            body.data.site_xpos[body.hand].copy(),
+            Rotation.from_matrix(body.data.site_xmat[body.hand].reshape(3, 3)),
+        )
         self.rng, self.config, self.speed = rng, config, rng.uniform(*config.speed)
         self.points = [Waypoint(*here, 1.0, 0.0)]
 
@@ -169,25 +233,33 @@ class Planner:
         return tuple(self.rng.uniform(-1, 1, 2) * self.config.tilt)
 
     def go(self, position, rotation: Rotation, bend: float = 0.0) -> None:
-        "Move there, gripper as it is."
+        """Move there, gripper as it is."""
         last, c = self.points[-1], self.config
         speed = self.speed * (1 + self.rng.uniform(-1, 1) * c.speed_jitter)
         turn = (rotation * last.rotation.inv()).magnitude()
         seconds = max(0.25, np.linalg.norm(position - last.position) / speed, turn / c.turn_speed)
         off = self.rng.uniform(-bend, bend, 3) * (1, 1, 0.5)
-        self.points.append(Waypoint(np.asarray(position), rotation, last.opening, seconds, tuple(off)))
+        self.points.append(
+            Waypoint(np.asarray(position), rotation, last.opening, seconds, tuple(off))
+        )
 
     def grip(self, opening: float) -> None:
-        "Stay and set the gripper; wait a moment longer than it needs."
+        """Stay and set the gripper; wait a moment longer than it needs."""
         last = self.points[-1]
-        self.points.append(Waypoint(last.position, last.rotation, opening, 0.2 + self.rng.uniform(*self.config.pause)))
+        self.points.append(
+            Waypoint(
+                last.position, last.rotation, opening, 0.2 + self.rng.uniform(*self.config.pause)
+            )
+        )
 
 # %% ../../nbs/7_sim/expert.ipynb #a17efcfe
-HOLD = 0.004                                 # m: the finger tips grip this far above the cube's centre
+HOLD = 0.004  # m: the finger tips grip this far above the cube's centre
 
 
-def plan(world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = ExpertConfig()) -> list[Waypoint]:
-    "The waypoints of one pick-and-place in the world's current scene."
+def plan(
+    world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = ExpertConfig()
+) -> list[Waypoint]:
+    """The waypoints of one pick-and-place in the world's current scene."""
     p, scene = Planner(world, rng, config), world.scene
     cube = np.array([*scene.cube_xy, CUBE_HALF + HOLD])
     off = rng.uniform(-1, 1, 2) * config.place_spread
@@ -196,11 +268,11 @@ def plan(world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = 
     place = pick + rng.uniform(-1, 1) * config.place_yaw
 
     def above(point):
-        return point + [*rng.uniform(-.01, .01, 2), rng.uniform(*config.hover)]
+        return point + [*rng.uniform(-0.01, 0.01, 2), rng.uniform(*config.hover)]
 
     if rng.random() < config.detour:
         there = np.array([*CUBE_XY, 0.22]) + rng.uniform(-1, 1, 3) * (0.08, 0.18, 0.06)
-        p.go(there, pointing_down(rng.uniform(-.4, .4), p.lean()), config.bend)
+        p.go(there, pointing_down(rng.uniform(-0.4, 0.4), p.lean()), config.bend)
     p.go(above(cube), pointing_down(pick, p.lean()), config.bend)
     p.go(cube, pointing_down(pick))
     p.grip(0.0)
@@ -209,12 +281,16 @@ def plan(world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = 
     p.go(spot, pointing_down(place))
     p.grip(1.0)
     p.go(above(spot), pointing_down(place))
-    p.go(above(spot) + rng.uniform(-1, 0, 3) * (0.10, 0, -0.08), pointing_down(place, p.lean()), config.bend)
+    p.go(
+        above(spot) + rng.uniform(-1, 0, 3) * (0.10, 0, -0.08),
+        pointing_down(place, p.lean()),
+        config.bend,
+    )
     return p.points
 
 # %% ../../nbs/7_sim/expert.ipynb #4eacffd0
 def commands(world: EmojiTableTop, points: list[Waypoint], rest: float = 0.4) -> np.ndarray:
-    "Actions (K, 7) at 20 Hz along the waypoints, then `rest` seconds of standing still."
+    """Actions (K, 7) at 20 Hz along the waypoints, then `rest` seconds of standing still."""
     solver, q, rows = InverseKinematics(world.body), np.array(world.scene.joints), []
     for start, end in zip(points[:-1], points[1:], strict=True):
         for x, R in zip(*segment(start, end), strict=True):
@@ -226,15 +302,16 @@ def commands(world: EmojiTableTop, points: list[Waypoint], rest: float = 0.4) ->
 # %% ../../nbs/7_sim/expert.ipynb #1d64d104
 @dataclass(frozen=True)
 class Demonstration:
-    "One recorded episode; T frames, K control steps."
-    frames: np.ndarray | None                # uint8 (T, H, W, 3); None from a world without pictures
-    timestamp: np.ndarray                    # (T,) s
-    proprio: np.ndarray                      # (T, 7) float32, see PROPRIO_LAYOUT
-    action: np.ndarray                       # (T, 7) float32: last command before the next frame
-    commands: np.ndarray                     # (K, 7) at 20 Hz
+    """One recorded episode; T frames, K control steps."""
+
+    frames: np.ndarray | None  # uint8 (T, H, W, 3); None from a world without pictures
+    timestamp: np.ndarray  # (T,) s
+    proprio: np.ndarray  # (T, 7) float32, see PROPRIO_LAYOUT
+    action: np.ndarray  # (T, 7) float32: last command before the next frame
+    commands: np.ndarray  # (K, 7) at 20 Hz
     scene: TableScene
-    success: bool                            # S
-    any_card: bool                           # S/A
+    success: bool  # S
+    any_card: bool  # S/A
     seed: int | tuple[int, ...]
 
     @property
@@ -242,17 +319,27 @@ class Demonstration:
         return self.scene.instruction
 
     def trajectory(self, name: str = "emoji") -> Trajectory:
-        "As a trajectory of `aclam.data`; the scene's start and the seed go along in `info`."
+        """As a trajectory of `aclam.data`; the scene's start and the seed go along in `info`."""
         if self.frames is None:
             raise UserError(f"{name}: this demonstration was made without pictures (size=0)")
         info = {"seed": self.seed, "any_card": self.any_card, "start": asdict(self.scene)}
-        return Trajectory(FrameArray(self.frames), self.timestamp, self.proprio, PROPRIO_LAYOUT, self.action,
-                          scene="emoji_tabletop", embodiment="widowx250s", task=self.task, name=name,
-                          success=self.success, info=info)
+        return Trajectory(
+            FrameArray(self.frames),
+            self.timestamp,
+            self.proprio,
+            PROPRIO_LAYOUT,
+            self.action,
+            scene="emoji_tabletop",
+            embodiment="widowx250s",
+            task=self.task,
+            name=name,
+            success=self.success,
+            info=info,
+        )
 
 # %% ../../nbs/7_sim/expert.ipynb #443a047f
 def perform(world: EmojiTableTop, rows: np.ndarray, seed=0) -> Demonstration:
-    "Run commands (K, 7) in the world's current scene and record."
+    """Run commands (K, 7) in the world's current scene and record."""
     every, frames, proprio = world.config.record_every, [], []
     for k, row in enumerate(rows):
         if k % every == 0:
@@ -263,13 +350,29 @@ def perform(world: EmojiTableTop, rows: np.ndarray, seed=0) -> Demonstration:
     seen = np.arange(0, len(rows), every)
     last = np.minimum(seen + every - 1, len(rows) - 1)
     success, any_card = world.evaluate()
-    return Demonstration(np.array(frames) if world.eye else None, seen / CONTROL_HZ, np.array(proprio),
-                         rows[last].astype(np.float32), rows, world.scene, success, any_card, seed)
+    return Demonstration(
+        np.array(frames) if world.eye else None,
+        seen / CONTROL_HZ,
+        np.array(proprio),
+        rows[last].astype(np.float32),
+        rows,
+        world.scene,
+        success,
+        any_card,
+        seed,
+    )
 
 
-def demonstrate(world: EmojiTableTop, seed, config: ExpertConfig = ExpertConfig(),
-                scene: TableScene | None = None) -> Demonstration:
-    "One expert episode. `seed` (an int or several) fixes the scene, unless one is given, and the expert's whims."
+def demonstrate(
+    world: EmojiTableTop,
+    seed,
+    config: ExpertConfig = ExpertConfig(),
+    scene: TableScene | None = None,
+) -> Demonstration:
+    """One expert episode.
+
+    `seed` (an int or several) fixes the scene, unless one is given, and the expert's whims.
+    """
     scene = scene or draw_scene(np.random.default_rng(seed), world.config)
     world.reset(scene=scene)
     whims = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])

@@ -24,24 +24,32 @@ from .emoji_tabletop import Closing, box_average, load_mujoco
 
 # %% ../../nbs/7_sim/film.ipynb #24eebbb3
 def load_simulator(name: str):
-    "The module of a simulator, imported only now; `UserError` where it is not installed or cannot be loaded."
+    """The module of a simulator, imported only now; `UserError` where it is not installed or cannot
+    be loaded.
+    """
     load_mujoco()  # first: it chooses a renderer that works
     before = logging.root.manager.disable
     if importlib.util.find_spec(name.split(".")[0]) is None:
-        raise UserError(f'this source needs {name.split(".")[0]}, which is not installed: pip install "aclam[sources]"')
+        raise UserError(
+            f'this source needs {name.split(".")[0]}, which is not installed: pip install "aclam[sources]"'
+        )
     try:
         with redirect_stdout(io.StringIO()):
             logging.disable(logging.WARNING)  # advice on files that nobody needs
             return importlib.import_module(name)
     except (ImportError, OSError) as e:
-        raise UserError(f"{name} is installed but cannot be loaded: {str(e).splitlines()[0]}") from e
+        raise UserError(
+            f"{name} is installed but cannot be loaded: {str(e).splitlines()[0]}"
+        ) from e
     finally:
         logging.disable(before)
 
 # %% ../../nbs/7_sim/film.ipynb #cdf4e264
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    "NumPy's global generator starts from `seed` inside the block, and is afterwards as it was before."
+    """NumPy's global generator starts from `seed` inside the block, and is afterwards as it was
+    before.
+    """
     before = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -52,16 +60,17 @@ def global_seed(seed: int) -> Iterator[None]:
 # %% ../../nbs/7_sim/film.ipynb #dd8de834
 @dataclass(frozen=True)
 class View:
-    "Where a camera stands: one of the model's own (`name`), or free, in metres and degrees."
+    """Where a camera stands: one of the model's own (`name`), or free, in metres and degrees."""
+
     name: str | None = None
     at: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the point in the middle of the picture
     distance: float = 1.0
-    azimuth: float = 90.0                    # 0: looks along x; 90: along y
-    elevation: float = -30.0                 # negative: looks down
+    azimuth: float = 90.0  # 0: looks along x; 90: along y
+    elevation: float = -30.0  # negative: looks down
 
 
 def free_camera(mujoco, view: View):
-    "MuJoCo's own object for a view that has no name."
+    """MuJoCo's own object for a view that has no name."""
     camera = mujoco.MjvCamera()
     camera.type, camera.lookat[:] = mujoco.mjtCamera.mjCAMERA_FREE, view.at
     camera.distance, camera.azimuth, camera.elevation = view.distance, view.azimuth, view.elevation
@@ -69,11 +78,20 @@ def free_camera(mujoco, view: View):
 
 # %% ../../nbs/7_sim/film.ipynb #20b64aeb
 class Camera(Closing):
-    "Draws a model off screen, size x size pixels. Close it (it holds an OpenGL context)."
+    """Draws a model off screen, size x size pixels. Close it (it holds an OpenGL context)."""
 
-    def __init__(self, model, view: View, size: int, hide: tuple[int, ...] = (), sites: bool = True,
-                 supersample: int = 2):
-        "`hide`: groups of geoms that are not drawn, such as collision shapes; `sites`: draw markers, such as goals."
+    def __init__(
+        self,
+        model,
+        view: View,
+        size: int,
+        hide: tuple[int, ...] = (),
+        sites: bool = True,
+        supersample: int = 2,
+    ):
+        """`hide`: groups of geoms that are not drawn, such as collision shapes; `sites`: draw
+        markers, such as goals.
+        """
         mj, side = load_mujoco(), size * supersample
         quality, world = model.vis.quality, model.vis.global_
         quality.offsamples, world.offwidth, world.offheight = 0, side, side
@@ -82,11 +100,15 @@ class Camera(Closing):
         self.option.geomgroup[list(hide)], self.option.sitegroup[:] = 0, sites
         self.renderer = mj.Renderer(model, side, side)
         self.close_at_exit()
-        for flag in (mj.mjtRndFlag.mjRND_SHADOW, mj.mjtRndFlag.mjRND_REFLECTION, mj.mjtRndFlag.mjRND_SKYBOX):
+        for flag in (
+            mj.mjtRndFlag.mjRND_SHADOW,
+            mj.mjtRndFlag.mjRND_REFLECTION,
+            mj.mjtRndFlag.mjRND_SKYBOX,
+        ):
             self.renderer.scene.flags[flag] = 0
 
     def look(self, data) -> np.ndarray:
-        "The picture now, uint8 (size, size, 3)."
+        """The picture now, uint8 (size, size, 3)."""
         self.renderer.update_scene(data, camera=self.view, scene_option=self.option)
         return box_average(self.renderer.render(), self.scale)
 
@@ -97,38 +119,52 @@ class Camera(Closing):
 # %% ../../nbs/7_sim/film.ipynb #1807650c
 @dataclass(frozen=True)
 class Pace:
-    "The rhythm of a film."
-    hz: float                                # control steps a second
-    every: int                               # control steps from one frame to the next
-    limit: int                               # control steps at most
-    tail: int = 0                            # control steps after the first success
+    """The rhythm of a film."""
+
+    hz: float  # control steps a second
+    every: int  # control steps from one frame to the next
+    limit: int  # control steps at most
+    tail: int = 0  # control steps after the first success
 
 
 @dataclass(frozen=True)
 class Film:
-    "What an episode showed: T frames of K control steps."
-    frames: np.ndarray                       # uint8 (T, H, W, 3)
-    timestamp: np.ndarray                    # (T,) s
-    proprio: np.ndarray                      # (T, P) float32
-    action: np.ndarray                       # (T, A) float32: mean command until the next frame
-    commands: np.ndarray                     # (K, A)
+    """What an episode showed: T frames of K control steps."""
+
+    frames: np.ndarray  # uint8 (T, H, W, 3)
+    timestamp: np.ndarray  # (T,) s
+    proprio: np.ndarray  # (T, P) float32
+    action: np.ndarray  # (T, A) float32: mean command until the next frame
+    commands: np.ndarray  # (K, A)
     success: bool
 
     def trajectory(self, layout: ProprioLayout, **labels) -> Trajectory:
-        "As a trajectory; `labels` are scene, embodiment, task, info."
-        return Trajectory(FrameArray(self.frames), self.timestamp, self.proprio, layout, self.action,
-                          success=self.success, **labels)
+        """As a trajectory; `labels` are scene, embodiment, task, info."""
+        return Trajectory(
+            FrameArray(self.frames),
+            self.timestamp,
+            self.proprio,
+            layout,
+            self.action,
+            success=self.success,
+            **labels,
+        )
 
 # %% ../../nbs/7_sim/film.ipynb #bfaa5c32
 def means(commands: np.ndarray, every: int) -> np.ndarray:
-    "Mean of each run of `every` rows, the last run may be shorter: (K, A) -> (ceil(K / every), A)."
+    """Mean of each run of `every` rows, the last run may be shorter: (K, A) -> (ceil(K / every),
+    A).
+    """
     starts = np.arange(0, len(commands), every)
     lengths = np.diff(np.append(starts, len(commands)))
     return np.add.reduceat(commands, starts) / lengths[:, None]
 
 
 def film(look: Callable, proprio: Callable, act: Callable, pace: Pace) -> Film:
-    "Film until success (and `tail` steps more) or the limit. `act()` does one control step: (command, success now)."
+    """Film until success (and `tail` steps more) or the limit.
+
+    `act()` does one control step: (command, success now).
+    """
     frames, states, commands, left, success = [], [], [], pace.limit, False
     while left > 0:
         if len(commands) % pace.every == 0:
@@ -141,15 +177,25 @@ def film(look: Callable, proprio: Callable, act: Callable, pace: Pace) -> Film:
             success, left = True, min(left, pace.tail)
     commands = np.array(commands, np.float64)
     times = np.arange(len(frames)) * pace.every / pace.hz
-    return Film(np.array(frames), times, np.array(states, np.float32),
-                means(commands, pace.every).astype(np.float32), commands, success)
+    return Film(
+        np.array(frames),
+        times,
+        np.array(states, np.float32),
+        means(commands, pace.every).astype(np.float32),
+        commands,
+        success,
+    )
 
 # %% ../../nbs/7_sim/film.ipynb #649fb3c7
-HAND_LAYOUT = ProprioLayout(position=(0, 1, 2), rotation=(3, 4, 5, 6), rotation_repr="quat_xyzw", gripper=(7,))
+HAND_LAYOUT = ProprioLayout(
+    position=(0, 1, 2), rotation=(3, 4, 5, 6), rotation_repr="quat_xyzw", gripper=(7,)
+)
 
 
 def follow_sign(q: np.ndarray) -> np.ndarray:
-    "Quaternions (T, 4) without jumps of sign: the first has a positive largest component, the others stay near."
+    """Quaternions (T, 4) without jumps of sign: the first has a positive largest component, the
+    others stay near.
+    """
     q = np.array(q)
     q[0] *= np.sign(q[0, np.argmax(np.abs(q[0]))])
     for before, now in zip(q[:-1], q[1:], strict=True):
@@ -158,8 +204,12 @@ def follow_sign(q: np.ndarray) -> np.ndarray:
 
 
 def check_follow_sign(n: int = 50, seed: int = 0) -> float:
-    "Largest step between neighbours of a smooth turn through half a revolution, after random flips of sign; small."
+    """Largest step between neighbours of a smooth turn through half a revolution, after random
+    flips of sign; small.
+    """
     rng = np.random.default_rng(seed)
-    from_down = Rotation.from_rotvec(np.linspace(-0.3, 0.3, n)[:, None] * [0, 0, 1]) * Rotation.from_euler("x", np.pi)
+    from_down = Rotation.from_rotvec(
+        np.linspace(-0.3, 0.3, n)[:, None] * [0, 0, 1]
+    ) * Rotation.from_euler("x", np.pi)
     flipped = from_down.as_quat() * rng.choice([-1, 1], (n, 1))
     return float(np.abs(np.diff(follow_sign(flipped), axis=0)).max())

@@ -22,20 +22,24 @@ from ..data.trajectory import FrameArray, Trajectory
 
 # %% ../../nbs/7_sim/hands.ipynb #6e926cb3
 CLIPS = {"box": "turn the box", "cup": "move the cup"}  # name of the file -> what happens
-DEBIAN = "/usr/share/doc/opencv-doc"         # where the package puts its files
+DEBIAN = "/usr/share/doc/opencv-doc"  # where the package puts its files
 
 
 def find_clip(folder: str | Path, name: str) -> Path:
-    "NAME.mp4 or NAME.mp4.gz anywhere below a folder; `UserError` says where to get it."
-    found = sorted(p for ending in ("mp4", "mp4.gz") for p in Path(folder).rglob(f"{name}.{ending}"))
+    """NAME.mp4 or NAME.mp4.gz anywhere below a folder; `UserError` says where to get it."""
+    found = sorted(
+        p for ending in ("mp4", "mp4.gz") for p in Path(folder).rglob(f"{name}.{ending}")
+    )
     if not found:
-        raise UserError(f"no {name}.mp4 below {folder}: get it with `apt-get download opencv-doc && dpkg -x "
-                        "opencv-doc_*.deb clips`, and give --clips clips")
+        raise UserError(
+            f"no {name}.mp4 below {folder}: get it with `apt-get download opencv-doc && dpkg -x "
+            "opencv-doc_*.deb clips`, and give --clips clips"
+        )
     return found[0]
 
 
 def square(frame: Image.Image, size: int) -> np.ndarray:
-    "The middle square of a picture, uint8 (size, size, 3)."
+    """The middle square of a picture, uint8 (size, size, 3)."""
     side = min(frame.size)
     left, top = (frame.width - side) // 2, (frame.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -44,7 +48,10 @@ def square(frame: Image.Image, size: int) -> np.ndarray:
 # %% ../../nbs/7_sim/hands.ipynb #5ec0d415
 @lru_cache(maxsize=2)
 def decode_clip(file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    "All frames, uint8 (T, size, size, 3), and their time stamps (T,) in seconds. `UserError` for a broken file."
+    """All frames, uint8 (T, size, size, 3), and their time stamps (T,) in seconds.
+
+    `UserError` for a broken file.
+    """
     data = file.read_bytes()
     try:
         with av.open(BytesIO(gzip.decompress(data) if file.suffix == ".gz" else data)) as container:
@@ -55,28 +62,33 @@ def decode_clip(file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(frames), np.array(times)
 
 # %% ../../nbs/7_sim/hands.ipynb #9db553a9
-SECONDS = 3.0                                # length of a piece
+SECONDS = 3.0  # length of a piece
 
 
 @dataclass(frozen=True)
 class HandsSource:
-    "Pieces of the two clips; 5 of the box, 2 of the cup."
-    size: int = 64                           # pixels
-    clips: str = field(default=DEBIAN, compare=False)  # a folder somewhere above box.mp4 and cup.mp4
+    """Pieces of the two clips; 5 of the box, 2 of the cup."""
+
+    size: int = 64  # pixels
+    clips: str = field(
+        default=DEBIAN, compare=False
+    )  # a folder somewhere above box.mp4 and cup.mp4
     variants: tuple[str, ...] = ("box/0", "box/1", "box/2", "box/3", "box/4", "cup/0", "cup/1")
-    every: int = 3                           # of the frames, one is kept
+    every: int = 3  # of the frames, one is kept
     name = "hands"
 
     def open(self, variant: str) -> "HandsStage":
         return HandsStage(self, variant)
 
     def versions(self) -> dict:
-        clips = {c: hashlib.sha256(find_clip(self.clips, c).read_bytes()).hexdigest()[:12] for c in CLIPS}
+        clips = {
+            c: hashlib.sha256(find_clip(self.clips, c).read_bytes()).hexdigest()[:12] for c in CLIPS
+        }
         return {"av": av.__version__, "sha256": clips}
 
 
 class HandsStage:
-    "One piece."
+    """One piece."""
 
     def __init__(self, source: HandsSource, variant: str):
         self.clip, _, piece = variant.partition("/")
@@ -84,13 +96,20 @@ class HandsStage:
         self.frames, self.times = decode_clip(find_clip(source.clips, self.clip), source.size)
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
-        "The piece, whatever the seed: nothing is random here."
+        """The piece, whatever the seed: nothing is random here."""
         now = self.times - self.times[0] - self.start
-        rows = np.flatnonzero((now >= 0) & (now < SECONDS))[::self.every]
+        rows = np.flatnonzero((now >= 0) & (now < SECONDS))[:: self.every]
         if len(rows) < 2:
             raise UserError(f"{self.clip}.mp4 ends before {self.start + SECONDS:g} s")
-        return Trajectory(FrameArray(self.frames[rows]), now[rows], scene=f"hands/{self.clip}", embodiment="hand",
-                          task=CLIPS[self.clip], kind="human", info={"clip": self.clip, "start": self.start})
+        return Trajectory(
+            FrameArray(self.frames[rows]),
+            now[rows],
+            scene=f"hands/{self.clip}",
+            embodiment="hand",
+            task=CLIPS[self.clip],
+            kind="human",
+            info={"clip": self.clip, "start": self.start},
+        )
 
     def close(self) -> None:
         pass

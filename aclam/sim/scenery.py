@@ -14,68 +14,95 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core import UserError, suggest
-from .emoji_tabletop import (CAMERA_EYE, CAMERA_TARGET, CARD_HALF, WALLS, EmojiConfig, EmojiTableTop, Prop,
-                                      TableScene, look_at)
+from aclam.sim.emoji_tabletop import (
+    CAMERA_EYE,
+    CAMERA_TARGET,
+    CARD_HALF,
+    WALLS,
+    EmojiConfig,
+    EmojiTableTop,
+    Prop,
+    TableScene,
+    look_at,
+)
 
 # %% ../../nbs/7_sim/scenery.ipynb #fca8ff02
 @dataclass(frozen=True)
 class Scenery:
-    "What an episode's table looks like, beyond the task. The default is the table of the demonstrations."
+    """What an episode's table looks like, beyond the task.
+
+    The default is the table of the demonstrations.
+    """
 
     props: tuple[Prop, ...] = ()
-    cloth: np.ndarray | None = field(default=None, compare=False)  # uint8 (512, 512, 3); None: the wood
+    cloth: np.ndarray | None = field(
+        default=None, compare=False
+    )  # uint8 (512, 512, 3); None: the wood
     walls: tuple = WALLS  # rgb of the two walls
 
 # %% ../../nbs/7_sim/scenery.ipynb #c58d881d
-CLEAR_OF_CUBE, CLEAR_OF_CARDS = 0.10, CARD_HALF * 2**0.5  # m, from centre to the edge of a distractor
+CLEAR_OF_CUBE, CLEAR_OF_CARDS = (
+    0.10,
+    CARD_HALF * 2**0.5,
+)  # m, from centre to the edge of a distractor
 AREA = ((0.15, 0.72), (-0.42, 0.42))  # m, where distractors may stand: on the table
 
 
 def hsv(h: float, s: float, v: float) -> tuple[float, float, float]:
-    "Hue, saturation, value in [0, 1] to red, green, blue in [0, 1]."
+    """Hue, saturation, value in [0, 1] to red, green, blue in [0, 1]."""
     k = (np.array([5, 3, 1]) + 6 * h) % 6
     return tuple(float(x) for x in v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def draw_prop(rng: np.random.Generator) -> Prop:
-    "One distractor somewhere in `AREA`; hues between 0.1 and 0.9 are not red."
+    """One distractor somewhere in `AREA`; hues between 0.1 and 0.9 are not red."""
     kind, r = str(rng.choice(["ball", "box", "can"])), rng.uniform(0.015, 0.03)
-    size = {"ball": (r, r, r), "box": (r, rng.uniform(0.012, 0.03), rng.uniform(0.01, 0.025)),
-            "can": (r, r, rng.uniform(0.02, 0.04))}[kind]
+    size = {
+        "ball": (r, r, r),
+        "box": (r, rng.uniform(0.012, 0.03), rng.uniform(0.01, 0.025)),
+        "can": (r, r, rng.uniform(0.02, 0.04)),
+    }[kind]
     place = tuple(float(rng.uniform(*side)) for side in AREA)
     colour = hsv(rng.uniform(0.1, 0.9), rng.uniform(0.4, 1), rng.uniform(0.3, 1))
     return Prop(kind, tuple(map(float, size)), place, float(rng.uniform(0, np.pi)), colour)
 
 # %% ../../nbs/7_sim/scenery.ipynb #fa5315f2
 def pixel_of(point: tuple[float, float, float], size: int, fov: float) -> tuple[int, int]:
-    "Row and column at which the camera sees a point (3,) in a picture of `size` x `size`."
+    """Row and column at which the camera sees a point (3,) in a picture of `size` x `size`."""
     axes = np.array(look_at(CAMERA_EYE, CAMERA_TARGET)).reshape(2, 3)
-    right, up, depth = *(axes @ (np.array(point) - CAMERA_EYE)), np.cross(*axes) @ (np.array(CAMERA_EYE) - point)
+    right, up, depth = (
+        *(axes @ (np.array(point) - CAMERA_EYE)),
+        np.cross(*axes) @ (np.array(CAMERA_EYE) - point),
+    )
     scale = size / 2 / (depth * np.tan(fov / 2))
     return int(size / 2 - up * scale), int(size / 2 + right * scale)
 
 
 def in_picture(prop: Prop, margin: float = 0.05) -> bool:
-    "Whether the camera sees a distractor's middle, not nearer to the edge than a share `margin` of the picture."
+    """Whether the camera sees a distractor's middle, not nearer to the edge than a share `margin`
+    of the picture.
+    """
     row, column = pixel_of((*prop.xy, prop.size[2]), 1000, EmojiConfig.fov)
     return all(1000 * margin <= at < 1000 * (1 - margin) for at in (row, column))
 
 # %% ../../nbs/7_sim/scenery.ipynb #8e935dfc
 def clearance(prop: Prop, scene: TableScene, others: tuple[Prop, ...] = ()) -> float:
-    "How far (m) a distractor is from the nearest thing that it must not cover; below 0: too near."
+    """How far (m) a distractor is from the nearest thing that it must not cover; below 0: too near."""
     at, radius = np.array(prop.xy), float(np.hypot(*prop.size[:2]))
     cube = np.array(scene.cube_xy)
     gaps = [np.linalg.norm(at - cube) - CLEAR_OF_CUBE]
     for card in map(np.array, scene.cards_xy):
         along = np.clip((at - cube) @ (card - cube) / ((card - cube) @ (card - cube)), 0, 1)
-        way = np.linalg.norm(at - cube - along * (card - cube)) - 0.05  # the hand is carried above it
+        way = (
+            np.linalg.norm(at - cube - along * (card - cube)) - 0.05
+        )  # the hand is carried above it
         gaps += [way, np.linalg.norm(at - card) - CLEAR_OF_CARDS]
     gaps += [np.linalg.norm(at - o.xy) - np.hypot(*o.size[:2]) for o in others]
     return float(min(gaps)) - radius
 
 
 def draw_props(rng: np.random.Generator, scene: TableScene) -> tuple[Prop, ...]:
-    "Three to five distractors in the picture that are clear of the task and of each other."
+    """Three to five distractors in the picture that are clear of the task and of each other."""
     wanted, found = int(rng.integers(3, 6)), ()
     while len(found) < wanted:
         prop = draw_prop(rng)
@@ -87,46 +114,72 @@ def draw_props(rng: np.random.Generator, scene: TableScene) -> tuple[Prop, ...]:
 CLOTHS = ("checks", "stripes", "dots", "stone")
 
 
-def cloth_picture(kind: str, first, second, cells: int, rng: np.random.Generator, px: int = 512) -> np.ndarray:
-    "A table cloth, uint8 (px, px, 3), of two colours (rgb in [0, 1]); `cells` is how often its pattern repeats."
+def cloth_picture(
+    kind: str, first, second, cells: int, rng: np.random.Generator, px: int = 512
+) -> np.ndarray:
+    """A table cloth, uint8 (px, px, 3), of two colours (rgb in [0, 1]); `cells` is how often its
+    pattern repeats.
+    """
     y, x = np.mgrid[:px, :px] * cells / px  # (px, px) each
-    mix = {"checks": (np.floor(x) + np.floor(y)) % 2, "stripes": np.floor(2 * x) % 2,
-           "dots": (np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.3) * 1.0, "stone": rng.random((px, px)) ** 2}[kind]
-    return (255 * (mix[..., None] * np.array(second) + (1 - mix[..., None]) * np.array(first))).astype(np.uint8)
+    mix = {
+        "checks": (np.floor(x) + np.floor(y)) % 2,
+        "stripes": np.floor(2 * x) % 2,
+        "dots": (np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.3) * 1.0,
+        "stone": rng.random((px, px)) ** 2,
+    }[kind]
+    return (
+        255 * (mix[..., None] * np.array(second) + (1 - mix[..., None]) * np.array(first))
+    ).astype(np.uint8)
 
 
 def draw_cloth(rng: np.random.Generator) -> np.ndarray:
-    "A random table cloth, neither as red as the cube nor as white as the cards."
-    colours = [hsv(rng.uniform(0.1, 0.9), rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.75)) for _ in range(2)]
+    """A random table cloth, neither as red as the cube nor as white as the cards."""
+    colours = [
+        hsv(rng.uniform(0.1, 0.9), rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.75)) for _ in range(2)
+    ]
     return cloth_picture(str(rng.choice(CLOTHS)), *colours, int(rng.integers(4, 16)), rng)
 
 # %% ../../nbs/7_sim/scenery.ipynb #703a1c56
-LOOKS = {"id": "", "train": "", "val": "", "ood_d": "props", "ood_b": "cloth"}  # split -> what is different
+LOOKS = {
+    "id": "",
+    "train": "",
+    "val": "",
+    "ood_d": "props",
+    "ood_b": "cloth",
+}  # split -> what is different
 
 
 def draw_scenery(rng: np.random.Generator, split: str, scene: TableScene) -> Scenery:
-    "The looks of an episode of a split; `UserError` for a split that does not exist."
+    """The looks of an episode of a split; `UserError` for a split that does not exist."""
     if split not in LOOKS:
-        raise UserError(f'unknown split "{split}": it is {", ".join(LOOKS)}.{suggest(split, LOOKS)}')
+        raise UserError(
+            f'unknown split "{split}": it is {", ".join(LOOKS)}.{suggest(split, LOOKS)}'
+        )
     if LOOKS[split] == "props":
         return Scenery(draw_props(rng, scene))
     if LOOKS[split] == "cloth":
-        walls = tuple(hsv(rng.uniform(), rng.uniform(0.1, 0.7), rng.uniform(0.3, 0.9)) for _ in WALLS)
+        walls = tuple(
+            hsv(rng.uniform(), rng.uniform(0.1, 0.7), rng.uniform(0.3, 0.9)) for _ in WALLS
+        )
         return Scenery(cloth=draw_cloth(rng), walls=walls)
     return Scenery()
 
 
 def dress(world: EmojiTableTop, scenery: Scenery) -> None:
-    "Give a world these looks, until it gets others. A world without pictures has none."
+    """Give a world these looks, until it gets others. A world without pictures has none."""
     if world.eye is not None:
         world.eye.lay_cloth(scenery.cloth)
         world.eye.paint_walls(scenery.walls)
         world.eye.props = scenery.props
 
 # %% ../../nbs/7_sim/scenery.ipynb #c95672e5
-def check_task_in_sight(world: EmojiTableTop, split: str, seeds: range, tol: int = 2) -> tuple[float, float]:
-    """Mean share of pixels that differ from split id in more than `tol` of 255, and the largest difference at the
-    middle of cube and cards, over episodes; asserted: something differs, the task does not."""
+def check_task_in_sight(
+    world: EmojiTableTop, split: str, seeds: range, tol: int = 2
+) -> tuple[float, float]:
+    """Mean share of pixels that differ from split id in more than `tol` of 255, and the largest
+    difference at the middle of cube and cards, over episodes; asserted: something differs, the task
+    does not.
+    """
     shares, worst = [], 0
     for seed in seeds:
         rng = np.random.default_rng(seed)

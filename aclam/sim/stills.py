@@ -13,19 +13,39 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from ..data.trajectory import FrameArray, Trajectory
-from .emoji_tabletop import (CARD_THICK, CUBE_HALF, CUBE_XY, EmojiConfig, EmojiTableTop, choose_arm,
-                                      draw_scene, load_mujoco, opening_to_finger)
+from aclam.sim.emoji_tabletop import (
+    CARD_THICK,
+    CUBE_HALF,
+    CUBE_XY,
+    EmojiConfig,
+    EmojiTableTop,
+    choose_arm,
+    draw_scene,
+    load_mujoco,
+    opening_to_finger,
+)
 from .expert import HOLD, InverseKinematics, pointing_down
 from .prepare import EmojiSource
 from .scenery import pixel_of
 
 # %% ../../nbs/7_sim/stills.ipynb #9d6a645c
-AROUND = ((-0.10, 0.20), (-0.22, 0.22), (0.02, 0.25))  # m: where the hand may be, beside `CUBE_XY` and above the table
+AROUND = (
+    (-0.10, 0.20),
+    (-0.22, 0.22),
+    (0.02, 0.25),
+)  # m: where the hand may be, beside `CUBE_XY` and above the table
 
 
 def pose(world: EmojiTableTop, solver: InverseKinematics, rng: np.random.Generator) -> None:
-    "Put the arm, and perhaps the cube, of a world that was just reset into a random pose. Nothing moves."
-    body, d, kind = world.body, world.body.data, rng.integers(3)  # 0: as it begins, 1: elsewhere, 2: with the cube
+    """Put the arm, and perhaps the cube, of a world that was just reset into a random pose.
+
+    Nothing moves.
+    """
+    body, d, kind = (
+        world.body,
+        world.body.data,
+        rng.integers(3),
+    )  # 0: as it begins, 1: elsewhere, 2: with the cube
     if kind == 0:
         return
     there = np.array([*CUBE_XY, 0.0]) + [rng.uniform(*side) for side in AROUND]
@@ -40,23 +60,37 @@ def pose(world: EmojiTableTop, solver: InverseKinematics, rng: np.random.Generat
 
 
 def hold(world: EmojiTableTop, yaw: float) -> None:
-    "Put the cube between the fingers, turned by `yaw` (rad)."
+    """Put the cube between the fingers, turned by `yaw` (rad)."""
     body, d = world.body, world.body.data
     x, y, z = d.site_xpos[body.hand]
-    d.joint("cube").qpos[:] = [x, y, max(z - HOLD, CUBE_HALF), np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+    d.joint("cube").qpos[:] = [
+        x,
+        y,
+        max(z - HOLD, CUBE_HALF),
+        np.cos(yaw / 2),
+        0,
+        0,
+        np.sin(yaw / 2),
+    ]
     load_mujoco().mj_forward(body.model, d)
 
 # %% ../../nbs/7_sim/stills.ipynb #b2b0089b
 def annotate(world: EmojiTableTop) -> dict:
-    "The world's cards as JSON types: names, instructions, cards_xy (m), cards_at (row and column, in [0, 1])."
+    """The world's cards as JSON types: names, instructions, cards_xy (m), cards_at (row and column,
+    in [0, 1]).
+    """
     scene, fine = world.scene, 1000
     at = [pixel_of((*xy, CARD_THICK), fine, world.config.fov) for xy in scene.cards_xy]
-    return {"names": list(scene.cards), "instructions": [replace(scene, target=n).instruction for n in range(3)],
-            "cards_xy": [list(xy) for xy in scene.cards_xy], "cards_at": [[r / fine, c / fine] for r, c in at]}
+    return {
+        "names": list(scene.cards),
+        "instructions": [replace(scene, target=n).instruction for n in range(3)],
+        "cards_xy": [list(xy) for xy in scene.cards_xy],
+        "cards_at": [[r / fine, c / fine] for r, c in at],
+    }
 
 
 def shoot(world: EmojiTableTop, solver: InverseKinematics, seed, poses: int) -> Trajectory:
-    "Pictures of a random scene with the arm in `poses` random poses."
+    """Pictures of a random scene with the arm in `poses` random poses."""
     rng, frames, cube = np.random.default_rng(seed), [], []
     scene = draw_scene(rng, world.config)
     for _ in range(poses):
@@ -65,14 +99,22 @@ def shoot(world: EmojiTableTop, solver: InverseKinematics, seed, poses: int) -> 
         frames.append(world.render())
         cube.append(world.body.data.body("cube").xpos.tolist())
     info = {"seed": seed, "start": asdict(scene), "cube": cube, **annotate(world)}
-    return Trajectory(FrameArray(np.array(frames)), np.arange(poses, dtype=float), scene="emoji_tabletop",
-                      embodiment="widowx250s", task=scene.instruction, name="stills", info=info)
+    return Trajectory(
+        FrameArray(np.array(frames)),
+        np.arange(poses, dtype=float),
+        scene="emoji_tabletop",
+        embodiment="widowx250s",
+        task=scene.instruction,
+        name="stills",
+        info=info,
+    )
 
 # %% ../../nbs/7_sim/stills.ipynb #22d21955
 def check_places(world: EmojiTableTop, seeds: range, tol: float = 0.04) -> float:
-    """Largest distance, as a share of the picture, between where a card is said to be and the middle of the pixels that
-    change with it; asserted: below `tol` (emoji are not symmetric; a card is 0.1 high), and the cube's pixel is red.
-    For worlds whose arm hides no card."""
+    """Largest distance, as a share of the picture, between where a card is said to be and the
+    middle of the pixels that change with it; asserted: below `tol` (emoji are not symmetric; a card
+    is 0.1 high), and the cube's pixel is red. For worlds whose arm hides no card.
+    """
     worst, size = 0.0, world.config.size
     for seed in seeds:
         scene = draw_scene(np.random.default_rng(seed), world.config)
@@ -84,7 +126,9 @@ def check_places(world: EmojiTableTop, seeds: range, tol: float = 0.04) -> float
             pictures.append(world.render().astype(float))
         changed = np.abs(pictures[0] - pictures[1]).max(-1) > 8  # (size, size)
         rows, columns = np.nonzero(changed)
-        middle = np.array([rows.min() + rows.max() + 1, columns.min() + columns.max() + 1]) / 2 / size
+        middle = (
+            np.array([rows.min() + rows.max() + 1, columns.min() + columns.max() + 1]) / 2 / size
+        )
         worst = max(worst, float(np.abs(middle - annotate(world)["cards_at"][n]).max()))
         r, g, b = pictures[0][pixel_of(world.body.data.body("cube").xpos, size, world.config.fov)]
         assert r > 1.5 * max(g, b), (seed, r, g, b)
@@ -94,7 +138,7 @@ def check_places(world: EmojiTableTop, seeds: range, tol: float = 0.04) -> float
 # %% ../../nbs/7_sim/stills.ipynb #eabb2950
 @dataclass(frozen=True)
 class StillSource:
-    "Still pictures of Emoji Table-Top."
+    """Still pictures of Emoji Table-Top."""
 
     size: int = 96  # pixels
     split: str = "train100"  # whose emoji: the names of another split remain unknown
@@ -107,15 +151,19 @@ class StillSource:
         return StillStage(self)
 
     def versions(self) -> dict:
-        arm = "capsules" if choose_arm(self.arm) is None else "meshes"  # 'auto' becomes the arm that is really there
+        arm = (
+            "capsules" if choose_arm(self.arm) is None else "meshes"
+        )  # 'auto' becomes the arm that is really there
         return EmojiSource().versions() | {"arm": arm}
 
 
 class StillStage:
-    "The table and its photographer."
+    """The table and its photographer."""
 
     def __init__(self, source: StillSource):
-        self.world = EmojiTableTop(EmojiConfig(size=source.size, split=source.split, arm=source.arm))
+        self.world = EmojiTableTop(
+            EmojiConfig(size=source.size, split=source.split, arm=source.arm)
+        )
         self.solver, self.poses = InverseKinematics(self.world.body), source.poses
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:

@@ -23,19 +23,27 @@ from .metrics import _quantiles, _rows, additivity, linear_probe, resample
 
 # %% ../../nbs/5_structure/leakage.ipynb #99a8f732
 def boosted_trees(x: np.ndarray, y: np.ndarray, seed: int = 0):
-    "A function (m, d) -> (m,) that names classes 0, 1, ...: XGBoost with its own defaults, fitted on x (n, d), y (n,)."
+    """A function (m, d) -> (m,) that names classes 0, 1, ...: XGBoost with its own defaults, fitted
+    on x (n, d), y (n,).
+    """
     try:
         from xgboost import XGBClassifier
     except ImportError as e:
-        raise UserError('the environment probe needs XGBoost: pip install "aclam[structure]"') from e
+        raise UserError(
+            'the environment probe needs XGBoost: pip install "aclam[structure]"'
+        ) from e
     trees = XGBClassifier(random_state=seed, n_jobs=1)  # assumed: the paper gives no settings
     return trees.fit(x, y).predict
 
 # %% ../../nbs/5_structure/leakage.ipynb #ab7a50ab
-def held_out_rows(environment, trajectory, by: str = "trajectory", share: float = 0.2, seed: int = 0) -> np.ndarray:
-    """Boolean mask (n,) of the rows to test on: `share` of the rows ("random") or of each environment's trajectories.
+def held_out_rows(
+    environment, trajectory, by: str = "trajectory", share: float = 0.2, seed: int = 0
+) -> np.ndarray:
+    """Boolean mask (n,) of the rows to test on: `share` of the rows ("random") or of each
+    environment's trajectories.
 
-    `environment` and `trajectory` (n,) name the origin of each row; trajectories are counted within environments.
+    `environment` and `trajectory` (n,) name the origin of each row; trajectories are counted within
+    environments.
     """
     rng, test = np.random.default_rng(seed), np.zeros(len(environment), bool)
     if by == "random":
@@ -45,19 +53,31 @@ def held_out_rows(environment, trajectory, by: str = "trajectory", share: float 
         rows = np.flatnonzero(environment == name)
         names = rng.permutation(np.unique(trajectory[rows]))
         if len(names) < 2:
-            raise UserError(f"environment {name} has {len(names)} trajectory: a split by trajectory needs two or more")
+            raise UserError(
+                f"environment {name} has {len(names)} trajectory: a split by trajectory needs two or more"
+            )
         test[rows] = np.isin(trajectory[rows], names[: max(1, round(share * len(names)))])
     return test
 
 # %% ../../nbs/5_structure/leakage.ipynb #5b2d8146
 def even_rows(label: np.ndarray, seed: int = 0) -> np.ndarray:
-    "Sorted row numbers, as many of each class in `label` (n,) as the rarest has; the others' are drawn at random."
+    """Sorted row numbers, as many of each class in `label` (n,) as the rarest has; the others' are
+    drawn at random.
+    """
     rng, least = np.random.default_rng([seed, 9]), np.unique(label, return_counts=True)[1].min()
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(label == c))[:least] for c in np.unique(label)]))
+    return np.sort(
+        np.concatenate(
+            [rng.permutation(np.flatnonzero(label == c))[:least] for c in np.unique(label)]
+        )
+    )
 
 
-def mean_recall(right, label, trajectory, resamples: int = 1000, seed: int = 0) -> tuple[float, list[float]]:
-    "Mean over classes of the share of `right` answers (n,), and its 95 % interval: trajectories drawn in each class."
+def mean_recall(
+    right, label, trajectory, resamples: int = 1000, seed: int = 0
+) -> tuple[float, list[float]]:
+    """Mean over classes of the share of `right` answers (n,), and its 95 % interval: trajectories
+    drawn in each class.
+    """
     whole, drawn = [], []
     for c in np.unique(label):
         rows = label == c
@@ -67,28 +87,50 @@ def mean_recall(right, label, trajectory, resamples: int = 1000, seed: int = 0) 
     return float(np.mean(whole)), _quantiles(np.mean(drawn, 0), [0.025, 0.975])
 
 # %% ../../nbs/5_structure/leakage.ipynb #34021a64
-def environment_probe(z, environment, trajectory, by: str = "trajectory", share: float = 0.2, seed: int = 0,
-                      classifier=boosted_trees, resamples: int = 1000) -> dict:  # fmt: skip
-    """How well a classifier tells the environment from latents z (n, d): Acc_env of AC-LAM (Table 2, Appendix C).
+def environment_probe(
+    z,
+    environment,
+    trajectory,
+    by: str = "trajectory",
+    share: float = 0.2,
+    seed: int = 0,
+    classifier=boosted_trees,
+    resamples: int = 1000,
+) -> dict:
+    """How well a classifier tells the environment from latents z (n, d): Acc_env of AC-LAM (Table
+    2, Appendix C).
 
-    `environment` and `trajectory` (n,) say where each row comes from; `by` and `share` see `held_out_rows`. Returns
-    accuracy on the test rows (the mean over environments, see `mean_recall`), its 95 % interval by trajectory, the
-    chance level, which is one over the number of environments, and the numbers of rows.
+    `environment` and `trajectory` (n,) say where each row comes from; `by` and `share` see
+    `held_out_rows`. Returns accuracy on the test rows (the mean over environments, see
+    `mean_recall`), its 95 % interval by trajectory, the chance level, which is one over the number
+    of environments, and the numbers of rows.
     """
     (z,), names, label = _rows(z=z), *np.unique(np.asarray(environment), return_inverse=True)
     if len(names) < 2:
-        raise UserError(f"an environment probe needs latents of at least two environments, found {len(names)}")
+        raise UserError(
+            f"an environment probe needs latents of at least two environments, found {len(names)}"
+        )
     trajectory = np.asarray(trajectory)
     test = held_out_rows(label, trajectory, by, share, seed)
     fit = np.flatnonzero(~test)[even_rows(label[~test], seed)]
     right = classifier(z[fit], label[fit], seed)(z[test]) == label[test]  # (m,)
     accuracy, interval = mean_recall(right, label[test], trajectory[test], resamples, seed)
-    return {"accuracy": accuracy, "interval": interval, "chance": 1 / len(names),
-            "train": len(fit), "test": int(test.sum()), "environments": len(names)}  # fmt: skip
+    return {
+        "accuracy": accuracy,
+        "interval": interval,
+        "chance": 1 / len(names),
+        "train": len(fit),
+        "test": int(test.sum()),
+        "environments": len(names),
+    }
 
 # %% ../../nbs/5_structure/leakage.ipynb #c0d908ec
-def check_environment_probe(distances=(0.0, 1.0, 3.0), n: int = 3000, tol: float = 0.05, seed: int = 0) -> dict:
-    "Check: between Gaussians `distance` apart the probe scores Phi(distance / 2); returns {distance: (got, derived)}."
+def check_environment_probe(
+    distances=(0.0, 1.0, 3.0), n: int = 3000, tol: float = 0.05, seed: int = 0
+) -> dict:
+    """Check: between Gaussians `distance` apart the probe scores Phi(distance / 2); returns
+    {distance: (got, derived)}.
+    """
     rng, found = np.random.default_rng(seed), {}
     label, trajectory = np.repeat([0, 1], n), np.arange(2 * n) // 20
     for distance in distances:
@@ -101,8 +143,12 @@ def check_environment_probe(distances=(0.0, 1.0, 3.0), n: int = 3000, tol: float
     return found
 
 # %% ../../nbs/5_structure/leakage.ipynb #e7a207bf
-def check_unequal_stores(n: int = 3000, share: float = 0.75, tol: float = 0.05, seed: int = 0) -> dict:
-    "Check: where nothing can be known the probe scores a half, though one of two environments has `share` of the rows."
+def check_unequal_stores(
+    n: int = 3000, share: float = 0.75, tol: float = 0.05, seed: int = 0
+) -> dict:
+    """Check: where nothing can be known the probe scores a half, though one of two environments has
+    `share` of the rows.
+    """
     rng, label = np.random.default_rng(seed), (np.arange(n) >= share * n).astype(int)
     z, found = rng.standard_normal((n, 4)), {}
     for by in ("random", "trajectory"):
@@ -114,11 +160,18 @@ def check_unequal_stores(n: int = 3000, share: float = 0.75, tol: float = 0.05, 
 
 # %% ../../nbs/5_structure/leakage.ipynb #f1e36102
 def check_split_matters(trajectories: int = 60, rows: int = 40, d: int = 8, seed: int = 0) -> dict:
-    "Check: with an offset per trajectory a random split scores over 0.9, a split by trajectory stays near chance, 0.5."
+    """Check: with an offset per trajectory a random split scores over 0.9, a split by trajectory
+    stays near chance, 0.5.
+    """
     rng = np.random.default_rng(seed)
     trajectory = np.repeat(np.arange(trajectories), rows)
-    z = rng.standard_normal((trajectories, d))[trajectory] + 0.2 * rng.standard_normal((len(trajectory), d))
-    found = {by: environment_probe(z, trajectory % 2, trajectory, by, seed=seed) for by in ("random", "trajectory")}
+    z = rng.standard_normal((trajectories, d))[trajectory] + 0.2 * rng.standard_normal(
+        (len(trajectory), d)
+    )
+    found = {
+        by: environment_probe(z, trajectory % 2, trajectory, by, seed=seed)
+        for by in ("random", "trajectory")
+    }
     assert found["random"]["accuracy"] > 0.9, found
     low, high = found["trajectory"]["interval"]
     assert low < 0.5 < high, found
@@ -126,16 +179,24 @@ def check_split_matters(trajectories: int = 60, rows: int = 40, d: int = 8, seed
 
 # %% ../../nbs/5_structure/leakage.ipynb #113c4581
 def latent_profile(z, rows: Mapping, seed: int = 0) -> dict:
-    """R^2 on held-out trajectories of linear probes from z (n, d) to motion, place, goal (and action, where recorded).
+    """R^2 on held-out trajectories of linear probes from z (n, d) to motion, place, goal (and
+    action, where recorded).
 
-    `rows` holds proprio (n, 3, P), has_proprio (n,), trajectory (n,) and, optionally, action (n, 3, A) with
-    has_action (n,). A target that is unknown is left out; NaN where it does not vary.
+    `rows` holds proprio (n, 3, P), has_proprio (n,), trajectory (n,) and, optionally, action (n, 3,
+    A) with has_action (n,). A target that is unknown is left out; NaN where it does not vary.
     """
     out, known = {}, np.asarray(rows["has_proprio"], bool)
     s = np.clip(np.asarray(rows["proprio"], np.float64), -1, 1)
-    targets = {"motion_r2": (s[:, 1] - s[:, 0], known), "place_r2": (s[:, 0], known), "goal_r2": (s[:, 1], known)}
+    targets = {
+        "motion_r2": (s[:, 1] - s[:, 0], known),
+        "place_r2": (s[:, 0], known),
+        "goal_r2": (s[:, 1], known),
+    }
     if "action" in rows:
-        targets["action_r2"] = np.asarray(rows["action"], np.float64)[:, 0], np.asarray(rows["has_action"], bool)
+        targets["action_r2"] = (
+            np.asarray(rows["action"], np.float64)[:, 0],
+            np.asarray(rows["has_action"], bool),
+        )
     for name, (y, there) in targets.items():
         groups = np.asarray(rows["trajectory"])[there]
         if y.shape[1] and len(np.unique(groups)) > 1:
@@ -144,35 +205,48 @@ def latent_profile(z, rows: Mapping, seed: int = 0) -> dict:
 
 # %% ../../nbs/5_structure/leakage.ipynb #c87bbde2
 def one_sidedness(z, s_i, s_j, ridge: float = 1e-3) -> float:
-    """||B_i + B_j||^2 / (||B_i||^2 + ||B_j||^2) of the regression of z (n, d) on the states s_i, s_j (n, P).
+    """||B_i + B_j||^2 / (||B_i||^2 + ||B_j||^2) of the regression of z (n, d) on the states s_i,
+    s_j (n, P).
 
-    0: z is a function of the difference, as far as linear; 1: it depends on one end only; at most 2. `ridge` is
-    relative to the states' mean variance. NaN where z does not depend on the states at all.
+    0: z is a function of the difference, as far as linear; 1: it depends on one end only; at most
+    2. `ridge` is relative to the states' mean variance. NaN where z does not depend on the states
+    at all.
     """
     z, s_i, s_j = (_rows(x=x)[0] for x in (z, s_i, s_j))
     s = np.concatenate([s_i, s_j], 1)  # (n, 2 P)
     s, y = s - s.mean(0), z - z.mean(0)
     gram = s.T @ s / len(s)  # (2 P, 2 P)
-    b = np.linalg.solve(gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram)), s.T @ y / len(s))
+    b = np.linalg.solve(
+        gram + ridge * np.trace(gram) / len(gram) * np.eye(len(gram)), s.T @ y / len(s)
+    )
     b_i, b_j = np.split(b, 2)  # (P, d) each
     below = (b_i**2).sum() + (b_j**2).sum()
     return float(((b_i + b_j) ** 2).sum() / below) if below > 1e-12 * (y**2).mean() else math.nan
 
 # %% ../../nbs/5_structure/leakage.ipynb #9dcaa644
-def check_one_sidedness(model_of_leak, dataset, leaks=(0.0, 0.25, 0.5, 1.0), n: int = 512, tol: float = 0.03) -> dict:
-    "Check: for z = u_j - (1 - leak) u_i it is leak^2 / (1 + (1 - leak)^2); returns {leak: (got, derived)}."
+def check_one_sidedness(
+    model_of_leak, dataset, leaks=(0.0, 0.25, 0.5, 1.0), n: int = 512, tol: float = 0.03
+) -> dict:
+    """Check: for z = u_j - (1 - leak) u_i it is leak^2 / (1 + (1 - leak)^2); returns {leak: (got,
+    derived)}.
+    """
     found = {}
     for leak in leaks:
         rows = probe_rows(model_of_leak(leak), dataset, n)
-        got, want = one_sidedness(rows["z"], *rows["proprio"][:, :2].swapaxes(0, 1)), leak**2 / (1 + (1 - leak) ** 2)
+        got, want = (
+            one_sidedness(rows["z"], *rows["proprio"][:, :2].swapaxes(0, 1)),
+            leak**2 / (1 + (1 - leak) ** 2),
+        )
         assert abs(got - want) < tol, (leak, got, want)
         found[leak] = got, want
     return found
 
 # %% ../../nbs/5_structure/leakage.ipynb #a763dd87
 def probe_rows(lam, dataset, n: int = 3200, batch_size: int = 128, device="cpu") -> dict:
-    """z (n, d) of pairs (i, j) of the first n triples of `dataset`, with proprio, action (n, 3, .), has_proprio,
-    has_action and trajectory (n,) where the dataset tells them. NumPy arrays; the paper draws 100 x 32."""
+    """z (n, d) of pairs (i, j) of the first n triples of `dataset`, with proprio, action (n, 3, .),
+    has_proprio, has_action and trajectory (n,) where the dataset tells them. NumPy arrays; the
+    paper draws 100 x 32.
+    """
     import torch
 
     parts, training = [], getattr(lam, "training", False)
@@ -180,8 +254,14 @@ def probe_rows(lam, dataset, n: int = 3200, batch_size: int = 128, device="cpu")
     with torch.inference_mode():
         for start in range(0, n, batch_size):
             batch = dataset.batch(range(start, min(start + batch_size, n)))
-            o_i, o_j = (batch["frames"][:, t].to(device).float() / 255 for t in (0, 1))  # (B, 3, H, W)
-            kept = {k: np.asarray(batch[k]) for k in ("proprio", "action", "has_proprio", "has_action") if k in batch}
+            o_i, o_j = (
+                batch["frames"][:, t].to(device).float() / 255 for t in (0, 1)
+            )  # (B, 3, H, W)
+            kept = {
+                k: np.asarray(batch[k])
+                for k in ("proprio", "action", "has_proprio", "has_action")
+                if k in batch
+            }
             kept["trajectory"] = np.asarray(batch["index"])[:, 0]
             parts.append(kept | {"z": lam.encode(o_i, o_j).z.cpu().numpy()})
     lam.train(training)
@@ -189,10 +269,11 @@ def probe_rows(lam, dataset, n: int = 3200, batch_size: int = 128, device="cpu")
 
 # %% ../../nbs/5_structure/leakage.ipynb #d5ab4020
 def leakage(rows: Mapping[str, Mapping], seed: int = 0) -> dict:
-    """Everything this chapter measures, for rows of `probe_rows` by the name of their environment: a plain dict.
+    """Everything this chapter measures, for rows of `probe_rows` by the name of their environment:
+    a plain dict.
 
-    `environment` {random, trajectory}: see `environment_probe`, where there are two environments or more; `probes`
-    {name: motion_r2, place_r2, goal_r2, action_r2, one_sidedness}.
+    `environment` {random, trajectory}: see `environment_probe`, where there are two environments or
+    more; `probes` {name: motion_r2, place_r2, goal_r2, action_r2, one_sidedness}.
     """
     out = {"n": {name: len(r["z"]) for name, r in rows.items()}, "probes": {}}
     for name, r in rows.items():
@@ -205,15 +286,18 @@ def leakage(rows: Mapping[str, Mapping], seed: int = 0) -> dict:
         z, trajectory = (np.concatenate([r[k] for r in rows.values()]) for k in ("z", "trajectory"))
         label = np.repeat(np.arange(len(rows)), [len(r["z"]) for r in rows.values()])
         splits = ("random", "trajectory")
-        out["environment"] = {by: environment_probe(z, label, trajectory, by, seed=seed) for by in splits}
+        out["environment"] = {
+            by: environment_probe(z, label, trajectory, by, seed=seed) for by in splits
+        }
     return out
 
 # %% ../../nbs/5_structure/leakage.ipynb #caf6c195
 def leaky_latents(kind: str, scenes=2, trajectories=40, rows=40, d: int = 6, seed: int = 0) -> dict:
-    """Latents of a known leak, two-dimensional motion in every scene: the dict that `four_numbers` takes, with `scene`,
-    `trajectory` and `light` (n,), the change of light from i to j.
+    """Latents of a known leak, two-dimensional motion in every scene: the dict that `four_numbers`
+    takes, with `scene`, `trajectory` and `light` (n,), the change of light from i to j.
 
-    kind: "none", "coboundary" (z holds the change of light too), "scale" (a scale for each scene), "offset".
+    kind: "none", "coboundary" (z holds the change of light too), "scale" (a scale for each scene),
+    "offset".
     """
     rng, n = np.random.default_rng(seed), scenes * trajectories * rows
     trajectory = np.arange(n) // rows
@@ -228,7 +312,13 @@ def leaky_latents(kind: str, scenes=2, trajectories=40, rows=40, d: int = 6, see
         seen = (s[b] - s[a]) @ basis[:2] + (g[b] - g[a]) @ basis[3:5] * (kind == "coboundary")
         return scale * seen + shift  # (n, d)
 
-    z = {"z_ij": latent(0, 1), "z_jk": latent(1, 2), "z_ik": latent(0, 2), "z_ii": latent(0, 0), "z_ji": latent(1, 0)}
+    z = {
+        "z_ij": latent(0, 1),
+        "z_jk": latent(1, 2),
+        "z_ik": latent(0, 2),
+        "z_ii": latent(0, 0),
+        "z_ji": latent(1, 0),
+    }
     ds = np.linalg.norm(s[1] - s[0], axis=1)
     return z | {"ds": ds, "scene": scene, "trajectory": trajectory, "light": (g[1] - g[0])[:, 0]}
 
@@ -247,17 +337,23 @@ def check_what_stays(tol: float = 1e-12, seed: int = 0) -> dict:
         found[kind] = {"additivity": residual, "environment": told, "light_r2": light}
     assert max(found[kind]["additivity"] for kind in ("none", "coboundary", "scale")) < tol, found
     assert found["coboundary"]["light_r2"] > 0.99 and found["none"]["light_r2"] < 0.05, found
-    assert found["scale"]["environment"] > 0.65 and abs(found["none"]["environment"] - 0.5) < 0.06, found
+    assert (
+        found["scale"]["environment"] > 0.65 and abs(found["none"]["environment"] - 0.5) < 0.06
+    ), found
     assert found["offset"]["environment"] > 0.99 and found["offset"]["additivity"] > 0.2, found
     return found
 
 # %% ../../nbs/5_structure/leakage.ipynb #56110fd2
 @dataclass(frozen=True)
 class LeakageConfig:
-    "What latents give away: the environment (Table 2 of AC-LAM), motion, action and place, from a model and stores."
+    """What latents give away: the environment (Table 2 of AC-LAM), motion, action and place, from a
+    model and stores.
+    """
 
     model: Path  # folder of a latent action model
-    data: tuple[Path, ...]  # folders of stores; each is an environment, and two or more can be told apart
+    data: tuple[
+        Path, ...
+    ]  # folders of stores; each is an environment, and two or more can be told apart
     n: int = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits
     batch_size: int = 128
@@ -266,7 +362,7 @@ class LeakageConfig:
 
 # %% ../../nbs/5_structure/leakage.ipynb #22a7be82
 def measure_leakage(config: LeakageConfig) -> dict:
-    "Collect `config.n` latents from the unseen episodes of each store and measure `leakage`."
+    """Collect `config.n` latents from the unseen episodes of each store and measure `leakage`."""
     import torch
 
     from aclam.data.source import open_dataset
@@ -275,26 +371,45 @@ def measure_leakage(config: LeakageConfig) -> dict:
 
     if len({Path(d).resolve() for d in config.data}) < len(config.data):
         raise UserError("--data names a folder twice: each is an environment of its own")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    lam, rows, known = LatentActionModel.from_pretrained(config.model).to(device), {}, origin(config.model)
+    device = (
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.device == "auto"
+        else config.device
+    )
+    lam, rows, known = (
+        LatentActionModel.from_pretrained(config.model).to(device),
+        {},
+        origin(config.model),
+    )
     for folder in config.data:
         settings = StructureConfig(n=config.n, seed=config.seed)
         dataset = held_out_triples(open_dataset(folder), lam.config.image_size, settings, known)
         name = folder.name if folder.name not in rows else str(folder)
         rows[name] = probe_rows(lam, dataset, config.n, config.batch_size, device)
     if len(rows) < 2:
-        say("one environment: there is nothing to tell it apart from, so only the other probes are measured")
+        say(
+            "one environment: there is nothing to tell it apart from, so only the other probes are measured"
+        )
     return leakage(rows, config.seed)
 
 # %% ../../nbs/5_structure/leakage.ipynb #7e905099
 def leakage_text(row: dict) -> str:
-    "What `leakage` found, for a person."
+    """What `leakage` found, for a person."""
     lines = []
     for by, got in row.get("environment", {}).items():
         low, high = got["interval"]
         how = "at random" if by == "random" else "by trajectory"
-        lines.append(f"environment, split {how:14s} {got['accuracy']:.3f}  [{low:.3f}, {high:.3f}]"
-                     f"  chance {got['chance']:.3f}")  # fmt: skip
+        lines.append(
+            f"environment, split {how:14s} {got['accuracy']:.3f}  [{low:.3f}, {high:.3f}]"
+            f"  chance {got['chance']:.3f}"
+        )
     for name, probes in row["probes"].items():
-        lines.append(f"{name}: " + ", ".join(f"{k.removesuffix('_r2')} {v:.3f}" for k, v in probes.items()))
-    return "\n".join([*lines, "(motion, place, goal, action: R2 of linear probes; one_sidedness: 0 is a difference)"])
+        lines.append(
+            f"{name}: " + ", ".join(f"{k.removesuffix('_r2')} {v:.3f}" for k, v in probes.items())
+        )
+    return "\n".join(
+        [
+            *lines,
+            "(motion, place, goal, action: R2 of linear probes; one_sidedness: 0 is a difference)",
+        ]
+    )

@@ -19,42 +19,56 @@ import numpy as np
 from ..core import UserError
 
 # %% ../../nbs/5_structure/metrics.ipynb #832db5c8
-LATENTS = ("z_ij", "z_jk", "z_ik", "z_ii", "z_ji")  # arrays (n, d) of a full measurement, besides ds (n,)
+LATENTS = (
+    "z_ij",
+    "z_jk",
+    "z_ik",
+    "z_ii",
+    "z_ji",
+)  # arrays (n, d) of a full measurement, besides ds (n,)
 
 
 def _numbers(name: str, x) -> np.ndarray:
-    "`x` as float64; UserError unless it is an array of finite real numbers."
+    """`x` as float64; UserError unless it is an array of finite real numbers."""
     x = np.asarray(x)
     if x.dtype.kind not in "fiu":
         raise UserError(f"{name} has dtype {x.dtype}, real numbers expected")
     x = x.astype(np.float64)
     bad = int(x.size - np.isfinite(x).sum())
     if bad:
-        raise UserError(f"{name} has NaN or infinite entries ({bad} of {x.size}): all must be finite")
+        raise UserError(
+            f"{name} has NaN or infinite entries ({bad} of {x.size}): all must be finite"
+        )
     return x
 
 
 def _rows(**arrays) -> list[np.ndarray]:
-    "The named arrays as float64 (n, d), all of one shape with n >= 1, else UserError naming the first that differs."
+    """The named arrays as float64 (n, d), all of one shape with n >= 1, else UserError naming the
+    first that differs.
+    """
     out = {name: _numbers(name, x) for name, x in arrays.items()}
     first, shape = next((name, x.shape) for name, x in out.items())
     for name, x in out.items():
         if x.ndim != 2:
             raise UserError(f"{name} has shape {x.shape}, (n, d) expected: one latent a row")
         if x.shape != shape:
-            raise UserError(f"{name} has shape {x.shape} but {first} has {shape}: both must be the same")
+            raise UserError(
+                f"{name} has shape {x.shape} but {first} has {shape}: both must be the same"
+            )
     if 0 in shape:
         raise UserError(f"{first} has shape {shape}: there is nothing to measure")
     return list(out.values())
 
 # %% ../../nbs/5_structure/metrics.ipynb #fabcbe59
 def _norms(x: np.ndarray) -> np.ndarray:
-    "Euclidean length of each row: (n, d) -> (n,)."
+    """Euclidean length of each row: (n, d) -> (n,)."""
     return np.linalg.norm(x, axis=1)
 
 
 def _ratio(top, bottom) -> float:
-    "mean(top) / mean(bottom); NaN where the denominator is zero, that is, where all latents vanished."
+    """mean(top) / mean(bottom); NaN where the denominator is zero, that is, where all latents
+    vanished.
+    """
     below = float(np.mean(bottom))
     return float(np.mean(top)) / below if below > 0 else math.nan
 
@@ -69,13 +83,17 @@ def additivity(z_ij, z_jk, z_ik) -> float:
 
 # %% ../../nbs/5_structure/metrics.ipynb #155eb453
 def norm_correlation(z_ij, ds) -> float:
-    """Eq. 8 of AC-LAM: Pearson correlation of ||z_ij||, z_ij (n, d), with the displacement ds (n,). 1 is calibrated.
+    """Eq. 8 of AC-LAM: Pearson correlation of ||z_ij||, z_ij (n, d), with the displacement ds (n,).
+    1 is calibrated.
 
-    NaN where it is undefined: fewer than two rows, or one side constant up to a relative spread of 1e-6.
+    NaN where it is undefined: fewer than two rows, or one side constant up to a relative spread of
+    1e-6.
     """
     (z_ij,), ds = _rows(z_ij=z_ij), _numbers("ds", ds)
     if ds.shape != (len(z_ij),):
-        raise UserError(f"ds has shape {ds.shape} but z_ij has {len(z_ij)} rows: ({len(z_ij)},) expected")
+        raise UserError(
+            f"ds has shape {ds.shape} but z_ij has {len(z_ij)} rows: ({len(z_ij)},) expected"
+        )
     a, b = _norms(z_ij), ds
     if any(x.std() <= 1e-6 * np.abs(x).max() for x in (a, b)):
         return math.nan
@@ -84,53 +102,80 @@ def norm_correlation(z_ij, ds) -> float:
 
 # %% ../../nbs/5_structure/metrics.ipynb #40a6f4c9
 def identity(z_ii, z_ij) -> float:
-    "Eq. 9 of AC-LAM: E||z_ii|| / E||z_ij|| for arrays (n, d). 0 is right; NaN where all z_ij are zero."
+    """Eq.
+
+    9 of AC-LAM: E||z_ii|| / E||z_ij|| for arrays (n, d). 0 is right; NaN where all z_ij are zero.
+    """
     z_ii, z_ij = _rows(z_ii=z_ii, z_ij=z_ij)
     return _ratio(_norms(z_ii), _norms(z_ij))
 
 
 def inverse(z_ij, z_ji) -> float:
-    "Eq. 10 of AC-LAM: E||z_ij + z_ji|| / E||z_ij|| for arrays (n, d). 0 is right; NaN where all z_ij are zero."
+    """Eq.
+
+    10 of AC-LAM: E||z_ij + z_ji|| / E||z_ij|| for arrays (n, d). 0 is right; NaN where all z_ij are
+    zero.
+    """
     z_ij, z_ji = _rows(z_ij=z_ij, z_ji=z_ji)
     return _ratio(_norms(z_ij + z_ji), _norms(z_ij))
 
 # %% ../../nbs/5_structure/metrics.ipynb #fe84ebf1
 def four_numbers(latents: dict) -> dict:
-    "Eqs. 7 to 10 for a dict of arrays z_ij, z_jk, z_ik, z_ii, z_ji (n, d) and ds (n,)."
+    """Eqs. 7 to 10 for a dict of arrays z_ij, z_jk, z_ik, z_ii, z_ji (n, d) and ds (n,)."""
     z = {name: latents[name] for name in LATENTS}
-    return {"additivity": additivity(z["z_ij"], z["z_jk"], z["z_ik"]),
-            "norm_correlation": norm_correlation(z["z_ij"], latents["ds"]),
-            "identity": identity(z["z_ii"], z["z_ij"]), "inverse": inverse(z["z_ij"], z["z_ji"])}  # fmt: skip
+    return {
+        "additivity": additivity(z["z_ij"], z["z_jk"], z["z_ik"]),
+        "norm_correlation": norm_correlation(z["z_ij"], latents["ds"]),
+        "identity": identity(z["z_ii"], z["z_ij"]),
+        "inverse": inverse(z["z_ij"], z["z_ji"]),
+    }
 
 # %% ../../nbs/5_structure/metrics.ipynb #153c1700
-def latent_family(motion=1.0, offset=0.0, goal=0.0, noise=0.0, n: int = 20_000, d: int = 16, seed: int = 0) -> dict:
-    """Latents z_ij = M (s_j - s_i) + c + g_j + noise of known make, as the dict that `four_numbers` takes.
+def latent_family(
+    motion=1.0, offset=0.0, goal=0.0, noise=0.0, n: int = 20_000, d: int = 16, seed: int = 0
+) -> dict:
+    """Latents z_ij = M (s_j - s_i) + c + g_j + noise of known make, as the dict that `four_numbers`
+    takes.
 
-    `motion`, `offset`, `goal` and `noise` are the root mean square lengths of the four ingredients; states have
-    three dimensions and M has orthogonal columns of one length, so that the motion's length is that of s_j - s_i.
+    `motion`, `offset`, `goal` and `noise` are the root mean square lengths of the four ingredients;
+    states have three dimensions and M has orthogonal columns of one length, so that the motion's
+    length is that of s_j - s_i.
     """
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.standard_normal((d, d)))[0]  # (d, d) orthonormal columns
-    m, c = basis[:, :3] * motion / math.sqrt(6), offset * basis[:, 3]  # E||s_j - s_i||^2 = 6 in three dimensions
+    m, c = (
+        basis[:, :3] * motion / math.sqrt(6),
+        offset * basis[:, 3],
+    )  # E||s_j - s_i||^2 = 6 in three dimensions
     s = {x: rng.standard_normal((n, 3)) for x in "ijk"}
     g = {x: rng.standard_normal((n, d)) * goal / math.sqrt(d) for x in "ijk"}
 
     def latent(a: str, b: str) -> np.ndarray:
-        return (s[b] - s[a]) @ m.T + c + g[b] + rng.standard_normal((n, d)) * noise / math.sqrt(d)  # (n, d)
+        return (
+            (s[b] - s[a]) @ m.T + c + g[b] + rng.standard_normal((n, d)) * noise / math.sqrt(d)
+        )  # (n, d)
 
     ds = np.linalg.norm(s["j"] - s["i"], axis=1)  # (n,)
     return {"z_" + pair: latent(*pair) for pair in ("ij", "jk", "ik", "ii", "ji")} | {"ds": ds}
 
 # %% ../../nbs/5_structure/metrics.ipynb #10b8271f
 def check_motion(tol: float = 1e-12) -> dict:
-    "Check: z = M ds has additivity, identity and inverse 0 and correlation 1 when M's columns are orthogonal."
+    """Check: z = M ds has additivity, identity and inverse 0 and correlation 1 when M's columns are
+    orthogonal.
+    """
     got = four_numbers(latent_family(motion=1.0))
-    assert max(got["additivity"], got["identity"], got["inverse"], abs(got["norm_correlation"] - 1)) < tol, got
+    assert (
+        max(got["additivity"], got["identity"], got["inverse"], abs(got["norm_correlation"] - 1))
+        < tol
+    ), got
     return got
 
 # %% ../../nbs/5_structure/metrics.ipynb #e3500a97
 def check_offset(sizes=(0.25, 0.5, 1.0, 2.0), tol: float = 0.02) -> dict:
-    "Check: additivity rho / (1 + rho), inverse twice identity; the offset alone 1, 1, 2. Returns {size: numbers}."
+    """Check: additivity rho / (1 + rho), inverse twice identity; the offset alone 1, 1, 2.
+
+    Returns {size: numbers}.
+    """
     alone = four_numbers(latent_family(motion=0, offset=3.0))
     assert np.allclose([alone["additivity"], alone["identity"], alone["inverse"]], [1, 1, 2]), alone
     assert math.isnan(alone["norm_correlation"])
@@ -142,7 +187,9 @@ def check_offset(sizes=(0.25, 0.5, 1.0, 2.0), tol: float = 0.02) -> dict:
 
 # %% ../../nbs/5_structure/metrics.ipynb #c40820fd
 def check_noise(tol: float = 0.03) -> dict:
-    "Check: independent Gaussian latents have additivity 3, identity 1, inverse sqrt 2 and no correlation with motion."
+    """Check: independent Gaussian latents have additivity 3, identity 1, inverse sqrt 2 and no
+    correlation with motion.
+    """
     got = four_numbers(latent_family(motion=0, noise=1.0))
     want = {"additivity": 3.0, "identity": 1.0, "inverse": math.sqrt(2), "norm_correlation": 0.0}
     assert all(abs(got[k] - want[k]) < tol for k in want), (got, want)
@@ -150,7 +197,9 @@ def check_noise(tol: float = 0.03) -> dict:
 
 # %% ../../nbs/5_structure/metrics.ipynb #144b01c3
 def check_goal_leak(sizes=(0.5, 1.0, 2.0), tol: float = 0.03) -> dict:
-    "Check: a pure leak has additivity 1, identity 1, inverse sqrt 2; beside motion its share g^2 / (1 + g^2)."
+    """Check: a pure leak has additivity 1, identity 1, inverse sqrt 2; beside motion its share g^2
+    / (1 + g^2).
+    """
     alone = four_numbers(latent_family(motion=0, goal=1.0))
     assert abs(alone["additivity"] - 1) < tol and abs(alone["identity"] - 1) < tol, alone
     assert abs(alone["inverse"] - math.sqrt(2)) < tol, alone
@@ -160,7 +209,9 @@ def check_goal_leak(sizes=(0.5, 1.0, 2.0), tol: float = 0.03) -> dict:
 
 # %% ../../nbs/5_structure/metrics.ipynb #46879e25
 def check_mixture(tol: float = 0.03, seed: int = 0) -> dict:
-    "Check the formula for all four ingredients at random sizes, and that scale and rotation do not matter."
+    """Check the formula for all four ingredients at random sizes, and that scale and rotation do
+    not matter.
+    """
     rng = np.random.default_rng(seed)
     m, c, g, e = rng.uniform(0.2, 1.5, 4)
     latents = latent_family(m, c, g, e)
@@ -175,8 +226,8 @@ def check_mixture(tol: float = 0.03, seed: int = 0) -> dict:
 def quantile_displacement(s_i, s_j, q01, q99) -> np.ndarray:
     """Displacement (n,) between states s_i and s_j (n, P): Appendix C of AC-LAM.
 
-    Each dimension is clipped to the dataset's percentiles q01, q99 (P,) and mapped to [-1, 1]; then the Euclidean
-    distance. Dimensions with q01 = q99 never move and count nothing. No unit.
+    Each dimension is clipped to the dataset's percentiles q01, q99 (P,) and mapped to [-1, 1]; then
+    the Euclidean distance. Dimensions with q01 = q99 never move and count nothing. No unit.
     """
     q01, q99 = np.asarray(q01, np.float64), np.asarray(q99, np.float64)
     if np.any(q99 < q01):
@@ -187,17 +238,24 @@ def quantile_displacement(s_i, s_j, q01, q99) -> np.ndarray:
 
 # %% ../../nbs/5_structure/metrics.ipynb #ad7405a3
 def _motion(batch: dict) -> dict:
-    "`ds` (B,) by Appendix C and the signed change `delta` (B, P) of normalised states; NaN where there is no state."
+    """`ds` (B,) by Appendix C and the signed change `delta` (B, P) of normalised states; NaN where
+    there is no state.
+    """
     s = np.clip(batch["proprio"].double().numpy(), -1, 1)  # (B, 3, P), q01 and q99 lie at -1 and 1
     delta = s[:, 1] - s[:, 0]
-    has = np.asarray(batch["has_proprio"], bool) if "has_proprio" in batch else np.ones(len(s), bool)
+    has = (
+        np.asarray(batch["has_proprio"], bool) if "has_proprio" in batch else np.ones(len(s), bool)
+    )
     delta = np.where(has[:, None], delta, np.nan)
-    ds = np.where(has, np.linalg.norm(delta, axis=1), np.nan)  # where no episode has a state there are no columns
+    ds = np.where(
+        has, np.linalg.norm(delta, axis=1), np.nan
+    )  # where no episode has a state there are no columns
     return {"delta": delta, "ds": ds}
 
 # %% ../../nbs/5_structure/metrics.ipynb #2c9cd1b5
 def uniform_by_magnitude(ds, n: int, rng: np.random.Generator, bins: int = 20) -> np.ndarray:
-    """Indices (n,) of pairs, drawn with replacement so that ds (N,) is spread evenly over its range (Appendix C).
+    """Indices (n,) of pairs, drawn with replacement so that ds (N,) is spread evenly over its range
+    (Appendix C).
 
     The range of ds is cut into `bins` equal parts; each part that holds a pair is equally likely.
     """
@@ -213,10 +271,12 @@ def uniform_by_magnitude(ds, n: int, rng: np.random.Generator, bins: int = 20) -
 
 # %% ../../nbs/5_structure/metrics.ipynb #dbcca487
 def magnitude_draws(dataset, n: int, pool: int = 4, seed: int = 0, bins: int = 20) -> np.ndarray:
-    """Indices (n,) of `dataset` whose pairs (i, j) are spread evenly over the range of displacements (Appendix C).
+    """Indices (n,) of `dataset` whose pairs (i, j) are spread evenly over the range of
+    displacements (Appendix C).
 
-    Chosen among the first n * pool draws by `uniform_by_magnitude`; reads states only where the dataset has `states`.
-    Draws without a robot state are passed over; UserError where fewer than two have one.
+    Chosen among the first n * pool draws by `uniform_by_magnitude`; reads states only where the
+    dataset has `states`. Draws without a robot state are passed over; UserError where fewer than
+    two have one.
     """
     read, ds = getattr(dataset, "states", dataset.batch), []
     for start in range(0, n * pool, 4096):
@@ -229,51 +289,72 @@ def magnitude_draws(dataset, n: int, pool: int = 4, seed: int = 0, bins: int = 2
 
 # %% ../../nbs/5_structure/metrics.ipynb #244d9e94
 def _moments(size: np.ndarray, ds: np.ndarray, known: np.ndarray) -> np.ndarray:
-    "Per-row terms (n, 6) whose averages determine the correlation of `size` and `ds`; zero where ds is not `known`."
+    """Per-row terms (n, 6) whose averages determine the correlation of `size` and `ds`; zero where
+    ds is not `known`.
+    """
     ds = _numbers("ds", np.where(known, ds, 0))
-    a, b = ((x - x[known].mean()) * known if known.any() else 0 * x for x in (size, ds))  # centred: no digits lost
+    a, b = (
+        (x - x[known].mean()) * known if known.any() else 0 * x for x in (size, ds)
+    )  # centred: no digits lost
     return np.stack([known, a, b, a * b, a * a, b * b], 1)
 
 
 def _correlation(m: np.ndarray) -> np.ndarray:
-    "Pearson correlations (R,) from means or sums (R, 6) of `_moments`."
+    """Pearson correlations (R,) from means or sums (R, 6) of `_moments`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b, ab, aa, bb = (x / m[:, 0] for x in m[:, 1:].T)
         return (ab - a * b) / np.sqrt((aa - a * a) * (bb - b * b))
 
 
 def _terms(latents: dict, known: np.ndarray) -> np.ndarray:
-    "Per-row terms (n, 11) whose averages determine the four metrics; the last six are zero where ds is not `known`."
+    """Per-row terms (n, 11) whose averages determine the four metrics; the last six are zero where
+    ds is not `known`.
+    """
     z_ij, z_jk, z_ik, z_ii, z_ji = _rows(**{name: latents[name] for name in LATENTS})
     size = _norms(z_ij)
     lengths = [_norms(z_ik - z_ij - z_jk) ** 2, size**2, _norms(z_ii), _norms(z_ij + z_ji), size]
-    return np.concatenate([np.stack(lengths, 1), _moments(size, latents["ds"], known)], 1)  # (n, 11)
+    return np.concatenate(
+        [np.stack(lengths, 1), _moments(size, latents["ds"], known)], 1
+    )  # (n, 11)
 
 
 def _from_means(m: np.ndarray) -> dict:
-    "The four metrics from means or sums (R, 11) of the terms: arrays (R,)."
+    """The four metrics from means or sums (R, 11) of the terms: arrays (R,)."""
     residual, square, ii, back, size = m[:, :5].T
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {"additivity": residual / square, "norm_correlation": _correlation(m[:, 5:]),
-                "identity": ii / size, "inverse": back / size}  # fmt: skip
+        return {
+            "additivity": residual / square,
+            "norm_correlation": _correlation(m[:, 5:]),
+            "identity": ii / size,
+            "inverse": back / size,
+        }
 
 # %% ../../nbs/5_structure/metrics.ipynb #6c8e505a
 def resample(terms: np.ndarray, groups=None, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Sums (R, T) of per-row `terms` (n, T) over bootstrap samples.
 
-    `groups` (n,) names the episode of each row: whole episodes are drawn with replacement. None draws rows.
+    `groups` (n,) names the episode of each row: whole episodes are drawn with replacement. None
+    draws rows.
     """
-    groups = np.arange(len(terms)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    groups = (
+        np.arange(len(terms))
+        if groups is None
+        else np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    )
     sums = np.zeros((groups.max() + 1, terms.shape[1]))  # (G, T)
     np.add.at(sums, groups, terms)
     rng, fair = np.random.default_rng(seed), np.full(len(sums), 1 / len(sums))
     return np.stack([rng.multinomial(len(sums), fair) @ sums for _ in range(resamples)])
 
 
-def bootstrap_intervals(latents: dict, groups=None, resamples=1000, level=0.95, known=None, seed: int = 0) -> dict:
-    """Percentile bootstrap intervals {metric: (low, high)} of Eqs. 7 to 10; see `resample` for `groups`.
+def bootstrap_intervals(
+    latents: dict, groups=None, resamples=1000, level=0.95, known=None, seed: int = 0
+) -> dict:
+    """Percentile bootstrap intervals {metric: (low, high)} of Eqs. 7 to 10; see `resample` for
+    `groups`.
 
-    `known` (n,) marks the rows whose ds counts (default: all). A metric that is undefined has the interval (NaN, NaN).
+    `known` (n,) marks the rows whose ds counts (default: all). A metric that is undefined has the
+    interval (NaN, NaN).
     """
     terms = _terms(latents, np.ones(len(latents["ds"]), bool) if known is None else known)
     drawn, tails = resample(terms, groups, resamples, seed), [(1 - level) / 2, (1 + level) / 2]
@@ -281,13 +362,17 @@ def bootstrap_intervals(latents: dict, groups=None, resamples=1000, level=0.95, 
 
 
 def _quantiles(values: np.ndarray, tails: list[float]) -> tuple[float, float]:
-    "Two quantiles of those `values` that are finite; NaN where fewer than half are."
-    values = values[np.isfinite(values)] if np.isfinite(values).mean() >= 0.5 else np.array([math.nan])
+    """Two quantiles of those `values` that are finite; NaN where fewer than half are."""
+    values = (
+        values[np.isfinite(values)] if np.isfinite(values).mean() >= 0.5 else np.array([math.nan])
+    )
     return tuple(np.quantile(values, tails).tolist())
 
 # %% ../../nbs/5_structure/metrics.ipynb #fe84970c
 def split_groups(groups, test_share: float, seed: int) -> np.ndarray:
-    "Boolean mask (n,) of test rows: whole groups, about `test_share` of them, at least one on either side."
+    """Boolean mask (n,) of test rows: whole groups, about `test_share` of them, at least one on
+    either side.
+    """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         raise UserError(f"a probe needs rows of at least two episodes, found {len(names)}")
@@ -295,75 +380,111 @@ def split_groups(groups, test_share: float, seed: int) -> np.ndarray:
     return np.isin(member.ravel(), np.random.default_rng(seed).permutation(len(names))[:count])
 
 
-def linear_probe(z, target, groups=None, ridge: float = 1e-3, test_share: float = 0.3, seed: int = 0) -> float:
-    """R^2 on held-out groups of a ridge regression from z (n, d) to target (n, P), all target dimensions together.
+def linear_probe(
+    z, target, groups=None, ridge: float = 1e-3, test_share: float = 0.3, seed: int = 0
+) -> float:
+    """R^2 on held-out groups of a ridge regression from z (n, d) to target (n, P), all target
+    dimensions together.
 
-    `ridge` is relative to the unit variance of standardised columns. `groups` (n,) names the episode of each row.
-    NaN where the target does not vary. At most 1; negative where the probe is worse than the mean.
+    `ridge` is relative to the unit variance of standardised columns. `groups` (n,) names the
+    episode of each row. NaN where the target does not vary. At most 1; negative where the probe is
+    worse than the mean.
     """
     (z,), y = _rows(z=z), _rows(target=target)[0]
     if len(z) != len(y):
-        raise UserError(f"target has {len(y)} rows but z has {len(z)}: one target a latent expected")
+        raise UserError(
+            f"target has {len(y)} rows but z has {len(z)}: one target a latent expected"
+        )
     test = split_groups(np.arange(len(z)) if groups is None else groups, test_share, seed)
     mean, std = z[~test].mean(0), z[~test].std(0)
-    varies = std > 1e-9 * np.abs(z).max(0)  # a column of equal numbers has a spread of rounding errors
+    varies = std > 1e-9 * np.abs(z).max(
+        0
+    )  # a column of equal numbers has a spread of rounding errors
     x, centre = (z - mean) / np.where(varies, std, 1), y[~test].mean(0)  # (n, d), (P,)
     gram = x[~test].T @ x[~test] / (~test).sum() + ridge * np.eye(x.shape[1])  # (d, d)
     b = np.linalg.solve(gram, x[~test].T @ (y[~test] - centre) / (~test).sum())  # (d, P)
     total = ((y[test] - y[test].mean(0)) ** 2).sum()
-    return float(1 - ((y[test] - centre - x[test] @ b) ** 2).sum() / total) if total > 0 else math.nan
+    return (
+        float(1 - ((y[test] - centre - x[test] @ b) ** 2).sum() / total) if total > 0 else math.nan
+    )
 
 # %% ../../nbs/5_structure/metrics.ipynb #c715267f
 def perplexity(indices) -> float:
-    "exp of the entropy of the codes in `indices` (any shape): 1 is one code only, K is K codes in equal use."
+    """exp of the entropy of the codes in `indices` (any shape): 1 is one code only, K is K codes in
+    equal use.
+    """
     p = np.unique(np.asarray(indices), return_counts=True)[1] / np.size(indices)
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def code_usage(indices, codebook_size: int | None = None) -> dict:
-    """Codes used and perplexity of code numbers `indices` (n, N): all N tokens together and each by itself.
+    """Codes used and perplexity of code numbers `indices` (n, N): all N tokens together and each by
+    itself.
 
     With `codebook_size` also `codes_share`, the part of the codebook in use.
     """
     indices = np.asarray(indices)
     if indices.ndim != 2 or indices.size == 0:
-        raise UserError(f"indices have shape {indices.shape}, (n, tokens) with at least one row expected")
+        raise UserError(
+            f"indices have shape {indices.shape}, (n, tokens) with at least one row expected"
+        )
     used = len(np.unique(indices))
-    row = {"codes_used": used, "perplexity": perplexity(indices),
-           "codes_used_per_token": [len(np.unique(c)) for c in indices.T],
-           "perplexity_per_token": [perplexity(c) for c in indices.T]}  # fmt: skip
-    return row | ({"codebook_size": codebook_size, "codes_share": used / codebook_size} if codebook_size else {})
+    row = {
+        "codes_used": used,
+        "perplexity": perplexity(indices),
+        "codes_used_per_token": [len(np.unique(c)) for c in indices.T],
+        "perplexity_per_token": [perplexity(c) for c in indices.T],
+    }
+    return row | (
+        {"codebook_size": codebook_size, "codes_share": used / codebook_size}
+        if codebook_size
+        else {}
+    )
 
 # %% ../../nbs/5_structure/metrics.ipynb #0df91947
 def _per_row(a, b):
-    "Mean squared difference of image tensors (B, C, H, W), per row: (B,)."
+    """Mean squared difference of image tensors (B, C, H, W), per row: (B,)."""
     return ((a - b) ** 2).mean((1, 2, 3))
 
 
 def measure_batch(lam, frames) -> dict:
-    """Latents and errors of one batch of triples `frames` (B, 3, 3, H, W), floats in [0, 1]: a dict of tensors.
+    """Latents and errors of one batch of triples `frames` (B, 3, 3, H, W), floats in [0, 1]: a dict
+    of tensors.
 
-    One encode over the stacked pairs ij, jk, ik, ii, ji and one decode over ij, ik and the sum ij + jk.
+    One encode over the stacked pairs ij, jk, ik, ii, ji and one decode over ij, ik and the sum ij +
+    jk.
     """
     import torch  # here, so that measuring a file of latents does not wait for it
 
     (o_i, o_j, o_k), n = frames.unbind(1), len(frames)  # (B, 3, H, W) each
     latent = lam.encode(torch.cat([o_i, o_j, o_i, o_i, o_j]), torch.cat([o_j, o_k, o_k, o_i, o_i]))
-    z = dict(zip(LATENTS, latent.z.split(n), strict=True))  # (B, d) each; the order is that of LATENTS
-    seen = lam.decode(torch.cat([o_i] * 3), torch.cat([z["z_ij"], z["z_ik"], z["z_ij"] + z["z_jk"]]))
+    z = dict(
+        zip(LATENTS, latent.z.split(n), strict=True)
+    )  # (B, d) each; the order is that of LATENTS
+    seen = lam.decode(
+        torch.cat([o_i] * 3), torch.cat([z["z_ij"], z["z_ik"], z["z_ij"] + z["z_jk"]])
+    )
     hat_ij, hat_ik, hat_sum = seen.split(n)
-    i, j, k = (getattr(lam, "target", torch.as_tensor)(o) for o in (o_i, o_j, o_k))  # frames, or what it decodes to
-    row = z | {"rec": _per_row(hat_ij, j), "copy": _per_row(i, j), "copy_ik": _per_row(i, k),
-               "rec_ik": _per_row(hat_ik, k), "rec_sum": _per_row(hat_sum, k)}  # fmt: skip
+    i, j, k = (
+        getattr(lam, "target", torch.as_tensor)(o) for o in (o_i, o_j, o_k)
+    )  # frames, or what it decodes to
+    row = z | {
+        "rec": _per_row(hat_ij, j),
+        "copy": _per_row(i, j),
+        "copy_ik": _per_row(i, k),
+        "rec_ik": _per_row(hat_ik, k),
+        "rec_sum": _per_row(hat_sum, k),
+    }
     return row if latent.indices is None else row | {"indices": latent.indices[:n].flatten(1)}
 
 # %% ../../nbs/5_structure/metrics.ipynb #0e878e9f
 def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="cpu") -> dict:
-    """Measure `lam` on triples 0 ... n - 1 of `dataset.batch(indices)`, which takes any index: a dict of NumPy arrays.
+    """Measure `lam` on triples 0 ... n - 1 of `dataset.batch(indices)`, which takes any index: a
+    dict of NumPy arrays.
 
-    z_ij z_jk z_ik z_ii z_ji (n, d); ds (n,), delta (n, P); rec, copy, rec_ik, copy_ik, rec_sum (n,), mean squared
-    errors; indices (n, N) of z_ij where the model quantises; trajectory (n,) where the dataset tells it. The paper
-    draws 16k. UserError with fewer than two triples.
+    z_ij z_jk z_ik z_ii z_ji (n, d); ds (n,), delta (n, P); rec, copy, rec_ik, copy_ik, rec_sum
+    (n,), mean squared errors; indices (n, N) of z_ij where the model quantises; trajectory (n,)
+    where the dataset tells it. The paper draws 16k. UserError with fewer than two triples.
     """
     import torch
 
@@ -375,8 +496,12 @@ def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="c
         for start in range(0, n, batch_size):
             batch = dataset.batch(range(start, min(start + batch_size, n)))
             frames = batch["frames"].to(device).float() / 255
-            row = {k: v.cpu().numpy() for k, v in measure_batch(lam, frames).items()} | _motion(batch)
-            parts.append(row | ({"trajectory": np.asarray(batch["index"])[:, 0]} if "index" in batch else {}))
+            row = {k: v.cpu().numpy() for k, v in measure_batch(lam, frames).items()} | _motion(
+                batch
+            )
+            parts.append(
+                row | ({"trajectory": np.asarray(batch["index"])[:, 0]} if "index" in batch else {})
+            )
     lam.train(training)
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
@@ -384,32 +509,54 @@ def collect_latents(lam, dataset, n: int = 4096, batch_size: int = 64, device="c
 latents_for_structure = collect_latents  # the name under which training probes know it
 
 # %% ../../nbs/5_structure/metrics.ipynb #28e05c4c
-def collect_even(lam, dataset, n: int = 4096, batch_size: int = 256, device="cpu", pool=4, seed: int = 0) -> dict:
-    """Latents of n pairs (i, j) that `magnitude_draws` chose, to be merged into what `collect_latents` returns:
-    even_z (n, d), even_ds (n,) and, where the dataset tells it, even_trajectory (n,)."""
+def collect_even(
+    lam, dataset, n: int = 4096, batch_size: int = 256, device="cpu", pool=4, seed: int = 0
+) -> dict:
+    """Latents of n pairs (i, j) that `magnitude_draws` chose, to be merged into what
+    `collect_latents` returns: even_z (n, d), even_ds (n,) and, where the dataset tells it,
+    even_trajectory (n,).
+    """
     import torch
 
-    chosen, parts, training = magnitude_draws(dataset, n, pool, seed), [], getattr(lam, "training", False)
+    chosen, parts, training = (
+        magnitude_draws(dataset, n, pool, seed),
+        [],
+        getattr(lam, "training", False),
+    )
     lam.eval()
     with torch.inference_mode():
         for start in range(0, n, batch_size):
-            batch = dataset.batch(chosen[start:start + batch_size].tolist())
-            o_i, o_j = (batch["frames"][:, t].to(device).float() / 255 for t in (0, 1))  # (B, 3, H, W)
+            batch = dataset.batch(chosen[start : start + batch_size].tolist())
+            o_i, o_j = (
+                batch["frames"][:, t].to(device).float() / 255 for t in (0, 1)
+            )  # (B, 3, H, W)
             row = {"even_z": lam.encode(o_i, o_j).z.cpu().numpy(), "even_ds": _motion(batch)["ds"]}
-            parts.append(row | ({"even_trajectory": np.asarray(batch["index"])[:, 0]} if "index" in batch else {}))
+            parts.append(
+                row
+                | (
+                    {"even_trajectory": np.asarray(batch["index"])[:, 0]}
+                    if "index" in batch
+                    else {}
+                )
+            )
     lam.train(training)
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 # %% ../../nbs/5_structure/metrics.ipynb #25d09b52
-def structure_metrics(latents: dict, codebook_size: int | None = None, intervals: int = 0, seed: int = 0) -> dict:
+def structure_metrics(
+    latents: dict, codebook_size: int | None = None, intervals: int = 0, seed: int = 0
+) -> dict:
     """Everything there is to say about collected latents, as a plain dict for JSON and tables.
 
-    Always Eqs. 7 to 10, `norm_correlation_uniform` (Appendix C) and `n`. Where the arrays are there: `reconstruction`,
-    `reconstruction_ik` and `sum_reconstruction` relative to copying the frame, `probe_r2` of the displacement, code
-    usage. `intervals` > 0 adds 95 % `intervals` of as many resamples. Rows without a robot state count for no motion.
+    Always Eqs. 7 to 10, `norm_correlation_uniform` (Appendix C) and `n`. Where the arrays are
+    there: `reconstruction`, `reconstruction_ik` and `sum_reconstruction` relative to copying the
+    frame, `probe_r2` of the displacement, code usage. `intervals` > 0 adds 95 % `intervals` of as
+    many resamples. Rows without a robot state count for no motion.
     """
     ds = np.asarray(latents["ds"], np.float64)
-    known = np.isfinite(ds) if "delta" in latents else np.ones(len(ds), bool)  # without states at hand ds must be whole
+    known = (
+        np.isfinite(ds) if "delta" in latents else np.ones(len(ds), bool)
+    )  # without states at hand ds must be whole
     row = four_numbers(latents | {"ds": np.where(known, ds, 0)}) | {"n": len(ds)}
     row |= _correlations(latents, known, seed) | _errors(latents) | _probe(latents, known, seed)
     if "indices" in latents:
@@ -422,59 +569,87 @@ def structure_metrics(latents: dict, codebook_size: int | None = None, intervals
 
 # %% ../../nbs/5_structure/metrics.ipynb #c129c986
 def _correlations(latents: dict, known: np.ndarray, seed: int) -> dict:
-    "Eq. 8 as drawn and uniform by magnitude, on the rows whose motion is known."
+    """Eq. 8 as drawn and uniform by magnitude, on the rows whose motion is known."""
     z_ij, ds = latents["z_ij"][known], np.asarray(latents["ds"], np.float64)[known]
     if len(ds) < 2:
         return {"norm_correlation": math.nan, "norm_correlation_uniform": math.nan}
-    even = latents.get("even_z"), latents.get("even_ds")  # pairs of their own, else rows of these, repeated
+    even = (
+        latents.get("even_z"),
+        latents.get("even_ds"),
+    )  # pairs of their own, else rows of these, repeated
     if even[0] is None:
         chosen = uniform_by_magnitude(ds, len(ds), np.random.default_rng(seed))
         even = z_ij[chosen], ds[chosen]
-    return {"norm_correlation": norm_correlation(z_ij, ds), "norm_correlation_uniform": norm_correlation(*even)}
+    return {
+        "norm_correlation": norm_correlation(z_ij, ds),
+        "norm_correlation_uniform": norm_correlation(*even),
+    }
 
 
-ERRORS = {"reconstruction": ("rec", "copy"), "reconstruction_ik": ("rec_ik", "copy_ik"),
-          "sum_reconstruction": ("rec_sum", "copy_ik")}  # fmt: skip
+ERRORS = {
+    "reconstruction": ("rec", "copy"),
+    "reconstruction_ik": ("rec_ik", "copy_ik"),
+    "sum_reconstruction": ("rec_sum", "copy_ik"),
+}
 
 
 def _errors(latents: dict) -> dict:
-    "Errors relative to copying the frame, where they were collected."
+    """Errors relative to copying the frame, where they were collected."""
     return {name: _ratio(latents[a], latents[b]) for name, (a, b) in ERRORS.items() if a in latents}
 
 
 def _probe(latents: dict, known: np.ndarray, seed: int) -> dict:
-    "The linear probe's R^2 of the displacement, where states and at least two episodes are known."
+    """The linear probe's R^2 of the displacement, where states and at least two episodes are known."""
     if "delta" not in latents or known.sum() < 2:
         return {}
     groups = latents["trajectory"][known] if "trajectory" in latents else np.arange(known.sum())
     if len(np.unique(groups)) < 2:
         return {}
-    return {"probe_r2": linear_probe(latents["z_ij"][known], latents["delta"][known], groups, seed=seed)}
+    return {
+        "probe_r2": linear_probe(latents["z_ij"][known], latents["delta"][known], groups, seed=seed)
+    }
 
 # %% ../../nbs/5_structure/metrics.ipynb #4e9ae4d0
 def _more_intervals(latents: dict, resamples: int, seed: int, tails=(0.025, 0.975)) -> dict:
-    "Intervals of the reconstruction errors and of Eq. 8 by magnitude, where these were collected."
+    """Intervals of the reconstruction errors and of Eq.
+
+    8 by magnitude, where these were collected.
+    """
     out, groups = {}, latents.get("trajectory")
     for name, (a, b) in ERRORS.items():
         if a in latents:
             top, bottom = resample(np.stack([latents[a], latents[b]], 1), groups, resamples, seed).T
-            out[name] = _quantiles(np.divide(top, bottom, out=np.full(len(top), math.nan), where=bottom > 0), tails)
+            out[name] = _quantiles(
+                np.divide(top, bottom, out=np.full(len(top), math.nan), where=bottom > 0), tails
+            )
     if "even_z" in latents:
-        terms = _moments(_norms(latents["even_z"]), latents["even_ds"], np.ones(len(latents["even_ds"]), bool))
+        terms = _moments(
+            _norms(latents["even_z"]), latents["even_ds"], np.ones(len(latents["even_ds"]), bool)
+        )
         drawn = resample(terms, latents.get("even_trajectory"), resamples, seed)
         out["norm_correlation_uniform"] = _quantiles(_correlation(drawn), tails)
     return out
 
 # %% ../../nbs/5_structure/metrics.ipynb #8bfcdaf7
 def scalars(row: dict) -> dict:
-    "The entries of `row` that are single numbers, as floats: what a log or a curve can hold."
-    return {k: float(v) for k, v in row.items() if isinstance(v, (int, float, np.number)) and not isinstance(v, bool)}
+    """The entries of `row` that are single numbers, as floats: what a log or a curve can hold."""
+    return {
+        k: float(v)
+        for k, v in row.items()
+        if isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+    }
 
 
-def structure_probe(dataset, n: int = 256, batch_size: int = 64, device="cpu", codebook_size: int | None = None):
-    "A function `probe(model, step)` that measures the model on the first `n` triples of `dataset`: {metric: float}."
+def structure_probe(
+    dataset, n: int = 256, batch_size: int = 64, device="cpu", codebook_size: int | None = None
+):
+    """A function `probe(model, step)` that measures the model on the first `n` triples of
+    `dataset`: {metric: float}.
+    """
 
     def probe(model, step: int) -> dict:
-        return scalars(structure_metrics(collect_latents(model, dataset, n, batch_size, device), codebook_size))
+        return scalars(
+            structure_metrics(collect_latents(model, dataset, n, batch_size, device), codebook_size)
+        )
 
     return probe

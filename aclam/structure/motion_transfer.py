@@ -18,36 +18,47 @@ from ..core import UserError
 def motion_transfer(lam, source, target, device="cpu") -> dict:
     """Play the motion of `source` triples in the `target` frames: Figure 5 of AC-LAM.
 
-    source uint8 (R, 3, 3, H, W) holds o_i, o_j, o_k of R triples, target uint8 (R, 3, H, W) a frame of another scene
-    for each. Returns NumPy images in [0, 1], not clipped: source, target, direct F(o', z_ik) and summed
-    F(o', z_ij + z_jk). UserError where the shapes do not fit.
+    source uint8 (R, 3, 3, H, W) holds o_i, o_j, o_k of R triples, target uint8 (R, 3, H, W) a frame
+    of another scene for each. Returns NumPy images in [0, 1], not clipped: source, target, direct
+    F(o', z_ik) and summed F(o', z_ij + z_jk). UserError where the shapes do not fit.
     """
     import torch
 
-    source, target = (torch.as_tensor(np.asarray(x)).to(device).float() / 255 for x in (source, target))
+    source, target = (
+        torch.as_tensor(np.asarray(x)).to(device).float() / 255 for x in (source, target)
+    )
     if source.ndim != 5 or source.shape[1] != 3 or target.shape != (len(source), *source.shape[2:]):
-        raise UserError(f"source {tuple(source.shape)} and target {tuple(target.shape)} given, "
-                        "(R, 3, 3, H, W) and (R, 3, H, W) expected")
+        raise UserError(
+            f"source {tuple(source.shape)} and target {tuple(target.shape)} given, "
+            "(R, 3, 3, H, W) and (R, 3, H, W) expected"
+        )
     (o_i, o_j, o_k), training = source.unbind(1), lam.training
     lam.eval()
     with torch.inference_mode():
-        z_ij, z_jk, z_ik = lam.encode(torch.cat([o_i, o_j, o_i]), torch.cat([o_j, o_k, o_k])).z.chunk(3)
-        direct, summed = lam.decode(torch.cat([target, target]), torch.cat([z_ik, z_ij + z_jk])).chunk(2)
+        z_ij, z_jk, z_ik = lam.encode(
+            torch.cat([o_i, o_j, o_i]), torch.cat([o_j, o_k, o_k])
+        ).z.chunk(3)
+        direct, summed = lam.decode(
+            torch.cat([target, target]), torch.cat([z_ik, z_ij + z_jk])
+        ).chunk(2)
     lam.train(training)
     images = {"source": source, "target": target, "direct": direct, "summed": summed}
     return {name: x.cpu().numpy() for name, x in images.items()}
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #400b4ded
 def transfer_pairs(batch: dict, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sources (rows, 3, 3, H, W) and targets (rows, 3, H, W) from a batch of triples with `frames` and `index`.
+    """Sources (rows, 3, 3, H, W) and targets (rows, 3, H, W) from a batch of triples with `frames`
+    and `index`.
 
-    The sources are the rows whose frames change most from o_i to o_k, one an episode; the target of each is o_i of the
-    next chosen row. UserError where fewer than two episodes are in the batch.
+    The sources are the rows whose frames change most from o_i to o_k, one an episode; the target of
+    each is o_i of the next chosen row. UserError where fewer than two episodes are in the batch.
     """
     frames, episode = np.asarray(batch["frames"]), np.asarray(batch["index"])[:, 0]
     change = ((frames[:, 2].astype(float) - frames[:, 0]) ** 2).mean((1, 2, 3))  # (B,)
     order = np.argsort(-change, kind="stable")
-    first = np.sort(np.unique(episode[order], return_index=True)[1])  # the liveliest row of each episode
+    first = np.sort(
+        np.unique(episode[order], return_index=True)[1]
+    )  # the liveliest row of each episode
     chosen = order[first][:rows]
     if len(chosen) < 2:
         raise UserError("motion transfer needs triples of at least two episodes")
@@ -55,40 +66,62 @@ def transfer_pairs(batch: dict, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #9f125dc4
 def transfer_gap(moved: dict) -> float:
-    "Squared difference of the two decodings over the squared change that the direct one made; NaN without any change."
+    """Squared difference of the two decodings over the squared change that the direct one made; NaN
+    without any change.
+    """
     change = float(((moved["direct"] - moved["target"]) ** 2).mean())
-    return float(((moved["direct"] - moved["summed"]) ** 2).mean()) / change if change > 0 else float("nan")
+    return (
+        float(((moved["direct"] - moved["summed"]) ** 2).mean()) / change
+        if change > 0
+        else float("nan")
+    )
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #65be4b1e
 def check_transfer_error(lam, source, target, tol: float = 0.02) -> float:
-    "Check for a DotLam that direct transfer errs by leak * (u_i - u'); returns the mean error (positions in [-1, 1])."
+    """Check for a DotLam that direct transfer errs by leak * (u_i - u'); returns the mean error
+    (positions in [-1, 1]).
+    """
     import torch
 
     images = motion_transfer(lam, source, target)
-    u_i, _, u_k = (lam.where(torch.from_numpy(o)) for o in images["source"].swapaxes(0, 1))  # (R, 2) each
+    u_i, _, u_k = (
+        lam.where(torch.from_numpy(o)) for o in images["source"].swapaxes(0, 1)
+    )  # (R, 2) each
     start, end = (lam.where(torch.from_numpy(images[name])) for name in ("target", "direct"))
     right, derived = start + u_k - u_i, lam.leak * (u_i - start)
-    inside = (right + derived).abs().amax(1) < 0.6  # the dot is whole, its centre of mass is its place
-    assert inside.any() and (end - right - derived)[inside].abs().max() < tol, (end - right, derived)
+    inside = (right + derived).abs().amax(
+        1
+    ) < 0.6  # the dot is whole, its centre of mass is its place
+    assert inside.any() and (end - right - derived)[inside].abs().max() < tol, (
+        end - right,
+        derived,
+    )
     return float((end - right)[inside].norm(dim=1).mean())
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #717b15d8
 def _grid(rows: int, groups: list[int], tile: float = 0.86, gap: float = 0.25):
-    "A figure of image axes: `rows` rows; columns in groups of the given sizes with a gap between groups."
+    """A figure of image axes: `rows` rows; columns in groups of the given sizes with a gap between
+    groups.
+    """
     import matplotlib.pyplot as plt
 
     widths = [w for size in groups for w in (*([1.0] * size), gap)][:-1]
-    fig, axes = plt.subplots(rows, len(widths), figsize=(tile * sum(widths), tile * rows + 0.5), squeeze=False,
-                             gridspec_kw={"width_ratios": widths, "wspace": 0.05, "hspace": 0.05})  # fmt: skip
+    fig, axes = plt.subplots(
+        rows,
+        len(widths),
+        figsize=(tile * sum(widths), tile * rows + 0.5),
+        squeeze=False,
+        gridspec_kw={"width_ratios": widths, "wspace": 0.05, "hspace": 0.05},
+    )
     fig.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.46 / (tile * rows + 0.5))
     for ax in axes.flat:
         ax.set_axis_off()
     ends = np.cumsum([size + 1 for size in groups])
-    return fig, [axes[:, end - size - 1:end - 1] for size, end in zip(groups, ends, strict=True)]  # fmt: skip
+    return fig, [axes[:, end - size - 1 : end - 1] for size, end in zip(groups, ends, strict=True)]
 
 
 def _show(ax, image: np.ndarray, title: str = "") -> None:
-    "An image (3, H, W) in [0, 1], or a map (H, W)."
+    """An image (3, H, W) in [0, 1], or a map (H, W)."""
     if image.ndim == 2:
         ax.imshow(image, cmap="magma", vmin=0, vmax=0.5, interpolation="nearest")
     else:
@@ -97,11 +130,15 @@ def _show(ax, image: np.ndarray, title: str = "") -> None:
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #957b06b2
 def draw_motion_transfer(moved: Mapping[str, dict]):
-    "Figure 5: {model: what `motion_transfer` returned, for the same sources and targets} -> a matplotlib figure."
+    """Figure 5: {model: what `motion_transfer` returned, for the same sources and targets} -> a
+    matplotlib figure.
+    """
     first = next(iter(moved.values()))
     fig, blocks = _grid(len(first["target"]), [3, 1, *[3] * len(moved)])
-    titles = {"source": ("$o_i$", "$o_j$", "$o_k$"),
-              "model": ("$F(o', z_{ik})$", "$F(o', z_{ij}+z_{jk})$", "difference")}
+    titles = {
+        "source": ("$o_i$", "$o_j$", "$o_k$"),
+        "model": ("$F(o', z_{ik})$", "$F(o', z_{ij}+z_{jk})$", "difference"),
+    }
     for r, target in enumerate(first["target"]):
         for c, image in enumerate(first["source"][r]):
             _show(blocks[0][r, c], image, titles["source"][c] if r == 0 else "")
@@ -113,5 +150,14 @@ def draw_motion_transfer(moved: Mapping[str, dict]):
     for block, name in zip(blocks, ("source", "target", *moved), strict=True):
         left, right = block[0, 0].get_position(), block[0, -1].get_position()
         top = 1 - 0.05 / fig.get_figheight()
-        fig.text((left.x0 + right.x1) / 2, top, name, ha="center", va="top", fontsize=9, weight="bold", color="#0f172a")
+        fig.text(
+            (left.x0 + right.x1) / 2,
+            top,
+            name,
+            ha="center",
+            va="top",
+            fontsize=9,
+            weight="bold",
+            color="#0f172a",
+        )
     return fig

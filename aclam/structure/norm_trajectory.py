@@ -20,48 +20,62 @@ from .metrics import norm_correlation
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #da09e03c
 def _relative(x: np.ndarray) -> np.ndarray:
-    "`x` divided by its largest value; zeros where that is zero."
+    """`x` divided by its largest value; zeros where that is zero."""
     top = x.max()
     return x / top if top > 0 else np.zeros_like(x)
 
 
 @dataclass(frozen=True)
 class NormTrajectory:
-    "Length of z(o_0, o_t) and displacement over one episode of T frames."
+    """Length of z(o_0, o_t) and displacement over one episode of T frames."""
 
     time: np.ndarray  # (T,) seconds since the first frame
     norm: np.ndarray  # (T,) ||z(o_0, o_t)||
-    displacement: np.ndarray | None  # (T,) distance of normalised states from the first one; None without a robot state
+    displacement: (
+        np.ndarray | None
+    )  # (T,) distance of normalised states from the first one; None without a robot state
     name: str = ""  # of the episode
 
     @property
     def correlation(self) -> float:
-        "Pearson correlation of the two curves (Eq. 8 within one episode); NaN without a displacement that varies."
+        """Pearson correlation of the two curves (Eq.
+
+        8 within one episode); NaN without a displacement that varies.
+        """
         if self.displacement is None:
             return float("nan")
         return norm_correlation(self.norm[:, None], self.displacement)
 
     @property
     def gap(self) -> float:
-        "Mean distance of the two curves, each divided by its largest value: 0 is calibrated."
+        """Mean distance of the two curves, each divided by its largest value: 0 is calibrated."""
         if self.displacement is None:
             return float("nan")
         return float(np.abs(_relative(self.norm) - _relative(self.displacement)).mean())
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #42f897d7
-def norm_trajectory(lam, frames, states=None, time=None, name="", batch_size: int = 64, device="cpu") -> NormTrajectory:
+def norm_trajectory(
+    lam, frames, states=None, time=None, name="", batch_size: int = 64, device="cpu"
+) -> NormTrajectory:
     """||z(o_0, o_t)|| for frames uint8 (T, 3, H, W) at the model's size: Figures 1 and 3 of AC-LAM.
 
-    `states` (T, P) are normalised to [-1, 1] by the dataset's percentiles (clipped here, Appendix C); `time` (T,) in
-    seconds, default the frame numbers. UserError where lengths differ or there are fewer than two frames.
+    `states` (T, P) are normalised to [-1, 1] by the dataset's percentiles (clipped here, Appendix
+    C); `time` (T,) in seconds, default the frame numbers. UserError where lengths differ or there
+    are fewer than two frames.
     """
     import torch
 
     frames = torch.as_tensor(np.asarray(frames))
     time = np.arange(len(frames), dtype=float) if time is None else np.asarray(time, float)
-    if len(frames) < 2 or len(time) != len(frames) or (states is not None and len(states) != len(frames)):
-        raise UserError(f"{name or 'episode'}: {len(frames)} frames, {len(time)} times"
-                        f"{'' if states is None else f', {len(states)} states'}: equal numbers, at least two, expected")
+    if (
+        len(frames) < 2
+        or len(time) != len(frames)
+        or (states is not None and len(states) != len(frames))
+    ):
+        raise UserError(
+            f"{name or 'episode'}: {len(frames)} frames, {len(time)} times"
+            f"{'' if states is None else f', {len(states)} states'}: equal numbers, at least two, expected"
+        )
     lengths, training = [], lam.training
     lam.eval()
     with torch.inference_mode():
@@ -75,9 +89,12 @@ def norm_trajectory(lam, frames, states=None, time=None, name="", batch_size: in
     return NormTrajectory(time - time[0], np.concatenate(lengths), moved, name)
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #e2f1e154
-def check_offset_flattens(lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0, 2.0), tol: float = 1e-2) -> dict:
-    """Check the formula above on one episode for `lam_of_offset(size)`, a model z = a + c with c orthogonal to a of
-    length |a| = |ds|; returns {size: gap}. Raises AssertionError where a curve is below the truth or off the formula.
+def check_offset_flattens(
+    lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0, 2.0), tol: float = 1e-2
+) -> dict:
+    """Check the formula above on one episode for `lam_of_offset(size)`, a model z = a + c with c
+    orthogonal to a of length |a| = |ds|; returns {size: gap}. Raises AssertionError where a curve
+    is below the truth or off the formula.
     """
     gaps = {}
     for size in offsets:
@@ -92,41 +109,64 @@ def check_offset_flattens(lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0,
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #200e5947
 COLORS = (  # models in their order: the first, its twin, others
-    "#0d9488", "#ea580c", "#6366f1", "#be185d", "#65a30d", "#0284c7", "#a16207", "#475569")
+    "#0d9488",
+    "#ea580c",
+    "#6366f1",
+    "#be185d",
+    "#65a30d",
+    "#0284c7",
+    "#a16207",
+    "#475569",
+)
 TRUTH = "#94a3b8"  # what really happened
 
 
 def tidy(ax) -> None:
-    "Take away what a curve does not need."
+    """Take away what a curve does not need."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#94a3b8")
     ax.tick_params(colors="#475569", labelsize=8, length=3)
 
 
 def _top(curves: Mapping) -> float:
-    "The upper end of a panel: above 1 there is room for a legend of all models."
+    """The upper end of a panel: above 1 there is room for a legend of all models."""
     return 1 + 0.135 * (1 + len(curves))
 
 
 def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
-    "One episode: the displacement's area and a line for each model, all divided by their largest value."
+    """One episode: the displacement's area and a line for each model, all divided by their largest
+    value.
+    """
     truth = next(iter(curves.values()))
     if truth.displacement is not None:
-        ax.fill_between(truth.time, _relative(truth.displacement), color=TRUTH, alpha=0.3, lw=0, label="displacement")
+        ax.fill_between(
+            truth.time,
+            _relative(truth.displacement),
+            color=TRUTH,
+            alpha=0.3,
+            lw=0,
+            label="displacement",
+        )
         ax.plot(truth.time, _relative(truth.displacement), color=TRUTH, lw=1)
     for color, (label, c) in zip(cycle(COLORS), curves.items()):
         r = "" if np.isnan(c.correlation) else f"  r = {c.correlation:.2f}"
         ax.plot(c.time, _relative(c.norm), color=color, lw=1.8, label=label + r)
     ax.set(xlabel="seconds", ylim=(0, _top(curves)), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))
     ax.set_title(truth.name, fontsize=9, color="#334155", loc="left")
-    ax.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=1, labelspacing=0.25, borderaxespad=0)
+    ax.legend(
+        frameon=False, fontsize=7.5, loc="upper left", ncols=1, labelspacing=0.25, borderaxespad=0
+    )
     tidy(ax)
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #1df83fbb
-def draw_norm_trajectories(curves: Mapping[str, Sequence[NormTrajectory]], span_s: float | None = None):
-    """Figures 1 and 3: {model: its curves, one an episode, in the same order} -> a figure, one panel an episode.
+def draw_norm_trajectories(
+    curves: Mapping[str, Sequence[NormTrajectory]], span_s: float | None = None
+):
+    """Figures 1 and 3: {model: its curves, one an episode, in the same order} -> a figure, one
+    panel an episode.
 
-    `span_s` marks the longest span of the training triples: to the right of it the model extrapolates.
+    `span_s` marks the longest span of the training triples: to the right of it the model
+    extrapolates.
     """
     import matplotlib.pyplot as plt
 
@@ -144,18 +184,25 @@ def draw_norm_trajectories(curves: Mapping[str, Sequence[NormTrajectory]], span_
     return fig
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #7474541b
-def episode_arrays(trajectory, image_size: int, quantiles: dict | None = None, seconds: float | None = None) -> dict:
-    """Frames, states, times and name of an `aclam.data` trajectory as keyword arguments of `norm_trajectory`.
+def episode_arrays(
+    trajectory, image_size: int, quantiles: dict | None = None, seconds: float | None = None
+) -> dict:
+    """Frames, states, times and name of an `aclam.data` trajectory as keyword arguments of
+    `norm_trajectory`.
 
-    `quantiles` are a store's, {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default: measured on this
-    episode alone. `seconds` keeps the beginning only. Without proprio there are no states.
+    `quantiles` are a store's, {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default:
+    measured on this episode alone. `seconds` keeps the beginning only. Without proprio there are no
+    states.
     """
     from aclam.data.store import resize_frames
     from aclam.data.triples import measured_quantiles, normalise
 
     time = np.asarray(trajectory.timestamp) - trajectory.timestamp[0]
     keep = np.arange(len(time)) if seconds is None else np.flatnonzero(time <= seconds)
-    out = {"frames": resize_frames(trajectory.frames[keep.tolist()], image_size).numpy(), "time": time[keep]}
+    out = {
+        "frames": resize_frames(trajectory.frames[keep.tolist()], image_size).numpy(),
+        "time": time[keep],
+    }
     if trajectory.proprio is not None:
         q = (quantiles or measured_quantiles([trajectory]))[trajectory.embodiment]["proprio"]
         out["states"] = normalise(trajectory.proprio[keep], q["q01"], q["q99"])  # (T, P)

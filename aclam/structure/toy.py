@@ -18,7 +18,9 @@ from torch import nn
 
 # %% ../../nbs/5_structure/toy.ipynb #d896dddb
 def dot_image(p: torch.Tensor, size: int = 32, radius: float = 2.0) -> torch.Tensor:
-    "Gaussian dots at pixel positions `p` (B, 2), as (x, y): images (B, size, size) with values in [0, 1]."
+    """Gaussian dots at pixel positions `p` (B, 2), as (x, y): images (B, size, size) with values in
+    [0, 1].
+    """
     grid = torch.arange(size, dtype=p.dtype, device=p.device)
     x = torch.exp(-((grid - p[:, :1]) ** 2) / (2 * radius**2))  # (B, W)
     y = torch.exp(-((grid - p[:, 1:]) ** 2) / (2 * radius**2))  # (B, H)
@@ -26,7 +28,7 @@ def dot_image(p: torch.Tensor, size: int = 32, radius: float = 2.0) -> torch.Ten
 
 
 def dot_position(red: torch.Tensor) -> torch.Tensor:
-    "Where the dot is: the centre of mass of `red` (B, H, W), as (B, 2) pixel positions (x, y)."
+    """Where the dot is: the centre of mass of `red` (B, H, W), as (B, 2) pixel positions (x, y)."""
     mass = red.sum((1, 2)).clamp_min(1e-6)
     x = (red.sum(1) * torch.arange(red.shape[2], device=red.device)).sum(1) / mass
     y = (red.sum(2) * torch.arange(red.shape[1], device=red.device)).sum(1) / mass
@@ -35,19 +37,21 @@ def dot_position(red: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/5_structure/toy.ipynb #e85fe106
 @dataclass(frozen=True)
 class DotConfig:
-    "A small dataset of moving dots."
+    """A small dataset of moving dots."""
 
     size: int = 32  # pixels a side: enough for a dot that is read to a hundredth of a pixel
     radius: float = 2.0  # standard deviation of the dot in pixels
     episodes: int = 24  # scenes; the same number of backgrounds
     length: int = 40  # frames an episode
     fps: float = 5.0  # frames a second, as the Emoji Table-Top data
-    span_s: float = 3.0  # longest time between two frames of a triple, seconds (the paper's tau for robots)
+    span_s: float = (
+        3.0  # longest time between two frames of a triple, seconds (the paper's tau for robots)
+    )
     seed: int = 0  # draws paths, backgrounds and triples
 
 
 def dot_path(rng: np.random.Generator, config: DotConfig) -> np.ndarray:
-    "One smooth path of pixel positions (T, 2), at least three radii away from the border."
+    """One smooth path of pixel positions (T, 2), at least three radii away from the border."""
     t = np.arange(config.length) / config.fps  # (T,) seconds
     hertz, phase = rng.uniform(0.05, 0.2, (2, 2, 1)), rng.uniform(0, 2 * np.pi, (2, 2, 1))
     wave = np.sin(2 * np.pi * hertz * t + phase).mean(0)  # (2, T) in [-1, 1]
@@ -56,14 +60,16 @@ def dot_path(rng: np.random.Generator, config: DotConfig) -> np.ndarray:
 
 # %% ../../nbs/5_structure/toy.ipynb #6657afd4
 def dot_scene(rng: np.random.Generator, size: int) -> np.ndarray:
-    "A still background (2, size, size), the green and blue channels of one scene, in [0, 1]: two soft waves."
+    """A still background (2, size, size), the green and blue channels of one scene, in [0, 1]: two
+    soft waves.
+    """
     y, x = np.mgrid[:size, :size] / size
     a, b, c = rng.uniform(-6, 6, 2), rng.uniform(-6, 6, 2), rng.uniform(0.08, 0.22, 2)
     return np.stack([c[i] * (1.2 + np.sin(a[i] * x + b[i] * y + 3 * i)) for i in range(2)])
 
 
 def dot_episode(rng: np.random.Generator, config: DotConfig) -> tuple[np.ndarray, np.ndarray]:
-    "One episode: frames uint8 (T, 3, H, W) and states (T, 2) in [-1, 1]."
+    """One episode: frames uint8 (T, 3, H, W) and states (T, 2) in [-1, 1]."""
     path, scene = dot_path(rng, config), dot_scene(rng, config.size)
     red = dot_image(torch.from_numpy(path), config.size, config.radius).numpy()  # (T, H, W)
     still = np.broadcast_to(scene, (len(path), *scene.shape))  # (T, 2, H, W)
@@ -73,15 +79,19 @@ def dot_episode(rng: np.random.Generator, config: DotConfig) -> tuple[np.ndarray
 
 # %% ../../nbs/5_structure/toy.ipynb #d15355c5
 def dot_triple(index: int, config: DotConfig) -> tuple[int, int, int, int]:
-    "(episode, i, j, k) of row `index`: three frames within `span_s` seconds of one another, in any order."
+    """(episode, i, j, k) of row `index`: three frames within `span_s` seconds of one another, in
+    any order.
+    """
     rng = np.random.default_rng((config.seed, index))
     span = round(config.span_s * config.fps)
     start = rng.integers(0, config.length - span)
-    return int(rng.integers(config.episodes)), *(start + rng.choice(span + 1, 3, replace=False)).tolist()
+    return int(rng.integers(config.episodes)), *(
+        start + rng.choice(span + 1, 3, replace=False)
+    ).tolist()
 
 # %% ../../nbs/5_structure/toy.ipynb #72ad0046
 class DotTriples:
-    "Unordered triples of moving dots, with the interface of `aclam.data.triples.TripleDataset`."
+    """Unordered triples of moving dots, with the interface of `aclam.data.triples.TripleDataset`."""
 
     def __init__(self, config: DotConfig | None = None, length: int = 4096):
         self.config, self.length = config or DotConfig(), length
@@ -92,16 +102,23 @@ class DotTriples:
         return self.length
 
     def batch(self, indices) -> dict:
-        "Rows `indices` as tensors: frames uint8 (B, 3, 3, H, W), proprio (B, 3, 2), has_proprio (B,), index (B, 4)."
+        """Rows `indices` as tensors: frames uint8 (B, 3, 3, H, W), proprio (B, 3, 2), has_proprio
+        (B,), index (B, 4).
+        """
         rows = [dot_triple(int(m), self.config) for m in indices]
-        frames = np.stack([self.episodes[e][0][[i, j, k]] for e, i, j, k in rows])  # (B, 3, 3, H, W)
+        frames = np.stack(
+            [self.episodes[e][0][[i, j, k]] for e, i, j, k in rows]
+        )  # (B, 3, 3, H, W)
         states = np.stack([self.episodes[e][1][[i, j, k]] for e, i, j, k in rows])  # (B, 3, 2)
         batch = {"frames": torch.from_numpy(frames), "proprio": torch.from_numpy(states)}
-        return batch | {"has_proprio": torch.ones(len(rows), dtype=torch.bool), "index": torch.tensor(rows)}
+        return batch | {
+            "has_proprio": torch.ones(len(rows), dtype=torch.bool),
+            "index": torch.tensor(rows),
+        }
 
 # %% ../../nbs/5_structure/toy.ipynb #8f772e41
 class DotLatent(NamedTuple):
-    "What `DotLam.encode` returns; the fields of `aclam.lam`'s LatentAction."
+    """What `DotLam.encode` returns; the fields of `aclam.lam`'s LatentAction."""
 
     z: torch.Tensor  # (B, d) post-quantisation
     pre_vq: torch.Tensor  # (B, 2, 1) the two coordinates before rounding
@@ -109,7 +126,9 @@ class DotLatent(NamedTuple):
 
 
 def round_to_levels(a: torch.Tensor, codes: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    "Each entry of `a` (B, 2) rounded to the nearest of `codes` levels in [-2, 2], and the level's number."
+    """Each entry of `a` (B, 2) rounded to the nearest of `codes` levels in [-2, 2], and the level's
+    number.
+    """
     if codes is None:
         return a, None
     step = 4 / (codes - 1)
@@ -120,13 +139,24 @@ def round_to_levels(a: torch.Tensor, codes: int | None) -> tuple[torch.Tensor, t
 class DotLam(nn.Module):
     """A latent action model of the dot world, written down: z_ij = W (u_j - (1 - leak) u_i) + c.
 
-    `leak` 0 is the displacement, 1 the goal; `offset` the length of c, which is orthogonal to W's columns;
-    `codes` the number of levels of each of the two coordinates (None: continuous). Images are (B, 3, H, W) in [0, 1].
+    `leak` 0 is the displacement, 1 the goal; `offset` the length of c, which is orthogonal to W's
+    columns; `codes` the number of levels of each of the two coordinates (None: continuous). Images
+    are (B, 3, H, W) in [0, 1].
     """
 
-    def __init__(self, leak=0.0, offset=0.0, codes: int | None = None, d: int = 8, size: int = 32, seed: int = 0):
+    def __init__(
+        self,
+        leak=0.0,
+        offset=0.0,
+        codes: int | None = None,
+        d: int = 8,
+        size: int = 32,
+        seed: int = 0,
+    ):
         super().__init__()
-        basis = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(seed))).Q  # (d, d)
+        basis = torch.linalg.qr(
+            torch.randn(d, d, generator=torch.Generator().manual_seed(seed))
+        ).Q  # (d, d)
         self.register_buffer("W", basis[:, :2].clone())  # (d, 2)
         self.register_buffer("c", offset * basis[:, 2])  # (d,)
         self.leak, self.codes, self.middle, self.size = leak, codes, (size - 1) / 2, size
@@ -145,16 +175,23 @@ class DotLam(nn.Module):
         return torch.cat([red[:, None], o_i[:, 1:]], 1)
 
 # %% ../../nbs/5_structure/toy.ipynb #9266ed02
-def check_reconstruction_is_blind(leaks=(0.0, 0.5, 1.0), offsets=(0.0, 1.0), tol: float = 1e-3) -> dict:
-    """Check that decode(o_i, z_ij) = o_j for every leak and offset; returns {(leak, offset): mean squared error}.
+def check_reconstruction_is_blind(
+    leaks=(0.0, 0.5, 1.0), offsets=(0.0, 1.0), tol: float = 1e-3
+) -> dict:
+    """Check that decode(o_i, z_ij) = o_j for every leak and offset; returns {(leak, offset): mean
+    squared error}.
 
     Raises AssertionError where the error exceeds `tol` of the error of copying the frame.
     """
-    o_i, o_j, _ = (DotTriples().batch(range(64))["frames"].float() / 255).unbind(1)  # (B, 3, H, W) each
+    o_i, o_j, _ = (DotTriples().batch(range(64))["frames"].float() / 255).unbind(
+        1
+    )  # (B, 3, H, W) each
     copy, errors = ((o_i - o_j) ** 2).mean().item(), {}
     for leak in leaks:
         for offset in offsets:
             lam = DotLam(leak, offset)
-            errors[leak, offset] = ((lam.decode(o_i, lam.encode(o_i, o_j).z) - o_j) ** 2).mean().item() / copy
+            errors[leak, offset] = (
+                (lam.decode(o_i, lam.encode(o_i, o_j).z) - o_j) ** 2
+            ).mean().item() / copy
     assert max(errors.values()) < tol, errors
     return errors

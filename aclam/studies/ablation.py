@@ -33,7 +33,10 @@ from ..structure.metrics import collect_latents, structure_metrics
 # %% ../../nbs/9_studies/ablation.ipynb #9ae8f558
 @dataclass(frozen=True)
 class WatchConfig:
-    "When a latent is called collapsed or exploded. Not of the paper, which does not say how it told."
+    """When a latent is called collapsed or exploded.
+
+    Not of the paper, which does not say how it told.
+    """
 
     fall: float = 0.1  # collapse: the norm is below this part of its first reading
     rise: float = 10.0  # explosion: the norm is above this multiple of its first reading
@@ -42,20 +45,26 @@ class WatchConfig:
 
     def __post_init__(self):
         if not (0 <= self.fall < 1 < self.rise and 0 <= self.alike < 1):
-            raise UserError(f"fall {self.fall} < 1 < rise {self.rise} and alike {self.alike} < 1 expected")
+            raise UserError(
+                f"fall {self.fall} < 1 < rise {self.rise} and alike {self.alike} < 1 expected"
+            )
 
 
 def size_and_spread(z: torch.Tensor) -> tuple[float, float]:
-    "Root mean square of latents (B, d), and that of their deviation from the mean as a part of it (0 where all is 0)."
+    """Root mean square of latents (B, d), and that of their deviation from the mean as a part of it
+    (0 where all is 0).
+    """
     z = z.double()
     size, away = z.square().mean().sqrt().item(), (z - z.mean(0)).square().mean().sqrt().item()
     return size, away / size if size > 0 else 0.0
 
 # %% ../../nbs/9_studies/ablation.ipynb #8802e448
 class Watch:
-    """A probe `watch(model, step)` of a fixed batch of triples (B, 3, 3, S, S): norm, spread, collapsed, exploded.
+    """A probe `watch(model, step)` of a fixed batch of triples (B, 3, 3, S, S): norm, spread,
+    collapsed, exploded.
 
-    `verdict` is "explode", "collapse" or "stable", of the last reading; an explosion is not forgotten.
+    `verdict` is "explode", "collapse" or "stable", of the last reading; an explosion is not
+    forgotten.
     """
 
     def __init__(self, frames: torch.Tensor, config: WatchConfig | None = None):
@@ -70,15 +79,23 @@ class Watch:
         return self.note(step, {"z": a.z, "pre": a.pre_vq.flatten(1)})
 
     def note(self, step: int, latents: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        "Take a reading of named latents (B, d)."
+        """Take a reading of named latents (B, d)."""
         found = {name: size_and_spread(z) for name, z in latents.items()}
         self.first = self.first or {name: size for name, (size, _) in found.items()}
-        c, rows = self.config, [(size / max(self.first[n], 1e-12), alike) for n, (size, alike) in found.items()]
+        c, rows = (
+            self.config,
+            [(size / max(self.first[n], 1e-12), alike) for n, (size, alike) in found.items()],
+        )
         wild = any(not size <= c.rise for size, _ in rows)  # not finite counts
         flat = any(size < c.fall or (step >= c.settle and alike < c.alike) for size, alike in rows)
         exploded = wild or any(r["exploded"] for r in self.readings)
         size, spread = found["z"]
-        row = {"norm": size, "spread": spread, "collapsed": float(flat and not wild), "exploded": float(exploded)}
+        row = {
+            "norm": size,
+            "spread": spread,
+            "collapsed": float(flat and not wild),
+            "exploded": float(exploded),
+        }
         self.readings.append({"step": step, **row})
         return row
 
@@ -90,7 +107,7 @@ class Watch:
 # %% ../../nbs/9_studies/ablation.ipynb #c151ac4e
 @dataclass(frozen=True)
 class ShortRun:
-    "How the small models of a study are trained: all alike."
+    """How the small models of a study are trained: all alike."""
 
     steps: int = 600
     batch_size: int = 16  # triples
@@ -101,13 +118,17 @@ class ShortRun:
 
 
 def rate(s: int, c: ShortRun) -> float:
-    "The learning rate of step s: a linear rise over a tenth of the steps, then a cosine to zero."
+    """The learning rate of step s: a linear rise over a tenth of the steps, then a cosine to zero."""
     rise = max(1, c.steps // 10)
-    return c.lr * min((s + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(0, s - rise) / max(1, c.steps - rise))))
+    return c.lr * min(
+        (s + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(0, s - rise) / max(1, c.steps - rise)))
+    )
 
 # %% ../../nbs/9_studies/ablation.ipynb #f56554f1
 def train_short(lam: LatentActionModel, data: TripleDataset, c: ShortRun, watch: Watch) -> Watch:
-    "Train `lam` in place, `watch` looking on; ends early where the loss or the latents are not finite."
+    """Train `lam` in place, `watch` looking on; ends early where the loss or the latents are not
+    finite.
+    """
     adam = torch.optim.AdamW(lam.parameters(), lr=c.lr, weight_decay=0.01, betas=(0.9, 0.98))
     watch(lam.eval(), 0)
     for s in range(c.steps):
@@ -125,12 +146,25 @@ def train_short(lam: LatentActionModel, data: TripleDataset, c: ShortRun, watch:
     return watch
 
 # %% ../../nbs/9_studies/ablation.ipynb #682327cd
-SHOWN = ("additivity", "norm_correlation", "identity", "inverse", "reconstruction", "sum_reconstruction", "probe_r2",
-         "codes_used", "perplexity")  # fmt: skip
+SHOWN = (
+    "additivity",
+    "norm_correlation",
+    "identity",
+    "inverse",
+    "reconstruction",
+    "sum_reconstruction",
+    "probe_r2",
+    "codes_used",
+    "perplexity",
+)
 
 
-def run_one(config: LamConfig, data: TripleDataset, probe: TripleDataset, c: ShortRun, seed: int = 0) -> dict:
-    "Train one model of `config` and measure it: the shown metrics, the watch's verdict and its readings."
+def run_one(
+    config: LamConfig, data: TripleDataset, probe: TripleDataset, c: ShortRun, seed: int = 0
+) -> dict:
+    """Train one model of `config` and measure it: the shown metrics, the watch's verdict and its
+    readings.
+    """
     torch.manual_seed(seed)
     lam = LatentActionModel(config)
     watch = train_short(lam, data, c, Watch(probe.batch(range(c.n, c.n + 128))["frames"]))
@@ -142,8 +176,14 @@ def run_one(config: LamConfig, data: TripleDataset, probe: TripleDataset, c: Sho
 
 # %% ../../nbs/9_studies/ablation.ipynb #75ce9f27
 SMALL = replace(
-    PRESETS["ac_lam_cpu"], idm_width=64, fdm_width=64, idm_depth=1, fdm_depth=2, proprio_dim=0,
-    bottleneck=BottleneckConfig(codes=32, shared=False, normalise="centre", continuous_steps=250))  # fmt: skip
+    PRESETS["ac_lam_cpu"],
+    idm_width=64,
+    fdm_width=64,
+    idm_depth=1,
+    fdm_depth=2,
+    proprio_dim=0,
+    bottleneck=BottleneckConfig(codes=32, shared=False, normalise="centre", continuous_steps=250),
+)
 
 DESIGNS = {  # of Table 5; the paper's defaults first
     "default (FDM, post-VQ)": ObjectiveConfig(lambda_ac=1.0),
@@ -153,39 +193,54 @@ DESIGNS = {  # of Table 5; the paper's defaults first
     "IDM, stop z_ij + z_jk": ObjectiveConfig(lambda_ac=1.0, ac_form="idm", ac_stop="sum"),
 }
 PAPER = {  # Table 5: L_Norm-AC, r, stability
-    "default (FDM, post-VQ)": (0.102, 0.256, "stable"), "FDM, pre-VQ": (0.456, 0.476, "stable"),
-    "IDM, no stop": (None, None, "collapse"), "IDM, stop z_ik": (0.141, 0.098, "stable"),
-    "IDM, stop z_ij + z_jk": (None, None, "explode")}  # fmt: skip
+    "default (FDM, post-VQ)": (0.102, 0.256, "stable"),
+    "FDM, pre-VQ": (0.456, 0.476, "stable"),
+    "IDM, no stop": (None, None, "collapse"),
+    "IDM, stop z_ik": (0.141, 0.098, "stable"),
+    "IDM, stop z_ij + z_jk": (None, None, "explode"),
+}
 
 # %% ../../nbs/9_studies/ablation.ipynb #5e732aee
 def designs(normalise: str = "centre") -> dict[str, LamConfig]:
-    "The models of Table 5: one base, five objectives."
+    """The models of Table 5: one base, five objectives."""
     base = replace(SMALL, bottleneck=replace(SMALL.bottleneck, normalise=normalise))
     return {name: replace(base, objective=objective) for name, objective in DESIGNS.items()}
 
 
 def bottlenecks(base: LamConfig = SMALL, lambda_ac: float = 1.0) -> dict[str, LamConfig]:
-    "Each kind of bottleneck in a pair IDM with AC and without, and in the potential model, on the difference."
+    """Each kind of bottleneck in a pair IDM with AC and without, and in the potential model, on the
+    difference.
+    """
     one = replace(base.bottleneck, normalise="global")
-    kinds = {"vq": one, "rvq": replace(one, kind="rvq", codes=8), "nsvq": replace(one, kind="nsvq"),
-             "fsq": replace(one, kind="fsq"), "vae": replace(one, kind="vae", normalise="none"),
-             "none": replace(one, kind="none")}  # fmt: skip
+    kinds = {
+        "vq": one,
+        "rvq": replace(one, kind="rvq", codes=8),
+        "nsvq": replace(one, kind="nsvq"),
+        "fsq": replace(one, kind="fsq"),
+        "vae": replace(one, kind="vae", normalise="none"),
+        "none": replace(one, kind="none"),
+    }
     models = {}
     for kind, config in kinds.items():
         for name, weight in {"AC": lambda_ac, "no AC": 0.0}.items():
-            models[f"{kind}, {name}"] = replace(base, bottleneck=config, objective=ObjectiveConfig(lambda_ac=weight))
+            models[f"{kind}, {name}"] = replace(
+                base, bottleneck=config, objective=ObjectiveConfig(lambda_ac=weight)
+            )
         still = replace(config, normalise="none" if kind == "vae" else "scale")
         models[f"{kind}, potential"] = potential_of(base, bottleneck=still)
     return models
 
 
 STUDIES: dict[str, Callable[[], dict[str, LamConfig]]] = {
-    "table5": designs, "table5_normalised": lambda: designs("global"), "bottlenecks": bottlenecks}  # fmt: skip
+    "table5": designs,
+    "table5_normalised": lambda: designs("global"),
+    "bottlenecks": bottlenecks,
+}
 
 # %% ../../nbs/9_studies/ablation.ipynb #6503c10e
 @dataclass(frozen=True)
 class AblationConfig:
-    "Train the small models of a study on one budget and write what became of them."
+    """Train the small models of a study on one budget and write what became of them."""
 
     study: Literal["table5", "table5_normalised", "bottlenecks"] = "table5"  # what is compared
     data: str = ""  # a folder of episodes (aclam-data prepare); the last tenth is held out
@@ -196,9 +251,11 @@ class AblationConfig:
 
 
 def open_study(config: AblationConfig, size: int) -> tuple[TripleDataset, TripleDataset]:
-    "Triples to train on and triples of held-out episodes, at `size` pixels."
+    """Triples to train on and triples of held-out episodes, at `size` pixels."""
     if not config.data:
-        raise UserError("which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji")
+        raise UserError(
+            "which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji"
+        )
     store = open_dataset(config.data)
     small = cache_frames(store.trajectories, size, in_memory=True)
     out, shared = held_out(len(small), None, None), {"quantiles": store.meta["quantiles"]}
@@ -208,7 +265,7 @@ def open_study(config: AblationConfig, size: int) -> tuple[TripleDataset, Triple
 
 # %% ../../nbs/9_studies/ablation.ipynb #6ef19dc1
 def run_study(config: AblationConfig) -> dict:
-    "Train and measure what is missing in `config.out`; the whole content is returned."
+    """Train and measure what is missing in `config.out`; the whole content is returned."""
     models, file = STUDIES[config.study](), Path(config.out)
     about = plain({"study": config.study, "run": asdict(config.run)})
     found = read_json(file) if file.exists() else {**about, "rows": {}}
@@ -220,40 +277,59 @@ def run_study(config: AblationConfig) -> dict:
             if f"{name}, seed {seed}" in found["rows"]:
                 continue
             row = run_one(model, data, probe, config.run, seed)
-            say(f"{name}, seed {seed}: {row['stability']}, additivity {row.get('additivity', math.nan):.3f}")
+            say(
+                f"{name}, seed {seed}: {row['stability']}, additivity {row.get('additivity', math.nan):.3f}"
+            )
             found["rows"][f"{name}, seed {seed}"] = plain(row)
             write_json(file, found)
     return found
 
 # %% ../../nbs/9_studies/ablation.ipynb #ed67939e
 def summary(found: Mapping, names, key: str) -> dict[str, list]:
-    "The values of `key` for each name, one a seed."
+    """The values of `key` for each name, one a seed."""
     rows = found["rows"]
-    return {name: [row[key] for full, row in rows.items() if full.rsplit(", seed ", 1)[0] == name and key in row]
-            for name in names}  # fmt: skip
+    return {
+        name: [
+            row[key]
+            for full, row in rows.items()
+            if full.rsplit(", seed ", 1)[0] == name and key in row
+        ]
+        for name in names
+    }
 
 
 def as_table(found: Mapping) -> str:
-    "What was found, for a person: a line a model, means over seeds."
+    """What was found, for a person: a line a model, means over seeds."""
     there = {full.rsplit(", seed ", 1)[0] for full in found["rows"]}
     names = [name for name in STUDIES[found["study"]]() if name in there]
-    keys = {"additivity": "additivity", "norm_correlation": "norm r", "identity": "identity", "inverse": "inverse",
-            "reconstruction": "rec", "sum_reconstruction": "rec of sum", "probe_r2": "R2 motion"}  # fmt: skip
+    keys = {
+        "additivity": "additivity",
+        "norm_correlation": "norm r",
+        "identity": "identity",
+        "inverse": "inverse",
+        "reconstruction": "rec",
+        "sum_reconstruction": "rec of sum",
+        "probe_r2": "R2 motion",
+    }
     lines = [f"{'':23s}" + "".join(f"{title:>11s}" for title in keys.values()) + "  stability"]
     for name in names:
         cells = [summary(found, [name], k)[name] for k in keys]
         shown = "".join(f"{np.mean(c):11.3f}" if c else f"{'-':>11s}" for c in cells)
-        lines.append(f"{name:23s}{shown}  {', '.join(sorted(set(summary(found, [name], 'stability')[name])))}")
+        lines.append(
+            f"{name:23s}{shown}  {', '.join(sorted(set(summary(found, [name], 'stability')[name])))}"
+        )
     return "\n".join(lines)
 
 
 def main(argv=None) -> None:
-    "Entry point of `python -m aclam.studies.ablation`."
+    """Entry point of `python -m aclam.studies.ablation`."""
     show = lambda c: print_json(run_study(c)) if c.json else print(as_table(run_study(c)))  # noqa: E731
     cli(AblationConfig, show, argv, prog="python -m aclam.studies.ablation")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()
 
 # %% ../../nbs/9_studies/ablation.ipynb #8d64e0f8
@@ -261,32 +337,56 @@ BUDGET = (
     "--preset ac_lam_cpu --train.steps 800 --train.batch-size 16 --train.probe-every 800 "
     "--train.checkpoint-every 200 --probe-n 64 --model.bottleneck.continuous-steps 518"
 ).split()
-CHANNELS = {"vq": [], "none": ["--model.bottleneck.noise", "0"], "fsq": [],
-            "vae": ["--model.bottleneck.normalise", "none"], "nsvq": []}  # fmt: skip
+CHANNELS = {
+    "vq": [],
+    "none": ["--model.bottleneck.noise", "0"],
+    "fsq": [],
+    "vae": ["--model.bottleneck.normalise", "none"],
+    "nsvq": [],
+}
 AC = {"AC": "1", "no AC": "0"}
 
 
 def channel_words(kind: str, weight: str, data: str, out: Path) -> list[str]:
-    "The options of `aclam-train-lam` for one model of the study."
-    words = ["--model.bottleneck.kind", kind, "--model.objective.lambda-ac", weight, *CHANNELS[kind]]
+    """The options of `aclam-train-lam` for one model of the study."""
+    words = [
+        "--model.bottleneck.kind",
+        kind,
+        "--model.objective.lambda-ac",
+        weight,
+        *CHANNELS[kind],
+    ]
     return [*BUDGET, *words, "--data", data, "--out", str(out)]
 
 
 def measure_channel(run: Path, data: str, n: int) -> dict:
-    "The shown metrics of a trained model on its held-out episodes, and the watch's verdict at the end of its training."
+    """The shown metrics of a trained model on its held-out episodes, and the watch's verdict at the
+    end of its training.
+    """
     lam, ask = LatentActionModel.from_pretrained(run / "model"), StructureConfig(n=n)
     probe = held_out_triples(open_dataset(data), lam.config.image_size, ask, origin(run / "model"))
     found = structure_metrics(collect_latents(lam, probe, n), lam.config.codebook_size)
     end = read_json(run / "result.json")
-    verdict = "explode" if end["probe/exploded"] else "collapse" if end["probe/collapsed"] else "stable"
+    verdict = (
+        "explode" if end["probe/exploded"] else "collapse" if end["probe/collapsed"] else "stable"
+    )
     return {"stability": verdict, **{k: found[k] for k in SHOWN if k in found}}
 
 # %% ../../nbs/9_studies/ablation.ipynb #3e84ecdc
-def channel_study(data: str, runs: Path, file: Path, kinds: Sequence[str] = tuple(CHANNELS), n: int = 1024) -> dict:
-    "Train and measure what is missing in `file`, model by model; a study that was stopped goes on."
+def channel_study(
+    data: str, runs: Path, file: Path, kinds: Sequence[str] = tuple(CHANNELS), n: int = 1024
+) -> dict:
+    """Train and measure what is missing in `file`, model by model; a study that was stopped goes
+    on.
+    """
     from aclam.train.lam import run, settings_from  # here: only commands know the training room
 
-    about = {"command": " ".join(["aclam-train-lam", *BUDGET, "..."]), "data": data, "n": n, "rows": {}}
+    about = {
+        "command": " ".join(["aclam-train-lam", *BUDGET, "..."]),
+        "data": data,
+        "n": n,
+        "rows": {},
+    }
     found = read_json(file) if file.exists() else about
     for kind in kinds:
         for name, weight in AC.items():

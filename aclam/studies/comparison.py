@@ -31,35 +31,67 @@ from ..train.cluster import exit_on_signals, start_child, stop_children
 
 # %% ../../nbs/9_studies/comparison.ipynb #0761485c
 PAPER_TABLE_1 = {  # (additivity, norm correlation, identity, inverse)
-    "Fractal": {"AC-LAM": (0.086, 0.489, 0.151, 0.156), "villa-X": (0.374, 0.289, 0.358, 0.874),
-                "UniVLA": (0.960, 0.325, 0.478, 1.536), "LAPA": (0.845, 0.024, 0.862, 1.773)},
-    "Bridge": {"AC-LAM": (0.135, 0.408, 0.020, 0.267), "villa-X": (0.386, 0.225, 0.326, 0.875),
-               "UniVLA": (0.953, 0.276, 0.517, 1.465), "LAPA": (0.875, -0.074, 0.914, 1.787)},
-    "LIBERO": {"AC-LAM": (0.089, 0.277, 1.338, 0.206), "villa-X": (0.491, 0.074, 0.516, 0.955),
-               "UniVLA": (1.005, 0.647, 0.517, 1.471), "LAPA": (0.905, 0.180, 0.940, 1.808)},
-}  # fmt: skip
+    "Fractal": {
+        "AC-LAM": (0.086, 0.489, 0.151, 0.156),
+        "villa-X": (0.374, 0.289, 0.358, 0.874),
+        "UniVLA": (0.960, 0.325, 0.478, 1.536),
+        "LAPA": (0.845, 0.024, 0.862, 1.773),
+    },
+    "Bridge": {
+        "AC-LAM": (0.135, 0.408, 0.020, 0.267),
+        "villa-X": (0.386, 0.225, 0.326, 0.875),
+        "UniVLA": (0.953, 0.276, 0.517, 1.465),
+        "LAPA": (0.875, -0.074, 0.914, 1.787),
+    },
+    "LIBERO": {
+        "AC-LAM": (0.089, 0.277, 1.338, 0.206),
+        "villa-X": (0.491, 0.074, 0.516, 0.955),
+        "UniVLA": (1.005, 0.647, 0.517, 1.471),
+        "LAPA": (0.905, 0.180, 0.940, 1.808),
+    },
+}
 PAPER_TABLE_2 = {"AC-LAM": 0.502, "villa-X": 0.630, "UniVLA": 0.802, "LAPA": 0.520}  # chance: 0.25
-METRICS = {"additivity": "lower", "norm_correlation_uniform": "higher", "identity": "lower", "inverse": "lower"}
-METHODS = {"ac_lam": "AC-LAM", "villa_x": "villa-X", "univla": "UniVLA", "lapa": "LAPA"}  # how presets' names begin
+METRICS = {
+    "additivity": "lower",
+    "norm_correlation_uniform": "higher",
+    "identity": "lower",
+    "inverse": "lower",
+}
+METHODS = {
+    "ac_lam": "AC-LAM",
+    "villa_x": "villa-X",
+    "univla": "UniVLA",
+    "lapa": "LAPA",
+}  # how presets' names begin
 
 
 def method_of(preset: str) -> str | None:
-    "The paper's name of the method that a preset belongs to; None for models that are not in the paper."
+    """The paper's name of the method that a preset belongs to; None for models that are not in the
+    paper.
+    """
     return next((name for start, name in METHODS.items() if preset.startswith(start)), None)
 
 # %% ../../nbs/9_studies/comparison.ipynb #6de49259
 @dataclass(frozen=True)
 class CompareConfig:
-    "Train models of the registry with equal budgets, measure them, print Tables 1 and 2. Stopped runs go on."
+    """Train models of the registry with equal budgets, measure them, print Tables 1 and 2.
+
+    Stopped runs go on.
+    """
 
     data: tuple[Path, ...]  # stores to train on together; measured on what is held out of each
     ood: tuple[Path, ...] = ()  # stores that no model is trained on: the paper's LIBERO
-    models: tuple[str, ...] = ("ac_lam_cpu", "no_ac_cpu")  # presets; all must have the CPU's or all the paper's sizes
+    models: tuple[str, ...] = (
+        "ac_lam_cpu",
+        "no_ac_cpu",
+    )  # presets; all must have the CPU's or all the paper's sizes
     out: Path = Path("runs/compare")  # gets runs/, measured/, figures/, results.json, tables.md
     steps: int = 0  # optimiser steps of every model; 0: as the first preset is usually trained
     batch_size: int = 0  # triples a step, for every model; 0: as the first preset
     seeds: int = 3  # of weights and draws; each model is trained with seeds 0, 1, ...
-    n: int = 16_000  # triples measured of each store, and as many pairs even by magnitude (Appendix C)
+    n: int = (
+        16_000  # triples measured of each store, and as many pairs even by magnitude (Appendix C)
+    )
     probe_n: int = 3200  # pairs of each store for the environment probe (Appendix C: 100 x 32)
     intervals: int = 1000  # bootstrap samples of episodes
     workers: int = 1  # trainings at a time, each in a process with one thread
@@ -69,38 +101,65 @@ class CompareConfig:
 
 # %% ../../nbs/9_studies/comparison.ipynb #19cb53eb
 def names_of(config: CompareConfig) -> dict[str, Path]:
-    "The stores by their folders' names, those that are trained on first. Two of one name are a `UserError`."
+    """The stores by their folders' names, those that are trained on first.
+
+    Two of one name are a `UserError`.
+    """
     folders = [Path(p) for p in (*config.data, *config.ood)]
     out = {p.resolve().name: p for p in folders}
     if len(out) < len(folders):
-        raise UserError(f"two stores have the same folder name: {', '.join(p.name for p in folders)}")
+        raise UserError(
+            f"two stores have the same folder name: {', '.join(p.name for p in folders)}"
+        )
     return out
 
 
 def check_config(config: CompareConfig) -> None:
-    "UserError for a comparison that cannot be made."
+    """UserError for a comparison that cannot be made."""
     from aclam.lam import PRESETS
     from aclam.lam.model import preset
 
     if len(set(config.models)) < max(len(config.models), 1) or config.seeds < 1 or config.n < 2:
-        raise UserError("--models names one or more different presets, --seeds is at least 1, --n at least 2")
+        raise UserError(
+            "--models names one or more different presets, --seeds is at least 1, --n at least 2"
+        )
     for name in config.models:
         preset(name)  # its error names the nearest
     if len({name.endswith("_cpu") for name in config.models}) > 1:
-        raise UserError(f"{', '.join(config.models)}: presets of the CPU's and of the paper's size, choose one kind")
+        raise UserError(
+            f"{', '.join(config.models)}: presets of the CPU's and of the paper's size, choose one kind"
+        )
     if not config.data:
-        raise UserError(f"which data? --data FOLDER ...; the models there are: {', '.join(PRESETS)}")
+        raise UserError(
+            f"which data? --data FOLDER ...; the models there are: {', '.join(PRESETS)}"
+        )
     names_of(config)
 
 # %% ../../nbs/9_studies/comparison.ipynb #91194378
 def train_words(config: CompareConfig, name: str, seed: int) -> list[str]:
-    "The options of `aclam-train-lam` that train one model of the comparison."
+    """The options of `aclam-train-lam` that train one model of the comparison."""
     from aclam.train.lam import settings_for  # here: only commands know the training room
 
     usual, first = settings_for(name), settings_for(config.models[0]).train
     steps, batch = config.steps or first.steps, config.batch_size or first.batch_size
-    words = ["--preset", name, "--out", str(run_of(config, name, seed)), "--data", *map(str, config.data)]
-    words += ["--train.steps", steps, "--train.batch-size", batch, "--train.seed", seed, "--triples.seed", seed]
+    words = [
+        "--preset",
+        name,
+        "--out",
+        str(run_of(config, name, seed)),
+        "--data",
+        *map(str, config.data),
+    ]
+    words += [
+        "--train.steps",
+        steps,
+        "--train.batch-size",
+        batch,
+        "--train.seed",
+        seed,
+        "--triples.seed",
+        seed,
+    ]
     words += ["--probe-n", min(config.n, 256)]  # of the watch, and of the numbers along the way
     phase = getattr(getattr(usual.model, "bottleneck", None), "continuous_steps", 0)
     if phase and steps != usual.train.steps:
@@ -109,17 +168,19 @@ def train_words(config: CompareConfig, name: str, seed: int) -> list[str]:
 
 
 def run_of(config: CompareConfig, name: str, seed: int) -> Path:
-    "The folder of one training."
+    """The folder of one training."""
     return Path(config.out) / "runs" / name / f"seed{seed}"
 
 
 def trainings(config: CompareConfig) -> list[tuple[str, int]]:
-    "All (model, seed), all models of a seed before the next seed."
+    """All (model, seed), all models of a seed before the next seed."""
     return [(name, seed) for seed in range(config.seeds) for name in config.models]
 
 
 def is_trained(config: CompareConfig, name: str, seed: int) -> bool:
-    "Whether a training is complete: it wrote its last file, and made as many steps as are asked for now."
+    """Whether a training is complete: it wrote its last file, and made as many steps as are asked
+    for now.
+    """
     run, words = run_of(config, name, seed), train_words(config, name, seed)
     if not (run / "data.json").exists() or not (run / "result.json").exists():
         return False
@@ -130,16 +191,21 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def start_training(words: Sequence[str], folder: Path) -> subprocess.Popen:
-    "A process that trains, and ends when this one does; what it says goes to train.log in `folder`."
+    """A process that trains, and ends when this one does; what it says goes to train.log in
+    `folder`.
+    """
     say(f"training in {folder}")
-    return start_child([sys.executable, "-m", "aclam.train.lam", *words], folder / "train.log", ONE_THREAD)
+    return start_child(
+        [sys.executable, "-m", "aclam.train.lam", *words], folder / "train.log", ONE_THREAD
+    )
 
 # %% ../../nbs/9_studies/comparison.ipynb #f79b6765
 def train_all(config: CompareConfig, deadline: float = math.inf) -> Iterator[tuple[str, int]]:
-    """Train what is not trained, and yield each (model, seed) as soon as it is, those of earlier sittings first.
+    """Train what is not trained, and yield each (model, seed) as soon as it is, those of earlier
+    sittings first.
 
-    Ends at `deadline` (of time.monotonic); what runs then can go on later. One that fails is a `UserError`, after all
-    others are done.
+    Ends at `deadline` (of time.monotonic); what runs then can go on later. One that fails is a
+    `UserError`, after all others are done.
     """
     waiting, running, failed = [t for t in trainings(config) if not is_trained(config, *t)], {}, []
     yield from [t for t in trainings(config) if t not in waiting]
@@ -161,16 +227,20 @@ def train_all(config: CompareConfig, deadline: float = math.inf) -> Iterator[tup
 
 # %% ../../nbs/9_studies/comparison.ipynb #39b4552e
 def _last_words(config: CompareConfig, job: tuple[str, int]) -> str:
-    "One line on a training that failed."
+    """One line on a training that failed."""
     log = run_of(config, *job) / "train.log"
-    lines = [x for x in log.read_text(errors="replace").replace("\r", "\n").splitlines() if x.strip()]
-    words = f"training {job[0]}, seed {job[1]} failed: {lines[-1] if lines else 'no word'} (see {log})"
+    lines = [
+        x for x in log.read_text(errors="replace").replace("\r", "\n").splitlines() if x.strip()
+    ]
+    words = (
+        f"training {job[0]}, seed {job[1]} failed: {lines[-1] if lines else 'no word'} (see {log})"
+    )
     say(words)
     return words
 
 # %% ../../nbs/9_studies/comparison.ipynb #43953b93
 def measured(file: Path, settings: Mapping, work: Callable[[], dict]) -> dict:
-    "The result of `work`, kept in `file` together with the settings that it is for; done once."
+    """The result of `work`, kept in `file` together with the settings that it is for; done once."""
     settings = plain(settings)
     if file.exists() and (found := read_json(file))["settings"] == settings:
         return found["result"]
@@ -184,7 +254,9 @@ CURVES = 2  # held-out episodes of each store that Figures 1, 3 and 6 show
 
 
 def curve_of(lam, dataset, episode: int, device: str = "cpu") -> dict:
-    "||z(o_0, o_t)|| and the true displacement along one episode of a dataset of triples, as lists for JSON."
+    """||z(o_0, o_t)|| and the true displacement along one episode of a dataset of triples, as lists
+    for JSON.
+    """
     from aclam.structure.norm_trajectory import episode_arrays, norm_trajectory
 
     arrays = episode_arrays(dataset.trajectories[episode], lam.config.image_size, dataset.quantiles)
@@ -195,7 +267,7 @@ def curve_of(lam, dataset, episode: int, device: str = "cpu") -> dict:
 
 # %% ../../nbs/9_studies/comparison.ipynb #30448ef4
 class Measure:
-    "Measures trained models on the stores of a comparison; stores are opened once."
+    """Measures trained models on the stores of a comparison; stores are opened once."""
 
     def __init__(self, config: CompareConfig):
         import torch
@@ -205,48 +277,71 @@ class Measure:
         self.device = auto if config.device == "auto" else config.device
 
     def dataset(self, name: str, folder: Path, size: int, origin: dict):
-        "The held-out triples of one store at one image size; all models are trained on the same data."
+        """The held-out triples of one store at one image size; all models are trained on the same
+        data.
+        """
         from aclam.data.source import open_dataset
         from aclam.commands.structure import StructureConfig, held_out_triples
 
         if (name, size) not in self.triples:
             store = self.stores.setdefault(name, open_dataset(folder))
-            self.triples[name, size] = held_out_triples(store, size, StructureConfig(n=self.config.n), origin)
+            self.triples[name, size] = held_out_triples(
+                store, size, StructureConfig(n=self.config.n), origin
+            )
         return self.triples[name, size]
 
     def structure(self, lam, dataset) -> dict:
-        "Eqs. 7 to 10 of one model on one store, with intervals."
+        """Eqs. 7 to 10 of one model on one store, with intervals."""
         from aclam.commands.structure import StructureConfig, collect
         from aclam.structure.metrics import structure_metrics
 
         latents = collect(lam, dataset, StructureConfig(n=self.config.n), self.device)
-        row = structure_metrics(latents, getattr(lam.config, "codebook_size", None), self.config.intervals)
+        row = structure_metrics(
+            latents, getattr(lam.config, "codebook_size", None), self.config.intervals
+        )
         return row | {"norm": float(np.linalg.norm(latents["z_ij"], axis=1).mean())}
 
     def leakage(self, lam, datasets: Mapping) -> dict:
-        "The probes of one model over all stores."
+        """The probes of one model over all stores."""
         from aclam.structure.leakage import leakage, probe_rows
 
-        return leakage({k: probe_rows(lam, d, self.config.probe_n, device=self.device) for k, d in datasets.items()})
+        return leakage(
+            {
+                k: probe_rows(lam, d, self.config.probe_n, device=self.device)
+                for k, d in datasets.items()
+            }
+        )
 
     def curves(self, lam, datasets: Mapping) -> dict:
-        "{store: Figures 1, 3 and 6 of one model}: time, norm and displacement over the first held-out episodes."
-        return {name: [curve_of(lam, d, e, self.device) for e in range(min(CURVES, len(d.trajectories)))]
-                for name, d in datasets.items()}  # fmt: skip
+        """{store: Figures 1, 3 and 6 of one model}: time, norm and displacement over the first
+        held-out episodes.
+        """
+        return {
+            name: [
+                curve_of(lam, d, e, self.device) for e in range(min(CURVES, len(d.trajectories)))
+            ]
+            for name, d in datasets.items()
+        }
 
 # %% ../../nbs/9_studies/comparison.ipynb #01e85b7c
 def inverse_parts(lam, dataset, n: int = 1024, device: str = "cpu") -> dict:
-    """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all pairs share, which is
-    the mean latent of a frame with itself (`centred`)."""
+    """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all
+    pairs share, which is the mean latent of a frame with itself (`centred`).
+    """
     import torch
 
     from aclam.structure.metrics import inverse
 
     frames = dataset.batch(range(n))["frames"].to(device).float() / 255  # (n, 3, 3, S, S)
     with torch.no_grad():
-        there, back, still = (lam.encode(frames[:, i], frames[:, j]) for i, j in ((0, 1), (1, 0), (0, 0)))
+        there, back, still = (
+            lam.encode(frames[:, i], frames[:, j]) for i, j in ((0, 1), (1, 0), (0, 0))
+        )
     shared = still.z.mean(0)
-    pairs = {"whole": (there.z, back.z), "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1))}
+    pairs = {
+        "whole": (there.z, back.z),
+        "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1)),
+    }
     pairs["centred"] = there.z - shared, back.z - shared
     return {k: inverse(a.cpu().numpy(), b.cpu().numpy()) for k, (a, b) in pairs.items()}
 
@@ -256,7 +351,9 @@ def _inverses(config: CompareConfig, lam, datasets: Mapping, device: str) -> dic
 
 # %% ../../nbs/9_studies/comparison.ipynb #ef48bef6
 def motion_probe(datasets: Mapping, n: int) -> dict | None:
-    "The environment probe on the hand's true displacement, which no latent is asked to hide; None where unknown."
+    """The environment probe on the hand's true displacement, which no latent is asked to hide; None
+    where unknown.
+    """
     from aclam.structure.leakage import environment_probe
 
     moved, store, episode = [], [], []
@@ -264,60 +361,118 @@ def motion_probe(datasets: Mapping, n: int) -> dict | None:
         batch = d.batch(range(n))
         if not bool(batch["has_proprio"].all()):
             return None
-        hand = batch["proprio"][:, :, :3].numpy()  # (n, 3, 3): position at i, j, k, in units of the store's range
+        hand = batch["proprio"][
+            :, :, :3
+        ].numpy()  # (n, 3, 3): position at i, j, k, in units of the store's range
         moved.append(hand[:, 1] - hand[:, 0]), episode.append(batch["index"][:, 0].numpy())
         store.append(np.full(len(hand), place))
     rows = [np.concatenate(x) for x in (moved, store, episode)]
-    return {by: environment_probe(*rows, by) for by in ("random", "trajectory")} if len(moved) > 1 else None
+    return (
+        {by: environment_probe(*rows, by) for by in ("random", "trajectory")}
+        if len(moved) > 1
+        else None
+    )
 
 # %% ../../nbs/9_studies/comparison.ipynb #2a7ed76d
 def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -> dict:
-    "Everything about one trained model: structure by store, leakage, figures' curves, the watch, time and size."
+    """Everything about one trained model: structure by store, leakage, figures' curves, the watch,
+    time and size.
+    """
     from aclam.lam import LatentActionModel
     from aclam.commands.structure import origin
 
     run, kept = run_of(config, name, seed), Path(config.out) / "measured" / name / f"seed{seed}"
-    lam, known = LatentActionModel.from_pretrained(run / "model").to(measure.device), origin(run / "model")
+    lam, known = (
+        LatentActionModel.from_pretrained(run / "model").to(measure.device),
+        origin(run / "model"),
+    )
     trained = read_json(run / "result.json")
     stores = names_of(config)
-    data = {k: measure.dataset(k, folder, lam.config.image_size, known) for k, folder in stores.items()}
-    what = {"n": config.n, "intervals": config.intervals, "steps": trained["steps"], "seconds": trained["seconds"]}
-    rows = {k: measured(kept / f"{k}.json", what, lambda d=d: measure.structure(lam, d)) for k, d in data.items()}
-    probes = {"probe_n": config.probe_n, "stores": sorted(data), **{k: what[k] for k in ("steps", "seconds")}}
+    data = {
+        k: measure.dataset(k, folder, lam.config.image_size, known) for k, folder in stores.items()
+    }
+    what = {
+        "n": config.n,
+        "intervals": config.intervals,
+        "steps": trained["steps"],
+        "seconds": trained["seconds"],
+    }
+    rows = {
+        k: measured(kept / f"{k}.json", what, lambda d=d: measure.structure(lam, d))
+        for k, d in data.items()
+    }
+    probes = {
+        "probe_n": config.probe_n,
+        "stores": sorted(data),
+        **{k: what[k] for k in ("steps", "seconds")},
+    }
     leaks = measured(kept / "leakage.json", probes, lambda: measure.leakage(lam, data))
-    leaks["motion"] = measured(kept / "motion.json", probes, lambda: motion_probe(data, config.probe_n))
+    leaks["motion"] = measured(
+        kept / "motion.json", probes, lambda: motion_probe(data, config.probe_n)
+    )
     curves = measured(kept / "curves.json", what, lambda: measure.curves(lam, data))
-    parts = measured(kept / "inverse.json", what, lambda: _inverses(config, lam, data, measure.device))
+    parts = measured(
+        kept / "inverse.json", what, lambda: _inverses(config, lam, data, measure.device)
+    )
     size = sum(p.numel() for p in lam.parameters())
-    return {"structure": rows, "leakage": leaks, "curves": curves, "inverse": parts, "parameters": size,
-            "stability": stability(trained), **{k: trained[k] for k in ("steps", "seconds")}}
+    return {
+        "structure": rows,
+        "leakage": leaks,
+        "curves": curves,
+        "inverse": parts,
+        "parameters": size,
+        "stability": stability(trained),
+        **{k: trained[k] for k in ("steps", "seconds")},
+    }
 
 
 def stability(trained: Mapping) -> str:
-    "The verdict of the watch of the ablation chapter at the end of a training: stable, collapse, explode, or unknown."
+    """The verdict of the watch of the ablation chapter at the end of a training: stable, collapse,
+    explode, or unknown.
+    """
     if "probe/collapsed" not in trained:
         return "unknown"
-    return "explode" if trained["probe/exploded"] else "collapse" if trained["probe/collapsed"] else "stable"
+    return (
+        "explode"
+        if trained["probe/exploded"]
+        else "collapse"
+        if trained["probe/collapsed"]
+        else "stable"
+    )
 
 # %% ../../nbs/9_studies/comparison.ipynb #c1031b93
-def combine(values: Sequence[float], intervals: Sequence[Sequence[float] | None], level: float = 0.95) -> dict:
+def combine(
+    values: Sequence[float], intervals: Sequence[Sequence[float] | None], level: float = 0.95
+) -> dict:
     """Mean over seeds, and an interval of seeds and episodes together: {mean, low, high, seeds}.
 
-    `values` (S) of the seeds, `intervals` (S) their bootstrap intervals (None or NaN: unknown, taken as zero width).
+    `values` (S) of the seeds, `intervals` (S) their bootstrap intervals (None or NaN: unknown,
+    taken as zero width).
     """
     x = np.array([math.nan if v is None else v for v in values], float)
-    S, ends = len(x), [i for i in intervals if i is not None and None not in i and np.isfinite(i).all()]
+    S, ends = (
+        len(x),
+        [i for i in intervals if i is not None and None not in i and np.isfinite(i).all()],
+    )
     episodes = float(np.mean([(high - low) / 2 for low, high in ends])) if ends else 0.0
     spread = stats.t.ppf((1 + level) / 2, S - 1) * x.std(ddof=1) / math.sqrt(S) if S > 1 else 0.0
     h = math.hypot(spread, episodes)
-    return {"mean": float(x.mean()), "low": float(x.mean() - h), "high": float(x.mean() + h), "seeds": S}
+    return {
+        "mean": float(x.mean()),
+        "low": float(x.mean() - h),
+        "high": float(x.mean() + h),
+        "seeds": S,
+    }
 
 # %% ../../nbs/9_studies/comparison.ipynb #95876968
 def check_combine(trials: int = 400, seeds: int = 3, seed: int = 0) -> float:
-    "Check: `combine` covers the truth in about 95 % of simulated comparisons; returns the share."
+    """Check: `combine` covers the truth in about 95 % of simulated comparisons; returns the share."""
     rng, hits = np.random.default_rng(seed), 0
     for _ in range(trials):
-        model, episodes = rng.normal(0, 0.3, seeds), rng.normal(0, 0.2)  # one draw of episodes for all seeds
+        model, episodes = (
+            rng.normal(0, 0.3, seeds),
+            rng.normal(0, 0.2),
+        )  # one draw of episodes for all seeds
         values = 1.0 + model + episodes
         got = combine(values, [(v - 1.96 * 0.2, v + 1.96 * 0.2) for v in values])
         hits += got["low"] <= 1.0 <= got["high"]
@@ -326,7 +481,7 @@ def check_combine(trials: int = 400, seeds: int = 3, seed: int = 0) -> float:
 
 # %% ../../nbs/9_studies/comparison.ipynb #bdde6cfa
 def collapsed(row: Mapping) -> str:
-    "Why a model's row should not be compared, or an empty string."
+    """Why a model's row should not be compared, or an empty string."""
     tokens = row.get("perplexity_per_token")
     if tokens and float(np.mean(tokens)) < 1.5:
         return f"collapsed: {np.mean(tokens):.2f} codes a token in use"
@@ -338,14 +493,26 @@ def collapsed(row: Mapping) -> str:
 
 
 def table_1(models: Mapping) -> dict:
-    "{store: {preset: {metric: mean, low, high, seeds}}} with codes, reconstruction and `note`, from measured runs."
+    """{store: {preset: {metric: mean, low, high, seeds}}} with codes, reconstruction and `note`,
+    from measured runs.
+    """
     out: dict = {}
     for preset, seeds in models.items():
         for store in next(iter(seeds.values()))["structure"]:
             rows = [run["structure"][store] for run in seeds.values()]
-            keys = [*METRICS, "norm_correlation", "reconstruction", "sum_reconstruction", "probe_r2", "codes_used"]
-            cells = {k: combine([r[k] for r in rows], [r.get("intervals", {}).get(k) for r in rows])
-                     for k in (*keys, "perplexity") if all(k in r for r in rows)}  # fmt: skip
+            keys = [
+                *METRICS,
+                "norm_correlation",
+                "reconstruction",
+                "sum_reconstruction",
+                "probe_r2",
+                "codes_used",
+            ]
+            cells = {
+                k: combine([r[k] for r in rows], [r.get("intervals", {}).get(k) for r in rows])
+                for k in (*keys, "perplexity")
+                if all(k in r for r in rows)
+            }
             notes = sorted({n for n in map(collapsed, rows) if n})
             watch = ", ".join(sorted({run.get("stability", "unknown") for run in seeds.values()}))
             out.setdefault(store, {})[preset] = cells | {"note": "; ".join(notes), "watch": watch}
@@ -353,27 +520,40 @@ def table_1(models: Mapping) -> dict:
 
 # %% ../../nbs/9_studies/comparison.ipynb #16752e91
 def table_2(models: Mapping) -> dict:
-    """{preset: {random, trajectory: mean, low, high; chance}}: how well a probe tells the store from a latent, and, as
-    the row `MOTION`, from the true displacement alone."""
-    out, rows = {}, {p: [run["leakage"].get("environment") for run in seeds.values()] for p, seeds in models.items()}
-    rows[MOTION] = [next(iter(seeds.values()))["leakage"].get("motion") for seeds in models.values()][:1]
+    """{preset: {random, trajectory: mean, low, high; chance}}: how well a probe tells the store
+    from a latent, and, as the row `MOTION`, from the true displacement alone.
+    """
+    out, rows = (
+        {},
+        {
+            p: [run["leakage"].get("environment") for run in seeds.values()]
+            for p, seeds in models.items()
+        },
+    )
+    rows[MOTION] = [
+        next(iter(seeds.values()))["leakage"].get("motion") for seeds in models.values()
+    ][:1]
     for preset, found in rows.items():
         if found and all(found):
-            splits = {by: combine([f[by]["accuracy"] for f in found], [f[by]["interval"] for f in found])
-                      for by in ("random", "trajectory")}  # fmt: skip
-            out[preset] = splits | {"chance": float(np.mean([f["trajectory"]["chance"] for f in found]))}
+            splits = {
+                by: combine([f[by]["accuracy"] for f in found], [f[by]["interval"] for f in found])
+                for by in ("random", "trajectory")
+            }
+            out[preset] = splits | {
+                "chance": float(np.mean([f["trajectory"]["chance"] for f in found]))
+            }
     return out
 
 # %% ../../nbs/9_studies/comparison.ipynb #1fade5cd
 def cell(c: Mapping | None) -> str:
-    "'0.123 [0.100, 0.146]', with a star where only one seed is behind it."
+    """'0.123 [0.100, 0.146]', with a star where only one seed is behind it."""
     if c is None or not math.isfinite(c["mean"] if c["mean"] is not None else math.nan):
         return "–"
     return f"{number(c['mean'])} [{number(c['low'])}, {number(c['high'])}]{'*' if c['seeds'] == 1 else ''}"
 
 
 def paper_cell(preset: str, m: int) -> str:
-    "The paper's figures for one metric: Fractal / Bridge / LIBERO."
+    """The paper's figures for one metric: Fractal / Bridge / LIBERO."""
     method = method_of(preset)
     return " / ".join(number(t[method][m]) for t in PAPER_TABLE_1.values()) if method else "–"
 
@@ -382,19 +562,41 @@ HEAD = ("model", "additivity ↓", "norm corr. ↑", "identity ↓", "inverse �
 
 
 def markdown(results: Mapping) -> str:
-    "Tables 1 and 2 as Markdown, the paper's figures beside ours."
+    """Tables 1 and 2 as Markdown, the paper's figures beside ours."""
     head = [*HEAD, "rec. / copy", "R2 of motion", "codes, perplexity", "watch"]
     lines: list[str] = []
     for store, rows in results["table_1"].items():
         kind = "out of distribution" if store in results["ood"] else "in distribution"
-        lines += ["", f"**{store}** ({kind})", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [
+            "",
+            f"**{store}** ({kind})",
+            "",
+            f"| {' | '.join(head)} |",
+            "|---" * len(head) + "|",
+        ]
         for preset, row in rows.items():
-            codes = ", ".join(f"{row[k]['mean']:.0f}" for k in ("codes_used", "perplexity") if k in row) or "none"
-            cells = [cell(row.get(k)) for k in (*METRICS, "reconstruction", "probe_r2")] + [codes, row["watch"]]
-            lines.append(f"| {preset}{' (' + row['note'] + ')' if row['note'] else ''} | {' | '.join(cells)} |")
-    lines += ["", "**The paper** (Table 1: Fractal / Bridge / LIBERO)", "", f"| {' | '.join(HEAD)} |", "|---" * 5 + "|"]
+            codes = (
+                ", ".join(f"{row[k]['mean']:.0f}" for k in ("codes_used", "perplexity") if k in row)
+                or "none"
+            )
+            cells = [cell(row.get(k)) for k in (*METRICS, "reconstruction", "probe_r2")] + [
+                codes,
+                row["watch"],
+            ]
+            lines.append(
+                f"| {preset}{' (' + row['note'] + ')' if row['note'] else ''} | {' | '.join(cells)} |"
+            )
+    lines += [
+        "",
+        "**The paper** (Table 1: Fractal / Bridge / LIBERO)",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        "|---" * 5 + "|",
+    ]
     for preset in [p for p in results["models"] if method_of(p)]:
-        lines.append(f"| {method_of(preset)} | {' | '.join(paper_cell(preset, m) for m in range(4))} |")
+        lines.append(
+            f"| {method_of(preset)} | {' | '.join(paper_cell(preset, m) for m in range(4))} |"
+        )
     return "\n".join([*lines, *_markdown_2(results), ""])
 
 
@@ -410,47 +612,72 @@ def _markdown_2(results: Mapping) -> list[str]:
 
 # %% ../../nbs/9_studies/comparison.ipynb #46a7fbff
 def order_differs(table: Mapping) -> list[str]:
-    "Sentences on pairs of methods whose order in `table` (of `table_1`) is not that of the paper's mean over datasets."
-    paper = {m: np.mean([[t[m][n] for n in range(4)] for t in PAPER_TABLE_1.values()], 0) for m in PAPER_TABLE_2}
+    """Sentences on pairs of methods whose order in `table` (of `table_1`) is not that of the
+    paper's mean over datasets.
+    """
+    paper = {
+        m: np.mean([[t[m][n] for n in range(4)] for t in PAPER_TABLE_1.values()], 0)
+        for m in PAPER_TABLE_2
+    }
     out = []
     for store, rows in table.items():
         known = [p for p in rows if method_of(p)]
         for n, (metric, better) in enumerate(METRICS.items()):
-            for a, b in [(a, b) for k, a in enumerate(known) for b in known[k + 1:] if method_of(a) != method_of(b)]:
+            for a, b in [
+                (a, b)
+                for k, a in enumerate(known)
+                for b in known[k + 1 :]
+                if method_of(a) != method_of(b)
+            ]:
                 ours = _ahead(rows[a][metric], rows[b][metric], better)
                 theirs = _ahead(paper[method_of(a)][n], paper[method_of(b)][n], better)
                 if ours != theirs:
                     first, second = map(method_of, (a, b) if theirs > 0 else (b, a))
-                    word = f"no clear order of {first} and {second}" if ours == 0 else f"{second} ahead of {first}"
+                    word = (
+                        f"no clear order of {first} and {second}"
+                        if ours == 0
+                        else f"{second} ahead of {first}"
+                    )
                     out.append(f"{store}, {metric}: {word}; in the paper {first} is ahead")
     return out
 
 
 def _ahead(a, b, better: str) -> int:
-    "1 where a is better than b, -1 where b is, 0 where their intervals overlap."
+    """1 where a is better than b, -1 where b is, 0 where their intervals overlap."""
     low, high = [(x["low"], x["high"]) if isinstance(x, Mapping) else (x, x) for x in (a, b)]
     sign = 1 if better == "lower" else -1
     return sign if low[1] < high[0] else -sign if high[1] < low[0] else 0
 
 # %% ../../nbs/9_studies/comparison.ipynb #54e7c762
-RATIOS = {"additivity": 0.36, "inverse": 0.31}  # the largest of the paper's ratios AC-LAM / villa-X, in distribution
+RATIOS = {
+    "additivity": 0.36,
+    "inverse": 0.31,
+}  # the largest of the paper's ratios AC-LAM / villa-X, in distribution
 FIRST = ("additivity", "inverse", "norm_correlation_uniform")
 
 
 def verdicts(results: Mapping) -> list[dict]:
-    "Each goal with what came out: {claim, found, met: True, False, or None where intervals overlap}."
+    """Each goal with what came out: {claim, found, met: True, False, or None where intervals
+    overlap}.
+    """
     out, rows = [], {store: _methods(row) for store, row in results["table_1"].items()}
     for store, row in rows.items():
         if {"AC-LAM", "villa-X"} <= set(row):
             out += [_ratio_goal(store, metric, most, row) for metric, most in RATIOS.items()]
-        out += [_first_goal(store, metric, row) for metric in FIRST if "AC-LAM" in row and len(row) > 1]
+        out += [
+            _first_goal(store, metric, row) for metric in FIRST if "AC-LAM" in row and len(row) > 1
+        ]
     probes = {m: cells["random"] for m, cells in _methods(results["table_2"]).items()}
-    out += [_probe_goal(probes, other) for other in ("villa-X", "UniVLA") if {"AC-LAM", other} <= set(probes)]
+    out += [
+        _probe_goal(probes, other)
+        for other in ("villa-X", "UniVLA")
+        if {"AC-LAM", other} <= set(probes)
+    ]
     return out + [_alive_goal(results["table_1"])]
 
 
 def _methods(rows: Mapping) -> dict:
-    "Rows by the paper's name of the method, where it has one."
+    """Rows by the paper's name of the method, where it has one."""
     return {method_of(p): row for p, row in rows.items() if method_of(p)}
 
 # %% ../../nbs/9_studies/comparison.ipynb #2551468d
@@ -458,11 +685,15 @@ def _ratio_goal(store: str, metric: str, most: float, row: Mapping) -> dict:
     ours, theirs = row["AC-LAM"][metric]["mean"], row["villa-X"][metric]["mean"]
     found = f"{ours / theirs:.2f} ({number(ours)} against {number(theirs)})"
     claim, met = f"{store}: {metric} at most {most} of villa-X's", bool(ours <= most * theirs)
-    return {"claim": claim, "found": found, "met": None if met and row["villa-X"].get("note") else met}
+    return {
+        "claim": claim,
+        "found": found,
+        "met": None if met and row["villa-X"].get("note") else met,
+    }
 
 
 def _first_goal(store: str, metric: str, row: Mapping) -> dict:
-    "First by the mean, with an interval apart from villa-X's (where it is there)."
+    """First by the mean, with an interval apart from villa-X's (where it is there)."""
     sign = 1 if METRICS[metric] == "lower" else -1
     order = sorted(row, key=lambda m: sign * row[m][metric]["mean"])
     villa = row.get("villa-X", {})
@@ -487,14 +718,21 @@ def _alive_goal(table: Mapping) -> dict:
             if r["note"] or r["watch"] not in ("stable", "unknown"):
                 ill.setdefault(f"{preset} ({r['note'] or r['watch']})", []).append(store)
     found = "; ".join(f"{what} on {', '.join(stores)}" for what, stores in ill.items())
-    return {"claim": "no model has collapsed or exploded", "found": found or "none has", "met": not ill}
+    return {
+        "claim": "no model has collapsed or exploded",
+        "found": found or "none has",
+        "met": not ill,
+    }
 
 # %% ../../nbs/9_studies/comparison.ipynb #87a18cba
-def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Iterator] = train_all) -> dict | None:
-    """Train, measure and draw; results.json and tables.md below `config.out` are written anew after each model.
+def compare(
+    config: CompareConfig, train: Callable[[CompareConfig, float], Iterator] = train_all
+) -> dict | None:
+    """Train, measure and draw; results.json and tables.md below `config.out` are written anew after
+    each model.
 
-    `train(config, deadline)` yields each (model, seed) that is trained; default: in processes of their own. Returns the
-    results, or None where the time was up before all was done.
+    `train(config, deadline)` yields each (model, seed) that is trained; default: in processes of
+    their own. Returns the results, or None where the time was up before all was done.
     """
     check_config(config)
     deadline = time.monotonic() + 60 * config.minutes if config.minutes else math.inf
@@ -515,7 +753,9 @@ def compare(config: CompareConfig, train: Callable[[CompareConfig, float], Itera
 
 # %% ../../nbs/9_studies/comparison.ipynb #34fbc515
 def keep(config: CompareConfig, models: Mapping) -> dict:
-    "Write results.json and tables.md for what is measured so far, models in the order of the command."
+    """Write results.json and tables.md for what is measured so far, models in the order of the
+    command.
+    """
     models = {m: dict(sorted(models[m].items())) for m in config.models if m in models}
     results = results_of(config, models)
     write_json(Path(config.out) / "results.json", results)
@@ -525,42 +765,61 @@ def keep(config: CompareConfig, models: Mapping) -> dict:
 
 # %% ../../nbs/9_studies/comparison.ipynb #bafd2b09
 def results_of(config: CompareConfig, models: Mapping) -> dict:
-    "What results.json holds: the tables, how they were made, and every single run."
+    """What results.json holds: the tables, how they were made, and every single run."""
     one = table_1(models)
     spent = {m: sum(run["seconds"] for run in seeds.values()) for m, seeds in models.items()}
     counts = ("steps", "batch_size", "seeds", "n", "probe_n", "intervals")
     settings = {k: v for k, v in asdict(config).items() if k in counts}
-    out = {"command": command_of(config), "settings": settings,
-           "table_1": one, "table_2": table_2(models), "order": order_differs(one),
-           "data": [Path(p).resolve().name for p in config.data], "ood": [Path(p).resolve().name for p in config.ood],
-           "training_seconds": spent, "hardware": hardware(), "missing": missing_of(config, models),
-           "models": models}  # fmt: skip
+    out = {
+        "command": command_of(config),
+        "settings": settings,
+        "table_1": one,
+        "table_2": table_2(models),
+        "order": order_differs(one),
+        "data": [Path(p).resolve().name for p in config.data],
+        "ood": [Path(p).resolve().name for p in config.ood],
+        "training_seconds": spent,
+        "hardware": hardware(),
+        "missing": missing_of(config, models),
+        "models": models,
+    }
     out["verdicts"] = verdicts(out)
     out = plain(out)
     return out | {"tables": markdown(out)}
 
 # %% ../../nbs/9_studies/comparison.ipynb #88775fb6
 def command_of(config: CompareConfig) -> str:
-    "The command line that makes this comparison."
+    """The command line that makes this comparison."""
     usual = {f.name: f.default for f in fields(CompareConfig)}
     words = ["aclam-structure", "compare"]
     for name, value in asdict(config).items():
         if value != usual[name] and name not in ("out", "minutes", "json"):
-            words += [f"--{name.replace('_', '-')}", *(value if isinstance(value, tuple) else [value])]
+            words += [
+                f"--{name.replace('_', '-')}",
+                *(value if isinstance(value, tuple) else [value]),
+            ]
     return " ".join(map(str, words))
 
 
 def missing_of(config: CompareConfig, models: Mapping) -> list[str]:
-    "The trainings that are not measured yet."
-    return [f"{name}, seed {seed}" for name, seed in trainings(config) if str(seed) not in models.get(name, {})]
+    """The trainings that are not measured yet."""
+    return [
+        f"{name}, seed {seed}"
+        for name, seed in trainings(config)
+        if str(seed) not in models.get(name, {})
+    ]
 
 # %% ../../nbs/9_studies/comparison.ipynb #0768045b
 def as_text(results: Mapping) -> str:
-    "The tables, the time, and where the order differs, for a person."
+    """The tables, the time, and where the order differs, for a person."""
     spent = ", ".join(f"{m} {duration(s)}" for m, s in results["training_seconds"].items())
     star = "* one seed: the interval is of episodes only"
     methods = {method_of(m) for m in results["models"]} - {None}
-    same = "the order of the methods is the paper's" if len(methods) > 1 else "fewer than two of the paper's methods"
+    same = (
+        "the order of the methods is the paper's"
+        if len(methods) > 1
+        else "fewer than two of the paper's methods"
+    )
     words = {True: "met", False: "missed", None: "unclear"}
     judged = [f"{words[v['met']]}: {v['claim']}: {v['found']}" for v in results["verdicts"]]
     order = results["order"] or [same]
@@ -568,41 +827,65 @@ def as_text(results: Mapping) -> str:
 
 # %% ../../nbs/9_studies/comparison.ipynb #6153d767
 def draw_curves(results: Mapping, store: str, seed: str = "0"):
-    "Figures 1, 3 and 6 for one store, from the curves in the results: a panel for each episode, a line for each model."
+    """Figures 1, 3 and 6 for one store, from the curves in the results: a panel for each episode, a
+    line for each model.
+    """
     from aclam.structure.norm_trajectory import NormTrajectory, draw_norm_trajectories
 
     def curve(row: Mapping) -> NormTrajectory:
-        time, norm, moved = (None if row[k] is None else np.array(row[k]) for k in ("time", "norm", "displacement"))
+        time, norm, moved = (
+            None if row[k] is None else np.array(row[k]) for k in ("time", "norm", "displacement")
+        )
         return NormTrajectory(time, norm, moved, row["name"])
 
-    there = {name: runs[seed]["curves"][store] for name, runs in results["models"].items() if seed in runs}
-    return draw_norm_trajectories({name: [curve(row) for row in rows] for name, rows in there.items()})
+    there = {
+        name: runs[seed]["curves"][store]
+        for name, runs in results["models"].items()
+        if seed in runs
+    }
+    return draw_norm_trajectories(
+        {name: [curve(row) for row in rows] for name, rows in there.items()}
+    )
 
 # %% ../../nbs/9_studies/comparison.ipynb #5b61b26e
 def draw_transfers(measure: Measure, models: Sequence[str], store: str, rows: int = 3, n: int = 96):
-    "Figure 5 for one store: motions of `rows` episodes in frames of others, for each model (seed 0) that paints."
+    """Figure 5 for one store: motions of `rows` episodes in frames of others, for each model (seed
+    0) that paints.
+    """
     from aclam.lam import LatentActionModel
-    from aclam.structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_pairs
+    from aclam.structure.motion_transfer import (
+        draw_motion_transfer,
+        motion_transfer,
+        transfer_pairs,
+    )
 
     moved, pairs = {}, {}
     for name in models:
-        lam = LatentActionModel.from_pretrained(run_of(measure.config, name, 0) / "model").to(measure.device)
+        lam = LatentActionModel.from_pretrained(run_of(measure.config, name, 0) / "model").to(
+            measure.device
+        )
         size = lam.config.image_size
         if size not in pairs:
             pairs[size] = transfer_pairs(measure.triples[store, size].batch(range(n)), rows)
         images = motion_transfer(lam, *pairs[size], device=measure.device)
-        if images["direct"].shape == images["target"].shape:  # else it predicts features, which nobody can look at
+        if (
+            images["direct"].shape == images["target"].shape
+        ):  # else it predicts features, which nobody can look at
             moved.setdefault(size, {})[name] = images
     return draw_motion_transfer(next(iter(moved.values()))) if moved else None
 
 # %% ../../nbs/9_studies/comparison.ipynb #b89bc5f0
 def draw(measure: Measure, results: Mapping) -> list[Path]:
-    "Write the figures of all stores below the comparison's `out`/figures, for what is measured so far; the paths."
+    """Write the figures of all stores below the comparison's `out`/figures, for what is measured so
+    far; the paths.
+    """
     import matplotlib.pyplot as plt  # here: who only reads tables need not wait for it
 
     first = [name for name, runs in results["models"].items() if "0" in runs]
     figures = {f"norm_trajectory_{s}": draw_curves(results, s) for s in results["table_1"]}
-    figures |= {f"motion_transfer_{s}": draw_transfers(measure, first, s) for s in results["table_1"]}
+    figures |= {
+        f"motion_transfer_{s}": draw_transfers(measure, first, s) for s in results["table_1"]
+    }
     figures = {name: figure for name, figure in figures.items() if figure is not None}
     paths = save_figures(Path(measure.config.out) / "figures", figures)
     for figure in figures.values():
@@ -611,14 +894,22 @@ def draw(measure: Measure, results: Mapping) -> list[Path]:
 
 # %% ../../nbs/9_studies/comparison.ipynb #4e2702f3
 def quick(out: str | Path, **changes) -> CompareConfig:
-    "A comparison in miniature, to see that all of it works: stores are written below `out`, its config is returned."
+    """A comparison in miniature, to see that all of it works: stores are written below `out`, its
+    config is returned.
+    """
     from aclam.data.store import write_store
     from aclam.data.trajectory import synthetic_trajectory
 
     out = Path(out)
     for name, first in (("left", 0), ("right", 30), ("elsewhere", 60)):
         if not (out / name / "meta.json").exists():
-            write_store(out / name, (synthetic_trajectory(first + s, T=20, size=32) for s in range(20)))
+            write_store(
+                out / name, (synthetic_trajectory(first + s, T=20, size=32) for s in range(20))
+            )
     small = {"steps": 20, "batch_size": 8, "seeds": 1, "n": 64, "probe_n": 80, "intervals": 50}
-    data = {"data": (out / "left", out / "right"), "ood": (out / "elsewhere",), "out": out / "compare"}
+    data = {
+        "data": (out / "left", out / "right"),
+        "ood": (out / "elsewhere",),
+        "out": out / "compare",
+    }
     return CompareConfig(**(data | small | changes))

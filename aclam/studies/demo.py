@@ -30,7 +30,12 @@ from ..data.triples import TripleConfig, TripleDataset
 from ..lam.model import PRESETS, LatentActionModel, parameter_counts
 from ..commands.structure import held_out
 from ..structure.metrics import collect_latents, structure_metrics
-from ..structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_gap, transfer_pairs
+from aclam.structure.motion_transfer import (
+    draw_motion_transfer,
+    motion_transfer,
+    transfer_gap,
+    transfer_pairs,
+)
 from ..structure.norm_trajectory import draw_norm_trajectories, episode_arrays, norm_trajectory
 from .report import draw_code_usage, draw_film_strip, draw_training, format_table
 from .report import goals, hardware, save_figures, write_report
@@ -44,29 +49,43 @@ MODELS = {"ac_lam_cpu": "AC-LAM", "no_ac_cpu": "Twin without AC"}  # preset: its
 
 @dataclass(frozen=True)
 class DemoConfig:
-    "Train a latent action model that adds up, beside its twin that does not. About 20 minutes on two cores."
+    """Train a latent action model that adds up, beside its twin that does not.
 
-    out: str = "runs/demo"  # gets data/, ac_lam_cpu/, no_ac_cpu/, figures/, results.json, report.html
+    About 20 minutes on two cores.
+    """
+
+    out: str = (
+        "runs/demo"  # gets data/, ac_lam_cpu/, no_ac_cpu/, figures/, results.json, report.html
+    )
     episodes: int = 440  # rendered demonstrations; the last tenth is held out
     size: int = 64  # pixels of the rendered frames; the models see what their preset says
     steps: int = 0  # optimiser steps of each model; 0: as the preset
     seed: int = 0  # of the demonstrations and of the weights
     n: int = 4096  # held-out triples to measure on
     workers: int = 2  # rendering processes
-    quick: bool = False  # a tiny version that only shows that every stage works: its numbers mean nothing
+    quick: bool = (
+        False  # a tiny version that only shows that every stage works: its numbers mean nothing
+    )
     json: bool = False  # print results.json on standard output, nothing else
 
     def settings(self) -> "DemoConfig":
-        "What `quick` stands for, and where steps come from."
+        """What `quick` stands for, and where steps come from."""
         c = replace(self, episodes=20, steps=24, n=128) if self.quick else self
         if c.episodes < 20:
-            raise UserError(f"episodes is {c.episodes}: at least 20, so that the tenth that is held out is two or more")
+            raise UserError(
+                f"episodes is {c.episodes}: at least 20, so that the tenth that is held out is two or more"
+            )
         return c if c.steps else replace(c, steps=settings_for("ac_lam_cpu").train.steps)
 
 # %% ../../nbs/9_studies/demo.ipynb #afda197b
-def stage(out: str | Path, name: str, settings: Any, outputs: Sequence[str], work: Callable[[], Any]) -> Any:
-    """Do `work` once for given `settings`; its result (JSON types) and time are kept in `stages/name.json`.
-    `outputs`: files and folders in `out` that belong to the stage; removed first where the settings were others."""
+def stage(
+    out: str | Path, name: str, settings: Any, outputs: Sequence[str], work: Callable[[], Any]
+) -> Any:
+    """Do `work` once for given `settings`; its result (JSON types) and time are kept in
+    `stages/name.json`.
+    `outputs`: files and folders in `out` that belong to the stage; removed first where the settings
+    were others.
+    """
     note, out, settings = Path(out) / "stages" / f"{name}.json", Path(out), plain(settings)
     before = read_json(note) if note.exists() else {}
     same = before.get("settings") == settings
@@ -87,39 +106,53 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def train_command(config: DemoConfig, preset: str) -> list[str]:
-    "The command that trains one model; the same words work in a terminal."
+    """The command that trains one model; the same words work in a terminal."""
     out, usual = Path(config.out), settings_for(preset)
     words = ["--preset", preset, "--data", str(out / "data"), "--out", str(out / preset)]
     words += ["--train.seed", str(config.seed)]
     if config.steps != usual.train.steps:  # the continuous phase keeps its share of the steps
         share = usual.model.bottleneck.continuous_steps / usual.train.steps
-        words += ["--train.steps", str(config.steps), "--train.probe-every", str(max(1, config.steps // 6))]
+        words += [
+            "--train.steps",
+            str(config.steps),
+            "--train.probe-every",
+            str(max(1, config.steps // 6)),
+        ]
         words += ["--model.bottleneck.continuous-steps", str(round(share * config.steps))]
     return [sys.executable, "-m", "aclam.train.lam", *words]
 
 # %% ../../nbs/9_studies/demo.ipynb #15dd3dc6
 def start(command: Sequence[str], log: Path) -> subprocess.Popen:
-    "Start a training process, which ends when this one does; what it says goes to `log`."
+    """Start a training process, which ends when this one does; what it says goes to `log`."""
     return start_child(command, log, ONE_THREAD, mode="w")
 
 # %% ../../nbs/9_studies/demo.ipynb #913f1bca
 class Progress:
-    "Where some runs are: progress bars in a terminal, a line now and then elsewhere."
+    """Where some runs are: progress bars in a terminal, a line now and then elsewhere."""
 
     def __init__(self, folders: Mapping[str, Path], steps: int, every: float = 30.0):
         self.folders, self.steps, self.every, self.said = folders, steps, every, time.perf_counter()
         live = sys.stderr.isatty()
-        self.bars = {p: tqdm(total=steps, desc=p, position=n) for n, p in enumerate(folders)} if live else {}
+        self.bars = (
+            {p: tqdm(total=steps, desc=p, position=n) for n, p in enumerate(folders)}
+            if live
+            else {}
+        )
 
     def __call__(self, last: bool = False) -> None:
-        "Look at the logs and show what is new."
+        """Look at the logs and show what is new."""
         seen = {name: latest(folder) for name, folder in self.folders.items()}
         for name, bar in self.bars.items():
             bar.n = seen[name].get("step", 0)
             bar.set_postfix_str(in_words(seen[name]))
         if not self.bars and (last or time.perf_counter() - self.said > self.every):
             self.said = time.perf_counter()
-            say(" | ".join(f"{n} {row.get('step', 0)}/{self.steps} {in_words(row)}" for n, row in seen.items()))
+            say(
+                " | ".join(
+                    f"{n} {row.get('step', 0)}/{self.steps} {in_words(row)}"
+                    for n, row in seen.items()
+                )
+            )
 
     def close(self) -> None:
         for bar in self.bars.values():
@@ -127,24 +160,31 @@ class Progress:
 
 # %% ../../nbs/9_studies/demo.ipynb #f7b5da61
 def latest(folder: Path) -> dict[str, float]:
-    "The newest value of everything that a run has logged."
+    """The newest value of everything that a run has logged."""
     return {k: v for line in read_metrics(folder) for k, v in line.items()}
 
 
 def in_words(row: Mapping[str, float]) -> str:
-    "'loss 0.042, additivity 0.310'."
+    """'loss 0.042, additivity 0.310'."""
     shown = {"loss": row.get("loss"), "additivity": row.get("probe/additivity")}
     return ", ".join(f"{k} {v:.3f}" for k, v in shown.items() if v is not None)
 
 
 def last_words(log: Path) -> str:
-    "The last line that a process said."
-    lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+    """The last line that a process said."""
+    lines = [
+        line
+        for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        if line.strip()
+    ]
     return lines[-1] if lines else "it said nothing"
 
 # %% ../../nbs/9_studies/demo.ipynb #cc712686
 def train_both(config: DemoConfig, every: float = 1.0) -> dict[str, dict]:
-    "Train the models at the same time; the last numbers of each. One that fails stops the other: a `UserError`."
+    """Train the models at the same time; the last numbers of each.
+
+    One that fails stops the other: a `UserError`.
+    """
     folders, running = {preset: Path(config.out) / preset for preset in MODELS}, {}
     with exit_on_signals(), ExitStack() as stack:
         stack.callback(lambda: stop_children(running.values()))
@@ -157,14 +197,16 @@ def train_both(config: DemoConfig, every: float = 1.0) -> dict[str, dict]:
             progress()
             if failed:
                 log = folders[failed[0]] / "log.txt"
-                raise UserError(f"training {failed[0]} failed: {last_words(log)} (all it said is in {log})")
+                raise UserError(
+                    f"training {failed[0]} failed: {last_words(log)} (all it said is in {log})"
+                )
         progress(last=True)
     return {preset: read_json(folder / "result.json") for preset, folder in folders.items()}
 
 # %% ../../nbs/9_studies/demo.ipynb #4970ce8b
 @dataclass
 class Measured:
-    "One model on the held-out episodes."
+    """One model on the held-out episodes."""
 
     numbers: dict  # the row of the table
     curves: list  # NormTrajectory of some episodes
@@ -172,8 +214,12 @@ class Measured:
     indices: np.ndarray  # code numbers of z_ij
 
 
-def measure(folder: Path, held_out: Any, episodes: Sequence[dict], pairs: tuple, n: int) -> Measured:
-    "Load the model of a run and measure it on held-out triples, whole episodes, and pairs of scenes."
+def measure(
+    folder: Path, held_out: Any, episodes: Sequence[dict], pairs: tuple, n: int
+) -> Measured:
+    """Load the model of a run and measure it on held-out triples, whole episodes, and pairs of
+    scenes.
+    """
     lam = LatentActionModel.from_pretrained(folder / "model")
     latents = collect_latents(lam, held_out, n)
     curves = [norm_trajectory(lam, **e) for e in episodes]
@@ -181,56 +227,96 @@ def measure(folder: Path, held_out: Any, episodes: Sequence[dict], pairs: tuple,
     row = structure_metrics(latents, lam.config.codebook_size, intervals=500)
     row["trajectory_correlation"] = float(np.mean([c.correlation for c in curves]))
     row["transfer_gap"] = transfer_gap(moved)
-    row |= {"parameters": parameter_counts(lam)["total"], "seconds": result["seconds"], "steps": result["steps"]}
+    row |= {
+        "parameters": parameter_counts(lam)["total"],
+        "seconds": result["seconds"],
+        "steps": result["steps"],
+    }
     return Measured(row, curves, moved, latents["indices"])
 
 # %% ../../nbs/9_studies/demo.ipynb #578d6c08
 def held_out_data(config: DemoConfig) -> dict[str, Any]:
-    "Everything that is measured on: triples, whole episodes, pairs of scenes, and episodes to look at."
+    """Everything that is measured on: triples, whole episodes, pairs of scenes, and episodes to
+    look at.
+    """
     store, size = read_store(Path(config.out) / "data"), PRESETS["ac_lam_cpu"].image_size
     episodes = held_out(len(store.trajectories), None, None)
     chosen = cache_frames([store.trajectories[e] for e in episodes], size, in_memory=True)
-    triples = TripleDataset(chosen, TripleConfig(), size, length=config.n, quantiles=store.meta["quantiles"])
+    triples = TripleDataset(
+        chosen, TripleConfig(), size, length=config.n, quantiles=store.meta["quantiles"]
+    )
     whole = [episode_arrays(t, size, store.meta["quantiles"]) for t in chosen[:3]]
     pairs = transfer_pairs(triples.batch(range(min(config.n, 256))), rows=4)
-    return {"held_out": triples, "episodes": whole, "pairs": pairs, "n": config.n, "names": [t.name for t in chosen]}
+    return {
+        "held_out": triples,
+        "episodes": whole,
+        "pairs": pairs,
+        "n": config.n,
+        "names": [t.name for t in chosen],
+    }
 
 # %% ../../nbs/9_studies/demo.ipynb #715a575d
 def film(episodes: Sequence[dict], columns: int = 9) -> Any:
-    "A figure of some episodes, a row each, at times evenly spread over the shortest."
+    """A figure of some episodes, a row each, at times evenly spread over the shortest."""
     shortest = min(episodes, key=lambda e: e["time"][-1])
     times = np.linspace(0, shortest["time"][-1], columns)
     rows = [e["frames"][[int(np.abs(e["time"] - t).argmin()) for t in times]] for e in episodes]
     return draw_film_strip(rows, times, [e["name"] for e in episodes])
 
 
-def draw_all(config: DemoConfig, measured: Mapping[str, Measured], data: Mapping[str, Any]) -> dict[str, Any]:
-    "The report's figures by name, in reading order."
+def draw_all(
+    config: DemoConfig, measured: Mapping[str, Measured], data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The report's figures by name, in reading order."""
     names = {name: m for name, m in zip(MODELS.values(), measured.values(), strict=True)}
     probed = {"codes_used", "perplexity"}  # shown on held-out pairs, not on each training batch
     lines = {name: read_metrics(Path(config.out) / preset) for preset, name in MODELS.items()}
-    logs = {n: [{k: v for k, v in line.items() if k not in probed} for line in log] for n, log in lines.items()}
+    logs = {
+        n: [{k: v for k, v in line.items() if k not in probed} for line in log]
+        for n, log in lines.items()
+    }
     return {
         "film_strip": film(data["episodes"]),
         "training": draw_training(logs),
-        "norm_trajectory": draw_norm_trajectories({n: m.curves for n, m in names.items()}, TripleConfig().span_s),
+        "norm_trajectory": draw_norm_trajectories(
+            {n: m.curves for n, m in names.items()}, TripleConfig().span_s
+        ),
         "motion_transfer": draw_motion_transfer({n: m.moved for n, m in names.items()}),
-        "code_usage": draw_code_usage({n: m.indices for n, m in names.items()}, PRESETS["ac_lam_cpu"].codebook_size),
+        "code_usage": draw_code_usage(
+            {n: m.indices for n, m in names.items()}, PRESETS["ac_lam_cpu"].codebook_size
+        ),
     }
 
 # %% ../../nbs/9_studies/demo.ipynb #e256e07e
-def results_of(config: DemoConfig, measured: Mapping[str, Measured], meta: Mapping, times: Mapping) -> dict:
-    "What results.json and the report hold: see `aclam.studies.report`."
+def results_of(
+    config: DemoConfig, measured: Mapping[str, Measured], meta: Mapping, times: Mapping
+) -> dict:
+    """What results.json and the report hold: see `aclam.studies.report`."""
     out = Path(config.out)
     again = [f"aclam-demo --episodes {config.episodes} --steps {config.steps} --seed {config.seed}"]
-    again += [f"aclam-structure --model {out / p}/model --data {out / 'data'} --n {config.n}" for p in MODELS]
-    data = {"episodes": meta["episodes"], "held out": max(1, meta["episodes"] // 10), "frames": meta["frames"],
-            "frames a second": meta["fps"], "expert's success rate": meta["success_rate"],
-            "arm": meta["arm"], "triples measured": config.n}
-    notes = ["This was the quick version: it shows that every stage works, and its numbers mean nothing."]
+    again += [
+        f"aclam-structure --model {out / p}/model --data {out / 'data'} --n {config.n}"
+        for p in MODELS
+    ]
+    data = {
+        "episodes": meta["episodes"],
+        "held out": max(1, meta["episodes"] // 10),
+        "frames": meta["frames"],
+        "frames a second": meta["fps"],
+        "expert's success rate": meta["success_rate"],
+        "arm": meta["arm"],
+        "triples measured": config.n,
+    }
+    notes = [
+        "This was the quick version: it shows that every stage works, and its numbers mean nothing."
+    ]
     return {
-        "title": "Latent actions that add up", "models": {MODELS[p]: m.numbers for p, m in measured.items()},
-        "data": data, "times": dict(times), "hardware": hardware(), "commands": again,
+        "title": "Latent actions that add up",
+        "models": {MODELS[p]: m.numbers for p, m in measured.items()},
+        "data": data,
+        "times": dict(times),
+        "hardware": hardware(),
+        "commands": again,
         "seeds": {"demonstrations": config.seed, "weights and steps": config.seed},
         "config": {MODELS[p]: read_json(out / p / "config.json") for p in MODELS},
         "notes": notes if config.quick else [],
@@ -238,7 +324,7 @@ def results_of(config: DemoConfig, measured: Mapping[str, Measured], meta: Mappi
 
 # %% ../../nbs/9_studies/demo.ipynb #a6e39355
 def measure_both(config: DemoConfig, meta: Mapping, before: Mapping[str, float]) -> dict:
-    "Measure both models, write results.json, figures/*.png and report.html; the results."
+    """Measure both models, write results.json, figures/*.png and report.html; the results."""
     begun, out, data = time.perf_counter(), Path(config.out), held_out_data(config)
     names = data.pop("names")
     say(f"measuring on {config.n} triples of {names[0]} to {names[-1]}")
@@ -253,53 +339,65 @@ def measure_both(config: DemoConfig, meta: Mapping, before: Mapping[str, float])
 
 # %% ../../nbs/9_studies/demo.ipynb #c5ffd676
 def render(config: DemoConfig) -> dict:
-    "Render the demonstrations and shrink their frames once for both trainings; what the store says of itself."
+    """Render the demonstrations and shrink their frames once for both trainings; what the store
+    says of itself.
+    """
     from aclam.sim.prepare import prepare_emoji  # here: it needs the simulator
 
     data = Path(config.out) / "data"
     meta = prepare_emoji(data, config.episodes, config.seed, config.size, config.workers)
     cache_frames(read_store(data), PRESETS["ac_lam_cpu"].image_size)
-    return {k: meta[k] for k in ("episodes", "frames", "fps", "success_rate")} | {"arm": meta["recipe"]["world"]["arm"]}
+    return {k: meta[k] for k in ("episodes", "frames", "fps", "success_rate")} | {
+        "arm": meta["recipe"]["world"]["arm"]
+    }
 
 
 def seconds_of(config: DemoConfig, name: str) -> float:
-    "How long a stage took."
+    """How long a stage took."""
     return read_json(Path(config.out) / "stages" / f"{name}.json")["seconds"]
 
 # %% ../../nbs/9_studies/demo.ipynb #92fa2afd
 def demo(config: DemoConfig) -> dict:
-    "Data, training, measuring; each only where it is needed. The results, as in results.json."
+    """Data, training, measuring; each only where it is needed. The results, as in results.json."""
     c = config.settings()
     data = {"episodes": c.episodes, "size": c.size, "seed": c.seed}
-    models = {p: {"model": asdict(PRESETS[p]), "train": asdict(settings_for(p).train)} for p in MODELS}
+    models = {
+        p: {"model": asdict(PRESETS[p]), "train": asdict(settings_for(p).train)} for p in MODELS
+    }
     meta = stage(c.out, "data", data, ["data"], lambda: render(c))
     training = {"data": data, "steps": c.steps, "models": models}
     stage(c.out, "training", training, list(MODELS), lambda: train_both(c))
     before = {"rendering": seconds_of(c, "data"), "training both": seconds_of(c, "training")}
     last = ["results.json", "report.html", "figures"]
-    return stage(c.out, "measuring", {**training, "n": c.n}, last, lambda: measure_both(c, meta, before))
+    return stage(
+        c.out, "measuring", {**training, "n": c.n}, last, lambda: measure_both(c, meta, before)
+    )
 
 # %% ../../nbs/9_studies/demo.ipynb #eb9c717d
 def verdicts(results: Mapping) -> str:
-    "A line for each goal: met or not, and what was found."
+    """A line for each goal: met or not, and what was found."""
     words = {True: "met   ", False: "missed", None: "unclear"}
     return "\n".join(f"{words[g['met']]}  {g['words']}: {g['found']}" for g in goals(results))
 
 
 def run(config: DemoConfig) -> None:
-    "Tell the story and print its end."
+    """Tell the story and print its end."""
     matplotlib.use("Agg")  # files only: no display is needed
     results = demo(config)
     if config.json:
         return print_json(results)
     closing_words = results["notes"][0] if config.quick else verdicts(results)
-    print(f"{format_table(results)}\n\n{closing_words}\n\nreport: {Path(config.out) / 'report.html'}")
+    print(
+        f"{format_table(results)}\n\n{closing_words}\n\nreport: {Path(config.out) / 'report.html'}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `aclam-demo`."
+    """Entry point of `aclam-demo`."""
     cli(DemoConfig, run, argv, prog="aclam-demo")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

@@ -32,27 +32,45 @@ from ..train.label import LabelConfig, label, weights_hash
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #73790cc2
 PAPER_TABLE_3 = {  # percent: (S, S/A) in splits id, train, val; R is their ratio
-    "w/o LAM": ((22, 35), (26, 44), (19, 38)), "LAPA": ((19, 33), (7, 26), (9, 34)),
-    "UniVLA": ((38, 55), (29, 58), (28, 57)), "villa-X": ((42, 53), (25, 52), (31, 58)),
+    "w/o LAM": ((22, 35), (26, 44), (19, 38)),
+    "LAPA": ((19, 33), (7, 26), (9, 34)),
+    "UniVLA": ((38, 55), (29, 58), (28, 57)),
+    "villa-X": ((42, 53), (25, 52), (31, 58)),
     "AC-LAM": ((55, 61), (42, 56), (41, 60)),
-}  # fmt: skip
+}
 PAPER_TABLE_4 = {  # percent of 15 rollouts with a real arm: ID, OOD-D, OOD-B
-    "w/o LAM": (33.3, 26.7, 6.7), "LAPA": (13.3, 6.7, 0.0), "UniVLA": (33.3, 26.7, 26.7),
-    "villa-X": (40.0, 20.0, 26.7), "AC-LAM": (60.0, 53.3, 33.3),
-}  # fmt: skip
+    "w/o LAM": (33.3, 26.7, 6.7),
+    "LAPA": (13.3, 6.7, 0.0),
+    "UniVLA": (33.3, 26.7, 26.7),
+    "villa-X": (40.0, 20.0, 26.7),
+    "AC-LAM": (60.0, 53.3, 33.3),
+}
 WITHOUT = "w/o LAM"
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #ef9b3ec1
 @dataclass(frozen=True)
 class PolicyCompareConfig:
-    "Train policies with and without latents, play them, print Table 3 or 4. A comparison that was stopped goes on."
+    """Train policies with and without latents, play them, print Table 3 or 4.
 
-    data: tuple[str, ...] = ()  # folders of demonstrations, see aclam-data prepare emoji --use policy
-    lams: tuple[str, ...] = ()  # latent action models, each as NAME=FOLDER; w/o LAM always takes part
+    A comparison that was stopped goes on.
+    """
+
+    data: tuple[
+        str, ...
+    ] = ()  # folders of demonstrations, see aclam-data prepare emoji --use policy
+    lams: tuple[
+        str, ...
+    ] = ()  # latent action models, each as NAME=FOLDER; w/o LAM always takes part
     preset: str = "policy_cpu"  # of the policies; its twin wo_lam is the one without
-    demonstrations: tuple[int, ...] = (20, 50, 100)  # with commands; all others are used as video; 0: all with commands
+    demonstrations: tuple[int, ...] = (
+        20,
+        50,
+        100,
+    )  # with commands; all others are used as video; 0: all with commands
     video: tuple[str, ...] = ()  # further folders, of any robots, of which no commands are used
-    eyes: str = ""  # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained one
+    # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained
+    # one
+    eyes: str = ""
     seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
     steps: int = 0  # optimiser steps of every policy; 0: as the preset is usually trained
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
@@ -64,15 +82,26 @@ class PolicyCompareConfig:
 
 
 def methods_of(c: PolicyCompareConfig) -> dict[str, str]:
-    "Name -> folder of the latent action model, '' without; what cannot be compared is a `UserError`."
+    """Name -> folder of the latent action model, '' without; what cannot be compared is a
+    `UserError`.
+    """
     pairs = [pair.partition("=") for pair in c.lams]
     if not c.data or not all(name and folder for name, _, folder in pairs):
         raise UserError("which data and models? --data FOLDER and --lams NAME=FOLDER ...")
     names = [name for name, _, _ in pairs]
     if len({*names, WITHOUT}) <= len(names) or any("/" in n for n in names):
-        raise UserError(f"the names of the models must differ and have no slash: {', '.join(names)}")
-    if c.preset not in PRESETS or c.preset.endswith("_wo_lam") or not c.demonstrations or c.seeds < 1:
-        raise UserError("--preset is a policy with latents, --demonstrations has a number, --seeds is at least 1")
+        raise UserError(
+            f"the names of the models must differ and have no slash: {', '.join(names)}"
+        )
+    if (
+        c.preset not in PRESETS
+        or c.preset.endswith("_wo_lam")
+        or not c.demonstrations
+        or c.seeds < 1
+    ):
+        raise UserError(
+            "--preset is a policy with latents, --demonstrations has a number, --seeds is at least 1"
+        )
     for name, _, folder in pairs:
         if not (Path(folder) / "config.json").exists():
             raise UserError(f"no latent action model at {folder} (given as {name})")
@@ -81,7 +110,7 @@ def methods_of(c: PolicyCompareConfig) -> dict[str, str]:
 # %% ../../nbs/9_studies/policy_comparison.ipynb #bfd573f0
 @dataclass(frozen=True)
 class Entry:
-    "One policy of a comparison."
+    """One policy of a comparison."""
 
     method: str
     demonstrations: int
@@ -89,32 +118,55 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        return f"{self.method.replace('/', '')}_{self.demonstrations}_seed{self.seed}".replace(" ", "_")
+        return f"{self.method.replace('/', '')}_{self.demonstrations}_seed{self.seed}".replace(
+            " ", "_"
+        )
 
 
 def entries(c: PolicyCompareConfig) -> list[Entry]:
-    "All policies; every method of one seed and number before the next, so that a stopped comparison is a fair one."
-    return [Entry(m, n, seed) for seed in range(c.seeds) for n in c.demonstrations for m in methods_of(c)]
+    """All policies; every method of one seed and number before the next, so that a stopped
+    comparison is a fair one.
+    """
+    return [
+        Entry(m, n, seed)
+        for seed in range(c.seeds)
+        for n in c.demonstrations
+        for m in methods_of(c)
+    ]
 
 
 def training_of(c: PolicyCompareConfig, e: Entry) -> training.PolicyTrainConfig:
-    "How a policy is trained: only the latents differ."
+    """How a policy is trained: only the latents differ."""
     lam = methods_of(c)[e.method]
     usual = training.settings_for(c.preset if lam else f"{c.preset}_wo_lam")
     loop = replace(usual.train, seed=e.seed, steps=c.steps or usual.train.steps)
-    model = replace(usual.model, vlm=replace(usual.model.vlm, weights=c.eyes or usual.model.vlm.weights))
-    return replace(usual, data=tuple(c.data), lam=lam, demonstrations=e.demonstrations, video=tuple(c.video),
-                   model=model, train=loop, out=str(Path(c.out) / e.folder))
+    model = replace(
+        usual.model, vlm=replace(usual.model.vlm, weights=c.eyes or usual.model.vlm.weights)
+    )
+    return replace(
+        usual,
+        data=tuple(c.data),
+        lam=lam,
+        demonstrations=e.demonstrations,
+        video=tuple(c.video),
+        model=model,
+        train=loop,
+        out=str(Path(c.out) / e.folder),
+    )
 
 
 def trial_of(c: PolicyCompareConfig, e: Entry) -> RolloutConfig:
-    "How it is played: the same episodes for all."
+    """How it is played: the same episodes for all."""
     at = Path(c.out) / e.folder
-    return RolloutConfig(str(at / "model"), c.split, c.episodes, data=c.data[0], few=c.few, out=str(at / "trial"))
+    return RolloutConfig(
+        str(at / "model"), c.split, c.episodes, data=c.data[0], few=c.few, out=str(at / "trial")
+    )
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #b3c353ae
 def label_all(c: PolicyCompareConfig) -> None:
-    "Write the latents that the policies need beside each folder of episodes, where they are not there yet."
+    """Write the latents that the policies need beside each folder of episodes, where they are not
+    there yet.
+    """
     gap_s = PRESETS[c.preset].latent_gap_s
     for name, model in methods_of(c).items():
         for folder in (*c.data, *c.video) if model else ():
@@ -123,32 +175,51 @@ def label_all(c: PolicyCompareConfig) -> None:
             label(LabelConfig(Path(model), Path(folder), tuple(sorted(offsets)), own))
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #3de17b50
-SHARED = ("data", "preset", "video", "eyes", "steps", "few")  # settings that all policies of a folder have in common
+SHARED = (
+    "data",
+    "preset",
+    "video",
+    "eyes",
+    "steps",
+    "few",
+)  # settings that all policies of a folder have in common
 
 
 def claim_folder(c: PolicyCompareConfig) -> Path:
-    "The folder of a comparison; `UserError` where it holds policies that were made otherwise."
-    file, models = Path(c.out) / "config.json", {f"model {m}": folder for m, folder in methods_of(c).items() if folder}
+    """The folder of a comparison; `UserError` where it holds policies that were made otherwise."""
+    file, models = (
+        Path(c.out) / "config.json",
+        {f"model {m}": folder for m, folder in methods_of(c).items() if folder},
+    )
     about = plain({**{key: getattr(c, key) for key in SHARED}, **models})
     old = read_json(file) if file.exists() else {}
     for key in about:
         if old.get(key, about[key]) != about[key]:
-            raise UserError(f"{c.out} holds another comparison ({key} was {old[key]} and is {about[key]}): "
-                            "choose another --out")
+            raise UserError(
+                f"{c.out} holds another comparison ({key} was {old[key]} and is {about[key]}): "
+                "choose another --out"
+            )
     write_json(file, {**old, **about})
     return file.parent
 
 
 def has_played(found: Mapping, c: PolicyCompareConfig) -> bool:
-    "Whether a policy has played all that is asked for; episodes whose environment died count."
+    """Whether a policy has played all that is asked for; episodes whose environment died count."""
     trial = found.get("trial", {})
-    return all(s in trial and trial[s]["S"]["n"] + trial[s]["crashed"] == c.episodes for s in c.split)
-
+    return all(
+        s in trial and trial[s]["S"]["n"] + trial[s]["crashed"] == c.episodes for s in c.split
+    )
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #9ceddd9b
-def compare(c: PolicyCompareConfig, train: Callable = training.run, play: Callable = rollout.run,
-            prepare: Callable = label_all) -> dict:
-    "Train and play what is missing: the results, also in `out`/results.json. train, play: see `training`, `rollout`."
+def compare(
+    c: PolicyCompareConfig,
+    train: Callable = training.run,
+    play: Callable = rollout.run,
+    prepare: Callable = label_all,
+) -> dict:
+    """Train and play what is missing: the results, also in `out`/results.json. train, play: see
+    `training`, `rollout`.
+    """
     end = time.monotonic() + 60 * c.minutes if c.minutes else math.inf
     out, found = claim_folder(c), []
     if not all((out / e.folder / "comparison.json").exists() for e in entries(c)):
@@ -162,15 +233,25 @@ def compare(c: PolicyCompareConfig, train: Callable = training.run, play: Callab
                 break
             say(f"{e.method}, {e.demonstrations} demonstrations, seed {e.seed}")
             trained, played = old.get("training") or train(training_of(c, e)), play(trial_of(c, e))
-            write_json(done, plain({**asdict(e), "training": trained, "trial": {**old.get("trial", {}), **played}}))
+            write_json(
+                done,
+                plain(
+                    {**asdict(e), "training": trained, "trial": {**old.get("trial", {}), **played}}
+                ),
+            )
         found.append(read_json(done))
-    report = {"command": command_of(c), "settings": plain(c), "hardware": hardware(), "policies": found}
+    report = {
+        "command": command_of(c),
+        "settings": plain(c),
+        "hardware": hardware(),
+        "policies": found,
+    }
     write_json(out / "results.json", report)
     return report
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #fd836f8d
 def command_of(c: PolicyCompareConfig) -> str:
-    "The command line that asks for these settings, without a limit of time."
+    """The command line that asks for these settings, without a limit of time."""
     words = ["python -m aclam.studies.policy_comparison"]
     for name, value in asdict(c).items():
         if name not in ("json", "minutes") and value != getattr(PolicyCompareConfig, name):
@@ -181,15 +262,22 @@ def command_of(c: PolicyCompareConfig) -> str:
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #6e68f233
 def pooled(policies: Sequence[Mapping], split: str, key: str) -> dict:
-    "k, n, rate, interval over the episodes of all seeds, and the rates of the single seeds. key: S, S/A or R."
+    """k, n, rate, interval over the episodes of all seeds, and the rates of the single seeds. key:
+    S, S/A or R.
+    """
     parts = [p["trial"][split][key] for p in policies]
     k, n = sum(p["k"] for p in parts), sum(p["n"] for p in parts)
-    return {"k": k, "n": n, "rate": k / n if n else math.nan, "interval": wilson(k, n),
-            "seeds": [p["k"] / p["n"] for p in parts if p["n"]]}
+    return {
+        "k": k,
+        "n": n,
+        "rate": k / n if n else math.nan,
+        "interval": wilson(k, n),
+        "seeds": [p["k"] / p["n"] for p in parts if p["n"]],
+    }
 
 
 def cell(found: Mapping) -> str:
-    "'0.42 (0.33 to 0.52)', and the range of the seeds where there are several."
+    """'0.42 (0.33 to 0.52)', and the range of the seeds where there are several."""
     if not found["n"]:
         return "-"
     text = "{:.2f} ({:.2f} to {:.2f})".format(found["rate"], *found["interval"])
@@ -198,56 +286,122 @@ def cell(found: Mapping) -> str:
 
 
 def rows_of(report: Mapping) -> list[list[str]]:
-    "One row for each (demonstrations, method) that has been played, in the order of the command, with its seeds."
+    """One row for each (demonstrations, method) that has been played, in the order of the command,
+    with its seeds.
+    """
     groups: dict = {}
     for p in report["policies"]:
         groups.setdefault((p["demonstrations"], p["method"]), []).append(p)
     splits = report["settings"]["split"]
-    return [[str(n), method, str(len(group)), *(cell(pooled(group, s, k)) for s in splits for k in ("S", "S/A", "R"))]
-            for (n, method), group in groups.items()]
+    return [
+        [
+            str(n),
+            method,
+            str(len(group)),
+            *(cell(pooled(group, s, k)) for s in splits for k in ("S", "S/A", "R")),
+        ]
+        for (n, method), group in groups.items()
+    ]
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #768560ac
-def paired(policies: Sequence[Mapping], method: str, other: str, split: str, key: str = "S") -> dict:
-    "How much better `method` is than `other` where both were trained alike: mean, 95 % interval (t), pairs, wins."
-    rates = {(p["method"], p["demonstrations"], p["seed"]): p["trial"][split][key] for p in policies}
+def paired(
+    policies: Sequence[Mapping], method: str, other: str, split: str, key: str = "S"
+) -> dict:
+    """How much better `method` is than `other` where both were trained alike: mean, 95 % interval
+    (t), pairs, wins.
+    """
+    rates = {
+        (p["method"], p["demonstrations"], p["seed"]): p["trial"][split][key] for p in policies
+    }
     share = {which: r["k"] / r["n"] for which, r in rates.items() if r["n"]}
-    d = [s - share[other, *rest] for (m, *rest), s in share.items() if m == method and (other, *rest) in share]
+    d = [
+        s - share[other, *rest]
+        for (m, *rest), s in share.items()
+        if m == method and (other, *rest) in share
+    ]
     n, middle = len(d), statistics.fmean(d) if d else math.nan
-    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(d) / math.sqrt(n) if n > 1 else math.inf
-    return {"mean": middle, "interval": [middle - half, middle + half], "pairs": n, "wins": sum(x > 0 for x in d)}
+    half = (
+        float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(d) / math.sqrt(n) if n > 1 else math.inf
+    )
+    return {
+        "mean": middle,
+        "interval": [middle - half, middle + half],
+        "pairs": n,
+        "wins": sum(x > 0 for x in d),
+    }
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #9b3ab66b
 def paper_cells(s: float | None, a: float | None) -> list[str]:
-    "S, S/A, R of percentages; '-' for what the paper does not have."
+    """S, S/A, R of percentages; '-' for what the paper does not have."""
     text = lambda x: "-" if x is None else f"{x:.2f}"  # noqa: E731
-    return [text(None if s is None else s / 100), text(None if a is None else a / 100), text(s / a if a else None)]
+    return [
+        text(None if s is None else s / 100),
+        text(None if a is None else a / 100),
+        text(s / a if a else None),
+    ]
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #c6432b2d
 def paper_rows(splits: Sequence[str]) -> list[list[str]]:
-    "Table 3 of the paper in the same columns, Table 4 (a real arm, S only) where `splits` has ood_d or ood_b, or both."
+    """Table 3 of the paper in the same columns, Table 4 (a real arm, S only) where `splits` has
+    ood_d or ood_b, or both.
+    """
     other = {"ood_d", "ood_b"} & {*splits}
-    tables = [("170, paper, real arm", {m: dict(zip(("id", "ood_d", "ood_b"), ((s, None) for s in row), strict=True))
-                                        for m, row in PAPER_TABLE_4.items()})] if other else []
+    tables = (
+        [
+            (
+                "170, paper, real arm",
+                {
+                    m: dict(zip(("id", "ood_d", "ood_b"), ((s, None) for s in row), strict=True))
+                    for m, row in PAPER_TABLE_4.items()
+                },
+            )
+        ]
+        if other
+        else []
+    )
     if not other or {"train", "val"} & {*splits}:
-        named = {m: dict(zip(("id", "train", "val"), row, strict=True)) for m, row in PAPER_TABLE_3.items()}
+        named = {
+            m: dict(zip(("id", "train", "val"), row, strict=True))
+            for m, row in PAPER_TABLE_3.items()
+        }
         tables.insert(0, ("500, paper", named))
-    return [[label, m, "?", *(x for split in splits for x in paper_cells(*there.get(split, (None, None))))]
-            for label, table in tables for m, there in table.items()]
+    return [
+        [
+            label,
+            m,
+            "?",
+            *(x for split in splits for x in paper_cells(*there.get(split, (None, None)))),
+        ]
+        for label, table in tables
+        for m, there in table.items()
+    ]
 
 
 def as_markdown(report: Mapping) -> str:
-    "Our table, then the paper's, in Markdown."
+    """Our table, then the paper's, in Markdown."""
     splits = report["settings"]["split"]
-    head = ["demonstrations", "method", "seeds", *(f"{s} {k}" for s in splits for k in ("S", "S/A", "R"))]
+    head = [
+        "demonstrations",
+        "method",
+        "seeds",
+        *(f"{s} {k}" for s in splits for k in ("S", "S/A", "R")),
+    ]
     rows = [head, ["---"] * len(head), *rows_of(report), *paper_rows(splits)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `python -m aclam.studies.policy_comparison`."
+    """Entry point of `python -m aclam.studies.policy_comparison`."""
     show = lambda c: print_json(compare(c)) if c.json else print(as_markdown(compare(c)))  # noqa: E731
-    cli(PolicyCompareConfig, show, list(sys.argv[1:] if argv is None else argv), "aclam.studies.policy_comparison")
+    cli(
+        PolicyCompareConfig,
+        show,
+        list(sys.argv[1:] if argv is None else argv),
+        "aclam.studies.policy_comparison",
+    )
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

@@ -22,7 +22,7 @@ from ..structure.metrics import structure_metrics
 
 # %% ../../nbs/9_studies/potential_study.ipynb #6e2017d4
 def orientations(degrees: float, n: int = 60, seed: int = 0) -> np.ndarray:
-    "Rotation vectors (n, 3) uniform in the ball of this radius: hand poses around one."
+    """Rotation vectors (n, 3) uniform in the ball of this radius: hand poses around one."""
     rng = np.random.default_rng(seed)
     axes = rng.standard_normal((n, 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
@@ -30,16 +30,22 @@ def orientations(degrees: float, n: int = 60, seed: int = 0) -> np.ndarray:
 
 
 def own_frame_table(turns: np.ndarray) -> np.ndarray:
-    "log(R_i^T R_j) of all pairs of orientations given as rotation vectors (n, 3): (n, n, 3) radians."
+    """log(R_i^T R_j) of all pairs of orientations given as rotation vectors (n, 3): (n, n, 3)
+    radians.
+    """
     n, R = len(turns), Rotation.from_rotvec(turns)
     i, j = np.repeat(np.arange(n), n), np.tile(np.arange(n), n)
     return (R[i].inv() * R[j]).as_rotvec().reshape(n, n, 3)
 
 # %% ../../nbs/9_studies/potential_study.ipynb #1f928c1b
-def sameness_error(degrees: float, turn: float = 5.0, n: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """How far the latent log R_j - log R_i of one turn in the hand's frame depends on the pose, relative to the turn.
+def sameness_error(
+    degrees: float, turn: float = 5.0, n: int = 4000, seed: int = 0
+) -> tuple[float, float]:
+    """How far the latent log R_j - log R_i of one turn in the hand's frame depends on the pose,
+    relative to the turn.
 
-    Root mean square over poses within `degrees` of one and turns of `turn` degrees; and its first order, |r x w| / 2.
+    Root mean square over poses within `degrees` of one and turns of `turn` degrees; and its first
+    order, |r x w| / 2.
     """
     r, rng = orientations(degrees, n, seed), np.random.default_rng(seed + 1)
     w = rng.standard_normal((n, 3))
@@ -50,30 +56,38 @@ def sameness_error(degrees: float, turn: float = 5.0, n: int = 4000, seed: int =
 
 # %% ../../nbs/9_studies/potential_study.ipynb #ffe25a14
 def exogenous_share(sigma: float, dims: int = 3, n: int = 20_000, seed: int = 0) -> float:
-    """Share of a linear potential's power that is exogenous: `dims` numbers move by N(0, 1), `dims` others by
-    N(0, sigma^2), ten stay; z has `dims` numbers, the first principal components of the change."""
+    """Share of a linear potential's power that is exogenous: `dims` numbers move by N(0, 1), `dims`
+    others by N(0, sigma^2), ten stay; z has `dims` numbers, the first principal components of the
+    change.
+    """
     rng = np.random.default_rng(seed)
     hand, others = rng.standard_normal((2, n, dims))
     change = np.concatenate([hand, sigma * others, np.zeros((n, 10))], axis=1)  # (n, d_o)
-    top = np.linalg.eigh(change.T @ change / n)[1][:, -dims:]  # (d_o, dims): the best D of z = D (o_j - o_i)
+    top = np.linalg.eigh(change.T @ change / n)[1][
+        :, -dims:
+    ]  # (d_o, dims): the best D of z = D (o_j - o_i)
     power = top**2 * (change**2).mean(0)[:, None]
     return float(power[dims : 2 * dims].sum() / power.sum())
 
 # %% ../../nbs/9_studies/potential_study.ipynb #39f45b48
 @dataclass(frozen=True)
 class StudyConfig:
-    "Measure several latent action models on the same held-out triples: structure, reconstruction, probes of states."
+    """Measure several latent action models on the same held-out triples: structure, reconstruction,
+    probes of states.
+    """
 
     models: tuple[str, ...] = ()  # NAME=FOLDER of each
     data: str = ""  # a folder of episodes; the last tenth is measured on
     n: int = 4096  # triples
-    out: str = "runs/potential_study.json"  # rows that are there stay unless they are measured again
+    out: str = (
+        "runs/potential_study.json"  # rows that are there stay unless they are measured again
+    )
     seed: int = 0  # draws the triples and the bootstrap
     json: bool = False  # print the rows on standard output, nothing else
 
 
 def named(words: tuple[str, ...]) -> dict[str, Path]:
-    "NAME=FOLDER words as a dictionary."
+    """NAME=FOLDER words as a dictionary."""
     bad = [w for w in words if "=" not in w]
     if bad or not words:
         raise UserError(f"--models {bad[0] if bad else ''}: NAME=FOLDER expected, one or more")
@@ -81,33 +95,47 @@ def named(words: tuple[str, ...]) -> dict[str, Path]:
 
 # %% ../../nbs/9_studies/potential_study.ipynb #2bb88f27
 def measure(folder: Path, config: StudyConfig) -> dict[str, dict]:
-    "The row of one model, and the row that its true displacements would have."
+    """The row of one model, and the row that its true displacements would have."""
     from aclam.data.source import open_dataset
     from aclam.lam import LatentActionModel
 
     lam, store = LatentActionModel.from_pretrained(folder), open_dataset(config.data)
     ask = StructureConfig(n=config.n, seed=config.seed)
     dataset = held_out_triples(store, lam.config.image_size, ask, origin(folder))
-    row = structure_metrics(collect(lam, dataset, ask, "cpu"), lam.config.codebook_size, 200, config.seed)
+    row = structure_metrics(
+        collect(lam, dataset, ask, "cpu"), lam.config.codebook_size, 200, config.seed
+    )
     rows = probe_rows(lam, dataset, config.n)
     s_i, s_j, _ = np.clip(rows["proprio"], -1, 1).swapaxes(0, 1)  # (n, P) each
-    row |= latent_profile(rows["z"], rows, config.seed) | {"one_sidedness": one_sidedness(rows["z"], s_i, s_j)}
+    row |= latent_profile(rows["z"], rows, config.seed) | {
+        "one_sidedness": one_sidedness(rows["z"], s_i, s_j)
+    }
     row["parameters"] = sum(p.numel() for p in lam.parameters())
-    truth = latent_profile(s_j - s_i, rows, config.seed) | {"one_sidedness": one_sidedness(s_j - s_i, s_i, s_j)}
+    truth = latent_profile(s_j - s_i, rows, config.seed) | {
+        "one_sidedness": one_sidedness(s_j - s_i, s_i, s_j)
+    }
     return {"model": row | trained(folder), "truth": truth}
 
 
 def trained(folder: Path) -> dict:
-    "Preset, steps and weight of AC of the run that wrote a model, where the run's folder is still around it."
+    """Preset, steps and weight of AC of the run that wrote a model, where the run's folder is still
+    around it.
+    """
     file = folder.parent / "config.json"
     if not file.exists():
         return {}
     c = read_json(file)
-    return {"preset": c["preset"], "steps": c["train"]["steps"], "lambda_ac": c["model"]["objective"]["lambda_ac"]}
+    return {
+        "preset": c["preset"],
+        "steps": c["train"]["steps"],
+        "lambda_ac": c["model"]["objective"]["lambda_ac"],
+    }
 
 # %% ../../nbs/9_studies/potential_study.ipynb #1f0a67f9
 def study(config: StudyConfig) -> dict[str, dict]:
-    "Measure `config.models`; rows by name and the true displacement's, also written to `config.out`."
+    """Measure `config.models`; rows by name and the true displacement's, also written to
+    `config.out`.
+    """
     rows = read_json(config.out) if Path(config.out).exists() else {}
     for name, folder in named(config.models).items():
         say(f"{name}: {folder}")
@@ -118,19 +146,37 @@ def study(config: StudyConfig) -> dict[str, dict]:
     return rows
 
 
-COLUMNS = {"additivity": "additivity", "identity": "identity", "inverse": "inverse", "norm_correlation": "norm r",
-           "reconstruction": "rec", "sum_reconstruction": "rec of sum", "motion_r2": "R2 motion",
-           "place_r2": "R2 place", "goal_r2": "R2 goal", "one_sidedness": "one-sided", "codes_used": "codes"}
+COLUMNS = {
+    "additivity": "additivity",
+    "identity": "identity",
+    "inverse": "inverse",
+    "norm_correlation": "norm r",
+    "reconstruction": "rec",
+    "sum_reconstruction": "rec of sum",
+    "motion_r2": "R2 motion",
+    "place_r2": "R2 place",
+    "goal_r2": "R2 goal",
+    "one_sidedness": "one-sided",
+    "codes_used": "codes",
+}
 
 # %% ../../nbs/9_studies/potential_study.ipynb #5a6a1d02
 def _cell(value) -> str:
     if value is None:
         return "-"
-    return f"{value:d}" if isinstance(value, int) else f"{value:.0e}" if 0 < abs(value) < 1e-4 else f"{value:.3f}"
+    return (
+        f"{value:d}"
+        if isinstance(value, int)
+        else f"{value:.0e}"
+        if 0 < abs(value) < 1e-4
+        else f"{value:.3f}"
+    )
 
 
 def as_table(rows: dict[str, dict]) -> str:
-    "The rows for a person, the algebra and below it the rest; `-` where a model has no such number."
+    """The rows for a person, the algebra and below it the rest; `-` where a model has no such
+    number.
+    """
     blocks, keys = [], list(COLUMNS)
     for part in (keys[:4], keys[4:]):
         lines = [" " * 26 + "".join(f"{COLUMNS[key]:>12s}" for key in part)]
@@ -141,10 +187,12 @@ def as_table(rows: dict[str, dict]) -> str:
 
 
 def main(argv=None) -> None:
-    "Entry point of `python -m aclam.studies.potential_study`."
+    """Entry point of `python -m aclam.studies.potential_study`."""
     show = lambda c: print_json(study(c)) if c.json else print(as_table(study(c)))  # noqa: E731
     cli(StudyConfig, show, argv, prog="python -m aclam.studies.potential_study")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

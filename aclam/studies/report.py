@@ -32,7 +32,7 @@ from ..structure.norm_trajectory import COLORS, TRUTH, tidy
 # %% ../../nbs/9_studies/report.ipynb #c9730740
 @dataclass(frozen=True)
 class Row:
-    "One line of the comparison."
+    """One line of the comparison."""
 
     key: str  # in the model's numbers
     label: str
@@ -42,49 +42,90 @@ class Row:
 
 ROWS = (
     Row("additivity", "Additivity residual", "lower", "Eq. 7: how far z_ij + z_jk is from z_ik"),
-    Row("norm_correlation", "Norm correlation", "higher", "Eq. 8: does a longer motion have a longer latent?"),
-    Row("norm_correlation_uniform", "… uniform by magnitude", "higher", "Eq. 8, as many long motions as short ones"),
+    Row(
+        "norm_correlation",
+        "Norm correlation",
+        "higher",
+        "Eq. 8: does a longer motion have a longer latent?",
+    ),
+    Row(
+        "norm_correlation_uniform",
+        "… uniform by magnitude",
+        "higher",
+        "Eq. 8, as many long motions as short ones",
+    ),
     Row("identity", "Identity residual", "lower", "Eq. 9: length of z_ii, which should be 0"),
     Row("inverse", "Inverse residual", "lower", "Eq. 10: length of z_ij + z_ji, which should be 0"),
-    Row("reconstruction", "Reconstruction", "lower", "error of F(o_i, z_ij), copying the frame is 1"),
-    Row("sum_reconstruction", "Reconstruction from the sum", "lower", "error of F(o_i, z_ij + z_jk), copying is 1"),
-    Row("transfer_gap", "Transfer gap", "lower", "do z_ik and z_ij + z_jk do the same in another scene?"),
+    Row(
+        "reconstruction", "Reconstruction", "lower", "error of F(o_i, z_ij), copying the frame is 1"
+    ),
+    Row(
+        "sum_reconstruction",
+        "Reconstruction from the sum",
+        "lower",
+        "error of F(o_i, z_ij + z_jk), copying is 1",
+    ),
+    Row(
+        "transfer_gap",
+        "Transfer gap",
+        "lower",
+        "do z_ik and z_ij + z_jk do the same in another scene?",
+    ),
     Row("probe_r2", "Probe R²", "higher", "how much of the displacement a linear map reads from z"),
     Row("codes_used", "Codes used", "", "different codes on the held-out pairs"),
     Row("perplexity", "Perplexity", "", "codes as if all were used equally often"),
-    Row("trajectory_correlation", "Norm trajectory", "higher", "correlation with displacement within an episode"),
+    Row(
+        "trajectory_correlation",
+        "Norm trajectory",
+        "higher",
+        "correlation with displacement within an episode",
+    ),
     Row("parameters", "Parameters", "", "of the whole model"),
     Row("seconds", "Training time, seconds", "", "on the machine below"),
 )
 
 # %% ../../nbs/9_studies/report.ipynb #cd4ad6d8
 def number(x) -> str:
-    "A number in three significant digits or as an integer; an en dash for what is missing or undefined."
+    """A number in three significant digits or as an integer; an en dash for what is missing or
+    undefined.
+    """
     if x is None or (isinstance(x, float) and not math.isfinite(x)):
         return "–"
     if isinstance(x, (int, np.integer)):
         return f"{x:,d}"
     size = abs(x)
-    return f"{x:,.0f}" if size >= 1000 else f"{x:.1f}" if size >= 100 else f"{x:.2f}" if size >= 10 else f"{x:.3f}"
+    return (
+        f"{x:,.0f}"
+        if size >= 1000
+        else f"{x:.1f}"
+        if size >= 100
+        else f"{x:.2f}"
+        if size >= 10
+        else f"{x:.3f}"
+    )
 
 
 def duration(seconds: float) -> str:
-    "Seconds as '42.0 s', '3 min 05 s' or '2 h 10 min'."
+    """Seconds as '42.0 s', '3 min 05 s' or '2 h 10 min'."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, s = divmod(round(seconds), 60)
-    return f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {s:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 # %% ../../nbs/9_studies/report.ipynb #bcfdcecb
 def ratio(a, b) -> float:
-    "a / b, or NaN where that has no meaning: something undefined, b = 0, or different signs."
+    """a / b, or NaN where that has no meaning: something undefined, b = 0, or different signs."""
     if a is None or b is None or not (math.isfinite(a) and math.isfinite(b)) or b == 0 or a * b < 0:
         return math.nan
     return a / b
 
 
 def comparison(results: Mapping) -> list[dict]:
-    "The table's lines: {row, values: one per model, ratio, best: the number of the better model or None}."
+    """The table's lines: {row, values: one per model, ratio, best: the number of the better model
+    or None}.
+    """
     models = list(results["models"].values())
     if not models:
         raise UserError("results have no model: {name: numbers} expected under 'models'")
@@ -92,11 +133,21 @@ def comparison(results: Mapping) -> list[dict]:
     for row in (r for r in ROWS if any(r.key in m for m in models)):
         values = [m.get(row.key) for m in models]
         finite = [v for v in values if v is not None and math.isfinite(v)]
-        top = (min if row.better == "lower" else max)(finite) if row.better and len(finite) > 1 else None
+        top = (
+            (min if row.better == "lower" else max)(finite)
+            if row.better and len(finite) > 1
+            else None
+        )
         alike = [number(v) for v in values].count(number(top)) > 1  # to the digits that are shown
         best = None if top is None or alike else values.index(top)
-        lines.append({"row": row, "values": values, "best": best,
-                      "ratio": ratio(values[0], values[1]) if len(values) > 1 else math.nan})  # fmt: skip
+        lines.append(
+            {
+                "row": row,
+                "values": values,
+                "best": best,
+                "ratio": ratio(values[0], values[1]) if len(values) > 1 else math.nan,
+            }
+        )
     return lines
 
 # %% ../../nbs/9_studies/report.ipynb #971ed7fb
@@ -104,28 +155,44 @@ ARROWS = {"lower": "↓", "higher": "↑", "": " "}  # which way is better
 
 
 def format_table(results: Mapping) -> str:
-    "The comparison as text: a line for each measure, a column for each model, and the ratio of the first two."
+    """The comparison as text: a line for each measure, a column for each model, and the ratio of
+    the first two.
+    """
     names = list(results["models"])
     head = ["", *names, *(["ratio"] if len(names) > 1 else [])]
     body = []
     for line in comparison(results):
-        cells = [number(v) for v in line["values"]] + ([number(line["ratio"])] if len(names) > 1 else [])
+        cells = [number(v) for v in line["values"]] + (
+            [number(line["ratio"])] if len(names) > 1 else []
+        )
         body.append([f"{line['row'].label} {ARROWS[line['row'].better]}".rstrip(), *cells])
     widths = [max(len(r[c]) for r in [head, *body]) for c in range(len(head))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    text = ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in [head, *body]]  # fmt: skip
+    text = [
+        "  ".join(
+            c.ljust(w) if k == 0 else c.rjust(w)
+            for k, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in [head, *body]
+    ]
     title = [results["title"]] if "title" in results else []
     return "\n".join([*title, text[0].rstrip(), rule, *text[1:]])
 
 # %% ../../nbs/9_studies/report.ipynb #20f0586e
-PAPER = {"AC-LAM": {"additivity": 0.135, "norm_correlation": 0.408, "identity": 0.020, "inverse": 0.267},
-         "villa-X": {"additivity": 0.386, "norm_correlation": 0.225, "identity": 0.326, "inverse": 0.875}}  # fmt: skip
+PAPER = {
+    "AC-LAM": {"additivity": 0.135, "norm_correlation": 0.408, "identity": 0.020, "inverse": 0.267},
+    "villa-X": {
+        "additivity": 0.386,
+        "norm_correlation": 0.225,
+        "identity": 0.326,
+        "inverse": 0.875,
+    },
+}
 
 
 @dataclass(frozen=True)
 class Goal:
-    "What the first model's number should be, relative to the second's."
+    """What the first model's number should be, relative to the second's."""
 
     key: str
     most: float | None = None  # largest allowed ratio
@@ -134,7 +201,9 @@ class Goal:
 
 
 GOALS = (
-    Goal("additivity", most=1 / 3, words="the additivity residual is at most a third of the twin's"),
+    Goal(
+        "additivity", most=1 / 3, words="the additivity residual is at most a third of the twin's"
+    ),
     Goal("inverse", most=1 / 2, words="the inverse residual is at most half of the twin's"),
     Goal("norm_correlation", least=1.0, words="the norm correlation is higher than the twin's"),
     Goal("reconstruction", most=1.1, words="reconstruction is at most 10 % worse than the twin's"),
@@ -142,7 +211,8 @@ GOALS = (
 
 # %% ../../nbs/9_studies/report.ipynb #98ee3482
 def goals(results: Mapping, share: float = 0.25) -> list[dict]:
-    """Each goal with what came out: {words, met: True, False or None where it cannot be judged, found: text}.
+    """Each goal with what came out: {words, met: True, False or None where it cannot be judged,
+    found: text}.
 
     `share` is the part of the codebook that every model should use.
     """
@@ -150,7 +220,9 @@ def goals(results: Mapping, share: float = 0.25) -> list[dict]:
     out = [_codes_goal(models, share)] if all("codes_share" in m for m in models) else []
     if len(models) < 2:
         return out
-    judged = [_judge(g, models[0].get(g.key), models[1].get(g.key)) for g in GOALS if g.key in models[0]]
+    judged = [
+        _judge(g, models[0].get(g.key), models[1].get(g.key)) for g in GOALS if g.key in models[0]
+    ]
     return judged + out
 
 
@@ -161,30 +233,39 @@ def _judge(goal: Goal, a, b) -> dict:
     # least is only ever 1: the number itself must be higher, which holds for negative numbers too
     met = a > b if goal.least is not None else a <= goal.most * b
     r = ratio(a, b)
-    return {"words": goal.words, "met": bool(met), "found": values + ("" if math.isnan(r) else f", a ratio of {r:.2f}")}
+    return {
+        "words": goal.words,
+        "met": bool(met),
+        "found": values + ("" if math.isnan(r) else f", a ratio of {r:.2f}"),
+    }
 
 
 def _codes_goal(models: list[dict], share: float) -> dict:
     found = ", ".join(f"{m['codes_used']} of {m['codebook_size']}" for m in models)
-    return {"words": f"every model uses at least {100 * share:.0f} % of its codes", "found": found,
-            "met": all(m["codes_share"] >= share for m in models)}  # fmt: skip
+    return {
+        "words": f"every model uses at least {100 * share:.0f} % of its codes",
+        "found": found,
+        "met": all(m["codes_share"] >= share for m in models),
+    }
 
 # %% ../../nbs/9_studies/report.ipynb #5c0d1e04
 SENTENCES = {
     "additivity": "The sum of two latents misses the direct latent by {a} of the latents' mean square in {A}, "
-                  "and by {b} in {B}{than}.",
+    "and by {b} in {B}{than}.",
     "inverse": "There and back leaves {a} of a latent's length in {A}, and {b} in {B}{than}.",
     "identity": "Standing still has a latent {a} times as long as a mean one in {A}, and {b} times in {B}{than}.",
     "norm_correlation": "The length of a latent correlates with the robot's displacement at {a} in {A}, "
-                        "and at {b} in {B}.",
+    "and at {b} in {B}.",
     "reconstruction": "Decoding one latent leaves {a} of the error of simply copying the frame in {A}, "
-                      "and {b} in {B}{than}.",
+    "and {b} in {B}{than}.",
     "sum_reconstruction": "Decoding the sum of two leaves {a} of it in {A}, and {b} in {B}{than}.",
-}  # fmt: skip
+}
 
 # %% ../../nbs/9_studies/report.ipynb #7aecfe53
 def _than(a: float, b: float, less: str, more: str) -> str:
-    "': 2.5 times less' or ': 1.3 times more', whichever is true of a against b; nothing where no ratio can say it."
+    """': 2.5 times less' or ': 1.3 times more', whichever is true of a against b; nothing where no
+    ratio can say it.
+    """
     r = ratio(a, b)
     if math.isnan(r) or r == 0:
         return ""
@@ -194,7 +275,7 @@ def _than(a: float, b: float, less: str, more: str) -> str:
 
 
 def findings(results: Mapping) -> list[str]:
-    "What was found, in sentences, for the first two models; nothing where there is only one."
+    """What was found, in sentences, for the first two models; nothing where there is only one."""
     if len(results["models"]) < 2:
         return []
     (A, first), (B, second) = list(results["models"].items())[:2]
@@ -203,51 +284,73 @@ def findings(results: Mapping) -> list[str]:
         a, b = first.get(key), second.get(key)
         if a is None or b is None or not (math.isfinite(a) and math.isfinite(b)):
             continue
-        sentences.append(text.format(A=A, B=B, a=number(a), b=number(b), than=_than(a, b, "less", "more")))
+        sentences.append(
+            text.format(A=A, B=B, a=number(a), b=number(b), than=_than(a, b, "less", "more"))
+        )
     return sentences
 
 # %% ../../nbs/9_studies/report.ipynb #99d1de8b
-PANELS = (("loss", "training loss"), ("reconstruction", "reconstruction / copying"),
-          ("sum_reconstruction", "sum reconstruction / copying"), ("additivity", "additivity residual"),
-          ("norm_correlation", "norm correlation"), ("identity", "identity residual"),
-          ("inverse", "inverse residual"), ("codes_used", "codes used"))  # fmt: skip
+PANELS = (
+    ("loss", "training loss"),
+    ("reconstruction", "reconstruction / copying"),
+    ("sum_reconstruction", "sum reconstruction / copying"),
+    ("additivity", "additivity residual"),
+    ("norm_correlation", "norm correlation"),
+    ("identity", "identity residual"),
+    ("inverse", "inverse residual"),
+    ("codes_used", "codes used"),
+)
 
 
 def series(history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    "Steps (S,) and values (S,) of `key`, or of `probe/key`, in the lines of a log; lines without it are skipped."
+    """Steps (S,) and values (S,) of `key`, or of `probe/key`, in the lines of a log; lines without
+    it are skipped.
+    """
     rows = [(r["step"], r.get(key, r.get(f"probe/{key}"))) for r in history if "step" in r]
     rows = [(s, v) for s, v in rows if v is not None and math.isfinite(v)]
     steps, values = zip(*rows, strict=True) if rows else ((), ())
     return np.array(steps, float), np.array(values, float)
 
 
-def draw_training(histories: Mapping[str, Sequence[Mapping]], panels: Sequence[tuple[str, str]] = PANELS):
-    "Curves over training steps for {model: lines of its log}: one panel for each of `panels` that some log knows."
+def draw_training(
+    histories: Mapping[str, Sequence[Mapping]], panels: Sequence[tuple[str, str]] = PANELS
+):
+    """Curves over training steps for {model: lines of its log}: one panel for each of `panels` that
+    some log knows.
+    """
     import matplotlib.pyplot as plt
 
-    panels = [(key, title) for key, title in panels if any(len(series(h, key)[0]) > 0 for h in histories.values())]
+    panels = [
+        (key, title)
+        for key, title in panels
+        if any(len(series(h, key)[0]) > 0 for h in histories.values())
+    ]
     if not panels:
-        raise UserError(f"no line of the training logs has any of {', '.join(key for key, _ in PANELS)}")
+        raise UserError(
+            f"no line of the training logs has any of {', '.join(key for key, _ in PANELS)}"
+        )
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.75 * columns, 2.1 * rows), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(2.75 * columns, 2.1 * rows), squeeze=False, layout="constrained"
+    )
     for ax, (key, title) in zip(axes.flat, panels, strict=False):
         _curves(ax, histories, key, title)
-    for ax in axes.flat[len(panels):]:  # fmt: skip
+    for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     axes[0, 0].legend(frameon=False, fontsize=8)
     return fig
 
 # %% ../../nbs/9_studies/report.ipynb #1799d5eb
 def _curves(ax, histories: Mapping, key: str, title: str) -> None:
-    "One panel: a faint line of the values and a strong one of their running mean."
+    """One panel: a faint line of the values and a strong one of their running mean."""
     for color, (name, history) in zip(cycle(COLORS), histories.items()):
         steps, values = series(history, key)
         width = max(1, len(values) // 40)
         smooth = np.convolve(values, np.ones(width) / width, "valid") if len(values) else values
         if width > 1:
             ax.plot(steps, values, color=color, lw=0.6, alpha=0.3)
-        ax.plot(steps[width - 1:], smooth, color=color, lw=1.7, label=name)  # fmt: skip
+        ax.plot(steps[width - 1 :], smooth, color=color, lw=1.7, label=name)
     if key == "loss" and all((series(h, key)[1] > 0).all() for h in histories.values()):
         ax.set_yscale("log")
     ax.set_title(title, fontsize=9, color="#334155", loc="left")
@@ -256,25 +359,38 @@ def _curves(ax, histories: Mapping, key: str, title: str) -> None:
 
 # %% ../../nbs/9_studies/report.ipynb #8d09e902
 def draw_code_usage(indices: Mapping[str, np.ndarray], codebook_size: int):
-    "Shares of the codes in {model: code numbers of any shape}, sorted from the most to the least frequent."
+    """Shares of the codes in {model: code numbers of any shape}, sorted from the most to the least
+    frequent.
+    """
     import matplotlib.pyplot as plt
 
     n = len(indices)
-    fig, axes = plt.subplots(1, n, figsize=(3.9 * n, 2.1), sharey=True, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, n, figsize=(3.9 * n, 2.1), sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, color, (name, codes) in zip(axes[0], cycle(COLORS), indices.items()):
         count = np.bincount(np.asarray(codes).ravel(), minlength=codebook_size)
         share = np.sort(count)[::-1] / count.sum()
         ax.bar(np.arange(len(share)), share, color=color, width=0.9)
         ax.axhline(1 / codebook_size, color=TRUTH, lw=1, ls=(0, (4, 2)))
-        ax.set_title(f"{name}: {(count > 0).sum()} of {codebook_size} codes", fontsize=9, color="#334155", loc="left")
+        ax.set_title(
+            f"{name}: {(count > 0).sum()} of {codebook_size} codes",
+            fontsize=9,
+            color="#334155",
+            loc="left",
+        )
         ax.set_xlabel("codes, most frequent first", fontsize=8, color="#475569")
         tidy(ax)
     axes[0, 0].set_ylabel("share", fontsize=8)
     return fig
 
 # %% ../../nbs/9_studies/report.ipynb #39b4139a
-def draw_film_strip(episodes: Sequence[np.ndarray], times: Sequence[float] | None = None, names: Sequence[str] = ()):
-    "Episodes as rows of frames, each uint8 (T, 3, H, W); `times` (T,) seconds over the columns, `names` in the rows."
+def draw_film_strip(
+    episodes: Sequence[np.ndarray], times: Sequence[float] | None = None, names: Sequence[str] = ()
+):
+    """Episodes as rows of frames, each uint8 (T, 3, H, W); `times` (T,) seconds over the columns,
+    `names` in the rows.
+    """
     import matplotlib.pyplot as plt
 
     columns = max(len(e) for e in episodes)
@@ -290,15 +406,22 @@ def draw_film_strip(episodes: Sequence[np.ndarray], times: Sequence[float] | Non
     for ax, t in zip(axes[0], [] if times is None else times, strict=False):
         ax.set_title(f"{t:.1f} s", fontsize=8, color="#475569", pad=3)
     for row, name in zip(axes, names, strict=False):
-        row[0].text(0.03, 0.94, name, transform=row[0].transAxes, fontsize=6.5, va="top", color="white")
+        row[0].text(
+            0.03, 0.94, name, transform=row[0].transAxes, fontsize=6.5, va="top", color="white"
+        )
     return fig
 
 # %% ../../nbs/9_studies/report.ipynb #f7d9e0bc
 def png_bytes(figure, dpi: int = 130) -> bytes:
-    "A matplotlib figure, PNG bytes or the path of a PNG, as PNG bytes. UserError for anything else."
+    """A matplotlib figure, PNG bytes or the path of a PNG, as PNG bytes.
+
+    UserError for anything else.
+    """
     if hasattr(figure, "savefig"):
         out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(
+            out, format="png", dpi=dpi, facecolor="white", bbox_inches="tight", pad_inches=0.08
+        )
         return out.getvalue()
     is_path = isinstance(figure, (str, os.PathLike))
     data = Path(figure).read_bytes() if is_path else figure
@@ -308,7 +431,7 @@ def png_bytes(figure, dpi: int = 130) -> bytes:
 
 
 def save_figures(folder, figures: Mapping) -> list[Path]:
-    "Each of {name: figure} as `folder/name.png`; the paths."
+    """Each of {name: figure} as `folder/name.png`; the paths."""
     paths = []
     for name, figure in figures.items():
         paths.append(Path(folder) / f"{name}.png")
@@ -319,18 +442,27 @@ def save_figures(folder, figures: Mapping) -> list[Path]:
 # %% ../../nbs/9_studies/report.ipynb #e4432c60
 CAPTIONS = {
     "film_strip": ("The data", "Held-out episodes, one a row, as the models see them."),
-    "training": ("How the structure emerged",
-                 "Measured on held-out episodes while training. Additivity, identity and inverse should fall to 0, "
-                 "the norm correlation should rise to 1."),
-    "norm_trajectory": ("Does the latent grow with the motion?",
-                        "Length of z(o₀, oₜ) along held-out episodes, against how far the robot is from where it "
-                        "started (area). Every curve is divided by its largest value. Right of a dotted line the time "
-                        "is longer than any that was trained on."),
-    "motion_transfer": ("Can the action be carried elsewhere?",
-                        "Latents of a source triple played in a frame o′ of another episode: the direct latent, the "
-                        "sum of two, and the difference of the two pictures. Black differences: latents add up."),
-    "code_usage": ("Are the codes in use?", "Share of each code, most frequent first. Dashed: all codes alike."),
-}  # fmt: skip
+    "training": (
+        "How the structure emerged",
+        "Measured on held-out episodes while training. Additivity, identity and inverse should fall to 0, "
+        "the norm correlation should rise to 1.",
+    ),
+    "norm_trajectory": (
+        "Does the latent grow with the motion?",
+        "Length of z(o₀, oₜ) along held-out episodes, against how far the robot is from where it "
+        "started (area). Every curve is divided by its largest value. Right of a dotted line the time "
+        "is longer than any that was trained on.",
+    ),
+    "motion_transfer": (
+        "Can the action be carried elsewhere?",
+        "Latents of a source triple played in a frame o′ of another episode: the direct latent, the "
+        "sum of two, and the difference of the two pictures. Black differences: latents add up.",
+    ),
+    "code_usage": (
+        "Are the codes in use?",
+        "Share of each code, most frequent first. Dashed: all codes alike.",
+    ),
+}
 
 ASKED = """A latent action model looks at two frames of a robot and names what happened between them, without ever
 seeing an action. Trained for reconstruction alone, it may as well name the place where things ended. Does asking that
@@ -401,33 +533,46 @@ td .span{display:block;color:var(--faint);font-size:.76rem;font-weight:400}td.be
 
 # %% ../../nbs/9_studies/report.ipynb #c340c289
 def _e(x) -> str:
-    "Text for the page: escaped, with z_ij, o_k and the like set with a subscript."
+    """Text for the page: escaped, with z_ij, o_k and the like set with a subscript."""
     return re.sub(r"\b([zo])_([ijk]{1,2})\b", r"\1<sub>\2</sub>", html.escape(str(x)))
 
 
 def _paragraphs(text) -> str:
-    return "".join(f'<p class="lead">{_e(p)}</p>' for p in ([text] if isinstance(text, str) else text))
+    return "".join(
+        f'<p class="lead">{_e(p)}</p>' for p in ([text] if isinstance(text, str) else text)
+    )
 
 
 def _tiles(results: Mapping) -> str:
-    "The four structure metrics of the first model, large, with the second's beneath."
+    """The four structure metrics of the first model, large, with the second's beneath."""
     lines = [c for c in comparison(results) if c["row"].key in PAPER["AC-LAM"]]
     names, out = list(results["models"]), []
     for c in lines:
         kind = "" if c["best"] is None else " good" if c["best"] == 0 else " bad"
         other = f"{_e(names[1])}: {number(c['values'][1])}" if len(names) > 1 else _e(c["row"].what)
-        out.append(f'<div class="tile{kind}"><div class="name">{_e(c["row"].label)} {ARROWS[c["row"].better]}</div>'
-                   f'<div class="value">{number(c["values"][0])}</div><div class="other">{other}</div></div>')
+        out.append(
+            f'<div class="tile{kind}"><div class="name">{_e(c["row"].label)} {ARROWS[c["row"].better]}</div>'
+            f'<div class="value">{number(c["values"][0])}</div><div class="other">{other}</div></div>'
+        )
     return f'<div class="tiles">{"".join(out)}</div>'
 
 # %% ../../nbs/9_studies/report.ipynb #94991140
 def _found(results: Mapping) -> str:
     sentences = [*findings(results), *results.get("notes", [])]
     words = {True: "met", False: "missed", None: "unclear"}
-    judged = "".join(f'<div class="goal"><b class="{words[g["met"]]}">{words[g["met"]]}</b><div>{_e(g["words"])} '
-                     f'<span>({_e(g["found"])})</span></div></div>' for g in goals(results))  # fmt: skip
-    listed = f'<ul class="found">{"".join(f"<li>{_e(s)}</li>" for s in sentences)}</ul>' if sentences else ""
-    before = '<p class="before">What it set out to reach, decided before the run:</p>' if judged else ""
+    judged = "".join(
+        f'<div class="goal"><b class="{words[g["met"]]}">{words[g["met"]]}</b><div>{_e(g["words"])} '
+        f"<span>({_e(g['found'])})</span></div></div>"
+        for g in goals(results)
+    )
+    listed = (
+        f'<ul class="found">{"".join(f"<li>{_e(s)}</li>" for s in sentences)}</ul>'
+        if sentences
+        else ""
+    )
+    before = (
+        '<p class="before">What it set out to reach, decided before the run:</p>' if judged else ""
+    )
     return _section("What was found", listed + before + judged) if listed or judged else ""
 
 # %% ../../nbs/9_studies/report.ipynb #f721235c
@@ -436,48 +581,74 @@ def _section(title: str, body: str) -> str:
 
 
 def _cell(results: Mapping, line: dict, m: int) -> str:
-    "One number, with its bootstrap interval where there is one."
+    """One number, with its bootstrap interval where there is one."""
     model = list(results["models"].values())[m]
     ends = model.get("intervals", {}).get(line["row"].key)
     span = f'<span class="span">{number(ends[0])} to {number(ends[1])}</span>' if ends else ""
-    return f'<td{" class=best" if line["best"] == m else ""}>{number(line["values"][m])}{span}</td>'
+    return f"<td{' class=best' if line['best'] == m else ''}>{number(line['values'][m])}{span}</td>"
 
 # %% ../../nbs/9_studies/report.ipynb #2f31c349
 def _paper_ratio(key: str) -> float:
-    "The paper's ratio on Bridge, Table 1."
+    """The paper's ratio on Bridge, Table 1."""
     return ratio(PAPER["AC-LAM"].get(key), PAPER["villa-X"].get(key))
 
 
 def _table(results: Mapping) -> str:
-    "The comparison, with ratio columns where there are two models or more."
+    """The comparison, with ratio columns where there are two models or more."""
     names, two = list(results["models"]), len(results["models"]) > 1
-    head = "".join(f"<th>{_e(n)}</th>" for n in names) + ("<th>ratio</th><th>paper’s ratio, Bridge</th>" if two else "")
+    head = "".join(f"<th>{_e(n)}</th>" for n in names) + (
+        "<th>ratio</th><th>paper’s ratio, Bridge</th>" if two else ""
+    )
     body = []
     for line in comparison(results):
         row = line["row"]
         cells = "".join(_cell(results, line, m) for m in range(len(names)))
-        more = f"<td>{number(line['ratio'])}</td><td>{number(_paper_ratio(row.key))}</td>" if two else ""
-        body.append(f"<tr><td>{_e(row.label)} {ARROWS[row.better]}<small>{_e(row.what)}</small></td>{cells}{more}</tr>")
-    note = "" if not any("intervals" in m for m in results["models"].values()) else (
-        "<p><small>Small numbers: 95 % bootstrap intervals over held-out episodes.</small></p>")
-    return _section("The comparison", f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-                    f"<tbody>{''.join(body)}</tbody></table></div>{note}")  # fmt: skip
+        more = (
+            f"<td>{number(line['ratio'])}</td><td>{number(_paper_ratio(row.key))}</td>"
+            if two
+            else ""
+        )
+        body.append(
+            f"<tr><td>{_e(row.label)} {ARROWS[row.better]}<small>{_e(row.what)}</small></td>{cells}{more}</tr>"
+        )
+    note = (
+        ""
+        if not any("intervals" in m for m in results["models"].values())
+        else (
+            "<p><small>Small numbers: 95 % bootstrap intervals over held-out episodes.</small></p>"
+        )
+    )
+    return _section(
+        "The comparison",
+        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>{note}",
+    )
 
 # %% ../../nbs/9_studies/report.ipynb #bb6cafe0
 def _figure(name: str, figure) -> str:
-    "A section with one embedded picture; `figure` may come with a caption of its own: (figure, caption)."
+    """A section with one embedded picture; `figure` may come with a caption of its own: (figure,
+    caption).
+    """
     title, caption = CAPTIONS.get(name, (name.replace("_", " ").capitalize(), ""))
     if isinstance(figure, tuple):
         figure, caption = figure
     picture = base64.b64encode(png_bytes(figure)).decode()
-    return _section(title, f'<figure><img alt="{_e(title)}" src="data:image/png;base64,{picture}">'
-                    f"<figcaption>{_e(caption)}</figcaption></figure>")  # fmt: skip
+    return _section(
+        title,
+        f'<figure><img alt="{_e(title)}" src="data:image/png;base64,{picture}">'
+        f"<figcaption>{_e(caption)}</figcaption></figure>",
+    )
 
 
 def _facts(results: Mapping) -> str:
-    "Data, hardware, times and seeds, side by side."
+    """Data, hardware, times and seeds, side by side."""
     out = []
-    for key, title in (("data", "Data"), ("hardware", "Hardware and software"), ("times", "Time"), ("seeds", "Seeds")):
+    for key, title in (
+        ("data", "Data"),
+        ("hardware", "Hardware and software"),
+        ("times", "Time"),
+        ("seeds", "Seeds"),
+    ):
         entries = results.get(key) or {}
         say = duration if key == "times" else lambda v: number(v) if isinstance(v, float) else v
         listed = "".join(f"<dt>{_e(k)}</dt><dd>{_e(say(v))}</dd>" for k, v in entries.items())
@@ -486,7 +657,7 @@ def _facts(results: Mapping) -> str:
 
 # %% ../../nbs/9_studies/report.ipynb #b35b7610
 def _config_lines(config, indent: int = 0) -> list[str]:
-    "Nested dictionaries as indented lines."
+    """Nested dictionaries as indented lines."""
     lines = []
     for key, value in config.items():
         nested = isinstance(value, Mapping)
@@ -496,28 +667,34 @@ def _config_lines(config, indent: int = 0) -> list[str]:
 
 
 def _again(results: Mapping) -> str:
-    "Commands and configuration."
+    """Commands and configuration."""
     commands = _e("\n".join(results.get("commands", [])))
     config = _e("\n".join(_config_lines(results.get("config", {}))))
     out = _section("To see it again", f"<pre>{commands}</pre>") if commands else ""
-    settings = f"<section><details><summary>All settings</summary><pre>{config}</pre></details></section>"
+    settings = (
+        f"<section><details><summary>All settings</summary><pre>{config}</pre></details></section>"
+    )
     return out + (settings if config else "")
 
 # %% ../../nbs/9_studies/report.ipynb #f1c585f3
 def report_html(results: Mapping, figures: Mapping | None = None) -> str:
-    "One self-contained HTML page: see the table above for `results`; `figures` is {name: figure} in reading order."
+    """One self-contained HTML page: see the table above for `results`; `figures` is {name: figure}
+    in reading order.
+    """
     title = results.get("title", "Latent actions that add up")
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     pictures = "".join(_figure(name, figure) for name, figure in (figures or {}).items())
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="color-scheme" content="light dark">'
-            f"<title>{_e(title)}</title><style>{CSS_COLORS}{CSS_TEXT}{CSS_PARTS}{CSS_TABLES}</style></head><body><main>"
-            f'<p class="kicker">{_e(" and ".join(results["models"]))}</p><h1>{_e(title)}</h1>'
-            f"{_paragraphs(results.get('asked', ASKED))}"
-            f"{_tiles(results)}{_found(results)}{_table(results)}{pictures}{_facts(results)}{_again(results)}"
-            f"<footer>Written by aclam {_e(_version('aclam'))}</footer></main></body></html>\n")  # fmt: skip
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark">'
+        f"<title>{_e(title)}</title><style>{CSS_COLORS}{CSS_TEXT}{CSS_PARTS}{CSS_TABLES}</style></head><body><main>"
+        f'<p class="kicker">{_e(" and ".join(results["models"]))}</p><h1>{_e(title)}</h1>'
+        f"{_paragraphs(results.get('asked', ASKED))}"
+        f"{_tiles(results)}{_found(results)}{_table(results)}{pictures}{_facts(results)}{_again(results)}"
+        f"<footer>Written by aclam {_e(_version('aclam'))}</footer></main></body></html>\n"
+    )
 
 
 def _version(package: str) -> str:
@@ -528,7 +705,7 @@ def _version(package: str) -> str:
 
 
 def write_report(path, results: Mapping, figures: Mapping | None = None) -> Path:
-    "Write `report_html(results, figures)` to `path`, whole or not at all; returns the path."
+    """Write `report_html(results, figures)` to `path`, whole or not at all; returns the path."""
     page = report_html(results, figures)
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -536,7 +713,7 @@ def write_report(path, results: Mapping, figures: Mapping | None = None) -> Path
 
 # %% ../../nbs/9_studies/report.ipynb #edf98def
 def _cpu() -> str:
-    "The processor's name where Linux tells it, else what Python knows."
+    """The processor's name where Linux tells it, else what Python knows."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -544,10 +721,17 @@ def _cpu() -> str:
 
 
 def hardware() -> dict:
-    "Processor, cores, accelerators and versions, for the `hardware` entry of a report."
+    """Processor, cores, accelerators and versions, for the `hardware` entry of a report."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    return {"processor": _cpu(), "cores": cores, "accelerator": ", ".join(gpus) or "none", "system": platform.system(),
-            "python": platform.python_version(), "torch": torch.__version__, "aclam": _version("aclam")}  # fmt: skip
+    return {
+        "processor": _cpu(),
+        "cores": cores,
+        "accelerator": ", ".join(gpus) or "none",
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "aclam": _version("aclam"),
+    }

@@ -18,34 +18,60 @@ from ..core import UserError, read_json
 from .report import GOALS, comparison, goals, number
 
 # %% ../../nbs/9_studies/seeds.ipynb #dd754496
-KEPT = ("additivity", "norm_correlation", "identity", "inverse", "reconstruction", "sum_reconstruction", "transfer_gap",
-        "probe_r2", "codes_used", "codebook_size", "codes_share", "perplexity", "trajectory_correlation")  # fmt: skip
+KEPT = (
+    "additivity",
+    "norm_correlation",
+    "identity",
+    "inverse",
+    "reconstruction",
+    "sum_reconstruction",
+    "transfer_gap",
+    "probe_r2",
+    "codes_used",
+    "codebook_size",
+    "codes_share",
+    "perplexity",
+    "trajectory_correlation",
+)
 
 
 def kept(results: Mapping) -> dict[str, Any]:
-    "What one run leaves for the comparison; `results` as `results.json` of the demo."
-    models = {name: {k: row[k] for k in KEPT if k in row} for name, row in results["models"].items()}
+    """What one run leaves for the comparison; `results` as `results.json` of the demo."""
+    models = {
+        name: {k: row[k] for k in KEPT if k in row} for name, row in results["models"].items()
+    }
     h = results["hardware"]
-    return {"seeds": dict(results["seeds"]), "commands": list(results["commands"]), "models": models,
-            "minutes": results["times"]["in all"] / 60,
-            "hardware": f"{h['cores']} x {h['processor']}, PyTorch {h['torch']}"}  # fmt: skip
+    return {
+        "seeds": dict(results["seeds"]),
+        "commands": list(results["commands"]),
+        "models": models,
+        "minutes": results["times"]["in all"] / 60,
+        "hardware": f"{h['cores']} x {h['processor']}, PyTorch {h['torch']}",
+    }
 
 # %% ../../nbs/9_studies/seeds.ipynb #22edf616
 def same_but_seed(run: Mapping) -> tuple[str, ...]:
-    "The commands of a kept run without its seed and its folder: equal for runs that may be compared."
+    """The commands of a kept run without its seed and its folder: equal for runs that may be
+    compared.
+    """
     words = run["commands"][0].split()
     at = words.index("--seed")
     return tuple(words[:at] + words[at + 2 :])
 
 
 def collect(folders: Sequence[str | Path]) -> list[dict]:
-    "The kept parts of finished demos, by seed. A folder without results, a seed twice, or other settings: `UserError`."
+    """The kept parts of finished demos, by seed.
+
+    A folder without results, a seed twice, or other settings: `UserError`.
+    """
     files = [Path(f) / "results.json" for f in folders]
     if gone := [str(f) for f in files if not f.exists()]:
         raise UserError(f"{gone[0]} is missing: `aclam-demo --out FOLDER` writes it at its end")
     runs = sorted((kept(read_json(f)) for f in files), key=lambda r: sorted(r["seeds"].items()))
     if len({tuple(sorted(r["seeds"].items())) for r in runs}) < len(runs):
-        raise UserError("two of the folders hold a run with the same seeds: runs of different seeds expected")
+        raise UserError(
+            "two of the folders hold a run with the same seeds: runs of different seeds expected"
+        )
     if others := [r for r in runs if same_but_seed(r) != same_but_seed(runs[0])]:
         a, b = (" ".join(same_but_seed(r)) for r in (runs[0], others[0]))
         raise UserError(f'runs of different settings cannot be compared: "{a}" and "{b}"')
@@ -53,18 +79,22 @@ def collect(folders: Sequence[str | Path]) -> list[dict]:
 
 # %% ../../nbs/9_studies/seeds.ipynb #f7f5463a
 def across(runs: Sequence[Mapping], model: str, key: str) -> np.ndarray:
-    "One number of one model, (runs,)."
+    """One number of one model, (runs,)."""
     return np.array([r["models"][model][key] for r in runs], float)
 
 
 def means(runs: Sequence[Mapping]) -> dict[str, dict]:
-    "{'models': the mean over the runs of every number}: what the report's table and goals read."
+    """{'models': the mean over the runs of every number}: what the report's table and goals read."""
     first = runs[0]["models"]
-    return {"models": {m: {k: float(across(runs, m, k).mean()) for k in row} for m, row in first.items()}}
+    return {
+        "models": {
+            m: {k: float(across(runs, m, k).mean()) for k in row} for m, row in first.items()
+        }
+    }
 
 
 def spread_table(runs: Sequence[Mapping]) -> str:
-    "A line for each number: 'mean (smallest to largest)' of each model."
+    """A line for each number: 'mean (smallest to largest)' of each model."""
     names = list(runs[0]["models"])
     lines = [f"{'':28s}" + "".join(f"{n:>28s}" for n in names)]
     for line in comparison(means(runs)):
@@ -75,17 +105,31 @@ def spread_table(runs: Sequence[Mapping]) -> str:
 
 # %% ../../nbs/9_studies/seeds.ipynb #d363b495
 def verdict(runs: Sequence[Mapping]) -> list[dict]:
-    "Each goal: {words, met (on the mean), found, missed_by: seeds that miss it}; see `aclam.studies.report.goals`."
+    """Each goal: {words, met (on the mean), found, missed_by: seeds that miss it}; see
+    `aclam.studies.report.goals`.
+    """
     mean = means(runs)
     for row in mean["models"].values():  # counts, and a share that every seed must reach
-        row["codes_used"], row["codebook_size"] = round(row["codes_used"]), round(row["codebook_size"])
+        row["codes_used"], row["codebook_size"] = (
+            round(row["codes_used"]),
+            round(row["codebook_size"]),
+        )
     single = [goals(r) for r in runs]
-    return [{**goal, "missed_by": [r["seeds"]["demonstrations"] for r, g in zip(runs, single, strict=True)
-                                   if not g[n]["met"]]} for n, goal in enumerate(goals(mean))]  # fmt: skip
+    return [
+        {
+            **goal,
+            "missed_by": [
+                r["seeds"]["demonstrations"]
+                for r, g in zip(runs, single, strict=True)
+                if not g[n]["met"]
+            ],
+        }
+        for n, goal in enumerate(goals(mean))
+    ]
 
 # %% ../../nbs/9_studies/seeds.ipynb #4e433e09
 def draw_ratios(runs: Sequence[Mapping], ax: Any) -> Any:
-    "AC-LAM over its twin for every goal that is a ratio: a dot a seed, a bar where the goal is."
+    """AC-LAM over its twin for every goal that is a ratio: a dot a seed, a bar where the goal is."""
     asked = [g for g in GOALS if g.most is not None]
     a, b = list(runs[0]["models"])[:2]
     for y, goal in enumerate(asked):

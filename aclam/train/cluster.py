@@ -53,12 +53,18 @@ if TYPE_CHECKING:  # both take seconds to import, and most of what is here needs
     from accelerate.utils import InitProcessGroupKwargs
 
 # %% ../../nbs/8_train/cluster.ipynb #ccd98f96
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the checkpoint is written, the same command goes on from it
-EXIT_GROUP = 69  # EX_UNAVAILABLE of sysexits.h: nothing is wrong here, but another process of the group has failed
+EXIT_REQUEUE = (
+    75  # EX_TEMPFAIL of sysexits.h: the checkpoint is written, the same command goes on from it
+)
+# EX_UNAVAILABLE of sysexits.h: nothing is wrong here, but another process of the group has failed
+EXIT_GROUP = 69
 
 
 class Requeue(SystemExit):
-    "A run that was asked to stop has written its checkpoint. Not an error: it passes `run_cli` and is the exit status."
+    """A run that was asked to stop has written its checkpoint.
+
+    Not an error: it passes `run_cli` and is the exit status.
+    """
 
     def __init__(self, why: str = ""):
         super().__init__(EXIT_REQUEUE)
@@ -66,22 +72,31 @@ class Requeue(SystemExit):
 
 
 class GroupError(UserError):
-    "Another rank has failed, and says why: raised where this rank only learns that it cannot go on."
+    """Another rank has failed, and says why: raised where this rank only learns that it cannot go
+    on.
+    """
 
 # %% ../../nbs/8_train/cluster.ipynb #95eca4d6
 class StopRequest:
-    """While active, SIGTERM and SIGUSR1 set a flag and do nothing else: `if stop: ...` at the end of each step.
-    A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at once."""
+    """While active, SIGTERM and SIGUSR1 set a flag and do nothing else: `if stop: ...` at the end
+    of each step. A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at
+    once.
+    """
 
     def __init__(self, again_s: float = 3.0):
-        self.again_s = again_s  # schedulers and launchers send SIGTERM twice within milliseconds: one wish, not two
+        # schedulers and launchers send SIGTERM twice within milliseconds: one wish, not two
+        self.again_s = again_s
         self.signal = ""  # name of the first signal that came
         self.first_term = math.inf  # time.monotonic() of the first SIGTERM
         self.before: dict = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers: never asked
-            self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # elsewhere Python takes no handlers: never asked
+            self.before = {
+                s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,22 +119,28 @@ class StopRequest:
 # %% ../../nbs/8_train/cluster.ipynb #f09e9332
 @cache
 def _not_for_children() -> weakref.WeakSet:
-    "Files and sockets that a forked child closes at once; the hook is set the first time somebody asks."
+    """Files and sockets that a forked child closes at once; the hook is set the first time somebody
+    asks.
+    """
     opened: weakref.WeakSet = weakref.WeakSet()
     os.register_at_fork(after_in_child=lambda: [file.close() for file in list(opened)])
     return opened
 
 
 def keep_from_children(file: IO | socket.socket) -> None:
-    "Have forked children close `file`, whose lock or connection must end with this process."
+    """Have forked children close `file`, whose lock or connection must end with this process."""
     _not_for_children().add(file)
 
 # %% ../../nbs/8_train/cluster.ipynb #b5af13ef
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a network disk without locks answers
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+)  # what a network disk without locks answers
 
 
 def lock(file: IO, wait_s: float) -> bool:
-    "Take the lock of an open file, waiting up to `wait_s` seconds for it; whether it was free."
+    """Take the lock of an open file, waiting up to `wait_s` seconds for it; whether it was free."""
     end = time.monotonic() + wait_s
     while True:
         try:
@@ -132,7 +153,9 @@ def lock(file: IO, wait_s: float) -> bool:
         except OSError as e:
             if e.errno not in NO_LOCKS:
                 raise
-            say(f"{file.name}: this disk has no locks, so a second run in this folder would not be noticed")
+            say(
+                f"{file.name}: this disk has no locks, so a second run in this folder would not be noticed"
+            )
             return True
 
 # %% ../../nbs/8_train/cluster.ipynb #a011828b
@@ -141,7 +164,10 @@ def claim_folder(
     folder: str | Path,  # of a run; made if need be
     wait_s: float = 2.0,  # for a run that is just about to end
 ) -> Iterator[Path]:  # the file whose lock is held
-    "Hold the folder of a run until the block or the process ends. One that a live run holds is a `UserError`."
+    """Hold the folder of a run until the block or the process ends.
+
+    One that a live run holds is a `UserError`.
+    """
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -149,18 +175,26 @@ def claim_folder(
         if not lock(file, wait_s):
             file.seek(0)
             holder = file.read() or "another process"
-            raise UserError(f"{folder} is in use by {holder}: wait for it, stop it, or take another folder")
+            raise UserError(
+                f"{folder} is in use by {holder}: wait for it, stop it, or take another folder"
+            )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%d %b %H:%M:%S')}")
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%d %b %H:%M:%S')}"
+        )
         file.flush()
         yield path
 
 # %% ../../nbs/8_train/cluster.ipynb #e423a060
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
-    "Processes on all machines that share the file `path` go through the block one after another; there is no time-out."
+    """Processes on all machines that share the file `path` go through the block one after another;
+    there is no time-out.
+    """
     path = Path(path)
-    if path.parent.exists() and not os.access(path.parent, os.W_OK):  # nothing can be written: nobody need wait
+    if path.parent.exists() and not os.access(
+        path.parent, os.W_OK
+    ):  # nothing can be written: nobody need wait
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,67 +205,88 @@ def one_at_a_time(path: str | Path) -> Iterator[None]:
 
 # %% ../../nbs/8_train/cluster.ipynb #ff6c713d
 LAUNCHERS = {  # environment variable: who says with it how many processes were started together
-    "WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun",
-}  # fmt: skip
+    "WORLD_SIZE": "torchrun",
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+}
 RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 ON_CPUS = "for a group of CPUs put ACCELERATE_USE_CPU=true before the command"
 
 
 def launched_processes(env: Mapping[str, str] = os.environ) -> tuple[int, str]:
-    "How many processes were started together, and by whom; (1, '') where nobody says so."
+    """How many processes were started together, and by whom; (1, '') where nobody says so."""
     found = [(int(env[key]), who) for key, who in LAUNCHERS.items() if env.get(key, "").isdigit()]
     number, who = max(found, default=(1, ""))
-    accelerate = who == "torchrun" and "ACCELERATE_DYNAMO_BACKEND" in env  # which only accelerate launch sets
+    accelerate = (
+        who == "torchrun" and "ACCELERATE_DYNAMO_BACKEND" in env
+    )  # which only accelerate launch sets
     return number, "accelerate launch" if accelerate else who
 
 
 def one_for_many(env: Mapping[str, str] = os.environ) -> bool:
-    "Whether `accelerate launch` was asked for several processes and has started one."
+    """Whether `accelerate launch` was asked for several processes and has started one."""
     prepared = "ACCELERATE_DYNAMO_BACKEND" in env and "MASTER_PORT" in env
     return prepared and not any(key in env for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
 
 # %% ../../nbs/8_train/cluster.ipynb #73dfd596
 def wrong_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ) -> str:
-    "Why `processes` on a machine with `gpus` GPUs cannot be what was asked for, and the cure; '' where it can."
+    """Why `processes` on a machine with `gpus` GPUs cannot be what was asked for, and the cure; ''
+    where it can.
+    """
     asked, who = launched_processes(env)
     launchers = int(env.get("SLURM_STEP_NUM_TASKS", 1))
     if one_for_many(env):
         cure = f"--num_processes 1, or torchrun --nproc_per_node N; {ON_CPUS}"
         return f"accelerate launch was asked for several processes and started one: {cure}"
     if processes < asked and who == "srun":
-        return (f"srun started {asked} processes that do not know of one another: let it start one launcher on each "
-                "machine (--ntasks-per-node=1), as the scripts in aclam/configs/slurm do")
+        return (
+            f"srun started {asked} processes that do not know of one another: let it start one launcher on each "
+            "machine (--ntasks-per-node=1), as the scripts in aclam/configs/slurm do"
+        )
     if processes < asked:
         cure = ON_CPUS if gpus == 0 else "is LOCAL_RANK set? torchrun and accelerate launch do that"
         return f"{who} started {asked} processes, but each of them sees {processes} (and {gpus} GPUs): {cure}"
     if "TORCHELASTIC_RUN_ID" in env and int(env.get("GROUP_WORLD_SIZE", 1)) < launchers:
-        return (f"srun started {launchers} launchers that do not know of one another: give each of them --nnodes and "
-                "the same --rdzv-endpoint, as aclam/configs/slurm/four_nodes.sh does")
+        return (
+            f"srun started {launchers} launchers that do not know of one another: give each of them --nnodes and "
+            "the same --rdzv-endpoint, as aclam/configs/slurm/four_nodes.sh does"
+        )
     here = int(env.get("LOCAL_WORLD_SIZE", 1))
     if 0 < gpus < here and env.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes"):
         return f"{here} processes on a machine with {gpus} GPUs: one for each GPU, --nproc_per_node {gpus}; {ON_CPUS}"
     return ""
 
 
-def check_world(processes: int, gpus: int, env: Mapping[str, str] = os.environ, wait_s: float = 5.0) -> None:
-    "Refuse a world that is not the one that was launched: a `UserError` on the first process, silence on the others."
+def check_world(
+    processes: int, gpus: int, env: Mapping[str, str] = os.environ, wait_s: float = 5.0
+) -> None:
+    """Refuse a world that is not the one that was launched: a `UserError` on the first process,
+    silence on the others.
+    """
     if why := wrong_world(processes, gpus, env):
         if any(env.get(key, "0") != "0" for key in RANKS):
-            time.sleep(wait_s)  # all see the same, and one line is enough; who leaves first has the others stopped
+            time.sleep(
+                wait_s
+            )  # all see the same, and one line is enough; who leaves first has the others stopped
             raise SystemExit(2)
         raise UserError(why)
 
 # %% ../../nbs/8_train/cluster.ipynb #10af1fc6
 def group_timeout(seconds: float) -> "InitProcessGroupKwargs":
-    "For `Accelerator(kwargs_handlers=[...])`: how long a rank waits for the others before it gives up."
+    """For `Accelerator(kwargs_handlers=[...])`: how long a rank waits for the others before it
+    gives up.
+    """
     from accelerate.utils import InitProcessGroupKwargs
 
     return InitProcessGroupKwargs(timeout=timedelta(seconds=seconds))
 
 
 def join_group(timeout_s: float = 600.0) -> "PartialState":
-    """Join the group that was launched, if there is one and this was not done before; the first call decides.
-    `UserError`: not all came in time, or not as many as were asked for."""
+    """Join the group that was launched, if there is one and this was not done before; the first
+    call decides.
+    `UserError`: not all came in time, or not as many as were asked for.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -242,39 +297,49 @@ def join_group(timeout_s: float = 600.0) -> "PartialState":
         state = PartialState(cpu=cpu, **group_timeout(timeout_s).to_kwargs())
     except torch.distributed.DistError as e:
         asked, who = launched_processes()
-        raise UserError(f"the {asked} processes of {who} did not find one another: {first_line(e)}") from e
+        raise UserError(
+            f"the {asked} processes of {who} did not find one another: {first_line(e)}"
+        ) from e
     check_world(state.num_processes, torch.cuda.device_count())
     return state
 
 
 @cache
 def end_with_launcher() -> None:
-    "Have a process that torchrun has started end with it: one that is killed leaves processes that train on."
+    """Have a process that torchrun has started end with it: one that is killed leaves processes
+    that train on.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent(grace_s=30.0)  # as long as torchrun itself would wait
 
 
 def first_line(error: BaseException) -> str:
-    "The first line of an exception's message."
+    """The first line of an exception's message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 # %% ../../nbs/8_train/cluster.ipynb #57386d71
 def loading(batches: Iterator, timeout_s: float = 300.0) -> Iterator:
-    "The same batches. A loading process that hangs or dies is a `UserError` in one line."
+    """The same batches. A loading process that hangs or dies is a `UserError` in one line."""
     try:
         yield from batches
     except RuntimeError as e:  # PyTorch has no class of its own for these
         said = first_line(e)
         if "DataLoader timed out" in said:
-            raise UserError(f"no batch came from the loading processes for {timeout_s:g} s: is a disk hanging? "
-                            "--train.loader-timeout-s is how long to wait") from e
+            raise UserError(
+                f"no batch came from the loading processes for {timeout_s:g} s: is a disk hanging? "
+                "--train.loader-timeout-s is how long to wait"
+            ) from e
         if said.startswith("DataLoader worker"):
-            raise UserError(f"a loading process died ({said}): out of memory? try fewer --train.num-workers") from e
+            raise UserError(
+                f"a loading process died ({said}): out of memory? try fewer --train.num-workers"
+            ) from e
         raise
 
 # %% ../../nbs/8_train/cluster.ipynb #8954358c
 def appears(path: Path, within_s: float) -> bool:
-    "Whether a file is seen within some seconds; looking at its folder makes a network disk fetch the news."
+    """Whether a file is seen within some seconds; looking at its folder makes a network disk fetch
+    the news.
+    """
     end = time.monotonic() + within_s
     while not (path.parent.is_dir() and path.name in os.listdir(path.parent)):
         if time.monotonic() >= end:
@@ -284,7 +349,7 @@ def appears(path: Path, within_s: float) -> bool:
 
 
 def from_rank_0(value: Any) -> Any:
-    "On all ranks: the value that rank 0 has given."
+    """On all ranks: the value that rank 0 has given."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
@@ -295,7 +360,10 @@ def agree_on_start(
     found: Path | None,  # on rank 0: the checkpoint to go on from; not looked at elsewhere
     within_s: float = 10.0,  # for a slow network disk
 ) -> Path | None:  # on all ranks: the same checkpoint, None to begin
-    "The checkpoint that rank 0 has chosen. A folder that is not shared is a `UserError` that names who cannot see it."
+    """The checkpoint that rank 0 has chosen.
+
+    A folder that is not shared is a `UserError` that names who cannot see it.
+    """
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
@@ -307,14 +375,18 @@ def agree_on_start(
         note.touch()
     name, step = from_rank_0([note.name, found.name if found else ""])
     start = Path(folder) / "checkpoints" / step if step else None
-    seen = appears(Path(folder) / name, within_s) and (start is None or appears(start / "progress.json", within_s))
+    seen = appears(Path(folder) / name, within_s) and (
+        start is None or appears(start / "progress.json", within_s)
+    )
     blind = gather_object([] if seen else [f"rank {state.process_index} ({socket.gethostname()})"])
     if state.is_main_process:
         note.unlink()
     if blind:
         here = socket.gethostname()
-        text = (f"{folder} is not shared: {', '.join(blind[:4])} cannot see what rank 0 ({here}) writes there. "
-                "It must be one folder on a disk that all machines see")
+        text = (
+            f"{folder} is not shared: {', '.join(blind[:4])} cannot see what rank 0 ({here}) writes there. "
+            "It must be one folder on a disk that all machines see"
+        )
         raise UserError(text) if state.is_main_process else GroupError(text)
     return start
 
@@ -324,11 +396,13 @@ CAUSES = ("error", "gone", "silent", "lost")  # what explains comes before what 
 
 @dataclass(frozen=True)
 class Event:
-    "Something that happened to a rank."
+    """Something that happened to a rank."""
 
     rank: int
     host: str
-    kind: str  # error: it raised; gone: it died; silent: no sign of life; lost: it only says that others do not answer
+    # error: it raised; gone: it died; silent: no sign of life; lost: it only says that others do
+    # not answer
+    kind: str
     cause: str  # in one line
 
     @property
@@ -340,31 +414,42 @@ class Event:
 
 
 def true_cause(events: Sequence[Event]) -> tuple[Event, int]:
-    "The event that explains the others, and how many more there are of its kind. Among equals: rank 0, else the first."
+    """The event that explains the others, and how many more there are of its kind.
+
+    Among equals: rank 0, else the first.
+    """
     kind = min((e.kind for e in events), key=CAUSES.index)
     alike = [e for e in events if e.kind == kind]
     return next((e for e in alike if e.rank == 0), alike[0]), len(alike) - 1
 
 # %% ../../nbs/8_train/cluster.ipynb #43f00d92
-LOST = ("connection closed by peer", "connection reset by peer", "timed out waiting", "gloo", "nccl")
+LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "timed out waiting",
+    "gloo",
+    "nccl",
+)
 
 
 def kind_of(error: BaseException) -> str:
-    "'lost' for an exception which only says that another rank does not answer, else 'error'."
-    if isinstance(error, GroupError) or any(base.__name__ == "DistError" for base in type(error).__mro__):
+    """'lost' for an exception which only says that another rank does not answer, else 'error'."""
+    if isinstance(error, GroupError) or any(
+        base.__name__ == "DistError" for base in type(error).__mro__
+    ):
         return "lost"
     lost = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
     return "lost" if lost else "error"
 
 
 def one_line(error: BaseException) -> str:
-    "'ValueError: what it says'; a `UserError` speaks for itself."
+    """'ValueError: what it says'; a `UserError` speaks for itself."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 # %% ../../nbs/8_train/cluster.ipynb #76296265
 class Link:
-    "Messages over a socket, one JSON object a line."
+    """Messages over a socket, one JSON object a line."""
 
     def __init__(self, sock: socket.socket):
         sock.settimeout(1.0)
@@ -377,7 +462,7 @@ class Link:
             self.sock.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> list[dict] | None:
-        "What has come; None where the other side has closed, or speaks another language."
+        """What has come; None where the other side has closed, or speaks another language."""
         try:
             data = self.sock.recv(1 << 16)
             *lines, self.rest = (self.rest + data).split(b"\n")
@@ -389,7 +474,9 @@ class Link:
             return None
 
     def finish(self, within_s: float) -> None:
-        "Close when the other side has: with anything unread the kernel would throw away what is still on its way."
+        """Close when the other side has: with anything unread the kernel would throw away what is
+        still on its way.
+        """
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
         end = time.monotonic() + within_s
@@ -404,7 +491,7 @@ def tell(links: Iterable[Link], **message: Any) -> None:
 
 
 def connect(hosts: Sequence[str], port: int, within_s: float) -> Link | None:
-    "A link to whoever listens on one of the hosts; None where nobody can be reached."
+    """A link to whoever listens on one of the hosts; None where nobody can be reached."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         for host in hosts:
@@ -415,7 +502,7 @@ def connect(hosts: Sequence[str], port: int, within_s: float) -> Link | None:
 
 # %% ../../nbs/8_train/cluster.ipynb #8bc287d6
 def end_process(status: int) -> None:
-    "End this process and its children now, from any thread."
+    """End this process and its children now, from any thread."""
     for child in multiprocessing.active_children():
         child.kill()
     for stream in (sys.stdout, sys.stderr):
@@ -425,14 +512,16 @@ def end_process(status: int) -> None:
 
 
 def end_within(seconds: float) -> None:
-    "Have the kernel end this process if it has not left by itself."
+    """Have the kernel end this process if it has not left by itself."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def ignore_stop() -> None:
-    "From now on SIGTERM and SIGUSR1 do nothing: a launcher sends them to the ranks that have yet to say what is wrong."
+    """From now on SIGTERM and SIGUSR1 do nothing: a launcher sends them to the ranks that have yet
+    to say what is wrong.
+    """
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
@@ -441,7 +530,9 @@ def ignore_stop() -> None:
 @contextmanager
 def after(known: threading.Event, wait_s: float) -> Iterator[None]:
     """While active, SIGTERM ends this process only when something is `known`, or after `wait_s`.
-    A launcher that has lost a rank stops the others at once; the watch should say first what it has seen."""
+    A launcher that has lost a rank stops the others at once; the watch should say first what it has
+    seen.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         known.wait(wait_s)
@@ -459,7 +550,9 @@ def after(known: threading.Event, wait_s: float) -> Iterator[None]:
 
 # %% ../../nbs/8_train/cluster.ipynb #1c89ac88
 def is_failure(error: BaseException | None) -> bool:
-    "Whether a block that ended with `error` has failed; leaving with a good status, or to be requeued, is none."
+    """Whether a block that ended with `error` has failed; leaving with a good status, or to be
+    requeued, is none.
+    """
     if isinstance(error, SystemExit):
         return error.code not in (None, 0, EXIT_REQUEUE)
     return error is not None
@@ -469,17 +562,22 @@ BEAT_S = 1.0  # between signs of life
 TICK_S = 0.2  # the watching thread looks around that often
 DECIDE_S = 0.5  # rank 0 collects news for so long before it decides
 PATIENCE_S = 3.0  # the same where all news so far is that others do not answer
-LAST_WORDS_S = 5.0  # a rank that raised has so long to print its traceback and leave before the others do
+LAST_WORDS_S = (
+    5.0  # a rank that raised has so long to print its traceback and leave before the others do
+)
 
 
 class Watch:
-    """`with watch_ranks() as watch`: the block ends soon wherever a rank of the group fails, with the cause on rank 0.
-    This class is for a process that is alone: there is nothing to watch, and no thread."""
+    """`with watch_ranks() as watch`: the block ends soon wherever a rank of the group fails, with
+    the cause on rank 0.
+    This class is for a process that is alone: there is nothing to watch, and no thread.
+    """
 
     def __init__(self, rank: int = 0):
         self.rank = rank
         self.host = socket.gethostname()
-        self.at = ""  # where the main thread is, such as "step 12", for messages: set it as often as you like
+        # where the main thread is, such as "step 12", for messages: set it as often as you like
+        self.at = ""
 
     def __enter__(self) -> "Watch":
         return self
@@ -489,10 +587,17 @@ class Watch:
 
 # %% ../../nbs/8_train/cluster.ipynb #4987ec42
 class GroupWatch(Watch):
-    "What `Center` and `Spoke` share: the thread, and what the main thread and the watching one tell each other."
+    """What `Center` and `Spoke` share: the thread, and what the main thread and the watching one
+    tell each other.
+    """
 
-    def __init__(self, rank: int, timeout_s: float = 600.0, share: Callable[[Any], Any] = from_rank_0,
-                 end: Callable[[int], None] = end_process):
+    def __init__(
+        self,
+        rank: int,
+        timeout_s: float = 600.0,
+        share: Callable[[Any], Any] = from_rank_0,
+        end: Callable[[int], None] = end_process,
+    ):
         super().__init__(rank)
         self.timeout_s = timeout_s  # so much silence is a failure
         self.share = share  # called once by every rank, at the start: rank 0's value on all of them
@@ -525,7 +630,10 @@ class GroupWatch(Watch):
         self.close()
 
     def decide(self, verdict: Event) -> None:
-        "Take a verdict. The main thread acts on it if it has left the block already; else this one does."
+        """Take a verdict.
+
+        The main thread acts on it if it has left the block already; else this one does.
+        """
         self.verdict = verdict
         self.decided.set()
         if not self.leaving:
@@ -533,7 +641,9 @@ class GroupWatch(Watch):
 
 # %% ../../nbs/8_train/cluster.ipynb #ebd9e383
 def explain(watch: GroupWatch, error: BaseException) -> None:
-    "Tell the group, wait for its verdict, and end here unless this is the true cause, which goes on to the user."
+    """Tell the group, wait for its verdict, and end here unless this is the true cause, which goes
+    on to the user.
+    """
     ignore_stop()
     own = Event(watch.rank, watch.host, kind_of(error), one_line(error))
     watch.inbox.put(own)
@@ -547,7 +657,7 @@ def explain(watch: GroupWatch, error: BaseException) -> None:
 # %% ../../nbs/8_train/cluster.ipynb #a8dd585a
 @dataclass
 class Member:
-    "What rank 0 knows of another rank."
+    """What rank 0 knows of another rank."""
 
     rank: int
     host: str
@@ -560,12 +670,16 @@ class Member:
 
 
 def whereabouts(places: Mapping[int, str]) -> str:
-    "'; rank 3 was at loading' for the ranks that are not where most are, at most four of them; '' where all agree."
+    """'; rank 3 was at loading' for the ranks that are not where most are, at most four of them; ''
+    where all agree.
+    """
     counts: dict[str, int] = {}
     for place in places.values():
         counts[place] = counts.get(place, 0) + 1
     most = max(counts, key=lambda place: counts[place], default="")
-    apart = [f"rank {rank} was at {place}" for rank, place in sorted(places.items()) if place != most]
+    apart = [
+        f"rank {rank} was at {place}" for rank, place in sorted(places.items()) if place != most
+    ]
     return "".join(f"; {text}" for text in apart[:4])
 
 
@@ -573,19 +687,23 @@ GONE = "gone{}: killed, perhaps for want of memory, or its machine is down"
 
 
 def silence(seconds: float, pid: int) -> str:
-    "What is said of a process that gives no sign of life."
-    return f"no sign of life for {seconds:g} s (process {pid}): is it stopped, or its machine frozen?"
+    """What is said of a process that gives no sign of life."""
+    return (
+        f"no sign of life for {seconds:g} s (process {pid}): is it stopped, or its machine frozen?"
+    )
 
 
 def listening() -> socket.socket:
-    "A socket that listens on a free port of all addresses of this machine."
+    """A socket that listens on a free port of all addresses of this machine."""
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
+        return socket.create_server(
+            ("", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+        )
     return socket.create_server(("", 0), backlog=1024)
 
 # %% ../../nbs/8_train/cluster.ipynb #d99c3b28
 class CenterDoor(GroupWatch):
-    "The connections of rank 0: a door that others find, and a link to each that has come in."
+    """The connections of rank 0: a door that others find, and a link to each that has come in."""
 
     def open(self) -> None:
         self.token = secrets.token_hex(16)
@@ -597,10 +715,18 @@ class CenterDoor(GroupWatch):
         self.selector.register(self.door, selectors.EVENT_READ)
         hosts = [os.environ.get("MASTER_ADDR", self.host), self.host]
         port = self.door.getsockname()[1]
-        self.share({"host": self.host, "pid": os.getpid(), "hosts": hosts, "port": port, "token": self.token})
+        self.share(
+            {
+                "host": self.host,
+                "pid": os.getpid(),
+                "hosts": hosts,
+                "port": port,
+                "token": self.token,
+            }
+        )
 
     def listen(self, link: Link | None) -> None:
-        "Read what has come: over a link, or at the door."
+        """Read what has come: over a link, or at the door."""
         if link is None:
             sock, _ = self.door.accept()
             self.selector.register(sock, selectors.EVENT_READ, Link(sock))
@@ -619,7 +745,7 @@ class CenterDoor(GroupWatch):
         self.selector.close()
 
     def drain(self, within_s: float) -> None:
-        "Read until the others have left, so that what they were told last is not lost."
+        """Read until the others have left, so that what they were told last is not lost."""
         end = time.monotonic() + within_s
         while self.members and time.monotonic() < end:
             for key, _ in self.selector.select(TICK_S):
@@ -627,7 +753,7 @@ class CenterDoor(GroupWatch):
 
 # %% ../../nbs/8_train/cluster.ipynb #6849c7ff
 class CenterLinks(CenterDoor):
-    "What the others say to rank 0, and what it means if they say nothing more."
+    """What the others say to rank 0, and what it means if they say nothing more."""
 
     def hear(self, link: Link, message: dict) -> None:
         now = time.monotonic()
@@ -649,9 +775,11 @@ class CenterLinks(CenterDoor):
 
 # %% ../../nbs/8_train/cluster.ipynb #02a51b65
 class Center(CenterLinks):
-    "The watch of rank 0: it hears from all others, finds the true cause, and tells them."
+    """The watch of rank 0: it hears from all others, finds the true cause, and tells them."""
 
-    turned = beaten = since = 0.0  # time.monotonic() of the last turn, the last sign of life, the first event
+    turned = beaten = since = (
+        0.0  # time.monotonic() of the last turn, the last sign of life, the first event
+    )
     cause: Event | None = None  # the verdict, while the rank that raised has its say
 
     def turn(self) -> None:
@@ -675,7 +803,9 @@ class Center(CenterLinks):
         self.turned = now
 
     def look_for_cause(self, now: float) -> None:
-        "When the news suffices: say what the true cause is, here and to the rank that it came from."
+        """When the news suffices: say what the true cause is, here and to the rank that it came
+        from.
+        """
         self.since = self.since or now
         lost = all(e.kind == "lost" for e in self.events)
         if now - self.since >= (PATIENCE_S if lost else DECIDE_S):
@@ -686,10 +816,13 @@ class Center(CenterLinks):
             self.since = now
             if found.rank or (lost and tail):
                 say(f"\n{self.cause}")  # a new line: there may be a progress bar in this one
-            tell([link for link, m in self.members.items() if m.rank == found.rank], end=asdict(self.cause))
+            tell(
+                [link for link, m in self.members.items() if m.rank == found.rank],
+                end=asdict(self.cause),
+            )
 
     def conclude(self, now: float) -> None:
-        "End the group: now, or when the rank that raised has printed its traceback and left."
+        """End the group: now, or when the rank that raised has printed its traceback and left."""
         talks = self.cause.raised and any(m.rank == self.cause.rank for m in self.members.values())
         if not talks or now - self.since >= LAST_WORDS_S:
             tell(self.members, end=asdict(self.cause))
@@ -698,7 +831,7 @@ class Center(CenterLinks):
 
 # %% ../../nbs/8_train/cluster.ipynb #c6e67bb2
 class SpokeLink(GroupWatch):
-    "The connection of any other rank to rank 0."
+    """The connection of any other rank to rank 0."""
 
     cause: Event | None = None  # the verdict, as soon as it is known
     until = 0.0  # time.monotonic() at which it takes effect
@@ -710,7 +843,9 @@ class SpokeLink(GroupWatch):
         near = ["localhost"] if self.center.host == self.host else []
         self.link = connect([*near, *where["hosts"]], where["port"], within_s=10.0)
         if self.link is None:
-            say(f"rank {self.rank} ({self.host}) cannot reach {where['hosts']}: it trains, but nobody watches over it")
+            say(
+                f"rank {self.rank} ({self.host}) cannot reach {where['hosts']}: it trains, but nobody watches over it"
+            )
             self.decided.set()
             self.closed.set()
         else:
@@ -733,7 +868,9 @@ class SpokeLink(GroupWatch):
 
 # %% ../../nbs/8_train/cluster.ipynb #1ed5a26b
 class Spoke(SpokeLink):
-    "The watch of any other rank: it tells rank 0 what happens here, and ends when rank 0 says so or is gone."
+    """The watch of any other rank: it tells rank 0 what happens here, and ends when rank 0 says so
+    or is gone.
+    """
 
     def turn(self) -> None:
         while not self.inbox.empty():
@@ -746,13 +883,17 @@ class Spoke(SpokeLink):
             self.hear(message, time.monotonic())
         if self.cause is None:
             self.look_at_center(messages is None, time.monotonic())
-        if self.cause and self.verdict is None and (messages is None or time.monotonic() >= self.until):
+        if (
+            self.cause
+            and self.verdict is None
+            and (messages is None or time.monotonic() >= self.until)
+        ):
             self.decide(self.cause)
         if messages is None:
             self.closed.set()
 
     def look_at_center(self, gone: bool, now: float) -> None:
-        "Rank 0 itself may be gone or silent. One process on each machine, and rank 1, says so."
+        """Rank 0 itself may be gone or silent. One process on each machine, and rank 1, says so."""
         if gone:
             self.cause = self.center.event("gone", GONE.format(f" (process {self.center.pid})"))
         elif now - self.center.heard > self.timeout_s:
@@ -766,7 +907,9 @@ _watching: list[Watch] = []  # of this process: at most one
 
 @contextmanager
 def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
-    "Join the group and watch over its ranks while the block runs; inside another such block, the same watch."
+    """Join the group and watch over its ranks while the block runs; inside another such block, the
+    same watch.
+    """
     state = join_group(timeout_s)
     if _watching:
         yield _watching[0]
@@ -783,14 +926,20 @@ def watch_ranks(timeout_s: float = 600.0) -> Iterator[Watch]:
 
 # %% ../../nbs/8_train/cluster.ipynb #d5c9f303
 def parent_death_signal(number: int) -> bool:
-    "Have the kernel send this process a signal when the thread that started it ends; False where that is unknown."
+    """Have the kernel send this process a signal when the thread that started it ends; False where
+    that is unknown.
+    """
     if not sys.platform.startswith("linux"):
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(1, int(number), 0, 0, 0) == 0  # 1: PR_SET_PDEATHSIG
+    return (
+        ctypes.CDLL(None, use_errno=True).prctl(1, int(number), 0, 0, 0) == 0
+    )  # 1: PR_SET_PDEATHSIG
 
 
 def die_with_parent(parent: int = 0, grace_s: float = 2.0) -> None:
-    "Have this process end when its parent (default: the present one) does: SIGTERM, and SIGKILL `grace_s` later."
+    """Have this process end when its parent (default: the present one) does: SIGTERM, and SIGKILL
+    `grace_s` later.
+    """
     parent = parent or os.getppid()
     parent_death_signal(signal.SIGTERM)
     threading.Thread(target=_follow, args=(parent, grace_s), daemon=True).start()
@@ -805,13 +954,15 @@ def _follow(parent: int, grace_s: float) -> None:
 
 
 def run_child(parent: int, command: Sequence[str]) -> None:
-    "Do what a command line says in this process, which ends with its parent."
+    """Do what a command line says in this process, which ends with its parent."""
     die_with_parent(parent)
     if command[:2] == [sys.executable, "-m"]:
         sys.argv = list(command[2:])
         runpy.run_module(command[2], run_name="__main__", alter_sys=True)
     else:
-        os.execvp(command[0], command)  # what the kernel was told stays in force; the thread ends here
+        os.execvp(
+            command[0], command
+        )  # what the kernel was told stays in force; the thread ends here
 
 # %% ../../nbs/8_train/cluster.ipynb #bc3789e5
 def start_child(
@@ -820,16 +971,27 @@ def start_child(
     env: Mapping[str, str] | None = None,  # more environment variables
     mode: str = "a",  # "w": begin the log anew
 ) -> subprocess.Popen:  # leads a process group of its own
-    "Start a child that ends when this process does. Not from a thread that ends earlier: the kernel looks at threads."
+    """Start a child that ends when this process does.
+
+    Not from a thread that ends earlier: the kernel looks at threads.
+    """
     wrapped = [sys.executable, "-m", "aclam.train.cluster", "child", str(os.getpid()), *command]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, mode) as out:
-        return subprocess.Popen(wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                env={**os.environ, **(env or {})}, process_group=0)
+        return subprocess.Popen(
+            wrapped,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            process_group=0,
+        )
 
 # %% ../../nbs/8_train/cluster.ipynb #40c2aa49
 def stop_children(processes: Iterable[subprocess.Popen], grace_s: float = 2.0) -> None:
-    "End processes that still run: SIGTERM, and `grace_s` later SIGKILL for them and their own children."
+    """End processes that still run: SIGTERM, and `grace_s` later SIGKILL for them and their own
+    children.
+    """
     running = [p for p in processes if p.poll() is None]
     for p in running:
         p.terminate()
@@ -845,7 +1007,9 @@ def stop_children(processes: Iterable[subprocess.Popen], grace_s: float = 2.0) -
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    "While active, SIGTERM and SIGHUP raise `SystemExit` in the main thread, so that `finally` blocks stop children."
+    """While active, SIGTERM and SIGHUP raise `SystemExit` in the main thread, so that `finally`
+    blocks stop children.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -862,7 +1026,9 @@ def exit_on_signals() -> Iterator[None]:
 
 # %% ../../nbs/8_train/cluster.ipynb #d69d20d9
 def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
-    "The exit status of a group from those of its processes (negative: a signal); `stopped`: it was asked to stop."
+    """The exit status of a group from those of its processes (negative: a signal); `stopped`: it
+    was asked to stop.
+    """
     there = set(statuses) - {0}
     by_wish = {-signal.SIGTERM, -signal.SIGUSR1, EXIT_GROUP}
     if EXIT_REQUEUE in there or (stopped and there and there <= by_wish):
@@ -873,7 +1039,10 @@ def status_of(statuses: Iterable[int], stopped: bool = False) -> int:
 
 # %% ../../nbs/8_train/cluster.ipynb #95595ab0
 class PassOn:
-    "While active, SIGTERM and SIGUSR1 go to this process's children. Without any they end it, to be requeued."
+    """While active, SIGTERM and SIGUSR1 go to this process's children.
+
+    Without any they end it, to be requeued.
+    """
 
     def __init__(self) -> None:
         self.stopped = False  # a signal has come
@@ -899,18 +1068,24 @@ class PassOn:
 
 # %% ../../nbs/8_train/cluster.ipynb #9fc204e1
 def torchrun(words: Sequence[str]) -> int:
-    "As `torchrun words...`; the exit status is that of its processes, see `status_of`."
+    """As `torchrun words...`; the exit status is that of its processes, see `status_of`."""
     own = os.environ.get("TORCH_CPP_LOG_LEVEL", "")
-    os.environ["TORCH_CPP_LOG_LEVEL"] = own or "ERROR"  # else a page is printed when another launcher leaves first
+    os.environ["TORCH_CPP_LOG_LEVEL"] = (
+        own or "ERROR"
+    )  # else a page is printed when another launcher leaves first
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ["TORCH_CPP_LOG_LEVEL"] = own or "WARNING"  # for the processes that are started
     options = run.parse_args(list(words))
-    if hasattr(options, "signals_to_handle"):  # a newer PyTorch; an older one keeps SIGTERM for itself
+    if hasattr(
+        options, "signals_to_handle"
+    ):  # a newer PyTorch; an older one keeps SIGTERM for itself
         options.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the workers have said what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the workers have said what is wrong
     with PassOn() as passed:
         try:
             run.run(options)
@@ -922,30 +1097,36 @@ def torchrun(words: Sequence[str]) -> int:
 
 # %% ../../nbs/8_train/cluster.ipynb #7c61ae75
 def command(words: Sequence[str]) -> int | None:
-    "`torchrun WORDS`, or `child PARENT COMMAND`, which is how `start_child` starts a process."
+    """`torchrun WORDS`, or `child PARENT COMMAND`, which is how `start_child` starts a process."""
     if words[:1] == ["torchrun"]:
         return torchrun(words[1:])
     if words[:1] == ["child"] and len(words) > 2 and words[1].isdigit():
         return run_child(int(words[1]), words[2:])
-    raise UserError("python -m aclam.train.cluster torchrun ..., with the options of torchrun and -m MODULE")
+    raise UserError(
+        "python -m aclam.train.cluster torchrun ..., with the options of torchrun and -m MODULE"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `python -m aclam.train.cluster`."
+    """Entry point of `python -m aclam.train.cluster`."""
     words = list(sys.argv[1:] if argv is None else argv)
     run_cli(lambda: command(words), "python -m aclam.train.cluster")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()
 
 # %% ../../nbs/8_train/cluster.ipynb #69fac962
 def slurm_script(name: str) -> Path:
-    "The path of a packaged job script for Slurm, such as one_gpu, eight_gpus or four_nodes."
+    """The path of a packaged job script for Slurm, such as one_gpu, eight_gpus or four_nodes."""
     folder = Path(str(files("aclam") / "configs" / "slurm"))
     there = sorted(p.stem for p in folder.glob("*.sh"))
     if name not in there:
-        raise UserError(f'no job script "{name}".{suggest(name, there)} There are {", ".join(there)}')
+        raise UserError(
+            f'no job script "{name}".{suggest(name, there)} There are {", ".join(there)}'
+        )
     return folder / f"{name}.sh"
 
 # %% ../../nbs/8_train/cluster.ipynb #9255711b
@@ -974,11 +1155,22 @@ esac
 
 
 def fake_slurm(folder: Path, nodes: int = 1, gpus: int = 1, job: int = 4711) -> dict[str, str]:
-    "Write srun and scontrol for this one machine into `folder`; the environment variables of a job that finds them."
+    """Write srun and scontrol for this one machine into `folder`; the environment variables of a
+    job that finds them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("srun", FAKE_SRUN), ("scontrol", FAKE_SCONTROL)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    numbers = {"SLURM_JOB_ID": job, "SLURM_JOB_NUM_NODES": nodes, "SLURM_GPUS_ON_NODE": gpus, "SLURM_CPUS_PER_TASK": 1}
-    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable,
-            "SLURM_JOB_NODELIST": "localhost", **{key: str(value) for key, value in numbers.items()}}
+    numbers = {
+        "SLURM_JOB_ID": job,
+        "SLURM_JOB_NUM_NODES": nodes,
+        "SLURM_GPUS_ON_NODE": gpus,
+        "SLURM_CPUS_PER_TASK": 1,
+    }
+    return {
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SLURM_JOB_NODELIST": "localhost",
+        **{key: str(value) for key, value in numbers.items()},
+    }

@@ -57,7 +57,10 @@ from .sharded import checkpoint_activations, layers_of, pieces_of
 # %% ../../nbs/8_train/cost.ipynb #75586c78
 @dataclass(frozen=True)
 class Cost:
-    "What a part of a network costs in one training step. Parts add up; one that runs n times costs n times as much."
+    """What a part of a network costs in one training step.
+
+    Parts add up; one that runs n times costs n times as much.
+    """
 
     forward: float = 0.0  # FLOPs
     backward: float = 0.0  # FLOPs
@@ -75,46 +78,54 @@ class Cost:
 
 
 def keep(narrow: float = 0, wide: float = 0, casts: float = 0, uncast: float = 0) -> Cost:
-    """What is kept, in numbers. narrow: in the precision of products; wide: in float32 always; casts: 2-byte units that
-    autocast keeps besides; uncast: numbers that only float32 keeps, because autocast keeps a copy instead."""
+    """What is kept, in numbers. narrow: in the precision of products; wide: in float32 always;
+    casts: 2-byte units that autocast keeps besides; uncast: numbers that only float32 keeps,
+    because autocast keeps a copy instead.
+    """
     return Cost(bf16=2 * narrow + 4 * wide + 2 * casts, float32=4 * (narrow + wide + uncast))
 
 # %% ../../nbs/8_train/cost.ipynb #b61feb7c
 def product(rows: float, a: float, b: float, into: bool = True) -> Cost:
-    "A linear map of `rows` rows from a to b numbers, without what it keeps. into: its input has a gradient."
+    """A linear map of `rows` rows from a to b numbers, without what it keeps. into: its input has a
+    gradient.
+    """
     work = 2.0 * rows * a * b
     return Cost(work, work * (1 + into))
 
 
 def linear(rows: float, a: float, b: float, into: bool = True) -> Cost:
-    "The same with its input, which it keeps."
+    """The same with its input, which it keeps."""
     return product(rows, a, b, into) + keep(narrow=rows * a)
 
 
 def scores(queries: float, keys: float, width: float) -> Cost:
-    "The products of attention, without what it keeps."
+    """The products of attention, without what it keeps."""
     work = 4.0 * queries * keys * width
     return Cost(work, 2 * work)
 
 
 def attention(queries: float, keys: float, width: float, heads: int) -> Cost:
-    "Attention by a fused kernel: it keeps queries, keys, values, its result, and a number for each query and head."
-    return scores(queries, keys, width) + keep(narrow=2 * (queries + keys) * width, wide=queries * heads)
+    """Attention by a fused kernel: it keeps queries, keys, values, its result, and a number for
+    each query and head.
+    """
+    return scores(queries, keys, width) + keep(
+        narrow=2 * (queries + keys) * width, wide=queries * heads
+    )
 
 
 def norm(rows: float, width: float) -> Cost:
-    "LayerNorm or RMSNorm: it keeps its input, mean and spread."
+    """LayerNorm or RMSNorm: it keeps its input, mean and spread."""
     return keep(wide=rows * (width + 2))
 
 
 def frozen(part: Cost) -> Cost:
-    "A part that runs without gradient: no way back, nothing kept."
+    """A part that runs without gradient: no way back, nothing kept."""
     return Cost(part.forward)
 
 # %% ../../nbs/8_train/cost.ipynb #71075cda
 @dataclass(frozen=True)
 class Stack:
-    "Equal blocks in a row."
+    """Equal blocks in a row."""
 
     block: Cost  # of one
     depth: int
@@ -128,13 +139,13 @@ class Stack:
 
     @property
     def again(self) -> float:
-        "FLOPs that checkpointing adds."
+        """FLOPs that checkpointing adds."""
         return self.depth * (self.block.forward - self.spared.forward - self.tail)
 
 
 @dataclass(frozen=True)
 class Part:
-    "Stacks of blocks and what is around them."
+    """Stacks of blocks and what is around them."""
 
     outside: Cost = Cost()
     stacks: tuple[Stack, ...] = ()
@@ -153,15 +164,22 @@ class Part:
 
 # %% ../../nbs/8_train/cost.ipynb #515a1239
 def vit_block(rows: float, width: int, heads: int, hidden: float) -> Cost:
-    "Norm, attention, norm, MLP with GELU (timm's block): `rows` tokens of one sequence."
+    """Norm, attention, norm, MLP with GELU (timm's block): `rows` tokens of one sequence."""
     mix = norm(rows, width) + linear(rows, width, 3 * width) + attention(rows, rows, width, heads)
-    mix += product(rows, width, width)  # its input is the result of attention, which is kept already
-    mlp = norm(rows, width) + linear(rows, width, hidden) + keep(narrow=rows * hidden) + linear(rows, hidden, width)
+    mix += product(
+        rows, width, width
+    )  # its input is the result of attention, which is kept already
+    mlp = (
+        norm(rows, width)
+        + linear(rows, width, hidden)
+        + keep(narrow=rows * hidden)
+        + linear(rows, hidden, width)
+    )
     return mix + mlp
 
 
 def vit(rows: float, width: int, depth: int, heads: int, hidden: float) -> Stack:
-    "`depth` such blocks."
+    """`depth` such blocks."""
     block = vit_block(rows, width, heads, hidden)
     return Stack(block, depth, rows * width, product(rows, hidden, width).forward)
 
@@ -171,7 +189,7 @@ Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfi
 
 @dataclass(frozen=True)
 class RowCost:
-    "What one row of a batch costs: a triple of frames, or a demonstration for a policy."
+    """What one row of a batch costs: a triple of frames, or a demonstration for a policy."""
 
     encoder: Part  # all its passes
     decoder: Part
@@ -185,7 +203,7 @@ class RowCost:
 
 
 def patches(c: Settings | VlmConfig) -> int:
-    "n, patches of a frame."
+    """n, patches of a frame."""
     return (c.image_size // c.patch_size) ** 2
 
 
@@ -194,25 +212,34 @@ def numbers_a_patch(c: Settings | VlmConfig) -> int:
 
 
 def frame_bytes(c: Settings | VlmConfig, frames: int) -> float:
-    "Frames as bytes and as float32."
+    """Frames as bytes and as float32."""
     return 5.0 * frames * 3 * c.image_size**2
 
 
 def paintings(c: Settings) -> int:
-    "Passes through the FDM for each triple: one for each pair, and one for the sum where Eq. 5 asks for it."
+    """Passes through the FDM for each triple: one for each pair, and one for the sum where Eq.
+
+    5 asks for it.
+    """
     return 4 if c.objective.ac_form == "fdm" and c.objective.lambda_ac > 0 else 3
 
 # %% ../../nbs/8_train/cost.ipynb #e15fcc34
 def patch_encoder(c: LamConfig, frames: int) -> Part:
-    "The queries and the patches of some frames through the IDM's blocks; the queries are read out."
+    """The queries and the patches of some frames through the IDM's blocks; the queries are read
+    out.
+    """
     n, w, inside = patches(c), c.idm_width, numbers_a_patch(c)
     rows = c.tokens + frames * n
-    outside = linear(frames * n, inside, w, into=False) + keep(wide=rows * w) + linear(c.tokens, w, c.code_dim)
+    outside = (
+        linear(frames * n, inside, w, into=False)
+        + keep(wide=rows * w)
+        + linear(c.tokens, w, c.code_dim)
+    )
     return Part(outside, (vit(rows, w, c.idm_depth, c.idm_heads, 4 * w),))
 
 
 def patch_decoder(c: LamConfig) -> Part:
-    "The FDM: the latent as one more token; the error of every pixel is kept."
+    """The FDM: the latent as one more token; the error of every pixel is kept."""
     n, w, inside = patches(c), c.fdm_width, numbers_a_patch(c)
     outside = linear(1, c.latent_dim, w) + linear(n, inside, w, into=False) + linear(n, w, inside)
     outside += keep(wide=(n + 1) * w + n * inside)
@@ -220,7 +247,7 @@ def patch_decoder(c: LamConfig) -> Part:
 
 
 def proprio_fdm(c: LamConfig | VillaXConfig) -> Part:
-    "The two-layer MLP on the three pairs, where there is one."
+    """The two-layer MLP on the three pairs, where there is one."""
     if not c.proprio_dim:
         return Part()
     once = linear(1, c.proprio_dim + c.latent_dim, c.proprio_hidden) + keep(wide=c.proprio_hidden)
@@ -233,13 +260,15 @@ def ac_lam_cost(c: LamConfig) -> RowCost:
 
 
 def potential_cost(c: PotentialConfig) -> RowCost:
-    "The encoder reads each of the three frames once, by itself."
+    """The encoder reads each of the three frames once, by itself."""
     decoder = paintings(c) * patch_decoder(c) + proprio_fdm(c)
     return RowCost(3 * patch_encoder(c, frames=1), decoder, batch=frame_bytes(c, 3))
 
 # %% ../../nbs/8_train/cost.ipynb #0223158e
 def normed_attention(frames: float, n: float, width: int, heads: int, qk_norm: bool) -> Cost:
-    "Attention within frames of n tokens, from its norm to its projection; where queries and keys are normed, too."
+    """Attention within frames of n tokens, from its norm to its projection; where queries and keys
+    are normed, too.
+    """
     r = frames * n
     out = norm(r, width) + linear(r, width, 3 * width) + product(r, width, width)
     out += frames * attention(n, n, width, heads)
@@ -249,38 +278,60 @@ def normed_attention(frames: float, n: float, width: int, heads: int, qk_norm: b
 
 
 def pair_time(first: float, second: float, width: int, heads: int) -> Cost:
-    "Attention along time over pairs of frames: keys and values of all, queries of the second frames."
+    """Attention along time over pairs of frames: keys and values of all, queries of the second
+    frames.
+    """
     r, s = first + second, second
     out = linear(r, width, 2 * width) + product(s, width, width) + linear(r, width, width)
-    return out + keep(wide=s * (width + heads), narrow=2 * s * width, casts=3 * s * width, uncast=2 * r * width)
+    return out + keep(
+        wide=s * (width + heads), narrow=2 * s * width, casts=3 * s * width, uncast=2 * r * width
+    )
 
 
 def villa_block(n: int, c: VillaXConfig) -> Cost:
-    "A block of the IDM, for the five frames of a triple: n patches each."
+    """A block of the IDM, for the five frames of a triple: n patches each."""
     w, hidden, r = c.idm_width, int(c.idm_width * c.mlp_ratio), 5 * n
     space = normed_attention(5, n, w, c.idm_heads, c.idm_qk_norm)
     time = pair_time(2 * n, 3 * n, w, c.idm_heads)
     if c.idm_qk_norm:  # keys and queries as float32 and normed
         time += keep(wide=3 * n * w + 2 * r * c.idm_heads, casts=2 * r * w + 6 * n * w)
     mlp = norm(r, w) + linear(r, w, hidden) + keep(narrow=r * hidden) + linear(r, hidden, w)
-    return space + time + mlp + keep(wide=3 * r * w)  # each of the three answers is scaled by a learned gate
+    return (
+        space + time + mlp + keep(wide=3 * r * w)
+    )  # each of the three answers is scaled by a learned gate
 
 # %% ../../nbs/8_train/cost.ipynb #3bc2994b
 def villa_encoder(c: VillaXConfig) -> Part:
-    "Three frames embedded, five through the blocks, three pairs through the attention pooling."
+    """Three frames embedded, five through the blocks, three pairs through the attention pooling."""
     n, w, hidden, N = patches(c), c.idm_width, int(c.idm_width * c.mlp_ratio), c.tokens
     look = linear(3 * n, numbers_a_patch(c), w, into=False) + keep(wide=5 * n * w)
-    pool = linear(n, w, w) + linear(n, w, 2 * w) + attention(N, n, w, c.pool_heads) + linear(N, w, w)
-    pool += linear(N, w, 2 * hidden) + linear(N, hidden, w) + linear(N, w, c.code_dim) + keep(narrow=3 * N * hidden)
+    pool = (
+        linear(n, w, w) + linear(n, w, 2 * w) + attention(N, n, w, c.pool_heads) + linear(N, w, w)
+    )
+    pool += (
+        linear(N, w, 2 * hidden)
+        + linear(N, hidden, w)
+        + linear(N, w, c.code_dim)
+        + keep(narrow=3 * N * hidden)
+    )
     return Part(look + 3 * pool, (Stack(villa_block(n, c), c.idm_depth, 5 * n * w),))
 
 
 def villa_decoder(c: VillaXConfig) -> Part:
-    "A ViT whose MLP is gated, and whose answers are scaled."
-    n, w, hidden, inside = patches(c), c.fdm_width, int(c.fdm_width * c.mlp_ratio), numbers_a_patch(c)
+    """A ViT whose MLP is gated, and whose answers are scaled."""
+    n, w, hidden, inside = (
+        patches(c),
+        c.fdm_width,
+        int(c.fdm_width * c.mlp_ratio),
+        numbers_a_patch(c),
+    )
     r = n + 1
     block = normed_attention(1, r, w, c.fdm_heads, c.fdm_qk_norm) + norm(r, w)
-    block += linear(r, w, 2 * hidden) + linear(r, hidden, w) + keep(narrow=3 * r * hidden, wide=2 * r * w)
+    block += (
+        linear(r, w, 2 * hidden)
+        + linear(r, hidden, w)
+        + keep(narrow=3 * r * hidden, wide=2 * r * w)
+    )
     outside = linear(1, c.latent_dim, w) + linear(n, inside, w, into=False) + linear(n, w, inside)
     return Part(outside + keep(wide=r * w + n * inside), (Stack(block, c.fdm_depth, r * w),))
 
@@ -292,44 +343,87 @@ def villa_cost(c: VillaXConfig) -> RowCost:
 
 # %% ../../nbs/8_train/cost.ipynb #87498601
 def convolution(places: float, taps: int, a: float, b: float, into: bool = True) -> Cost:
-    "A convolution with `places` results of `taps` inputs of a channels each, for b channels; depth-wise: a = 1."
+    """A convolution with `places` results of `taps` inputs of a channels each, for b channels;
+    depth-wise: a = 1.
+    """
     work = 2.0 * places * taps * a * b
     return Cost(work, work * (1 + into))
 
 
 def unit_attention(r: float, n: float, c: LapaConfig) -> Cost:
-    "Attention by hand of r tokens, each to the n of its frame; two of them are a sigmoid."
+    """Attention by hand of r tokens, each to the n of its frame; two of them are a sigmoid."""
     w, inner = c.width, c.heads * c.head_dim
-    out = norm(r, w) + linear(r, w, inner) + 2 * product(r, w, inner) + keep(casts=2 * r * w) + linear(r, inner, w)
+    out = (
+        norm(r, w)
+        + linear(r, w, inner)
+        + 2 * product(r, w, inner)
+        + keep(casts=2 * r * w)
+        + linear(r, inner, w)
+    )
     if n == 2:
-        return out + keep(narrow=2 * r * inner, wide=4.5 * r * inner, casts=4 * r * inner, uncast=r * w)
+        return out + keep(
+            narrow=2 * r * inner, wide=4.5 * r * inner, casts=4 * r * inner, uncast=r * w
+        )
     seen = r * n * c.heads  # the softmax
-    return out + scores(r, n, inner) + keep(narrow=5 * r * inner, wide=2 * r * inner + seen, casts=4 * r * inner + seen)
+    return (
+        out
+        + scores(r, n, inner)
+        + keep(narrow=5 * r * inner, wide=2 * r * inner + seen, casts=4 * r * inner + seen)
+    )
 
 
 def lapa_layer(r: float, first: float, n: float, c: LapaConfig, crossed: bool = False) -> Cost:
-    "r tokens, of which `first` precede others in time, in groups of n; crossed: also attention to the latent's tokens."
+    """r tokens, of which `first` precede others in time, in groups of n; crossed: also attention to
+    the latent's tokens.
+    """
     w, hidden, inner = c.width, int(4 * (2 / 3) * c.width), c.heads * c.head_dim
-    out = convolution(r + first, 9, 1, w) + keep(narrow=r * w, casts=first * w) + unit_attention(r, n, c)
+    out = (
+        convolution(r + first, 9, 1, w)
+        + keep(narrow=r * w, casts=first * w)
+        + unit_attention(r, n, c)
+    )
     if crossed:
         seen = r * (c.tokens + 2) * c.heads
-        out += norm(r, w) + linear(r, w, inner) + 2 * linear(c.tokens, w, inner) + scores(r, c.tokens + 2, inner)
-        out += keep(narrow=r * inner, wide=r * inner + seen, casts=2 * r * inner + seen) + linear(r, inner, w)
+        out += (
+            norm(r, w)
+            + linear(r, w, inner)
+            + 2 * linear(c.tokens, w, inner)
+            + scores(r, c.tokens + 2, inner)
+        )
+        out += keep(narrow=r * inner, wide=r * inner + seen, casts=2 * r * inner + seen) + linear(
+            r, inner, w
+        )
         out += keep(narrow=r * inner)
     mlp = norm(r, w) + linear(r, w, hidden) + product(r, w, hidden) + linear(r, hidden, w)
     return out + mlp + keep(narrow=3 * r * hidden, casts=r * w)
 
 # %% ../../nbs/8_train/cost.ipynb #b8fb5d1c
 def lapa_encoder(c: LapaConfig) -> Part:
-    "Five frames through the spatial layers, both frames of three pairs through those in time, six grids to tokens."
+    """Five frames through the spatial layers, both frames of three pairs through those in time, six
+    grids to tokens.
+    """
     n, w, inside, grids = c.side**2, c.width, numbers_a_patch(c), 6
-    taps, places = {1: (16, 16), 4: (9, 16), 16: (9, 64)}[c.tokens]  # of the second convolution, of the first
+    taps, places = {1: (16, 16), 4: (9, 16), 16: (9, 64)}[
+        c.tokens
+    ]  # of the second convolution, of the first
     see = keep(wide=3 * n * (inside + w)) + linear(3 * n, inside, w)
-    read = convolution(places, 9, c.code_dim, c.code_dim) + convolution(c.tokens, taps, c.code_dim, c.code_dim)
+    read = convolution(places, 9, c.code_dim, c.code_dim) + convolution(
+        c.tokens, taps, c.code_dim, c.code_dim
+    )
     read += keep(narrow=n * c.code_dim + places * c.code_dim)
     outside = see + linear(grids * n, w, c.code_dim) + grids * read + keep(wide=(5 + grids) * n * w)
-    space = Stack(lapa_layer(5 * n, 2 * n, n, c), c.depth, 5 * n * w, product(5 * n, int(4 * (2 / 3) * w), w).forward)
-    time = Stack(lapa_layer(6 * n, 3 * n, 2, c), c.depth, 6 * n * w, product(6 * n, int(4 * (2 / 3) * w), w).forward)
+    space = Stack(
+        lapa_layer(5 * n, 2 * n, n, c),
+        c.depth,
+        5 * n * w,
+        product(5 * n, int(4 * (2 / 3) * w), w).forward,
+    )
+    time = Stack(
+        lapa_layer(6 * n, 3 * n, 2, c),
+        c.depth,
+        6 * n * w,
+        product(6 * n, int(4 * (2 / 3) * w), w).forward,
+    )
     return Part(outside, (space, time))
 
 
@@ -342,8 +436,14 @@ def lapa_decoder(c: LapaConfig) -> Part:
 
 
 def lapa_cost(c: LapaConfig) -> RowCost:
-    steps = (2 * c.side - 1) ** 2  # of the table of distances, which encoder and decoder compute for themselves
-    table = linear(steps, 2, c.width, into=False) + linear(steps, c.width, c.width) + linear(steps, c.width, c.heads)
+    steps = (
+        2 * c.side - 1
+    ) ** 2  # of the table of distances, which encoder and decoder compute for themselves
+    table = (
+        linear(steps, 2, c.width, into=False)
+        + linear(steps, c.width, c.width)
+        + linear(steps, c.width, c.heads)
+    )
     decoder = paintings(c) * lapa_decoder(c)
     return RowCost(lapa_encoder(c), decoder, once=2 * table, batch=frame_bytes(c, 3))
 
@@ -352,7 +452,9 @@ WORDS = 16  # of an instruction, the longest of a batch  # assumed
 
 
 def uni_block(frames: float, second: float, rows: int, keeps: int, c: UniVLAConfig) -> Cost:
-    "A block for `frames` frames of `rows` tokens, of which `keeps` go on; `second` of the frames look back in time."
+    """A block for `frames` frames of `rows` tokens, of which `keeps` go on; `second` of the frames
+    look back in time.
+    """
     w, r, all_rows = c.width, frames * keeps, frames * rows
     if keeps == rows:
         space = linear(r, w, 3 * w)
@@ -361,11 +463,18 @@ def uni_block(frames: float, second: float, rows: int, keeps: int, c: UniVLAConf
     space += norm(all_rows, w) + frames * attention(keeps, rows, w, c.heads) + product(r, w, w)
     back = second * keeps
     time = norm(r, w) + pair_time(r - back, back, w, c.heads) if second else Cost()
-    return space + time + norm(r, w) + linear(r, w, 4 * w) + keep(narrow=4 * r * w) + linear(r, 4 * w, w)
+    return (
+        space
+        + time
+        + norm(r, w)
+        + linear(r, w, 4 * w)
+        + keep(narrow=4 * r * w)
+        + linear(r, 4 * w, w)
+    )
 
 
 def univla_eye(c: UniVLAConfig) -> Part:
-    "Three frames through the frozen network."
+    """Three frames through the frozen network."""
     rows = patches(c) + 1 + c.registers
     block = frozen(3 * vit_block(rows, c.eye_width, c.eye_heads, 4 * c.eye_width))
     into = frozen(3 * product(patches(c), numbers_a_patch(c), c.eye_width))
@@ -373,14 +482,18 @@ def univla_eye(c: UniVLAConfig) -> Part:
 
 
 def enter(rows: float, a: float, b: float) -> Cost:
-    "Norm, linear map, norm."
+    """Norm, linear map, norm."""
     return keep(wide=rows * (a + 2)) + linear(rows, a, b) + norm(rows, b)
 
 # %% ../../nbs/8_train/cost.ipynb #a7e85224
 def univla_encoder(c: UniVLAConfig, said: int) -> Part:
     n, w, N = patches(c), c.width, c.stage * c.tokens
     rows = n + N + said
-    outside = enter(5 * (n + N), c.eye_width, w) + 3 * linear(N, w, c.code_dim) + product(said, c.text_dim, w, False)
+    outside = (
+        enter(5 * (n + N), c.eye_width, w)
+        + 3 * linear(N, w, c.code_dim)
+        + product(said, c.text_dim, w, False)
+    )
     tail = product(5 * rows, 4 * w, w).forward
     blocks = Stack(uni_block(5, 3, rows, rows, c), c.idm_depth - 1, 5 * rows * w, tail)
     last = Stack(uni_block(5, 3, rows, N, c), 1, 5 * rows * w, product(5 * N, 4 * w, w).forward)
@@ -398,21 +511,32 @@ def univla_decoder(c: UniVLAConfig, said: int) -> Part:
 
 def univla_cost(c: UniVLAConfig) -> RowCost:
     said = WORDS if c.text_dim else 0
-    decoder = paintings(c) * univla_decoder(c, said) + Part(product(said, c.text_dim, c.width, into=False))
+    decoder = paintings(c) * univla_decoder(c, said) + Part(
+        product(said, c.text_dim, c.width, into=False)
+    )
     features = 4.0 * 3 * patches(c) * c.eye_width
-    return RowCost(univla_encoder(c, said), decoder, univla_eye(c), batch=frame_bytes(c, 3) + features)
+    return RowCost(
+        univla_encoder(c, said), decoder, univla_eye(c), batch=frame_bytes(c, 3) + features
+    )
 
 # %% ../../nbs/8_train/cost.ipynb #fe784cee
 def gemma_attention(rows: float, keys: float, s: LayerSize) -> Cost:
-    "Attention of `rows` tokens to `keys` under a mask; heads that share keys are put together for it and apart again."
+    """Attention of `rows` tokens to `keys` under a mask; heads that share keys are put together for
+    it and apart again.
+    """
     inner, kv, groups = s.heads * s.head_dim, s.kv_heads * s.head_dim, s.heads // s.kv_heads
     mask = keep(narrow=groups * rows * keys)
     apart = keep(narrow=rows * inner) if groups > 1 else Cost()
-    return scores(rows, keys, inner) + keep(narrow=2 * rows * inner + 2 * keys * kv, wide=rows * s.heads) + mask + apart
+    return (
+        scores(rows, keys, inner)
+        + keep(narrow=2 * rows * inner + 2 * keys * kv, wide=rows * s.heads)
+        + mask
+        + apart
+    )
 
 
 def gemma_layer(rows: float, keys: float, s: LayerSize) -> Cost:
-    "A layer of the language model's kind: norm, attention, norm, gated MLP."
+    """A layer of the language model's kind: norm, attention, norm, gated MLP."""
     inner, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
     read = norm(rows, s.width) + linear(rows, s.width, inner) + 2 * product(rows, s.width, kv)
     mix = gemma_attention(rows, keys, s) + product(rows, inner, s.width)
@@ -422,27 +546,41 @@ def gemma_layer(rows: float, keys: float, s: LayerSize) -> Cost:
 
 
 def gemma(rows: float, keys: float, depth: int, s: LayerSize) -> Stack:
-    "Such layers, checkpointed in two halves: what attention itself keeps stays."
+    """Such layers, checkpointed in two halves: what attention itself keeps stays."""
     tail = product(rows, s.mlp, s.width).forward
     spared = gemma_attention(rows, keys, s)
     return Stack(gemma_layer(rows, keys, s), depth, rows * s.width, tail, spared)
 
 
 def last_keys(rows: float, s: LayerSize) -> Cost:
-    "What the experts need of the encoder's last layer: keys and values."
+    """What the experts need of the encoder's last layer: keys and values."""
     kv = s.kv_heads * s.head_dim
-    return norm(rows, s.width) + 2 * product(rows, s.width, kv) + keep(narrow=rows * s.width, casts=rows * s.width)
+    return (
+        norm(rows, s.width)
+        + 2 * product(rows, s.width, kv)
+        + keep(narrow=rows * s.width, casts=rows * s.width)
+    )
 
 # %% ../../nbs/8_train/cost.ipynb #061189f8
 def expert(rows: float, dim: int, state: int, c: PolicyConfig) -> Cost:
-    "What is around the layers of an expert for `rows` vectors of `dim` numbers."
+    """What is around the layers of an expert for `rows` vectors of `dim` numbers."""
     w = c.expert.width
-    out = linear(rows, dim, w, into=False) + linear(rows, 2 * w, w) + linear(rows, w, w) + keep(narrow=rows * w)
-    return out + product(1 if state else 0, state, w, into=False) + norm(rows, w) + linear(rows, w, dim)
+    out = (
+        linear(rows, dim, w, into=False)
+        + linear(rows, 2 * w, w)
+        + linear(rows, w, w)
+        + keep(narrow=rows * w)
+    )
+    return (
+        out
+        + product(1 if state else 0, state, w, into=False)
+        + norm(rows, w)
+        + linear(rows, w, dim)
+    )
 
 
 def experts(c: PolicyConfig) -> Part:
-    "Latent and robot expert, `draws` times."
+    """Latent and robot expert, `draws` times."""
     rows = c.latents + c.actions + 1
     around = expert(c.actions, c.action_dim, c.proprio_dim, c)
     around += expert(c.latents, c.latent_dim, 0, c) if c.latents else Cost()
@@ -450,7 +588,7 @@ def experts(c: PolicyConfig) -> Part:
 
 # %% ../../nbs/8_train/cost.ipynb #6700e404
 def stem_cost(c: VlmConfig) -> Cost:
-    "Convolutions with the prime factors of the patch as strides, each with a norm and a ReLU."
+    """Convolutions with the prime factors of the patch as strides, each with a norm and a ReLU."""
     strides, before, size = factors(c.patch_size), 3, c.image_size
     out = Cost()
     for i, stride in enumerate(strides):
@@ -458,16 +596,20 @@ def stem_cost(c: VlmConfig) -> Cost:
         reach = stride if i == 0 else stride // 2
         out += keep(casts=size**2 * before) if i else keep(narrow=size**2 * before)
         size = (size - 1) // stride + 1
-        out += convolution(size**2, (2 * reach + 1) ** 2, before, after, into=i > 0) + keep(wide=2 * size**2 * after)
+        out += convolution(size**2, (2 * reach + 1) ** 2, before, after, into=i > 0) + keep(
+            wide=2 * size**2 * after
+        )
         before = after
     return out
 
 
 def small_vlm(c: VlmConfig) -> Part:
-    "Stem, vision blocks, overviews, then layers over patches and words; the last one only reads."
+    """Stem, vision blocks, overviews, then layers over patches and words; the last one only reads."""
     n, v, w = patches(c), c.vision_width, c.layer.width
     outside = stem_cost(c) + linear(n, v, w)
-    asked_in_vain = frozen(product(c.tokens, w, c.layer.heads * c.layer.head_dim))  # the last layer's queries
+    asked_in_vain = frozen(
+        product(c.tokens, w, c.layer.heads * c.layer.head_dim)
+    )  # the last layer's queries
     last = Stack(last_keys(c.tokens, c.layer) + asked_in_vain, 1, c.tokens * w)
     if c.overviews:
         outside += linear(n, v, 32) + linear(1, 32 * n, c.overviews * w)
@@ -476,36 +618,52 @@ def small_vlm(c: VlmConfig) -> Part:
 
 # %% ../../nbs/8_train/cost.ipynb #8ceb9ca3
 def paligemma(c: VlmConfig) -> Part:
-    "The library's: norms that keep two tensors, keys and values repeated for each head, a last layer for nothing."
+    """The library's: norms that keep two tensors, keys and values repeated for each head, a last
+    layer for nothing.
+    """
     n, v, w, P = patches(c), c.vision_width, c.layer.width, c.tokens
     groups, inner = c.layer.heads // c.layer.kv_heads, c.layer.heads * c.layer.head_dim
     kv = c.layer.kv_heads * c.layer.head_dim
-    more = keep(wide=2 * P * w, casts=2 * P * (inner - kv), narrow=-P * inner - (groups - 1) * P * P)
+    more = keep(
+        wide=2 * P * w, casts=2 * P * (inner - kv), narrow=-P * inner - (groups - 1) * P * P
+    )
     layer = gemma_layer(P, P, c.layer) + more
     outside = linear(n, numbers_a_patch(c), v, into=False) + linear(n, v, w) + norm(n, v)
     tail = product(P, c.layer.mlp, w).forward
     last = last_keys(P, c.layer)
-    last = Stack(replace(last, forward=layer.forward), 1, P * w, tail)  # the whole layer, and back from its keys
+    last = Stack(
+        replace(last, forward=layer.forward), 1, P * w, tail
+    )  # the whole layer, and back from its keys
     see = vit(n, v, c.vision_depth, c.vision_heads, c.vision_mlp)
-    see = replace(see, block=see.block + keep(casts=2 * n * v))  # queries, keys and values by maps of their own
+    see = replace(
+        see, block=see.block + keep(casts=2 * n * v)
+    )  # queries, keys and values by maps of their own
     return Part(outside, (see, Stack(layer, c.depth - 1, P * w, tail), last))
 
 
 def policy_cost(c: PolicyConfig) -> RowCost:
     encoder = small_vlm(c.vlm) if c.vlm.kind == "small" else paligemma(c.vlm)
-    keys = 2.0 * c.vlm.tokens * c.vlm.layer.kv_heads * c.vlm.layer.head_dim * c.vlm.depth  # and values, of all layers
-    return RowCost(encoder, experts(c), batch=frame_bytes(c.vlm, 1) + 4 * keys * (1 + c.draws * (c.draws > 1)))
+    keys = (
+        2.0 * c.vlm.tokens * c.vlm.layer.kv_heads * c.vlm.layer.head_dim * c.vlm.depth
+    )  # and values, of all layers
+    return RowCost(
+        encoder, experts(c), batch=frame_bytes(c.vlm, 1) + 4 * keys * (1 + c.draws * (c.draws > 1))
+    )
 
 # %% ../../nbs/8_train/cost.ipynb #0e799289
 FORMULAS: dict[type, Callable[..., RowCost]] = {
-    LamConfig: ac_lam_cost, PotentialConfig: potential_cost, VillaXConfig: villa_cost, LapaConfig: lapa_cost,
-    UniVLAConfig: univla_cost, PolicyConfig: policy_cost,
-}  # fmt: skip
+    LamConfig: ac_lam_cost,
+    PotentialConfig: potential_cost,
+    VillaXConfig: villa_cost,
+    LapaConfig: lapa_cost,
+    UniVLAConfig: univla_cost,
+    PolicyConfig: policy_cost,
+}
 
 
 @dataclass(frozen=True)
 class Flops:
-    "FLOPs of one row in one training step."
+    """FLOPs of one row in one training step."""
 
     forward: float
     backward: float
@@ -517,48 +675,58 @@ class Flops:
 
 
 def row_cost(config: Settings) -> RowCost:
-    "What a row costs by the settings of a model; `UserError` where there is no formula for them."
+    """What a row costs by the settings of a model; `UserError` where there is no formula for them."""
     if type(config) not in FORMULAS:
         known = ", ".join(kind.__name__ for kind in FORMULAS)
-        raise UserError(f"there is no formula for the cost of a {type(config).__name__}: there are some for {known}")
+        raise UserError(
+            f"there is no formula for the cost of a {type(config).__name__}: there are some for {known}"
+        )
     return FORMULAS[type(config)](config)
 
 
 def step_flops(config: Settings, checkpointed: bool = False, exact: bool = False) -> Flops:
-    "FLOPs of a row. exact: as exact accumulation computes them, with one more pass of the encoder and two of the eye."
+    """FLOPs of a row. exact: as exact accumulation computes them, with one more pass of the encoder
+    and two of the eye.
+    """
     cost = row_cost(config)
     whole = cost.parts.whole
-    again = sum(s.again for s in (*cost.encoder.stacks, *cost.decoder.stacks)) if checkpointed else 0.0
+    again = (
+        sum(s.again for s in (*cost.encoder.stacks, *cost.decoder.stacks)) if checkpointed else 0.0
+    )
     if exact:
         again += cost.encoder.whole.forward + 2 * cost.eye.whole.forward
     return Flops(whole.forward, whole.backward, again)
 
 
 def flops_per_triple(config: Settings) -> float | None:
-    "Model FLOPs of one triple (or demonstration), forward and backward; None for settings without a formula."
+    """Model FLOPs of one triple (or demonstration), forward and backward; None for settings without
+    a formula.
+    """
     return step_flops(config).model if type(config) in FORMULAS else None
 
 # %% ../../nbs/8_train/cost.ipynb #c532713b
 @cache
 def on_meta(config: Settings) -> nn.Module:
-    "The model of some settings, with shapes and no numbers."
+    """The model of some settings, with shapes and no numbers."""
     build = Policy if isinstance(config, PolicyConfig) else LatentActionModel
     with torch.device("meta"):
         return build(config)
 
 
 def as_fake(model: nn.Module, device: str) -> nn.Module:
-    "Inside a `FakeTensorMode`: the model with tensors that pretend to be on a device."
+    """Inside a `FakeTensorMode`: the model with tensors that pretend to be on a device."""
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=device), p.requires_grad)
+            module._parameters[name] = nn.Parameter(
+                torch.empty(p.shape, dtype=p.dtype, device=device), p.requires_grad
+            )
         for name, b in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
     return model.train()
 
 # %% ../../nbs/8_train/cost.ipynb #bae77f0d
 def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]:
-    "A batch of the shapes that a model is trained on; pixels are 0."
+    """A batch of the shapes that a model is trained on; pixels are 0."""
     if isinstance(config, PolicyConfig):
         return example_demonstrations(config, rows, device)
     S = config.image_size
@@ -566,42 +734,59 @@ def example_batch(config: Settings, rows: int, device: str) -> dict[str, Tensor]
     if getattr(config, "text_dim", 0):
         batch["words"] = torch.zeros(rows, WORDS, config.text_dim, device=device)
         batch["word_mask"] = torch.ones(rows, WORDS, dtype=torch.bool, device=device)
-    return batch | example_states(config, rows, device) if getattr(config, "proprio_dim", 0) else batch
+    return (
+        batch | example_states(config, rows, device) if getattr(config, "proprio_dim", 0) else batch
+    )
 
 
 def example_states(c: LamConfig | VillaXConfig, rows: int, device: str) -> dict[str, Tensor]:
-    "States and actions of triples, for the proprio FDM."
+    """States and actions of triples, for the proprio FDM."""
     known = torch.ones(rows, dtype=torch.bool, device=device)
     return {
-        "proprio": torch.zeros(rows, 3, c.proprio_dim, device=device), "has_proprio": known,
-        "action": torch.zeros(rows, 3, max(c.action_dim, 1), device=device), "has_action": known,
+        "proprio": torch.zeros(rows, 3, c.proprio_dim, device=device),
+        "has_proprio": known,
+        "action": torch.zeros(rows, 3, max(c.action_dim, 1), device=device),
+        "has_action": known,
         "embodiment": torch.zeros(rows, dtype=torch.int64, device=device),
-        "times": torch.zeros(rows, 3, device=device)}  # fmt: skip
+        "times": torch.zeros(rows, 3, device=device),
+    }
 
 
 def example_demonstrations(c: PolicyConfig, rows: int, device: str) -> dict[str, Tensor]:
-    "Demonstrations as the policy's trainer gives them."
+    """Demonstrations as the policy's trainer gives them."""
     S, known = c.vlm.image_size, torch.ones(rows, dtype=torch.bool, device=device)
     state = torch.zeros(rows, c.proprio_dim, device=device)
     return {
         "frames": torch.zeros(rows, 3, S, S, dtype=torch.uint8, device=device),
-        "text": torch.ones(rows, c.vlm.text_length, dtype=torch.int64, device=device), "proprio": state,
-        "action": torch.zeros(rows, c.actions, c.action_dim, device=device), "has_action": known,
-        "latent": torch.zeros(rows, max(c.latents, 1), c.latent_dim, device=device), "has_latent": known,
-        "turn": state, "end": state}  # fmt: skip
+        "text": torch.ones(rows, c.vlm.text_length, dtype=torch.int64, device=device),
+        "proprio": state,
+        "action": torch.zeros(rows, c.actions, c.action_dim, device=device),
+        "has_action": known,
+        "latent": torch.zeros(rows, max(c.latents, 1), c.latent_dim, device=device),
+        "has_latent": known,
+        "turn": state,
+        "end": state,
+    }
 
 # %% ../../nbs/8_train/cost.ipynb #1a5d2188
 def grouped_backward(out_grad, x, weight, *options, out_shape=None) -> int:
-    "FLOPs of a convolution's backward pass, from shapes, groups heeded. Last option: which gradients there are."
+    """FLOPs of a convolution's backward pass, from shapes, groups heeded.
+
+    Last option: which gradients there are.
+    """
     return conv_flop_count(x, weight, out_grad) * sum(options[-1][:2])
 
 
 def counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: grouped_backward})
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: grouped_backward}
+    )
 
 
-def counted_flops(config: Settings, rows: int = 1, checkpointed: bool = False) -> tuple[float, float]:
-    "FLOPs of the forward and the backward pass for each of `rows`, by PyTorch's counter."
+def counted_flops(
+    config: Settings, rows: int = 1, checkpointed: bool = False
+) -> tuple[float, float]:
+    """FLOPs of the forward and the backward pass for each of `rows`, by PyTorch's counter."""
     model = copy.deepcopy(on_meta(config))
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         model = as_fake(model, "cpu")
@@ -613,8 +798,12 @@ def counted_flops(config: Settings, rows: int = 1, checkpointed: bool = False) -
     return forward.get_total_flops() / rows, backward.get_total_flops() / rows
 
 # %% ../../nbs/8_train/cost.ipynb #623e673f
-def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False) -> tuple[float, float]:
-    "Formula and counter agree on the FLOPs of a batch of one row, there and back, asserted: the sums of both."
+def check_flops(
+    config: Settings, tol: float = 0.02, checkpointed: bool = False
+) -> tuple[float, float]:
+    """Formula and counter agree on the FLOPs of a batch of one row, there and back, asserted: the
+    sums of both.
+    """
     formula, once = step_flops(config, checkpointed), row_cost(config).once
     there, back = formula.forward + once.forward, formula.backward + formula.again + once.backward
     forward, backward = counted_flops(config, checkpointed=checkpointed)
@@ -625,7 +814,7 @@ def check_flops(config: Settings, tol: float = 0.02, checkpointed: bool = False)
 # %% ../../nbs/8_train/cost.ipynb #35aad3bb
 @dataclass(frozen=True)
 class Setup:
-    "How a training step is laid out."
+    """How a training step is laid out."""
 
     bf16: bool = True  # autocast
     checkpointed: bool = False  # blocks keep their entry only
@@ -636,7 +825,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Numbers:
-    "Numbers that a model consists of."
+    """Numbers that a model consists of."""
 
     trained: int
     fixed: int  # frozen weights and buffers
@@ -648,14 +837,24 @@ class Numbers:
 
 @cache
 def numbers(config: Settings) -> Numbers:
-    "Counted in the model on the `meta` device."
+    """Counted in the model on the `meta` device."""
     model = on_meta(config)
     trained = {id(p): p.numel() for p in model.parameters() if p.requires_grad}
     layers = layers_of(model)
-    pieces = {name: sum(trained.get(id(p), 0) for p in m.parameters()) for name, m in pieces_of(model).items()}
+    pieces = {
+        name: sum(trained.get(id(p), 0) for p in m.parameters())
+        for name, m in pieces_of(model).items()
+    }
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices = (p.numel() for p in model.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in tables)
-    whole, total = sum(t.numel() for t in (*model.parameters(), *model.buffers())), sum(trained.values())
+    matrices = (
+        p.numel()
+        for p in model.parameters()
+        if p.requires_grad and p.ndim > 1 and id(p) not in tables
+    )
+    whole, total = (
+        sum(t.numel() for t in (*model.parameters(), *model.buffers())),
+        sum(trained.values()),
+    )
     layer = max((pieces[name] for name in layers), default=0)
     table = max((n for name, n in pieces.items() if name not in layers), default=0)
     return Numbers(total, whole - total, sum(matrices), layer, table, total - sum(pieces.values()))
@@ -663,7 +862,7 @@ def numbers(config: Settings) -> Numbers:
 # %% ../../nbs/8_train/cost.ipynb #ee200daf
 @dataclass(frozen=True)
 class Memory:
-    "Bytes on one card at the worst moment of a training step."
+    """Bytes on one card at the worst moment of a training step."""
 
     weights: float  # frozen ones and buffers, too
     gradients: float
@@ -677,22 +876,28 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The largest of three moments: the end of the forward pass, with all copies; the backward pass, with gradients
-        and a block that is computed again (else with the copies, which are kept); and, sharded, the time in which a
-        table of words is whole, when nothing is kept yet, or any more."""
+        """The largest of three moments: the end of the forward pass, with all copies; the backward
+        pass, with gradients and a block that is computed again (else with the copies, which are
+        kept); and, sharded, the time in which a table of words is whole, when nothing is kept yet,
+        or any more.
+        """
         state = self.weights + self.gradients + self.optimizer
         back = self.summed + (self.redone or self.casts)
         return state + max(self.table, self.gathered + self.kept + max(self.casts, back))
 
 
 def kept_bytes(cost: RowCost, setup: Setup) -> tuple[float, float]:
-    "What a row keeps, and what its largest block takes while it is computed again (0 without checkpointing)."
+    """What a row keeps, and what its largest block takes while it is computed again (0 without
+    checkpointing).
+    """
     size, parts = "bf16" if setup.bf16 else "float32", (cost.encoder, cost.decoder)
     if not setup.checkpointed:
         halves, largest = [getattr(part.whole, size) for part in parts], 0.0
     else:
         stacks = [s for part in parts for s in part.stacks]
-        largest = max((getattr(s.block, size) - getattr(s.spared, size) for s in stacks), default=0.0)
+        largest = max(
+            (getattr(s.block, size) - getattr(s.spared, size) for s in stacks), default=0.0
+        )
         halves = [getattr(part.outside, size) for part in parts]
         for n, part in enumerate(parts):
             halves[n] += sum(s.depth * (4 * s.entry + getattr(s.spared, size)) for s in part.stacks)
@@ -700,30 +905,47 @@ def kept_bytes(cost: RowCost, setup: Setup) -> tuple[float, float]:
 
 
 def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
-    "What a micro-batch of `rows` rows takes. Gradients of an earlier micro-batch are taken to be there."
+    """What a micro-batch of `rows` rows takes.
+
+    Gradients of an earlier micro-batch are taken to be there.
+    """
     n, parts = numbers(config), setup.world if setup.shard else 1
     row, largest = kept_bytes(row_cost(config), setup)
     state, casts = 4.0 * n.trained / parts, 2.0 * n.matrices if setup.bf16 else 0.0
     gathered, summed, table = 0.0, 0.0, 0.0
-    if parts > 1:  # two layers in a row, and a last one that waits from the forward to the backward pass
-        gathered, summed, table = 4.0 * (3 * n.layer + n.rest), 4.0 * (n.layer + n.rest), 4.0 * 2 * n.table
+    if (
+        parts > 1
+    ):  # two layers in a row, and a last one that waits from the forward to the backward pass
+        gathered, summed, table = (
+            4.0 * (3 * n.layer + n.rest),
+            4.0 * (n.layer + n.rest),
+            4.0 * 2 * n.table,
+        )
     weights = state + 4.0 * n.fixed
-    return Memory(weights, state, 2 * state, casts, gathered, summed, table, rows * row, rows * largest)
+    return Memory(
+        weights, state, 2 * state, casts, gathered, summed, table, rows * row, rows * largest
+    )
 
 # %% ../../nbs/8_train/cost.ipynb #bda9e088
 class Holder:
-    "Something kept by autograd."
+    """Something kept by autograd."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
 
-def fused_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    "`scaled_dot_product_attention` as a GPU's fused kernels do it, for fake tensors: these have no kernels."
+def fused_attention(
+    q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+):
+    """`scaled_dot_product_attention` as a GPU's fused kernels do it, for fake tensors: these have
+    no kernels.
+    """
     if torch.is_autocast_enabled("cuda"):
         q, k, v = (t.to(torch.bfloat16) for t in (q, k, v))
     if attn_mask is None and q.dtype == torch.bfloat16:
-        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=scale)[0]
+        return torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, dropout_p, is_causal, False, scale=scale
+        )[0]
     if attn_mask is not None:
         bias = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -math.inf)
         attn_mask = bias.expand(*q.shape[:3], k.shape[2])
@@ -733,9 +955,11 @@ def fused_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, sca
 
 @contextmanager
 def gpu_rules(bf16: bool) -> Iterator[None]:
-    "A GPU's fused attention and, where `bf16`, its rules of autocast, on a machine without a GPU."
+    """A GPU's fused attention and, where `bf16`, its rules of autocast, on a machine without a GPU."""
     torch.set_autocast_dtype("cuda", torch.bfloat16)
-    torch.set_autocast_enabled("cuda", bf16)  # `torch.autocast` itself refuses where there is no GPU
+    torch.set_autocast_enabled(
+        "cuda", bf16
+    )  # `torch.autocast` itself refuses where there is no GPU
     torch.autocast_increment_nesting()
     try:
         with mock.patch("torch.nn.functional.scaled_dot_product_attention", fused_attention):
@@ -747,7 +971,9 @@ def gpu_rules(bf16: bool) -> Iterator[None]:
 
 # %% ../../nbs/8_train/cost.ipynb #1d5f90b7
 def kept_by(config: Settings, rows: int, bf16: bool) -> int:
-    "Bytes that autograd holds after a forward pass on a fake GPU; what shares memory counts once, weights not at all."
+    """Bytes that autograd holds after a forward pass on a fake GPU; what shares memory counts once,
+    weights not at all.
+    """
     model, alive = copy.deepcopy(on_meta(config)), weakref.WeakSet()
 
     def hold(tensor: Tensor) -> Holder:
@@ -763,21 +989,29 @@ def kept_by(config: Settings, rows: int, bf16: bool) -> int:
         own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         with gpu_rules(bf16), torch.autograd.graph.saved_tensors_hooks(hold, give):
             loss, _ = model.loss(batch)
-        memories = {h.tensor.untyped_storage()._cdata: h.tensor.untyped_storage().nbytes() for h in alive}
+        memories = {
+            h.tensor.untyped_storage()._cdata: h.tensor.untyped_storage().nbytes() for h in alive
+        }
         assert loss.requires_grad  # until here: what a loss needs lives as long as it
     return sum(size for memory, size in memories.items() if memory not in own)
 
 
 def check_kept(config: Settings, bf16: bool = True, tol: float = 0.15) -> tuple[float, float]:
-    "Formula and autograd agree on the bytes kept for a row, asserted: both. Copies of weights, there once, drop out."
+    """Formula and autograd agree on the bytes kept for a row, asserted: both.
+
+    Copies of weights, there once, drop out.
+    """
     whole = row_cost(config).parts.whole
-    formula, found = whole.bf16 if bf16 else whole.float32, kept_by(config, 2, bf16) - kept_by(config, 1, bf16)
+    formula, found = (
+        whole.bf16 if bf16 else whole.float32,
+        kept_by(config, 2, bf16) - kept_by(config, 1, bf16),
+    )
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
 
 # %% ../../nbs/8_train/cost.ipynb #ddc9f5b1
 class LiveBytes(TorchDispatchMode):
-    "Counts the bytes of all tensors that were made inside and still live."
+    """Counts the bytes of all tensors that were made inside and still live."""
 
     def __init__(self):
         super().__init__()
@@ -786,7 +1020,9 @@ class LiveBytes(TorchDispatchMode):
         self.sizes: dict[int, int] = {}
 
     def note(self, tensor: Tensor) -> None:
-        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()  # of a sharded tensor, what lies here
+        storage = getattr(
+            tensor, "_local_tensor", tensor
+        ).untyped_storage()  # of a sharded tensor, what lies here
         if storage._cdata in self.sizes:
             return
         self.sizes[storage._cdata] = storage.nbytes()
@@ -806,7 +1042,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 def step_peak(config: Settings, rows: int, setup: Setup = Setup()) -> int:
-    "The most bytes that live at one time in a training step of one process, on fake tensors of a CPU."
+    """The most bytes that live at one time in a training step of one process, on fake tensors of a
+    CPU.
+    """
     model = copy.deepcopy(on_meta(config))
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         model = as_fake(model, "cpu")
@@ -824,8 +1062,10 @@ def step_peak(config: Settings, rows: int, setup: Setup = Setup()) -> int:
     return live.top
 
 
-def check_memory(config: Settings, rows: int, setup: Setup = Setup(), tol: float = 0.15) -> tuple[float, float]:
-    "The formula and the highest level agree, for a step of one process: both in bytes, asserted."
+def check_memory(
+    config: Settings, rows: int, setup: Setup = Setup(), tol: float = 0.15
+) -> tuple[float, float]:
+    """The formula and the highest level agree, for a step of one process: both in bytes, asserted."""
     formula, found = memory(config, rows, setup).total, step_peak(config, rows, setup)
     assert abs(formula / found - 1) < tol, (formula, found)
     return formula, found
@@ -833,7 +1073,7 @@ def check_memory(config: Settings, rows: int, setup: Setup = Setup(), tol: float
 # %% ../../nbs/8_train/cost.ipynb #6ecacf37
 @dataclass(frozen=True)
 class Card:
-    "A GPU by its maker's data sheet: dense peaks, no sparsity."
+    """A GPU by its maker's data sheet: dense peaks, no sparsity."""
 
     title: str
     pattern: str  # of what `torch.cuda.get_device_name()` says, the whole of it
@@ -848,7 +1088,7 @@ class Card:
         return 1e9 * self.gigabytes
 
     def peak(self, precision: str) -> float | None:
-        "FLOP/s in 'bf16', 'tf32' or 'float32'; None where the card has no such products."
+        """FLOP/s in 'bf16', 'tf32' or 'float32'; None where the card has no such products."""
         stated = {"bf16": self.bf16, "tf32": self.tf32, "float32": self.float32}[precision]
         return None if stated is None else 1e12 * stated
 
@@ -857,7 +1097,9 @@ A100, H100, H200 = ("NVIDIA A100 data sheet", "NVIDIA H100 data sheet", "NVIDIA 
 ADA, AMPERE = ("NVIDIA Ada GPU architecture white paper", "NVIDIA Ampere GA102 white paper")
 CARDS: dict[str, Card] = {
     "a100-40": Card("A100 40 GB", r"A100-(SXM4|PCIE|SXM)-40GB", 40, 312, 156, 19.5, A100),
-    "a100-80": Card("A100 80 GB", r"A100-SXM4-80GB|A100 80GB PCIe|A100-PCIE-80GB", 80, 312, 156, 19.5, A100),
+    "a100-80": Card(
+        "A100 80 GB", r"A100-SXM4-80GB|A100 80GB PCIe|A100-PCIE-80GB", 80, 312, 156, 19.5, A100
+    ),
     "h100-sxm": Card("H100 SXM", r"H100 80GB HBM3|H100 SXM5?", 80, 989.4, 494.7, 66.9, H100),
     "h100-pcie": Card("H100 PCIe", r"H100 PCIe", 80, 756, 378, 51, H100),
     "h100-nvl": Card("H100 NVL", r"H100 NVL", 94, 835.5, 417.5, 60, H100),
@@ -872,33 +1114,44 @@ CARDS: dict[str, Card] = {
     "rtx3090": Card("RTX 3090", r"GeForce RTX 3090", 24, 71, 35.6, 35.6, AMPERE),
     "v100": Card("V100 32 GB", r"V100-\w+-32GB", 32, None, None, 15.7, "NVIDIA V100 data sheet"),
     "t4": Card("T4", r"T4", 16, None, None, 8.1, "NVIDIA T4 data sheet"),
-}  # fmt: skip
+}
 
 # %% ../../nbs/8_train/cost.ipynb #12b3644a
 def card_of(device_name: str) -> Card | None:
-    "The card of which PyTorch says the name; None where the table does not know it. A slice of a card is no card."
+    """The card of which PyTorch says the name; None where the table does not know it.
+
+    A slice of a card is no card.
+    """
     bare = re.sub(r"^(NVIDIA|Tesla|NVIDIA Tesla)\s+", "", device_name.strip())
     return next((card for card in CARDS.values() if re.fullmatch(card.pattern, bare)), None)
 
 
 def card_named(name: str) -> Card:
-    "A card by its name in the table; `UserError` for others."
+    """A card by its name in the table; `UserError` for others."""
     if name not in CARDS:
         raise UserError(f'no card "{name}".{suggest(name, CARDS)} There are {", ".join(CARDS)}')
     return CARDS[name]
 
 
-def mfu(rows_per_second: float, config: Settings, card: Card | None, precision: str = "bf16") -> float | None:
-    "Model FLOPs utilisation of one card that does so many rows a second; None where card or model is not known."
+def mfu(
+    rows_per_second: float, config: Settings, card: Card | None, precision: str = "bf16"
+) -> float | None:
+    """Model FLOPs utilisation of one card that does so many rows a second; None where card or model
+    is not known.
+    """
     flops, peak = flops_per_triple(config), card and card.peak(precision)
     return rows_per_second * flops / peak if flops and peak else None
 
 # %% ../../nbs/8_train/cost.ipynb #68df8435
-HEADROOM = 0.1  # of a card: CUDA's context, workspaces of libraries, gaps between tensors  # assumed
+HEADROOM = (
+    0.1  # of a card: CUDA's context, workspaces of libraries, gaps between tensors  # assumed
+)
 
 
-def largest_rows(config: Settings, card_bytes: float, setup: Setup = Setup(), headroom: float = HEADROOM) -> int:
-    "The largest micro-batch of a card with so many bytes; 0 where not even one row fits."
+def largest_rows(
+    config: Settings, card_bytes: float, setup: Setup = Setup(), headroom: float = HEADROOM
+) -> int:
+    """The largest micro-batch of a card with so many bytes; 0 where not even one row fits."""
     room = (1 - headroom) * card_bytes
     low, high = 0, 1
     while memory(config, high, setup).total <= room:
@@ -910,7 +1163,9 @@ def largest_rows(config: Settings, card_bytes: float, setup: Setup = Setup(), he
 
 
 def divisions(batch_size: int, world: int, most: int) -> list[int]:
-    "Into how many micro-batches of at most `most` rows a batch can be divided on so many processes, the fewest first."
+    """Into how many micro-batches of at most `most` rows a batch can be divided on so many
+    processes, the fewest first.
+    """
     parts = range(1, batch_size // world + 1)
     return [a for a in parts if batch_size % (world * a) == 0 and batch_size // (world * a) <= most]
 
@@ -922,7 +1177,9 @@ def choose_accumulate(
     setup: Setup = Setup(),
     headroom: float = HEADROOM,
 ) -> int:
-    "The fewest micro-batches into which the batch can be divided so that each fits; `UserError` where none does."
+    """The fewest micro-batches into which the batch can be divided so that each fits; `UserError`
+    where none does.
+    """
     found = divisions(batch_size, setup.world, largest_rows(config, card_bytes, setup, headroom))
     if not found:
         rows = max(1, batch_size // setup.world)
@@ -931,7 +1188,9 @@ def choose_accumulate(
 
 # %% ../../nbs/8_train/cost.ipynb #0264b82e
 def cures(setup: Setup) -> list[tuple[str, Setup]]:
-    "What can be done about memory beside smaller micro-batches: options of the command, the cheapest first."
+    """What can be done about memory beside smaller micro-batches: options of the command, the
+    cheapest first.
+    """
     found = [("", setup)]
     if not setup.checkpointed:
         found.append((" --train.checkpoint-activations", replace(setup, checkpointed=True)))
@@ -948,7 +1207,7 @@ def out_of_memory_advice(
     setup: Setup = Setup(),
     headroom: float = HEADROOM,
 ) -> str:
-    "One line: what did not fit, and with which options it would."
+    """One line: what did not fit, and with which options it would."""
     if type(config) not in FORMULAS:
         return f"{rows} rows at a time are too many: a larger --train.accumulate, or --train.checkpoint-activations"
     needs = memory(config, rows, setup).total
@@ -966,7 +1225,7 @@ def out_of_memory_advice(
 # %% ../../nbs/8_train/cost.ipynb #f25c0881
 @dataclass(frozen=True)
 class Traffic:
-    "Bytes that each process sends in one optimizer step."
+    """Bytes that each process sends in one optimizer step."""
 
     gradients: float
     weights: float  # sharded: gathered
@@ -978,7 +1237,9 @@ class Traffic:
 
 
 def buffer_numbers(config: Settings, batch_size: int, accumulate: int) -> float:
-    "Numbers that the bottleneck exchanges: means and spreads, there and back; counts and sums of codes; samples."
+    """Numbers that the bottleneck exchanges: means and spreads, there and back; counts and sums of
+    codes; samples.
+    """
     bottleneck = getattr(config, "bottleneck", None)
     if bottleneck is None:
         return 0.0
@@ -992,7 +1253,7 @@ def buffer_numbers(config: Settings, batch_size: int, accumulate: int) -> float:
 
 
 def traffic(config: Settings, batch_size: int, accumulate: int, setup: Setup) -> Traffic:
-    "Messages of a step. Gradients and weights travel in float32."
+    """Messages of a step. Gradients and weights travel in float32."""
     share = (setup.world - 1) / setup.world
     trained = 4.0 * numbers(config).trained
     buffers = 2 * share * 4.0 * buffer_numbers(config, batch_size, accumulate)
@@ -1001,7 +1262,8 @@ def traffic(config: Settings, batch_size: int, accumulate: int, setup: Setup) ->
     return Traffic(2 * share * trained, 0.0, buffers)
 
 
-LINKS = {  # GB/s in one direction for each card, as the wires' names say; what a program gets is less
+# GB/s in one direction for each card, as the wires' names say; what a program gets is less
+LINKS = {
     "NVLink of an A100": 300,
     "PCIe 4.0, 16 lanes": 32,
     "200 Gbit/s for each card": 25,
@@ -1023,7 +1285,7 @@ READERS = {  # triples a CPU second: python bench/run.py data, on one core of an
 
 @dataclass(frozen=True)
 class Feed:
-    "What one card asks of its data."
+    """What one card asks of its data."""
 
     rows: float  # a second
     frames: float  # a second
@@ -1032,8 +1294,13 @@ class Feed:
 
 
 def feed(config: Settings, rows_per_second: float) -> Feed:
-    "What a card that trains so many rows a second must be given. Cores are for triples; a demonstration has one frame."
-    each, size = (1, config.vlm.image_size) if isinstance(config, PolicyConfig) else (3, config.image_size)
+    """What a card that trains so many rows a second must be given.
+
+    Cores are for triples; a demonstration has one frame.
+    """
+    each, size = (
+        (1, config.vlm.image_size) if isinstance(config, PolicyConfig) else (3, config.image_size)
+    )
     frames = each * rows_per_second
     cores = {name: frames / 3 / rate for name, rate in READERS.items()}
     return Feed(rows_per_second, frames, frames * 3 * size**2 / 1e6, cores)
@@ -1042,24 +1309,32 @@ def feed(config: Settings, rows_per_second: float) -> Feed:
 DAY = 86_400.0
 
 
-def run_seconds(config: Settings, steps: int, batch_size: int, cards: int, peak: float, utilization: float) -> float:
-    "Seconds of `steps` optimizer steps on so many cards of `peak` FLOP/s each, which compute `utilization` of it."
+def run_seconds(
+    config: Settings, steps: int, batch_size: int, cards: int, peak: float, utilization: float
+) -> float:
+    """Seconds of `steps` optimizer steps on so many cards of `peak` FLOP/s each, which compute
+    `utilization` of it.
+    """
     return steps * batch_size * flops_per_triple(config) / (cards * peak * utilization)
 
 
-def run_steps(config: Settings, seconds: float, batch_size: int, cards: int, peak: float, utilization: float) -> float:
-    "The optimizer steps that fit into some seconds."
+def run_steps(
+    config: Settings, seconds: float, batch_size: int, cards: int, peak: float, utilization: float
+) -> float:
+    """The optimizer steps that fit into some seconds."""
     return seconds / run_seconds(config, 1, batch_size, cards, peak, utilization)
 
 
-def run_mfu(config: Settings, seconds: float, steps: int, batch_size: int, cards: int, peak: float) -> float:
-    "The utilization of a run that took so long."
+def run_mfu(
+    config: Settings, seconds: float, steps: int, batch_size: int, cards: int, peak: float
+) -> float:
+    """The utilization of a run that took so long."""
     return run_seconds(config, steps, batch_size, cards, peak, 1.0) / seconds
 
 # %% ../../nbs/8_train/cost.ipynb #ccd8d24b
 @dataclass(frozen=True)
 class CostConfig:
-    "What a training would cost: work, memory, messages, data and days, from formulas."
+    """What a training would cost: work, memory, messages, data and days, from formulas."""
 
     preset: str = "ac_lam_paper"  # of a latent action model or of a policy
     card: str = "a100-80"  # a name of the table of cards; a wrong one lists them
@@ -1067,7 +1342,8 @@ class CostConfig:
     batch_size: int = 512  # triples (or demonstrations) in one optimizer step, over all cards
     accumulate: int = 0  # micro-batches of a step; 0: the fewest that fit
     steps: int = 100_000  # optimizer steps
-    mfu: float = 0.4  # the share of the card's peak that is reached  # assumed: measure yours with bench/gpu.sh
+    # the share of the card's peak that is reached  # assumed: measure yours with bench/gpu.sh
+    mfu: float = 0.4
     precision: Literal["bf16", "tf32", "float32"] = "bf16"
     checkpoint_activations: bool = False
     exact_accumulation: bool = False
@@ -1079,7 +1355,7 @@ class CostConfig:
 # %% ../../nbs/8_train/cost.ipynb #1f67618d
 @dataclass(frozen=True)
 class CostPlan:
-    "The answer. Bytes, seconds, FLOPs; `a step` is an optimizer step."
+    """The answer. Bytes, seconds, FLOPs; `a step` is an optimizer step."""
 
     preset: str
     card: str
@@ -1100,7 +1376,7 @@ class CostPlan:
 
 # %% ../../nbs/8_train/cost.ipynb #259f7eba
 def settings_of(preset: str) -> Settings:
-    "The settings of a preset of any family; `UserError` for a name that there is not."
+    """The settings of a preset of any family; `UserError` for a name that there is not."""
     known = PRESETS | POLICIES
     if preset not in known:
         near = suggest(preset, known) or f" There are {', '.join(known)}."
@@ -1109,28 +1385,39 @@ def settings_of(preset: str) -> Settings:
 
 
 def check_plan(config: CostConfig) -> None:
-    "Refuse numbers that mean nothing."
+    """Refuse numbers that mean nothing."""
     for name in ("gpus", "batch_size", "steps"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}: at least 1 expected")
-    if config.accumulate < 0 or not 0 < config.mfu <= 1 or not 0 <= config.headroom < 1 or config.link <= 0:
-        raise UserError(f"accumulate >= 0, 0 < mfu <= 1, 0 <= headroom < 1 and link > 0 expected, not "
-                        f"{config.accumulate}, {config.mfu}, {config.headroom} and {config.link}")  # fmt: skip
+    if (
+        config.accumulate < 0
+        or not 0 < config.mfu <= 1
+        or not 0 <= config.headroom < 1
+        or config.link <= 0
+    ):
+        raise UserError(
+            f"accumulate >= 0, 0 < mfu <= 1, 0 <= headroom < 1 and link > 0 expected, not "
+            f"{config.accumulate}, {config.mfu}, {config.headroom} and {config.link}"
+        )
     if config.batch_size % (config.gpus * max(config.accumulate, 1)):
         parts = f"{config.gpus} cards x {max(config.accumulate, 1)} parts"
         raise UserError(f"batch_size {config.batch_size} cannot be shared by {parts}")
     if config.exact_accumulation and config.shard:
-        raise UserError("exact_accumulation and shard do not go together: more cards instead of more micro-batches")
+        raise UserError(
+            "exact_accumulation and shard do not go together: more cards instead of more micro-batches"
+        )
     if card_named(config.card).peak(config.precision) is None:
         raise UserError(f"{config.card} has no {config.precision}: --precision float32")
 
 # %% ../../nbs/8_train/cost.ipynb #27adefb0
 def plan_cost(config: CostConfig) -> CostPlan:
-    "Everything at once; a batch that does not fit is a `UserError` with its cure."
+    """Everything at once; a batch that does not fit is a `UserError` with its cure."""
     check_plan(config)
     settings, card = settings_of(config.preset), card_named(config.card)
     exact, sharded = config.exact_accumulation, config.shard and config.gpus > 1
-    setup = Setup(config.precision == "bf16", config.checkpoint_activations, exact, sharded, config.gpus)
+    setup = Setup(
+        config.precision == "bf16", config.checkpoint_activations, exact, sharded, config.gpus
+    )
     most = largest_rows(settings, card.bytes, setup, config.headroom)
     sizes = (settings, config.batch_size, card.bytes, setup, config.headroom)
     accumulate = config.accumulate or choose_accumulate(*sizes)
@@ -1138,16 +1425,32 @@ def plan_cost(config: CostConfig) -> CostPlan:
     if rows > most:
         raise UserError(out_of_memory_advice(settings, rows, *sizes[1:]))
     rate = config.gpus * card.peak(config.precision) * config.mfu / flops_per_triple(settings)
-    sent, seconds = traffic(settings, config.batch_size, accumulate, setup), config.batch_size / rate
+    sent, seconds = (
+        traffic(settings, config.batch_size, accumulate, setup),
+        config.batch_size / rate,
+    )
     return CostPlan(
-        config.preset, config.card, config.gpus, numbers(settings).trained,
-        step_flops(settings, config.checkpoint_activations, exact), rows, accumulate, most,
-        memory(settings, rows, setup), card.bytes, rate, seconds, config.steps * seconds / DAY, sent,
-        sent.total / config.link / 1e9, feed(settings, rate / config.gpus))  # fmt: skip
+        config.preset,
+        config.card,
+        config.gpus,
+        numbers(settings).trained,
+        step_flops(settings, config.checkpoint_activations, exact),
+        rows,
+        accumulate,
+        most,
+        memory(settings, rows, setup),
+        card.bytes,
+        rate,
+        seconds,
+        config.steps * seconds / DAY,
+        sent,
+        sent.total / config.link / 1e9,
+        feed(settings, rate / config.gpus),
+    )
 
 # %% ../../nbs/8_train/cost.ipynb #bb707432
 def plan_lines(plan: CostPlan) -> list[str]:
-    "The plan for a person."
+    """The plan for a person."""
     m, gb = plan.memory, 1e9
     again = f", {plan.flops.again / 1e9:.1f} again" if plan.flops.again else ""
     state = f"weights {m.weights / gb:.2f}, gradients {m.gradients / gb:.2f}, Adam {m.optimizer / gb:.2f}"
@@ -1170,7 +1473,7 @@ def plan_lines(plan: CostPlan) -> list[str]:
 
 
 def report_cost(config: CostConfig) -> None:
-    "What the command does."
+    """What the command does."""
     plan = plan_cost(config)
     if config.json:
         print_json(plan)
@@ -1179,9 +1482,11 @@ def report_cost(config: CostConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    "Entry point of `python -m aclam.train.cost`."
+    """Entry point of `python -m aclam.train.cost`."""
     cli(CostConfig, report_cost, argv, "aclam.train.cost")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

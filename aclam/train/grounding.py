@@ -32,14 +32,26 @@ from .policy import move_picture
 # %% ../../nbs/8_train/grounding.ipynb #62ac36ba
 @dataclass(frozen=True)
 class GroundingTrainConfig:
-    "Train a small encoder on still pictures that say what is where. A run that was stopped goes on where it was."
+    """Train a small encoder on still pictures that say what is where.
+
+    A run that was stopped goes on where it was.
+    """
 
     data: str = ""  # folder of stills, see aclam-data prepare stills
-    out: str = "runs/eyes"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    out: str = (
+        "runs/eyes"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    )
     vlm: VlmConfig = SMALL  # as in the policy that will begin from it
     grounding: GroundingConfig = GroundingConfig()
-    train: TrainConfig = TrainConfig(steps=3000, batch_size=64, lr=1e-3, schedule="one_cycle", probe_every=250,
-                                     checkpoint_every=250, log_every=20)
+    train: TrainConfig = TrainConfig(
+        steps=3000,
+        batch_size=64,
+        lr=1e-3,
+        schedule="one_cycle",
+        probe_every=250,
+        checkpoint_every=250,
+        log_every=20,
+    )
     val_fraction: float = 0.05  # of the scenes, the last ones; at least one
     shift: int = 1  # pictures are shifted by up to so many pixels, as for policies
     light: float = 0.1  # and made brighter or darker by up to this share  # assumed
@@ -50,24 +62,38 @@ class GroundingTrainConfig:
 
 # %% ../../nbs/8_train/grounding.ipynb #cc29a76e
 def knows_places(t: Trajectory) -> Trajectory:
-    "A trajectory whose `info` says what is where; another is a `UserError`."
-    missing = [k for k in ("instructions", "names", "cards_xy", "cards_at", "cube") if k not in t.info]
+    """A trajectory whose `info` says what is where; another is a `UserError`."""
+    missing = [
+        k for k in ("instructions", "names", "cards_xy", "cards_at", "cube") if k not in t.info
+    ]
     if missing:
-        raise UserError(f'{t.name} does not say "{missing[0]}": stills are made by aclam-data prepare stills')
+        raise UserError(
+            f'{t.name} does not say "{missing[0]}": stills are made by aclam-data prepare stills'
+        )
     return t
 
 
 class Questions:
-    "Questions about still pictures without end: row n is a pure function of (seed, n). `batch` stacks rows."
+    """Questions about still pictures without end: row n is a pure function of (seed, n).
 
-    def __init__(self, stills: Sequence[Trajectory], names: Sequence[str], vlm: VlmConfig, seed: int = 0,
-                 shift: int = 0, light: float = 0.0):
+    `batch` stacks rows.
+    """
+
+    def __init__(
+        self,
+        stills: Sequence[Trajectory],
+        names: Sequence[str],
+        vlm: VlmConfig,
+        seed: int = 0,
+        shift: int = 0,
+        light: float = 0.0,
+    ):
         self.stills, self.vlm, self.seed = list(map(knows_places, stills)), vlm, seed
         self.shift, self.light = shift, light
         self.row = {name: n for n, name in enumerate(names)}
 
     def draw(self, n: int) -> tuple[Trajectory, int, int, np.random.Generator]:
-        "Scene, picture and card of row n, and the dice that are left."
+        """Scene, picture and card of row n, and the dice that are left."""
         rng = np.random.default_rng([self.seed, int(n)])
         t = self.stills[int(rng.integers(len(self.stills)))]
         return t, int(rng.integers(len(t))), int(rng.integers(3)), rng
@@ -77,42 +103,49 @@ class Questions:
         return f"{t.name} picture {f}, card {card}"
 
     def patches(self, t: Trajectory) -> list[int]:
-        "The number of the patch under each card."
+        """The number of the patch under each card."""
         side = self.vlm.image_size // self.vlm.patch_size
         cell = lambda at: min(max(int(at * side), 0), side - 1)  # noqa: E731
         return [cell(r) * side + cell(c) for r, c in t.info["cards_at"]]
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        "Rows by number; see `grounding_terms` for the keys."
+        """Rows by number; see `grounding_terms` for the keys."""
         drawn, frames = list(map(self.draw, indices)), []
         for t, f, _, rng in drawn:
             frame = resize_frames(t.frames[[f]], self.vlm.image_size)[0].numpy()
             frames.append(move_picture(frame, self.shift, self.light, rng))
         place = [[*t.info["cards_xy"][k], *t.info["cube"][f]] for t, f, k, _ in drawn]
-        return {"frames": torch.from_numpy(np.stack(frames)), "place": torch.tensor(place),
-                "text": text_numbers([t.info["instructions"][k] for t, _, k, _ in drawn], self.vlm),
-                "name": torch.tensor([[self.row[name] for name in t.info["names"]] for t, *_ in drawn]),
-                "patch": torch.tensor([self.patches(t) for t, *_ in drawn]),
-                "asked": torch.tensor([k for _, _, k, _ in drawn])}
+        return {
+            "frames": torch.from_numpy(np.stack(frames)),
+            "place": torch.tensor(place),
+            "text": text_numbers([t.info["instructions"][k] for t, _, k, _ in drawn], self.vlm),
+            "name": torch.tensor([[self.row[name] for name in t.info["names"]] for t, *_ in drawn]),
+            "patch": torch.tensor([self.patches(t) for t, *_ in drawn]),
+            "asked": torch.tensor([k for _, _, k, _ in drawn]),
+        }
 
 # %% ../../nbs/8_train/grounding.ipynb #ba10581f
 def check_questions(data: Questions, n: int = 32) -> None:
-    "Questions agree with what their scenes say, and are pure."
+    """Questions agree with what their scenes say, and are pure."""
     batch, again = data.batch(range(n)), data.batch(list(range(n))[::-1])
     names, side = list(data.row), data.vlm.image_size // data.vlm.patch_size
     for i in range(n):
         t, f, k, _ = data.draw(i)
         assert all(torch.equal(batch[key][i], again[key][n - 1 - i]) for key in batch)
         shown = [names[m] for m in batch["name"][i]]
-        assert tuple(shown) == tuple(t.info["start"]["cards"]) and t.info["instructions"][k].endswith(" " + shown[k])
-        assert np.allclose(batch["place"][i], [*t.info["start"]["cards_xy"][k], *t.info["cube"][f]], atol=1e-6)
+        assert tuple(shown) == tuple(t.info["start"]["cards"]) and t.info["instructions"][
+            k
+        ].endswith(" " + shown[k])
+        assert np.allclose(
+            batch["place"][i], [*t.info["start"]["cards_xy"][k], *t.info["cube"][f]], atol=1e-6
+        )
         for m, (r, c) in enumerate(t.info["cards_at"]):
             row, column = divmod(int(batch["patch"][i, m]), side)
             assert row <= r * side <= row + 1 and column <= c * side <= column + 1
 
 # %% ../../nbs/8_train/grounding.ipynb #4115085e
 def grounding_probe(data: Questions, n: int) -> Callable[[Reader, int], dict]:
-    "Right cards and errors in millimetres on n held-out questions."
+    """Right cards and errors in millimetres on n held-out questions."""
     batch, drawn = data.batch(range(n)), [data.draw(m) for m in range(n)]
     cards = np.array([t.info["cards_xy"] for t, *_ in drawn])
 
@@ -125,25 +158,32 @@ def grounding_probe(data: Questions, n: int) -> Callable[[Reader, int], dict]:
 
 # %% ../../nbs/8_train/grounding.ipynb #166fe818
 def open_stills(c: GroundingTrainConfig) -> tuple[list[Trajectory], list[Trajectory]]:
-    "The scenes of `data`, decoded once: to train on, and held out."
+    """The scenes of `data`, decoded once: to train on, and held out."""
     if not c.data:
-        raise UserError("which pictures? --data FOLDER; make some with: "
-                        "aclam-data prepare stills --size 96 --out data/stills")
+        raise UserError(
+            "which pictures? --data FOLDER; make some with: "
+            "aclam-data prepare stills --size 96 --out data/stills"
+        )
     return split(decoded_once(open_dataset(c.data), c.vlm.image_size, c.cache_gib), c.val_fraction)
 
 
 def build(c: GroundingTrainConfig, questions: Questions) -> Reader:
-    "The untrained reader, in units of the training scenes' places."
+    """The untrained reader, in units of the training scenes' places."""
     torch.manual_seed(c.train.seed)
     reader = Reader(c.vlm, list(questions.row), c.grounding)
-    rows = [[*xy, *cube] for t in questions.stills for xy in t.info["cards_xy"] for cube in t.info["cube"]]
+    rows = [
+        [*xy, *cube]
+        for t in questions.stills
+        for xy in t.info["cards_xy"]
+        for cube in t.info["cube"]
+    ]
     reader.mean.copy_(torch.tensor(rows).mean(0))
     reader.spread.copy_(torch.tensor(rows).std(0))
     return reader
 
 # %% ../../nbs/8_train/grounding.ipynb #417e5b24
 def settings_from(argv: Sequence[str], prog: str = "aclam.train.grounding") -> GroundingTrainConfig:
-    "Parse a command line."
+    """Parse a command line."""
     c = parse(GroundingTrainConfig, argv, prog, GroundingTrainConfig())
     if c.vlm.kind != "small" or not 0 <= c.grounding.look_layer < c.vlm.depth:
         raise UserError("--vlm.kind small, and --grounding.look-layer one of its layers, expected")
@@ -153,24 +193,40 @@ def settings_from(argv: Sequence[str], prog: str = "aclam.train.grounding") -> G
 
 # %% ../../nbs/8_train/grounding.ipynb #b558f206
 def run(c: GroundingTrainConfig) -> dict[str, Any]:
-    "Train as `c` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
+    """Train as `c` says.
+
+    Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
+    """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     stills, held_out = open_stills(c)
-    names = sorted({name for t in map(knows_places, [*stills, *held_out]) for name in t.info["names"]})
+    names = sorted(
+        {name for t in map(knows_places, [*stills, *held_out]) for name in t.info["names"]}
+    )
     data = Questions(stills, names, c.vlm, c.train.seed, c.shift, c.light)
-    reader, probe = build(c, data), grounding_probe(Questions(held_out, names, c.vlm, c.train.seed + 1), c.probe_n)
+    reader, probe = (
+        build(c, data),
+        grounding_probe(Questions(held_out, names, c.vlm, c.train.seed + 1), c.probe_n),
+    )
     if state.is_main_process:
         say(f"{len(stills)} scenes, {len(names)} names, {c.out}")
-    about = {"vlm": asdict(c.vlm), "grounding": asdict(c.grounding), "shift": c.shift, "light": c.light,
-             "scenes": [stills[0].name, stills[-1].name, len(stills)], "names": names}
+    about = {
+        "vlm": asdict(c.vlm),
+        "grounding": asdict(c.grounding),
+        "shift": c.shift,
+        "light": c.light,
+        "scenes": [stills[0].name, stills[-1].name, len(stills)],
+        "names": names,
+    }
     result = train(reader, data, c.train, c.out, probe, resume=c.resume, describe=about)
     return {**result, "model": str(Path(c.out) / "model")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `python -m aclam.train.grounding`, also under `accelerate launch`."
+    """Entry point of `python -m aclam.train.grounding`, also under `accelerate launch`."""
     train_command("aclam.train.grounding", settings_from, run, argv)
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

@@ -56,20 +56,31 @@ except ImportError:  # Windows has no flock: see `Lock`
 # %% ../../nbs/8_train/label.ipynb #f5c2a5a5
 @dataclass(frozen=True)
 class LabelConfig:
-    """Latent actions of all pairs (t, t + k) of a store, written beside it. A job that was stopped goes on.
+    """Latent actions of all pairs (t, t + k) of a store, written beside it. A job that was stopped
+    goes on.
 
-    Exit status: 0, this process's share is done; 2, one line says what is wrong; 3, --missing found something missing.
+    Exit status: 0, this process's share is done; 2, one line says what is wrong; 3, --missing found
+    something missing.
     """
 
     model: Path  # folder of a latent action model
     data: Path  # folder of a store of episodes
     offsets: tuple[int, ...] = (1,)  # k, in frames; negative: back in time
-    name: str = ""  # of the labels: they go to DATA/labels/NAME; default: the name of the model's run
+    name: str = (
+        ""  # of the labels: they go to DATA/labels/NAME; default: the name of the model's run
+    )
     out: Path | None = None  # another folder for them
-    lerobot: Path | None = None  # also write data and labels together, as a LeRobot v3.0 dataset in this folder
-    values: Literal["codes", "float16", "float32"] = "float32"  # codes: no latents; else latents, and codes if any
-    shard: str = ""  # I/N, 0/N to (N-1)/N: this share of the pieces alone, at any time, on any machine with the folder
-    missing: int = 0  # N: only list which of N shards are not there yet, as 0-2,5; status 3 where there are any
+    lerobot: Path | None = (
+        None  # also write data and labels together, as a LeRobot v3.0 dataset in this folder
+    )
+    values: Literal["codes", "float16", "float32"] = (
+        "float32"  # codes: no latents; else latents, and codes if any
+    )
+    # I/N, 0/N to (N-1)/N: this share of the pieces alone, at any time, on any machine with the
+    # folder
+    shard: str = ""
+    # N: only list which of N shards are not there yet, as 0-2,5; status 3 where there are any
+    missing: int = 0
     batch_size: int = 256  # pairs (or frames) that the model sees at a time
     piece_frames: int = 1024  # frames of work that are lost when the job is killed
     prefetch: int = 1  # pieces that are decoded ahead, in a thread; 0: decode and encode take turns
@@ -78,8 +89,12 @@ class LabelConfig:
     json: bool = False  # one JSON object on standard output, nothing else
 
 # %% ../../nbs/8_train/label.ipynb #20a1c07e
-def schema(offsets: Sequence[int], latent_dim: int, tokens: int | None, values: str = "float32") -> pa.Schema:
-    "Arrow schema of the labels: without code columns where `tokens` is None, without latents where `values` is codes."
+def schema(
+    offsets: Sequence[int], latent_dim: int, tokens: int | None, values: str = "float32"
+) -> pa.Schema:
+    """Arrow schema of the labels: without code columns where `tokens` is None, without latents
+    where `values` is codes.
+    """
     number = pa.float16() if values == "float16" else pa.float32()
     fields = [("episode_index", pa.int64()), ("frame_index", pa.int64())]
     for k in offsets:
@@ -91,7 +106,9 @@ def schema(offsets: Sequence[int], latent_dim: int, tokens: int | None, values: 
 
 # %% ../../nbs/8_train/label.ipynb #0014f781
 def pieces_of(lengths: Sequence[int], frames: int) -> Iterator[range]:
-    "Consecutive episodes, as ranges, of at least `frames` frames together (the last piece may have fewer)."
+    """Consecutive episodes, as ranges, of at least `frames` frames together (the last piece may
+    have fewer).
+    """
     start, count = 0, 0
     for episode, length in enumerate(lengths):
         count += length
@@ -101,15 +118,19 @@ def pieces_of(lengths: Sequence[int], frames: int) -> Iterator[range]:
 
 
 def pair_rows(lengths: Sequence[int], offset: int) -> tuple[np.ndarray, np.ndarray]:
-    "Rows (P,) and (P,) of all pairs (t, t + offset) inside episodes of these lengths that lie one behind the other."
-    first = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)  # (rows,) where each row's episode starts
+    """Rows (P,) and (P,) of all pairs (t, t + offset) inside episodes of these lengths that lie one
+    behind the other.
+    """
+    first = np.repeat(
+        np.cumsum([0, *lengths[:-1]]), lengths
+    )  # (rows,) where each row's episode starts
     last, row = first + np.repeat(lengths, lengths), np.arange(sum(lengths))
     i = row[(row + offset >= first) & (row + offset < last)]
     return i, i + offset
 
 # %% ../../nbs/8_train/label.ipynb #bcc19c81
 class Piece(NamedTuple):
-    "Some whole episodes of one part of the store: the unit of work, of loss and of division."
+    """Some whole episodes of one part of the store: the unit of work, of loss and of division."""
 
     part: int
     number: int  # within the part
@@ -122,14 +143,14 @@ class Piece(NamedTuple):
 
 
 def part_ranges(store: Store) -> list[range]:
-    "Episodes of each part of a store's frame table; of another dataset, 64 at a time."
+    """Episodes of each part of a store's frame table; of another dataset, 64 at a time."""
     parts = [getattr(t.frames, "part", n // 64) for n, t in enumerate(store.trajectories)]
     edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]
     return [range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
 # %% ../../nbs/8_train/label.ipynb #1b1716a3
 def plan(store: Store, piece_frames: int) -> list[Piece]:
-    "All pieces of a store, part by part: the same list on every machine."
+    """All pieces of a store, part by part: the same list on every machine."""
     lengths = [len(t) for t in store.trajectories]
     pieces = []
     for part, episodes in enumerate(part_ranges(store)):
@@ -141,14 +162,14 @@ def plan(store: Store, piece_frames: int) -> list[Piece]:
 
 # %% ../../nbs/8_train/label.ipynb #c77e1ae5
 class Shard(NamedTuple):
-    "Share `index`, from 0, of `count`."
+    """Share `index`, from 0, of `count`."""
 
     index: int
     count: int
 
 
 def parse_shard(text: str) -> Shard:
-    "'3/8' as a Shard; '' is the whole. `UserError` for anything else."
+    """'3/8' as a Shard; '' is the whole. `UserError` for anything else."""
     index, _, count = (text or "0/1").partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f'--shard "{text}": I/N expected, from 0/8 to 7/8 for eight shards')
@@ -156,19 +177,27 @@ def parse_shard(text: str) -> Shard:
 
 
 def owners(pieces: Sequence[Piece], count: int) -> np.ndarray:
-    "The shard, of `count`, of each piece (P,): whole numbers only, so that no machine rounds otherwise."
+    """The shard, of `count`, of each piece (P,): whole numbers only, so that no machine rounds
+    otherwise.
+    """
     frames = np.array([p.frames for p in pieces], dtype=np.int64)
     ends = np.cumsum(frames)
     return (2 * ends - frames) * count // (2 * ends[-1])
 
 
 def share(pieces: Sequence[Piece], shard: Shard) -> list[Piece]:
-    "The pieces of one shard, in order. None at all where there are more shards than pieces."
-    return [p for p, owner in zip(pieces, owners(pieces, shard.count), strict=True) if owner == shard.index]
+    """The pieces of one shard, in order. None at all where there are more shards than pieces."""
+    return [
+        p
+        for p, owner in zip(pieces, owners(pieces, shard.count), strict=True)
+        if owner == shard.index
+    ]
 
 # %% ../../nbs/8_train/label.ipynb #c88cc2dd
 def check_shares(pieces: Sequence[Piece], count: int) -> float:
-    "Check: shards of `count` are runs that cover all pieces, each within a piece of its due; the largest deviation."
+    """Check: shards of `count` are runs that cover all pieces, each within a piece of its due; the
+    largest deviation.
+    """
     shares = [share(pieces, Shard(n, count)) for n in range(count)]
     assert [p for own in shares for p in own] == list(pieces)
     due = sum(p.frames for p in pieces) / count
@@ -179,19 +208,23 @@ def check_shares(pieces: Sequence[Piece], count: int) -> float:
 
 # %% ../../nbs/8_train/label.ipynb #f5493f6b
 def reads_frames(lam) -> bool:
-    "Whether the model reads one frame at a time: it has `codes(pixels)` and `between(i, j)`."
+    """Whether the model reads one frame at a time: it has `codes(pixels)` and `between(i, j)`."""
     return hasattr(lam, "codes") and hasattr(lam, "between")
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
-    "Slices of `size` that cover `count` rows."
+    """Slices of `size` that cover `count` rows."""
     return (slice(a, min(a + size, count)) for a in range(0, count, size))
 
 
-def encode_pairs(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device="cpu") -> list[tuple]:
-    """Latents of `pairs`, [(i, j)] of row numbers, each (P,), in one block of `frames` uint8 (R, 3, S, S).
+def encode_pairs(
+    lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device="cpu"
+) -> list[tuple]:
+    """Latents of `pairs`, [(i, j)] of row numbers, each (P,), in one block of `frames` uint8 (R, 3,
+    S, S).
 
-    For each element of `pairs`: z (P, d) float32 and code numbers (P, N) int32, or None without a codebook.
+    For each element of `pairs`: z (P, d) float32 and code numbers (P, N) int32, or None without a
+    codebook.
     """
     work = _by_frame if reads_frames(lam) else _by_pair
     with torch.inference_mode():
@@ -199,27 +232,35 @@ def encode_pairs(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, de
 
 # %% ../../nbs/8_train/label.ipynb #ec78e33b
 def _by_pair(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device) -> list[tuple]:
-    "One pass a pair."
+    """One pass a pair."""
     out = []
     for i, j in pairs:
-        found = [lam.encode(frames[i[s]].to(device), frames[j[s]].to(device)) for s in batches(len(i), batch_size)]
+        found = [
+            lam.encode(frames[i[s]].to(device), frames[j[s]].to(device))
+            for s in batches(len(i), batch_size)
+        ]
         out.append(_joined([a.z for a in found], [a.indices for a in found]))
     return out
 
 
 def _by_frame(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device) -> list[tuple]:
-    "One pass a frame."
+    """One pass a frame."""
     read = [lam.codes(lam.pixels(frames[s].to(device))) for s in batches(len(frames), batch_size)]
     whole, out = _stack(read), []
     for i, j in pairs:
-        cuts = batches(len(i), 16 * batch_size)  # only sums and a look into the codebook: larger batches
+        cuts = batches(
+            len(i), 16 * batch_size
+        )  # only sums and a look into the codebook: larger batches
         found = [lam.between(_take(whole, i[s]), _take(whole, j[s])) for s in cuts]
         out.append(_joined([e.z for e in found], [e.indices for e in found]))
     return out
 
 # %% ../../nbs/8_train/label.ipynb #dd5a6925
 def _stack(parts: Sequence) -> Any:
-    "What a bottleneck returned for batches of frames, as if for all at once (a NamedTuple or dataclass of tensors)."
+    """What a bottleneck returned for batches of frames, as if for all at once (a NamedTuple or
+    dataclass of tensors).
+    """
+
     def joined(name):
         values = [getattr(p, name) for p in parts]
         return torch.cat(values) if torch.is_tensor(values[0]) and values[0].ndim else values[0]
@@ -228,10 +269,12 @@ def _stack(parts: Sequence) -> Any:
 
 
 def _take(whole: Any, rows: np.ndarray) -> Any:
-    "Some rows of it; what has no rows, such as a loss, stays."
+    """Some rows of it; what has no rows, such as a loss, stays."""
     at = torch.from_numpy(rows)
     got = {n: getattr(whole, n) for n in _names(whole)}
-    return type(whole)(**{n: v[at.to(v.device)] if torch.is_tensor(v) and v.ndim else v for n, v in got.items()})
+    return type(whole)(
+        **{n: v[at.to(v.device)] if torch.is_tensor(v) and v.ndim else v for n, v in got.items()}
+    )
 
 
 def _names(x: Any) -> Sequence[str]:
@@ -239,15 +282,19 @@ def _names(x: Any) -> Sequence[str]:
 
 
 def _joined(z: Sequence, indices: Sequence) -> tuple:
-    "Batches as NumPy arrays: z (P, d) float32, codes (P, N) int32 or None."
+    """Batches as NumPy arrays: z (P, d) float32, codes (P, N) int32 or None."""
     if not z:
         return None, None
-    codes = None if indices[0] is None else torch.cat(list(indices)).flatten(1).cpu().numpy().astype(np.int32)
+    codes = (
+        None
+        if indices[0] is None
+        else torch.cat(list(indices)).flatten(1).cpu().numpy().astype(np.int32)
+    )
     return torch.cat(list(z)).float().cpu().numpy(), codes
 
 # %% ../../nbs/8_train/label.ipynb #8a930724
 def weights_hash(lam) -> str:
-    "Twelve digits that change with the weights and buffers of a model."
+    """Twelve digits that change with the weights and buffers of a model."""
     h = hashlib.sha256()
     for name, value in sorted(lam.state_dict().items()):
         h.update(name.encode())
@@ -256,12 +303,12 @@ def weights_hash(lam) -> str:
 
 
 def content_of(store: Store) -> str:
-    "Twelve digits that change with the files of a store."
+    """Twelve digits that change with the files of a store."""
     return hashlib.sha256(repr(plain(store.meta["parts"])).encode()).hexdigest()[:12]
 
 
 def folder_of(config: LabelConfig) -> Path:
-    "Where the labels go."
+    """Where the labels go."""
     model = Path(config.model).resolve()
     name = config.name or (model.parent.name if model.name == "model" else model.name)
     return config.out or config.data / "labels" / name
@@ -271,55 +318,88 @@ FORMAT, FORMAT_VERSION = "aclam-labels", 2  # version 1 had no `values`: they we
 
 
 def job_of(lam, store: Store, config: LabelConfig) -> dict:
-    "What decides the content of the labels."
+    """What decides the content of the labels."""
     about = {"format": FORMAT, "format_version": FORMAT_VERSION, "offsets": list(config.offsets)}
-    work = {"values": config.values, "batch_size": config.batch_size, "piece_frames": config.piece_frames}
+    work = {
+        "values": config.values,
+        "batch_size": config.batch_size,
+        "piece_frames": config.piece_frames,
+    }
     model = {"weights": weights_hash(lam), "image_size": lam.config.image_size}
-    return {**about, **work, "model": model, "store": content_of(store), "frames": sum(map(len, store.trajectories))}
+    return {
+        **about,
+        **work,
+        "model": model,
+        "store": content_of(store),
+        "frames": sum(map(len, store.trajectories)),
+    }
 
 
 def described(folder: Path) -> dict:
-    "What `labels.json` says, whichever version wrote it, in today's terms. Another format is a `UserError`."
+    """What `labels.json` says, whichever version wrote it, in today's terms.
+
+    Another format is a `UserError`.
+    """
     found = read_json(folder / "labels.json")
-    version = found.get("format_version") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    version = (
+        found.get("format_version")
+        if isinstance(found, dict) and found.get("format") == FORMAT
+        else None
+    )
     if version not in (1, FORMAT_VERSION):
-        raise UserError(f"{folder / 'labels.json'}: labels of format version {version}, this package reads 1 and 2")
+        raise UserError(
+            f"{folder / 'labels.json'}: labels of format version {version}, this package reads 1 and 2"
+        )
     return {"values": "float32"} | found | {"format_version": FORMAT_VERSION}
 
 # %% ../../nbs/8_train/label.ipynb #4ea2ce76
 def schema_of(lam, config: LabelConfig) -> pa.Schema:
-    "The schema for a model: it quantizes where it has a codebook and says so by its first latent."
+    """The schema for a model: it quantizes where it has a codebook and says so by its first latent."""
     S = lam.config.image_size
     blank = torch.zeros(1, 3, S, S, device=next(lam.parameters()).device)
     with torch.inference_mode():
         one = lam.eval().encode(blank, blank)
     tokens = None if one.indices is None else one.indices.flatten(1).shape[1]
     if config.values == "codes" and not tokens:
-        raise UserError(f"{config.model} has no codebook, so there are no codes to keep: --values float16 or float32")
+        raise UserError(
+            f"{config.model} has no codebook, so there are no codes to keep: --values float16 or float32"
+        )
     return schema(config.offsets, one.z.shape[1], tokens, config.values)
 
 # %% ../../nbs/8_train/label.ipynb #d27e0e38
 def check_config(config: LabelConfig, store: Store) -> None:
-    "UserError for offsets that make no pair, for counts that make no sense, for options that exclude each other."
+    """UserError for offsets that make no pair, for counts that make no sense, for options that
+    exclude each other.
+    """
     longest = max(len(t) for t in store.trajectories)
     for k in config.offsets:
         if k == 0 or abs(k) >= longest:
-            raise UserError(f"offset {k}: 1 to {longest - 1} frames expected, the longest episode has {longest}")
+            raise UserError(
+                f"offset {k}: 1 to {longest - 1} frames expected, the longest episode has {longest}"
+            )
     if not config.offsets or len(set(config.offsets)) < len(config.offsets):
         raise UserError("--offsets needs one or more different numbers of frames")
     if min(config.batch_size, config.piece_frames) < 1 or min(config.prefetch, config.missing) < 0:
-        raise UserError("batch_size and piece_frames are at least 1, prefetch and missing at least 0")
+        raise UserError(
+            "batch_size and piece_frames are at least 1, prefetch and missing at least 0"
+        )
     if parse_shard(config.shard).count > 1 and not config.resume:
-        raise UserError("--no-resume in one shard would remove what others wrote: start anew once, without --shard")
+        raise UserError(
+            "--no-resume in one shard would remove what others wrote: start anew once, without --shard"
+        )
     if config.shard and config.lerobot:
-        raise UserError("--lerobot needs all labels: call it once more, without --shard, when the shards are done")
+        raise UserError(
+            "--lerobot needs all labels: call it once more, without --shard, when the shards are done"
+        )
     if config.missing and (config.shard or config.lerobot or not config.resume):
-        raise UserError("--missing N only looks: it goes without --shard, --lerobot and --no-resume")
+        raise UserError(
+            "--missing N only looks: it goes without --shard, --lerobot and --no-resume"
+        )
 
 # %% ../../nbs/8_train/label.ipynb #ecd23f25
 @dataclass
 class Job:
-    "A job that was opened: what to do, with which model, and where it goes."
+    """A job that was opened: what to do, with which model, and where it goes."""
 
     config: LabelConfig
     store: Store
@@ -337,12 +417,12 @@ class Job:
         return self.folder / "pieces" / f"{piece.name}.parquet"
 
     def has(self, piece: Piece) -> bool:
-        "Whether a piece is there, alone or in its part."
+        """Whether a piece is there, alone or in its part."""
         return self.part_file(piece.part).exists() or self.piece_file(piece).exists()
 
 # %% ../../nbs/8_train/label.ipynb #fa9d605a
 def open_job(config: LabelConfig, device: str = "cpu") -> Job:
-    "Read the store and the model. Nothing is written; wrong settings are a `UserError`."
+    """Read the store and the model. Nothing is written; wrong settings are a `UserError`."""
     store = open_dataset(config.data)
     check_config(config, store)
     lam = LatentActionModel.from_pretrained(config.model).to(device)
@@ -355,7 +435,7 @@ DECODED = 256  # frames at full size in memory; a video file is entered anew for
 
 
 def frames_of(trajectories: Sequence[Trajectory], size: int) -> torch.Tensor:
-    "All frames of some episodes, each decoded once: uint8 (R, 3, size, size)."
+    """All frames of some episodes, each decoded once: uint8 (R, 3, size, size)."""
     whole = torch.empty((sum(map(len, trajectories)), 3, size, size), dtype=torch.uint8)
     at = 0
     for t in trajectories:
@@ -367,12 +447,14 @@ def frames_of(trajectories: Sequence[Trajectory], size: int) -> torch.Tensor:
 
 
 def label_piece(job: Job, piece: Piece, frames: torch.Tensor) -> pa.Table:
-    "The labels of a piece whose frames are uint8 (R, 3, S, S)."
+    """The labels of a piece whose frames are uint8 (R, 3, S, S)."""
     lengths = [len(job.store.trajectories[e]) for e in piece.episodes]
     pairs = [pair_rows(lengths, k) for k in job.config.offsets]
     latents = encode_pairs(job.lam, frames, pairs, job.config.batch_size, job.device)
-    columns = {"episode_index": np.repeat(np.array(piece.episodes), lengths),
-               "frame_index": np.concatenate([np.arange(n) for n in lengths])}  # fmt: skip
+    columns = {
+        "episode_index": np.repeat(np.array(piece.episodes), lengths),
+        "frame_index": np.concatenate([np.arange(n) for n in lengths]),
+    }
     for k, (i, _), (z, codes) in zip(job.config.offsets, pairs, latents, strict=True):
         for name, values in ((f"latent_action_{k}", z), (f"latent_codes_{k}", codes)):
             if name in job.schema.names:
@@ -380,8 +462,10 @@ def label_piece(job: Job, piece: Piece, frames: torch.Tensor) -> pa.Table:
     return pa.table(columns, schema=job.schema)
 
 # %% ../../nbs/8_train/label.ipynb #4204371d
-def _rows_or_null(values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa.DataType) -> pa.Array:
-    "A column of fixed-size lists with `values` (P, d) in the rows `at` and null in the others."
+def _rows_or_null(
+    values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa.DataType
+) -> pa.Array:
+    """A column of fixed-size lists with `values` (P, d) in the rows `at` and null in the others."""
     number = kind.value_type.to_pandas_dtype()
     flat, mask = np.zeros((rows, kind.list_size), number), np.ones(rows, bool)
     if values is not None:
@@ -391,23 +475,33 @@ def _rows_or_null(values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa
 
 
 def _check_range(values: np.ndarray, number: type) -> None:
-    "`UserError` where a latent is too long for float16."
+    """`UserError` where a latent is too long for float16."""
     largest = np.abs(values).max(initial=0)
     if number is np.float16 and largest > np.finfo(np.float16).max:
-        raise UserError(f"a latent has a component of {largest:.3g}, float16 ends at 65504: --values float32")
+        raise UserError(
+            f"a latent has a component of {largest:.3g}, float16 ends at 65504: --values float32"
+        )
 
 # %% ../../nbs/8_train/label.ipynb #d7ef7766
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # what file systems without locks say
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EINVAL,
+)  # what file systems without locks say
 
 
 class Lock:
-    "A lock on a file that ends with its holder's process. Where there are no locks, everybody gets it: see above."
+    """A lock on a file that ends with its holder's process.
+
+    Where there are no locks, everybody gets it: see above.
+    """
 
     def __init__(self, path: Path):
         self.file = insist(partial(_open_made, path))
 
     def take(self, shared: bool = False, wait_s: float = 0.0) -> bool:
-        "Whether it was free, or came free within `wait_s` seconds."
+        """Whether it was free, or came free within `wait_s` seconds."""
         how = 0 if fcntl is None else fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         end = time.monotonic() + wait_s
         while True:
@@ -433,11 +527,17 @@ def _never() -> bool:
 
 
 def insist(work: Callable[[], Any], needless: Callable[[], bool] = _never) -> Any:
-    "Do `work`, anew where another process has just removed the folder under it and that has not made it needless."
+    """Do `work`, anew where another process has just removed the folder under it and that has not
+    made it needless.
+    """
     for attempt in range(5):
         try:
             return work()
-        except (FileNotFoundError, FileExistsError, UserError):  # what making a file says in a folder that is going
+        except (
+            FileNotFoundError,
+            FileExistsError,
+            UserError,
+        ):  # what making a file says in a folder that is going
             if needless():
                 return None
             if attempt == 4:
@@ -445,7 +545,7 @@ def insist(work: Callable[[], Any], needless: Callable[[], bool] = _never) -> An
 
 
 def _open_made(path: Path) -> Any:
-    "A file that is open for locking, in a folder that is made."
+    """A file that is open for locking, in a folder that is made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "ab")
@@ -455,7 +555,10 @@ def _open_made(path: Path) -> Any:
 # %% ../../nbs/8_train/label.ipynb #1cfbf2eb
 @contextmanager
 def at_work(job: Job, resume: bool = True) -> Iterator[dict]:
-    "Join the job in its folder, or begin it there; what `labels.json` says. Another job's folder is a `UserError`."
+    """Join the job in its folder, or begin it there; what `labels.json` says.
+
+    Another job's folder is a `UserError`.
+    """
     _refuse_foreign(job.folder)
     lock, file = Lock(job.folder / ".lock"), job.folder / "labels.json"
     try:
@@ -463,7 +566,9 @@ def at_work(job: Job, resume: bool = True) -> Iterator[dict]:
             if lock.take():  # alone
                 _begin(job, resume)
             elif not resume:
-                raise UserError(f"{job.folder} is being written by another process, --no-resume would take its work")
+                raise UserError(
+                    f"{job.folder} is being written by another process, --no-resume would take its work"
+                )
             lock.take(shared=True, wait_s=math.inf)  # at most until the one who is alone has begun
             if file.exists():  # else that one died at once
                 break
@@ -473,17 +578,27 @@ def at_work(job: Job, resume: bool = True) -> Iterator[dict]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    there = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
+    there = (
+        {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+        if folder.is_dir()
+        else set()
+    )
     if there - {"pieces"} and "labels.json" not in there:
-        raise UserError(f"{folder} is not empty and holds no labels: choose another --name or --out")
+        raise UserError(
+            f"{folder} is not empty and holds no labels: choose another --name or --out"
+        )
 
 # %% ../../nbs/8_train/label.ipynb #93886bc7
 def _begin(job: Job, resume: bool) -> None:
-    "Write `labels.json` where there is none; without `resume` after removing what is there, parts first."
+    """Write `labels.json` where there is none; without `resume` after removing what is there, parts
+    first.
+    """
     there = (job.folder / "labels.json").exists()
     anew = there and not resume
     if anew:
-        write_about(job, described(job.folder) | {"done": False})  # killed from here on: an unfinished old job
+        write_about(
+            job, described(job.folder) | {"done": False}
+        )  # killed from here on: an unfinished old job
         for path in [*job.folder.glob("part-*.parquet"), *job.folder.glob("pieces/*")]:
             path.unlink(missing_ok=True)
     if anew or not there:
@@ -491,18 +606,22 @@ def _begin(job: Job, resume: bool) -> None:
 
 
 def write_about(job: Job, content: dict) -> None:
-    "Write `labels.json` from a file in `pieces`, where all that killed writers leave is swept at the end."
+    """Write `labels.json` from a file in `pieces`, where all that killed writers leave is swept at
+    the end.
+    """
     made = job.folder / "pieces" / "labels.json"
     write_json(made, content)
     os.replace(made, job.folder / "labels.json")
 
 
 def check_same(job: Job) -> dict:
-    "What `labels.json` says; `UserError` where it is about another job."
+    """What `labels.json` says; `UserError` where it is about another job."""
     found = described(job.folder)
     if differs := first_difference({k: found.get(k) for k in job.about}, job.about):
-        raise UserError(f"{job.folder} holds other labels ({differs}): choose another --name, or --no-resume to "
-                        "start anew")  # fmt: skip
+        raise UserError(
+            f"{job.folder} holds other labels ({differs}): choose another --name, or --no-resume to "
+            "start anew"
+        )
     return found
 
 # %% ../../nbs/8_train/label.ipynb #7b37dd90
@@ -510,7 +629,10 @@ PATIENCE_S = 600.0  # that a piece in other hands is waited for
 
 
 def claim(job: Job, piece: Piece, wait_s: float = 0.0) -> Lock | None:
-    "The right to write a piece. None where it is there, or in other hands; having waited, one writes it in any case."
+    """The right to write a piece.
+
+    None where it is there, or in other hands; having waited, one writes it in any case.
+    """
     if job.has(piece):
         return None
     lock = Lock(job.folder / "pieces" / f"{piece.name}.lock")
@@ -522,7 +644,7 @@ def claim(job: Job, piece: Piece, wait_s: float = 0.0) -> Lock | None:
 
 
 def write_piece(job: Job, piece: Piece, frames: torch.Tensor) -> None:
-    "Compute a piece and write its file, whole or not at all."
+    """Compute a piece and write its file, whole or not at all."""
     table = label_piece(job, piece, frames)
     insist(partial(_write_table, table, job.piece_file(piece)), partial(job.has, piece))
 
@@ -532,8 +654,10 @@ def _write_table(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 # %% ../../nbs/8_train/label.ipynb #11e53e17
-def claimed(job: Job, pieces: Iterable[Piece], prefetch: int, wait_s: float) -> Iterator[tuple[Piece, torch.Tensor]]:
-    "Claimed pieces and their frames; up to `prefetch` pieces are decoded ahead, in a thread."
+def claimed(
+    job: Job, pieces: Iterable[Piece], prefetch: int, wait_s: float
+) -> Iterator[tuple[Piece, torch.Tensor]]:
+    """Claimed pieces and their frames; up to `prefetch` pieces are decoded ahead, in a thread."""
     size, ahead = job.lam.config.image_size, deque()
 
     def decoded(piece: Piece) -> torch.Tensor:
@@ -555,7 +679,9 @@ def claimed(job: Job, pieces: Iterable[Piece], prefetch: int, wait_s: float) -> 
 
 
 def _first(ahead: deque) -> Iterator[tuple[Piece, torch.Tensor]]:
-    "The first claimed piece and its frames; its lock is freed when the consumer comes back, or leaves."
+    """The first claimed piece and its frames; its lock is freed when the consumer comes back, or
+    leaves.
+    """
     piece, lock, frames = ahead.popleft()
     try:
         yield piece, frames.result()
@@ -563,8 +689,13 @@ def _first(ahead: deque) -> Iterator[tuple[Piece, torch.Tensor]]:
         lock.free()
 
 # %% ../../nbs/8_train/label.ipynb #04846ef7
-def label_pieces(job: Job, pieces: Sequence[Piece], done: Callable[[int], None] | None = None) -> None:
-    "See that all of `pieces` are there, by this process or another. `done` hears of the frames that this one wrote."
+def label_pieces(
+    job: Job, pieces: Sequence[Piece], done: Callable[[int], None] | None = None
+) -> None:
+    """See that all of `pieces` are there, by this process or another.
+
+    `done` hears of the frames that this one wrote.
+    """
     last = {piece.part: piece for piece in pieces}
     for prefetch, wait_s in ((job.config.prefetch, 0.0), (0, PATIENCE_S)):
         with closing(claimed(job, pieces, prefetch, wait_s)) as work:
@@ -577,7 +708,7 @@ def label_pieces(job: Job, pieces: Sequence[Piece], done: Callable[[int], None] 
 
 # %% ../../nbs/8_train/label.ipynb #df147956
 def make_part(job: Job, part: int, wait_s: float = 0.0) -> None:
-    "Make a part's file of its pieces, where all are there and no other process does it."
+    """Make a part's file of its pieces, where all are there and no other process does it."""
     file = job.part_file(part)
     files = [job.piece_file(piece) for piece in job.pieces if piece.part == part]
     if file.exists() or not all(path.exists() for path in files):
@@ -594,7 +725,7 @@ def make_part(job: Job, part: int, wait_s: float = 0.0) -> None:
 
 
 def _join(files: Sequence[Path], file: Path, schema: pa.Schema) -> None:
-    "One file of several, a row group each and one in memory at a time."
+    """One file of several, a row group each and one in memory at a time."""
     made = file.parent / "pieces" / file.name
     with atomic_file(made) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for path in files:
@@ -603,14 +734,17 @@ def _join(files: Sequence[Path], file: Path, schema: pa.Schema) -> None:
 
 # %% ../../nbs/8_train/label.ipynb #40e5373f
 class Absent(NamedTuple):
-    "What is not there yet."
+    """What is not there yet."""
 
     pieces: list[Piece]
     parts: list[int]
 
 
 def absent(job: Job) -> Absent:
-    "One look at the folder. At pieces first: they go only when their part is there, so none is missed in between."
+    """One look at the folder.
+
+    At pieces first: they go only when their part is there, so none is missed in between.
+    """
     pieces = {path.stem for path in job.folder.glob("pieces/part-*-*.parquet")}
     parts = {path.name for path in job.folder.glob("part-*.parquet")}
     lacking = [piece for piece in job.pieces if job.part_file(piece.part).name not in parts]
@@ -618,26 +752,33 @@ def absent(job: Job) -> Absent:
 
 
 def pairs_of(job: Job) -> dict[str, int]:
-    "How many pairs there are at each offset."
+    """How many pairs there are at each offset."""
     lengths = [len(t) for t in job.store.trajectories]
     return {str(k): sum(max(0, n - abs(k)) for n in lengths) for k in job.config.offsets}
 
 # %% ../../nbs/8_train/label.ipynb #7175b25b
 def finish(job: Job, wait_s: float = 0.0) -> dict:
-    "Make the parts that can be made, and mark the labels as complete if all are there: what `labels.json` holds."
+    """Make the parts that can be made, and mark the labels as complete if all are there: what
+    `labels.json` holds.
+    """
     lacking = absent(job)
     unwritten = {piece.part for piece in lacking.pieces}
     for part in lacking.parts:
         if part not in unwritten:
             make_part(job, part, wait_s)
-    if not absent(job).parts and (not described(job.folder)["done"] or (job.folder / "pieces").exists()):
+    if not absent(job).parts and (
+        not described(job.folder)["done"] or (job.folder / "pieces").exists()
+    ):
         _complete(job)
     return described(job.folder)
 
 
 def _complete(job: Job) -> None:
-    "All parts are there: say so, and sweep."
-    width = {name.rsplit("_", 1)[0]: job.schema.field(name).type.list_size for name in job.schema.names[2:]}
+    """All parts are there: say so, and sweep."""
+    width = {
+        name.rsplit("_", 1)[0]: job.schema.field(name).type.list_size
+        for name in job.schema.names[2:]
+    }
     sizes = {"latent_dim": width.get("latent_action"), "tokens": width.get("latent_codes")}
     whole = job.about | {"done": True, "pairs": pairs_of(job), **sizes}
     insist(partial(write_about, job, whole), lambda: described(job.folder)["done"])
@@ -645,45 +786,59 @@ def _complete(job: Job) -> None:
 
 # %% ../../nbs/8_train/label.ipynb #fea5d24b
 def order_of(job: Job, rank: int = 0, world: int = 1) -> list[Piece]:
-    "The pieces of this process's shard, beginning with those of its rank."
+    """The pieces of this process's shard, beginning with those of its rank."""
     mine = share(job.pieces, parse_shard(job.config.shard))
     first = int(np.searchsorted(owners(mine, world), rank)) if mine else 0
     return mine[first:] + mine[:first]
 
 
 def device_of(config: LabelConfig, state: PartialState) -> str:
-    "The device of this process: of several processes each has a GPU of its own."
+    """The device of this process: of several processes each has a GPU of its own."""
     chosen = config.device
     if chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() and state.device.type != "cpu" else "cpu"
-    return f"cuda:{state.local_process_index}" if chosen == "cuda" and state.num_processes > 1 else chosen
+    return (
+        f"cuda:{state.local_process_index}"
+        if chosen == "cuda" and state.num_processes > 1
+        else chosen
+    )
 
 # %% ../../nbs/8_train/label.ipynb #1d18bdb5
 def label(config: LabelConfig) -> dict:
     """Do the job of `config`, or this process's share of it.
 
-    Returns what `labels.json` holds then, the folder, and how many pieces are not there yet: none, but for a shard."""
+    Returns what `labels.json` holds then, the folder, and how many pieces are not there yet: none,
+    but for a shard.
+    """
     state = join_group()
     job = open_job(config, device_of(config, state))
-    if config.resume and is_done(job):  # nothing is locked: finished labels may lie where one cannot write
+    if config.resume and is_done(
+        job
+    ):  # nothing is locked: finished labels may lie where one cannot write
         found = finish(job)
         if state.is_main_process:
             say(f"{job.folder} is complete already")
     else:
         found = _join_in(job, state)
-    whole = found | {"folder": str(job.folder), "missing": 0 if found["done"] else len(absent(job).pieces)}
+    whole = found | {
+        "folder": str(job.folder),
+        "missing": 0 if found["done"] else len(absent(job).pieces),
+    }
     if config.lerobot and state.is_main_process:
         whole["lerobot"] = to_lerobot(config.lerobot, job.store, job.folder)
     return whole
 
 
 def is_done(job: Job) -> bool:
-    "Whether its labels are complete; `UserError` where the folder holds others."
+    """Whether its labels are complete; `UserError` where the folder holds others."""
     return (job.folder / "labels.json").exists() and check_same(job)["done"]
 
 # %% ../../nbs/8_train/label.ipynb #0db0a132
 def _join_in(job: Job, state: PartialState) -> dict:
-    "Do this process's share; what `labels.json` holds then. To start anew is for the main process, before the others."
+    """Do this process's share; what `labels.json` holds then.
+
+    To start anew is for the main process, before the others.
+    """
     resume = job.config.resume or not state.is_main_process
     anew = not job.config.resume
     if anew and not state.is_main_process:
@@ -697,7 +852,10 @@ def _join_in(job: Job, state: PartialState) -> dict:
 
 # %% ../../nbs/8_train/label.ipynb #3c3fcd02
 def label_shard(job: Job, shard: str) -> bool:
-    "Write one shard of an opened job, as --shard does: for engines that keep a model. Whether all labels are there."
+    """Write one shard of an opened job, as --shard does: for engines that keep a model.
+
+    Whether all labels are there.
+    """
     own = replace(job, config=replace(job.config, shard=shard))
     with at_work(own) as found:
         if not found["done"]:
@@ -706,38 +864,55 @@ def label_shard(job: Job, shard: str) -> bool:
 
 
 def _work(job: Job, state: PartialState) -> None:
-    "Label this process's pieces under a progress bar."
+    """Label this process's pieces under a progress bar."""
     order = order_of(job, state.process_index, state.num_processes)
     there = sum(piece.frames for piece in order if job.has(piece))
-    bar = tqdm(total=sum(piece.frames for piece in order), initial=there, unit="frame", desc=job.folder.name,
-               mininterval=0.5, disable=not state.is_main_process)  # fmt: skip
+    bar = tqdm(
+        total=sum(piece.frames for piece in order),
+        initial=there,
+        unit="frame",
+        desc=job.folder.name,
+        mininterval=0.5,
+        disable=not state.is_main_process,
+    )
     with bar:
         label_pieces(job, order, bar.update)
 
 # %% ../../nbs/8_train/label.ipynb #c299a01c
 def missing_shards(job: Job, count: int) -> list[int]:
-    "Those of `count` shards that have something left to do."
+    """Those of `count` shards that have something left to do."""
     lacking = absent(job)
     unwritten = {piece.part for piece in lacking.pieces}
     last = {piece.part: piece for piece in job.pieces}
     todo = {*lacking.pieces, *(last[part] for part in lacking.parts if part not in unwritten)}
-    found = {int(owner) for piece, owner in zip(job.pieces, owners(job.pieces, count), strict=True) if piece in todo}
+    found = {
+        int(owner)
+        for piece, owner in zip(job.pieces, owners(job.pieces, count), strict=True)
+        if piece in todo
+    }
     return sorted(found) or [count - 1]  # all parts are there, but nobody has said so
 
 
 def missing(config: LabelConfig) -> dict:
-    "What is not there of the job of `config`, of `config.missing` shards. Nothing is written."
+    """What is not there of the job of `config`, of `config.missing` shards. Nothing is written."""
     job = open_job(config)
     done = is_done(job)
     lacking = Absent([], []) if done else absent(job)
     shards = [] if done else missing_shards(job, config.missing)
-    return {"folder": str(job.folder), "done": done, "shards": shards, "of": config.missing,
-            "parts": lacking.parts, "pieces": len(lacking.pieces), "pieces_in_all": len(job.pieces),
-            "frames": sum(piece.frames for piece in lacking.pieces)}  # fmt: skip
+    return {
+        "folder": str(job.folder),
+        "done": done,
+        "shards": shards,
+        "of": config.missing,
+        "parts": lacking.parts,
+        "pieces": len(lacking.pieces),
+        "pieces_in_all": len(job.pieces),
+        "frames": sum(piece.frames for piece in lacking.pieces),
+    }
 
 
 def spans(numbers: Sequence[int]) -> str:
-    "Sorted numbers as Slurm writes them: 0-2,5."
+    """Sorted numbers as Slurm writes them: 0-2,5."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][1] + 1:
@@ -748,27 +923,40 @@ def spans(numbers: Sequence[int]) -> str:
 
 # %% ../../nbs/8_train/label.ipynb #91e6bb82
 class Labels:
-    "Finished labels, in the order of the store's frames. Rows are read when they are asked for, in bounded memory."
+    """Finished labels, in the order of the store's frames.
+
+    Rows are read when they are asked for, in bounded memory.
+    """
 
     def __init__(self, folder: Path, keep_mib: int = 256):
         self.folder, self.keep_mib = folder, keep_mib
         self.about = described(folder)
         if not self.about["done"]:
-            raise UserError(f"{folder} is not complete: run aclam-label again and it goes on where it was")
+            raise UserError(
+                f"{folder} is not complete: run aclam-label again and it goes on where it was"
+            )
         self.files = sorted(folder.glob("part-*.parquet"))
         self.places, self.starts = _row_groups(self.files)
         if len(self) != self.about["frames"]:
-            raise UserError(f"{folder} has {len(self)} rows for {self.about['frames']} frames: a part was removed")
+            raise UserError(
+                f"{folder} has {len(self)} rows for {self.about['frames']} frames: a part was removed"
+            )
         self.column_names = pq.read_schema(self.files[0]).names
         self._open()
 
     def _open(self) -> None:
-        row = 4 * max(self.about.get("latent_dim") or 0, self.about.get("tokens") or 1)  # bytes of the widest column
+        row = 4 * max(
+            self.about.get("latent_dim") or 0, self.about.get("tokens") or 1
+        )  # bytes of the widest column
         self.recent = Recent(max(2, (self.keep_mib << 20) * len(self.places) // (row * len(self))))
         self.open_files, self.owner = Recent(16), os.getpid()
 
     def __getstate__(self) -> dict:  # for workers that are spawned
-        return {name: value for name, value in self.__dict__.items() if name not in ("recent", "open_files", "owner")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("recent", "open_files", "owner")
+        }
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -778,7 +966,7 @@ class Labels:
         return int(self.starts[-1])
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        "One row group."
+        """One row group."""
         if self.owner != os.getpid():  # for workers that are forked: do not share open files
             self._open()
         file, inside = self.places[group]
@@ -786,11 +974,13 @@ class Labels:
             opened = self.open_files.get(file, lambda: pq.ParquetFile(self.files[file]))
             return opened.read_row_group(inside, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as e:
-            raise UserError(f"{self.files[file]} cannot be read ({str(e).splitlines()[0][:100]})") from e
+            raise UserError(
+                f"{self.files[file]} cannot be read ({str(e).splitlines()[0][:100]})"
+            ) from e
 
 # %% ../../nbs/8_train/label.ipynb #c6a68fab
 def _row_groups(files: Sequence[Path]) -> tuple[list[tuple[int, int]], np.ndarray]:
-    "File and number of each row group, and the rows (G + 1,) where they start."
+    """File and number of each row group, and the rows (G + 1,) where they start."""
     places, counts = [], [0]
     for n, file in enumerate(files):
         about = pq.read_metadata(file)
@@ -801,18 +991,22 @@ def _row_groups(files: Sequence[Path]) -> tuple[list[tuple[int, int]], np.ndarra
 
 
 def read_labels(folder: str | Path) -> Labels:
-    "The labels in `folder`, opened. `UserError` while a job is unfinished."
+    """The labels in `folder`, opened. `UserError` while a job is unfinished."""
     return Labels(Path(folder))
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    "A column of fixed-size lists as (n, d), latents in float32; NaN (for codes: -1) in the rows that are null."
+    """A column of fixed-size lists as (n, d), latents in float32; NaN (for codes: -1) in the rows
+    that are null.
+    """
     whole = column.combine_chunks()
     whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
     kind, valid = whole.type, whole.is_valid().to_numpy(zero_copy_only=False)
     floating = pa.types.is_floating(kind.value_type)
     flat = whole.flatten().to_numpy(zero_copy_only=False)  # of the rows that are not null
-    values = flat.astype(np.float32 if floating else np.int32, copy=False).reshape(-1, kind.list_size)
+    values = flat.astype(np.float32 if floating else np.int32, copy=False).reshape(
+        -1, kind.list_size
+    )
     if len(values) == len(whole):
         return values
     out = np.full((len(whole), kind.list_size), np.nan if floating else -1, values.dtype)
@@ -821,20 +1015,22 @@ def as_array(column: pa.ChunkedArray) -> np.ndarray:
 
 # %% ../../nbs/8_train/label.ipynb #998b54b8
 def blocks(labels: Labels, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-    "All labels, a row group at a time: the number of its first row, and its table."
+    """All labels, a row group at a time: the number of its first row, and its table."""
     for group, start in enumerate(labels.starts[:-1].tolist()):
         yield start, labels.read(group, columns)
 
 
 def rows_of(labels: Labels, column: str, rows: Sequence[int]) -> np.ndarray:
-    "Some rows (n, d) of a column, in any order: see `as_array`."
+    """Some rows (n, d) of a column, in any order: see `as_array`."""
     rows = np.asarray(rows, dtype=np.int64)
     if not len(rows):
         return as_array(labels.read(0, [column]).column(0))[:0]
     groups = np.searchsorted(labels.starts, rows, side="right") - 1
     out = None
     for group in np.unique(groups).tolist():
-        block = labels.recent.get((group, column), lambda g=group: as_array(labels.read(g, [column]).column(0)))
+        block = labels.recent.get(
+            (group, column), lambda g=group: as_array(labels.read(g, [column]).column(0))
+        )
         out = np.empty((len(rows), block.shape[1]), block.dtype) if out is None else out
         here = groups == group
         out[here] = block[rows[here] - labels.starts[group]]
@@ -842,19 +1038,30 @@ def rows_of(labels: Labels, column: str, rows: Sequence[int]) -> np.ndarray:
 
 # %% ../../nbs/8_train/label.ipynb #d307fb60
 def labels_of(store: Store, lam, values: Sequence[str] = ("float32", "float16")) -> dict[int, Path]:
-    "Offset -> folder of finished labels that a model with these weights wrote beside a store that is still the same."
-    wanted = {"model": {"weights": weights_hash(lam), "image_size": lam.config.image_size}, "store": content_of(store)}
+    """Offset -> folder of finished labels that a model with these weights wrote beside a store that
+    is still the same.
+    """
+    wanted = {
+        "model": {"weights": weights_hash(lam), "image_size": lam.config.image_size},
+        "store": content_of(store),
+    }
     there: dict[str, dict[int, Path]] = {kind: {} for kind in values}
     for file in sorted((Path(store.folder) / "labels").glob("*/labels.json")):
         about = {"values": "float32"} | read_json(file)
         known = about.get("done") and about.get("format_version") in (1, FORMAT_VERSION)
-        if known and about["values"] in there and all(about.get(key) == value for key, value in wanted.items()):
+        if (
+            known
+            and about["values"] in there
+            and all(about.get(key) == value for key, value in wanted.items())
+        ):
             there[about["values"]] |= {int(k): file.parent for k in about["offsets"]}
     return {k: folder for kind in reversed(values) for k, folder in there[kind].items()}
 
 # %% ../../nbs/8_train/label.ipynb #e171c769
 class LabelColumns(Sequence):
-    "The labels of each episode as columns without empty cells, {column: (T, w)}, read when an episode is asked for."
+    """The labels of each episode as columns without empty cells, {column: (T, w)}, read when an
+    episode is asked for.
+    """
 
     def __init__(self, labels: Labels, lengths: Sequence[int], episodes: range | None = None):
         self.labels, self.lengths = labels, lengths
@@ -871,29 +1078,51 @@ class LabelColumns(Sequence):
         rows = np.arange(self.ends[episode] - self.lengths[episode], self.ends[episode])
         columns = {}
         for name in self.labels.column_names[2:]:
-            columns |= _filled(name, rows_of(self.labels, name, rows), self.labels.about["values"] == "codes")
+            columns |= _filled(
+                name, rows_of(self.labels, name, rows), self.labels.about["values"] == "codes"
+            )
         return columns
 
 # %% ../../nbs/8_train/label.ipynb #1671a74a
 def _filled(name: str, values: np.ndarray, alone: bool) -> dict[str, np.ndarray]:
-    "A column with zeros where it was empty, and which rows those are; of codes only where they are `alone`."
-    empty = ~np.isfinite(values).all(1, keepdims=True) if values.dtype == np.float32 else values[:, :1] < 0  # (T, 1)
-    filled = np.where(empty, 0, values).astype(np.float32 if values.dtype == np.float32 else np.int64)
-    return {name: filled, f"{name}_is_pad": empty} if alone or name.startswith("latent_action") else {name: filled}
+    """A column with zeros where it was empty, and which rows those are; of codes only where they
+    are `alone`.
+    """
+    empty = (
+        ~np.isfinite(values).all(1, keepdims=True)
+        if values.dtype == np.float32
+        else values[:, :1] < 0
+    )  # (T, 1)
+    filled = np.where(empty, 0, values).astype(
+        np.float32 if values.dtype == np.float32 else np.int64
+    )
+    return (
+        {name: filled, f"{name}_is_pad": empty}
+        if alone or name.startswith("latent_action")
+        else {name: filled}
+    )
 
 
 def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
-    "Write the episodes of `store` and their labels as a LeRobot v3.0 dataset; the columns that the labels became."
+    """Write the episodes of `store` and their labels as a LeRobot v3.0 dataset; the columns that
+    the labels became.
+    """
     extra = LabelColumns(read_labels(labels), [len(t) for t in store.trajectories])
     write_lerobot(out, store.trajectories, store.meta.get("camera") or "image", extra=extra)
     return list(extra[0])
 
 # %% ../../nbs/8_train/label.ipynb #58bde859
-TOLERANCE = {"float32": 1e-4, "float16": 1e-3, "codes": 0.02}  # of a mean length; of codes, the share that differs
+TOLERANCE = {
+    "float32": 1e-4,
+    "float16": 1e-3,
+    "codes": 0.02,
+}  # of a mean length; of codes, the share that differs
 
 
 def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, seed: int = 0) -> float:
-    "Check the labels of one offset against a plain loop on some rows; the largest error (of codes, their mean error)."
+    """Check the labels of one offset against a plain loop on some rows; the largest error (of
+    codes, their mean error).
+    """
     labels, lengths = read_labels(folder), np.array([len(t) for t in store.trajectories])
     codes = labels.about["values"] == "codes"
     column = f"latent_{'codes' if codes else 'action'}_{offset}"
@@ -902,25 +1131,35 @@ def check_labels(folder, lam, store: Store, offset: int, rows: int = 20, seed: i
     errors = []
     for row, kept in zip(chosen.tolist(), rows_of(labels, column, chosen), strict=True):
         episode, frame = (int(x) for x in place_of(row, lengths))
-        o = resize_frames(store.trajectories[episode].frames[[frame, frame + offset]], lam.config.image_size)
+        o = resize_frames(
+            store.trajectories[episode].frames[[frame, frame + offset]], lam.config.image_size
+        )
         with torch.inference_mode():
             alone = lam.eval().encode(o[:1], o[1:])
         z, indices = alone.z[0].numpy(), alone.indices
-        errors.append((indices.flatten().numpy() != kept).mean() if codes else np.linalg.norm(z - kept) / size)
+        errors.append(
+            (indices.flatten().numpy() != kept).mean() if codes else np.linalg.norm(z - kept) / size
+        )
     worst = float(np.mean(errors) if codes else np.max(errors))
     assert worst < TOLERANCE[labels.about["values"]], worst
     return worst
 
 # %% ../../nbs/8_train/label.ipynb #94a81671
 def place_of(rows: Any, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Episode and frame of rows, numbers or an array, where episodes of these lengths lie one behind the other."
+    """Episode and frame of rows, numbers or an array, where episodes of these lengths lie one
+    behind the other.
+    """
     ends = np.cumsum(lengths)
     episode = np.searchsorted(ends, rows, side="right")
     return episode, rows - (ends - lengths)[episode]
 
 
-def _check_rows(labels: Labels, column: str, lengths: np.ndarray, offset: int) -> tuple[np.ndarray, float]:
-    "Assert keys and empty cells of all rows; which rows have a partner (n,), and the mean length of what they hold."
+def _check_rows(
+    labels: Labels, column: str, lengths: np.ndarray, offset: int
+) -> tuple[np.ndarray, float]:
+    """Assert keys and empty cells of all rows; which rows have a partner (n,), and the mean length
+    of what they hold.
+    """
     there, total = np.zeros(len(labels), bool), 0.0
     for start, table in blocks(labels, ["episode_index", "frame_index", column]):
         episode, frame = place_of(np.arange(start, start + len(table)), lengths)
@@ -936,16 +1175,20 @@ def _check_rows(labels: Labels, column: str, lengths: np.ndarray, offset: int) -
 
 # %% ../../nbs/8_train/label.ipynb #d0131cb5
 def same_files(one: Path, two: Path) -> int:
-    "Assert that two folders hold the same labels, byte by byte, and nothing else; the number of files."
+    """Assert that two folders hold the same labels, byte by byte, and nothing else; the number of
+    files.
+    """
     files = {p.name: p.read_bytes() for p in one.iterdir() if p.name != ".lock"}
-    assert files.keys() == {p.name for p in two.iterdir()} - {".lock"}, sorted(p.name for p in two.iterdir())
+    assert files.keys() == {p.name for p in two.iterdir()} - {".lock"}, sorted(
+        p.name for p in two.iterdir()
+    )
     for name, content in files.items():
         assert content == (two / name).read_bytes(), name
     return len(files)
 
 # %% ../../nbs/8_train/label.ipynb #38ef810a
 def stop_after(job: Job, pieces: Sequence[Piece], after: int) -> None:
-    "Label until `after` pieces are written, then stop as control-C would."
+    """Label until `after` pieces are written, then stop as control-C would."""
     seen = []
 
     def stop(frames: int) -> None:
@@ -962,7 +1205,9 @@ def stop_after(job: Job, pieces: Sequence[Piece], after: int) -> None:
 
 # %% ../../nbs/8_train/label.ipynb #d9db1b03
 def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
-    "Check: a job stopped after `after` pieces and started again writes the bytes of `whole`; pieces that were kept."
+    """Check: a job stopped after `after` pieces and started again writes the bytes of `whole`;
+    pieces that were kept.
+    """
     job = open_job(config)
     stop_after(job, job.pieces, after)
     kept = len(list(job.folder.rglob("part-*.parquet")))
@@ -972,7 +1217,10 @@ def check_resume(config: LabelConfig, whole: Path, after: int = 3) -> int:
 
 # %% ../../nbs/8_train/label.ipynb #73a2ce31
 def check_shards(config: LabelConfig, whole: Path, count: int, after: int = 1) -> list[dict]:
-    "Check: shards, each stopped and run again, write the bytes of `whole`. After each step: what was missing."
+    """Check: shards, each stopped and run again, write the bytes of `whole`.
+
+    After each step: what was missing.
+    """
     asked, seen = replace(config, missing=count), []
     seen.append(missing(asked))
     for index in range(count):
@@ -988,7 +1236,7 @@ def check_shards(config: LabelConfig, whole: Path, count: int, after: int = 1) -
 
 # %% ../../nbs/8_train/label.ipynb #bdf79414
 def run(config: LabelConfig) -> int:
-    "Label, or list what is missing, and say so; the exit status."
+    """Label, or list what is missing, and say so; the exit status."""
     if config.missing:
         return _run_missing(config)
     found = label(config)
@@ -999,7 +1247,7 @@ def run(config: LabelConfig) -> int:
 
 
 def summary(found: dict, config: LabelConfig) -> str:
-    "What was done, for a person."
+    """What was done, for a person."""
     if not found["done"]:
         return f"{found['folder']}: shard {config.shard} is there, {found['missing']} pieces of others are not yet"
     pairs = ", ".join(f"{n:,d} pairs at offset {k}" for k, n in found["pairs"].items())
@@ -1010,21 +1258,30 @@ def summary(found: dict, config: LabelConfig) -> str:
 
 
 def _run_missing(config: LabelConfig) -> int:
-    "`--missing`: the shards on standard output, a sentence on standard error."
+    """`--missing`: the shards on standard output, a sentence on standard error."""
     found = missing(config)
     if config.json:
         print_json(found)
     elif found["shards"]:
         print(spans(found["shards"]))
-    say(f"{found['folder']}: " + ("complete" if found["done"] else f"{found['pieces']} of {found['pieces_in_all']} "
-        f"pieces are missing, {len(found['shards'])} of {config.missing} shards have work left"))  # fmt: skip
+    say(
+        f"{found['folder']}: "
+        + (
+            "complete"
+            if found["done"]
+            else f"{found['pieces']} of {found['pieces_in_all']} "
+            f"pieces are missing, {len(found['shards'])} of {config.missing} shards have work left"
+        )
+    )
     return 0 if found["done"] else 3
 
 # %% ../../nbs/8_train/label.ipynb #af6b8d0a
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `aclam-label` and of `accelerate launch -m aclam.train.label`."
+    """Entry point of `aclam-label` and of `accelerate launch -m aclam.train.label`."""
     cli(LabelConfig, run, argv, prog="aclam-label")
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

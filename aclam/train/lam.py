@@ -35,20 +35,31 @@ from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..studies.ablation import Watch
 from ..structure.metrics import structure_probe
 from .cluster import join_group, one_at_a_time, watch_ranks
-from .cost import Setup, card_of, choose_accumulate, flops_per_triple, out_of_memory_advice
+from aclam.train.cost import (
+    Setup,
+    card_of,
+    choose_accumulate,
+    flops_per_triple,
+    out_of_memory_advice,
+)
 from .loop import Needs, TrainConfig, precision, train, train_command
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
 TRAINING = {  # by the end of the model preset's name
     "cpu": TrainConfig(
-        steps=3400, batch_size=32, lr=2e-3, schedule="one_cycle", probe_every=200, checkpoint_every=200
+        steps=3400,
+        batch_size=32,
+        lr=2e-3,
+        schedule="one_cycle",
+        probe_every=200,
+        checkpoint_every=200,
     ),
     "paper": TrainConfig(num_workers=-1, probe_every=1000, checkpoint_every=1000),
 }
 
 
 def training_for(preset: str) -> TrainConfig:
-    "How the models of a preset are trained unless the command line says otherwise."
+    """How the models of a preset are trained unless the command line says otherwise."""
     return TRAINING["cpu" if preset.endswith("_cpu") else "paper"]
 
 # %% ../../nbs/8_train/lam.ipynb #4b6f4e7a
@@ -58,72 +69,95 @@ _Episode = TypeVar("_Episode")
 
 @dataclass(frozen=True)
 class LamTrainConfig(Generic[Model]):
-    "Train a latent action model on folders of episodes (see aclam-data). A run that was stopped goes on where it was."
+    """Train a latent action model on folders of episodes (see aclam-data).
+
+    A run that was stopped goes on where it was.
+    """
 
     preset: str = "ac_lam_cpu"  # a model and how it is trained; every field below can be changed
     data: tuple[str, ...] = ()  # folders written by aclam-data prepare
-    held_out: str = ""  # a folder of episodes to probe with; default: the last `val_fraction` of each data folder
-    mixture: str = ""  # instead of data: a mixture (see aclam-data plan), such as cpu or my/mixture.yaml
+    # a folder of episodes to probe with; default: the last `val_fraction` of each data folder
+    held_out: str = ""
+    mixture: str = (
+        ""  # instead of data: a mixture (see aclam-data plan), such as cpu or my/mixture.yaml
+    )
     root: str = "data"  # folder of the mixture's sources
-    stage_1: str = ""  # folder of a trained model of UniVLA's stage 1, whose codes a model of its stage 2 keeps, frozen
+    # folder of a trained model of UniVLA's stage 1, whose codes a model of its stage 2 keeps,
+    # frozen
+    stage_1: str = ""
     val_fraction: float = 0.1  # of the episodes; at least one; not used for training
-    out: str = "runs/lam"  # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
-    model: Model = LamConfig()  # the model's sizes and its objective; which there are depends on the preset's family
+    # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    out: str = "runs/lam"
+    model: Model = (
+        LamConfig()
+    )  # the model's sizes and its objective; which there are depends on the preset's family
     train: TrainConfig = TrainConfig()  # the loop
     triples: TripleConfig = TripleConfig()  # how (i, j, k) are drawn
     augmentation: bool = False  # color jitter and a shared crop (paper, B.2), on the device
     augment: AugmentConfig = AugmentConfig()  # its strengths
-    cache_gib: float = 8.0  # frames are decoded once if, at the model's size, all fit into this many GiB on disk
+    cache_gib: float = (
+        8.0  # frames are decoded once if, at the model's size, all fit into this many GiB on disk
+    )
     probe_n: int = 512  # held-out triples that the structure probe measures
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
 # %% ../../nbs/8_train/lam.ipynb #c8f4607f
 def settings_for(preset: str) -> LamTrainConfig:
-    "The settings of a preset. An unknown one is a `UserError` with the nearest name."
+    """The settings of a preset. An unknown one is a `UserError` with the nearest name."""
     if preset not in PRESETS:
         near = suggest(preset, PRESETS) or f" There are {', '.join(PRESETS)}."
         raise UserError(f'unknown preset "{preset}".{near}')
     paper = not preset.endswith("_cpu")
-    return LamTrainConfig(preset=preset, model=PRESETS[preset], train=training_for(preset), augmentation=paper)
+    return LamTrainConfig(
+        preset=preset, model=PRESETS[preset], train=training_for(preset), augmentation=paper
+    )
 
 
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-lam") -> LamTrainConfig:
-    "Parse a command line: the preset first, for it decides what the other options are when they are not given."
+    """Parse a command line: the preset first, for it decides what the other options are when they
+    are not given.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=LamTrainConfig.preset)
     default = settings_for(first.parse_known_args(list(argv))[0].preset)
     return parse(LamTrainConfig[type(default.model)], argv, prog, default)
 
 # %% ../../nbs/8_train/lam.ipynb #b7944148
-def split(trajectories: Sequence[_Episode], fraction: float) -> tuple[list[_Episode], list[_Episode]]:
-    "The first episodes to train on, and the last `fraction` of them (at least one) held out."
+def split(
+    trajectories: Sequence[_Episode], fraction: float
+) -> tuple[list[_Episode], list[_Episode]]:
+    """The first episodes to train on, and the last `fraction` of them (at least one) held out."""
     n = max(1, int(fraction * len(trajectories)))
     if not 0 < fraction < 1 or n >= len(trajectories):
         count = len(trajectories)
-        raise UserError(f"val_fraction {fraction} of {count} episodes leaves none to train on, or none to hold out")
+        raise UserError(
+            f"val_fraction {fraction} of {count} episodes leaves none to train on, or none to hold out"
+        )
     return list(trajectories[:-n]), list(trajectories[-n:])
 
 
 def open_folder(folder: str, image_size: int, cache_gib: float) -> tuple[list[Trajectory], dict]:
-    "The episodes of a store, see `decoded_once`, and its percentiles."
+    """The episodes of a store, see `decoded_once`, and its percentiles."""
     store = open_dataset(folder)
     return decoded_once(store, image_size, cache_gib), store.meta["quantiles"]
 
 
 def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajectory]:
-    "The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."
+    """The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."""
     size = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if size > cache_gib:
         return store.trajectories
-    several = PartialState().num_processes > 1  # then the first one decodes, and the others find its file
+    several = (
+        PartialState().num_processes > 1
+    )  # then the first one decodes, and the others find its file
     with one_at_a_time(Path(store.folder) / "cache" / ".turn") if several else nullcontext():
         return cache_frames(store, image_size)
 
 # %% ../../nbs/8_train/lam.ipynb #95ab7ae3
 @dataclass
 class LamData:
-    "What a latent action model is trained on and probed with."
+    """What a latent action model is trained on and probed with."""
 
     train: TripleDataset
     held_out: TripleDataset
@@ -132,11 +166,16 @@ class LamData:
 
 
 def open_data(config: LamTrainConfig) -> LamData:
-    "Open the folders of a configuration. Errors (`UserError`) name the folder and what is wrong."
+    """Open the folders of a configuration.
+
+    Errors (`UserError`) name the folder and what is wrong.
+    """
     if config.mixture:
         return open_mixture_data(config)
     if not config.data:
-        raise UserError("which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji")
+        raise UserError(
+            "which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji"
+        )
     size = config.model.image_size
     parts = [open_folder(folder, size, config.cache_gib) for folder in config.data]
     if config.held_out:
@@ -148,13 +187,19 @@ def open_data(config: LamTrainConfig) -> LamData:
     shared = {"quantiles": quantiles, "embodiments": sorted({t.embodiment for t in kept})}
     augment = config.augment if config.augmentation else None
     data = TripleDataset(kept, config.triples, size, augment, defer_augmentation=True, **shared)
-    probe = TripleDataset(out, replace(config.triples, seed=config.triples.seed + 1), size, **shared)
+    probe = TripleDataset(
+        out, replace(config.triples, seed=config.triples.seed + 1), size, **shared
+    )
     about = {"episodes": len(kept), "frames": len(data), "content": fingerprint(kept)}
-    return LamData(data, probe, about, {**shared, "folders": origin_of(config, [p for p, _ in parts])})
+    return LamData(
+        data, probe, about, {**shared, "folders": origin_of(config, [p for p, _ in parts])}
+    )
 
 
 def origin_of(config: LamTrainConfig, parts: Sequence[Sequence[Trajectory]]) -> list[dict]:
-    "Of each data folder: its name, number of episodes, fingerprint, and [first, last) of the episodes held out."
+    """Of each data folder: its name, number of episodes, fingerprint, and [first, last) of the
+    episodes held out.
+    """
     out = []
     for folder, episodes in zip(config.data, parts, strict=True):
         kept = len(episodes) if config.held_out else len(split(episodes, config.val_fraction)[0])
@@ -164,35 +209,53 @@ def origin_of(config: LamTrainConfig, parts: Sequence[Sequence[Trajectory]]) -> 
 
 # %% ../../nbs/8_train/lam.ipynb #76311d58
 def open_mixture_data(config: LamTrainConfig) -> LamData:
-    "Open the sources of a mixture. `UserError`: what is missing, or --data beside --mixture."
+    """Open the sources of a mixture. `UserError`: what is missing, or --data beside --mixture."""
     if config.data or config.held_out:
         raise UserError("--mixture brings its own data: leave out --data and --held-out")
     size, seed = config.model.image_size, config.triples.seed
     mixture = load_mixture(config.mixture)
-    sources = open_mixture(mixture, config.root, config.triples, lambda s: decoded_once(s, size, config.cache_gib))
+    sources = open_mixture(
+        mixture, config.root, config.triples, lambda s: decoded_once(s, size, config.cache_gib)
+    )
     parts = [split(s.trajectories, config.val_fraction) for s in sources]
-    kept, out = ([replace(s, trajectories=p[n]) for s, p in zip(sources, parts, strict=True)] for n in (0, 1))
+    kept, out = (
+        [replace(s, trajectories=p[n]) for s, p in zip(sources, parts, strict=True)] for n in (0, 1)
+    )
     names = source_embodiments(sources)
     augment = config.augment if config.augmentation else None
     data = MixtureDataset(kept, size, seed, augment, embodiments=names, defer_augmentation=True)
     probe = MixtureDataset(out, size, seed + 1, embodiments=names)
-    about = {"episodes": len(data.trajectories), "frames": len(data), "mixture": mixture.name,
-             "sources": {s.name: [share, fingerprint(s.trajectories)]
-                         for s, share in zip(kept, mixture.shares, strict=True)}}
+    about = {
+        "episodes": len(data.trajectories),
+        "frames": len(data),
+        "mixture": mixture.name,
+        "sources": {
+            s.name: [share, fingerprint(s.trajectories)]
+            for s, share in zip(kept, mixture.shares, strict=True)
+        },
+    }
     return LamData(data, probe, about, mixture_origin(config, sources, parts, names))
 
 
 def mixture_origin(config: LamTrainConfig, sources: list, parts: list, names: list[str]) -> dict:
-    "As `origin_of`, for the sources of a mixture; percentiles are those of source/embodiment."
-    folders = [{"folder": str(Path(config.root) / s.name), "episodes": len(s.trajectories),
-                "content": fingerprint(s.trajectories), "held_out": [len(kept), len(s.trajectories)]}
-               for s, (kept, _) in zip(sources, parts, strict=True)]
+    """As `origin_of`, for the sources of a mixture; percentiles are those of source/embodiment."""
+    folders = [
+        {
+            "folder": str(Path(config.root) / s.name),
+            "episodes": len(s.trajectories),
+            "content": fingerprint(s.trajectories),
+            "held_out": [len(kept), len(s.trajectories)],
+        }
+        for s, (kept, _) in zip(sources, parts, strict=True)
+    ]
     quantiles = {f"{s.name}/{body}": own for s in sources for body, own in s.quantiles.items()}
     return {"quantiles": quantiles, "embodiments": names, "folders": folders}
 
 # %% ../../nbs/8_train/lam.ipynb #c4657de1
 def fingerprint(trajectories: Sequence[Trajectory]) -> str:
-    "Twelve digits that change with names, lengths, times and states of the episodes (not with their pixels)."
+    """Twelve digits that change with names, lengths, times and states of the episodes (not with
+    their pixels).
+    """
     h = hashlib.sha256()
     for t in trajectories:
         h.update(json.dumps([t.name, len(t), t.embodiment, t.kind]).encode())
@@ -202,25 +265,38 @@ def fingerprint(trajectories: Sequence[Trajectory]) -> str:
 
 # %% ../../nbs/8_train/lam.ipynb #bdb80755
 def fit_to_data(model: Any, dataset: TripleDataset) -> Any:
-    "The settings with the sizes that the data decide: those of the proprio FDM, where there is one with a weight."
+    """The settings with the sizes that the data decide: those of the proprio FDM, where there is
+    one with a weight.
+    """
     if "proprio_dim" not in {f.name for f in fields(model)}:
         return model
     item, wants = dataset.batch([0]), model.objective
-    known = {c for c in ("proprio", "action") if any(getattr(t, c) is not None for t in dataset.trajectories)}
+    known = {
+        c
+        for c in ("proprio", "action")
+        if any(getattr(t, c) is not None for t in dataset.trajectories)
+    }
     if wants.lambda_proprio == 0 or "proprio" not in known:
         return replace(model, proprio_dim=0, action_dim=0)
     acts = wants.lambda_action > 0 and "action" in known
-    sizes = {"proprio_dim": item["proprio"].shape[-1], "action_dim": item["action"].shape[-1] if acts else 0}
+    sizes = {
+        "proprio_dim": item["proprio"].shape[-1],
+        "action_dim": item["action"].shape[-1] if acts else 0,
+    }
     return replace(model, embodiments=len(dataset.embodiments), **sizes)
 
 # %% ../../nbs/8_train/lam.ipynb #14397b2b
 class Instructed:
-    "Triples with the task of their episode: `batch` also has words (B, L, W) and word_mask (B, L)."
+    """Triples with the task of their episode: `batch` also has words (B, L, W) and word_mask (B,
+    L).
+    """
 
     def __init__(self, dataset: TripleDataset, config: UniVLAConfig):
         tasks = [t.task for t in dataset.trajectories]
         if not any(tasks):
-            raise UserError(f"text_dim is {config.text_dim}, but no episode has a task: give --model.text-dim 0")
+            raise UserError(
+                f"text_dim is {config.text_dim}, but no episode has a task: give --model.text-dim 0"
+            )
         known = {task: n for n, task in enumerate(dict.fromkeys(tasks))}
         self.dataset, self.row = dataset, torch.tensor([known[task] for task in tasks])
         self.words, self.mask = instruction_words(list(known), config)
@@ -241,69 +317,103 @@ class Instructed:
 
 
 def told(config: LamTrainConfig, data: LamData) -> LamData:
-    "The data as the model of `config` takes them: with instructions where it has a `text_dim`."
+    """The data as the model of `config` takes them: with instructions where it has a `text_dim`."""
     if not getattr(config.model, "text_dim", 0):
         return data
     if config.model.text.kind == "t5" and not config.model.text.weights:
-        say(f"the words are made by a T5 of random weights: trained ones are at --model.text.weights {T5_BASE}")
+        say(
+            f"the words are made by a T5 of random weights: trained ones are at --model.text.weights {T5_BASE}"
+        )
     return replace(data, train=Instructed(data.train, config.model))
 
 # %% ../../nbs/8_train/lam.ipynb #3ef2687c
 def build(config: LamTrainConfig, data: LamData) -> LatentActionModel:
-    "The untrained model, with the same first weights on every process."
+    """The untrained model, with the same first weights on every process."""
     stage, settings = getattr(config.model, "stage", 0), fit_to_data(config.model, data.train)
     if bool(config.stage_1) and stage != 2:
-        raise UserError(f'--stage-1 belongs to a preset of UniVLA\'s stage 2, not to "{config.preset}"')
+        raise UserError(
+            f'--stage-1 belongs to a preset of UniVLA\'s stage 2, not to "{config.preset}"'
+        )
     first = LatentActionModel.from_pretrained(config.stage_1) if config.stage_1 else None
     torch.manual_seed(config.train.seed)
     if stage == 2 and first is None:
-        say("stage 2 without --stage-1 FOLDER: the frozen codes beside its own are random, nobody's")
+        say(
+            "stage 2 without --stage-1 FOLDER: the frozen codes beside its own are random, nobody's"
+        )
     return LatentActionModel(settings) if first is None else stage_two(first, settings)
 
 
 def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> dict:
-    "What a run is, for its config.json: another model, other data or other draws make it another run."
-    triples = {**asdict(config.triples), "augment": asdict(config.augment) if config.augmentation else None}
-    more = {"stage_1": file_hash(Path(config.stage_1) / "model.safetensors")} if config.stage_1 else {}
+    """What a run is, for its config.json: another model, other data or other draws make it another
+    run.
+    """
+    triples = {
+        **asdict(config.triples),
+        "augment": asdict(config.augment) if config.augmentation else None,
+    }
+    more = (
+        {"stage_1": file_hash(Path(config.stage_1) / "model.safetensors")} if config.stage_1 else {}
+    )
     more |= {"words": data.train.content} if isinstance(data.train, Instructed) else {}
-    whole = {"preset": config.preset, "model": asdict(model.config), "data": data.description, "triples": triples}
+    whole = {
+        "preset": config.preset,
+        "model": asdict(model.config),
+        "data": data.description,
+        "triples": triples,
+    }
     return whole | more
 
 
 def file_hash(file: Path) -> str:
-    "Twelve digits that change with the content of a file."
+    """Twelve digits that change with the content of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 # %% ../../nbs/8_train/lam.ipynb #d6c3ace8
-def watched_probe(config: LamTrainConfig, data: LamData, model: LatentActionModel) -> tuple[Callable, Watch]:
-    "The probe of a run, structure and the watch's norm, spread, collapsed and exploded; and the watch."
+def watched_probe(
+    config: LamTrainConfig, data: LamData, model: LatentActionModel
+) -> tuple[Callable, Watch]:
+    """The probe of a run, structure and the watch's norm, spread, collapsed and exploded; and the
+    watch.
+    """
     device = PartialState().device
-    structure = structure_probe(data.held_out, config.probe_n, 64, device, model.config.codebook_size)
+    structure = structure_probe(
+        data.held_out, config.probe_n, 64, device, model.config.codebook_size
+    )
     watch = Watch(data.held_out.batch(range(min(128, config.probe_n)))["frames"])
     return lambda model, s: {**structure(model, s), **watch(model, s)}, watch
 
 # %% ../../nbs/8_train/lam.ipynb #bb149b34
 def setup_of(train: TrainConfig, world: int) -> Setup:
-    "How a training step is laid out, for the formulas of cost."
-    return Setup(precision(train) == "bf16", train.checkpoint_activations, train.exact_accumulation, train.shard, world)
+    """How a training step is laid out, for the formulas of cost."""
+    return Setup(
+        precision(train) == "bf16",
+        train.checkpoint_activations,
+        train.exact_accumulation,
+        train.shard,
+        world,
+    )
 
 
 def card_bytes() -> int:
-    "Memory of this process's GPU; 0 without one."
+    """Memory of this process's GPU; 0 without one."""
     return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
 
 
 def fit_to_card(train: TrainConfig, model: Any, world: int) -> TrainConfig:
-    "The settings with as few micro-batches as the GPU's memory allows, where `accumulate` is 0; without a GPU one."
+    """The settings with as few micro-batches as the GPU's memory allows, where `accumulate` is 0;
+    without a GPU one.
+    """
     if train.accumulate:
         return train
     memory = card_bytes()
-    parts = choose_accumulate(model, train.batch_size, memory, setup_of(train, world)) if memory else 1
+    parts = (
+        choose_accumulate(model, train.batch_size, memory, setup_of(train, world)) if memory else 1
+    )
     return replace(train, accumulate=parts)
 
 
 def needs_of(model: Any, train: TrainConfig, world: int, unit: str) -> Needs:
-    "What a model of these settings costs on this machine."
+    """What a model of these settings costs on this machine."""
     setup = setup_of(train, world)
     card = card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     peak = card.peak(arithmetic(train)) if card else None
@@ -315,36 +425,59 @@ def needs_of(model: Any, train: TrainConfig, world: int, unit: str) -> Needs:
 
 
 def arithmetic(train: TrainConfig) -> str:
-    "In which precision matrices are multiplied on a GPU: 'bf16', 'tf32' or 'float32'."
+    """In which precision matrices are multiplied on a GPU: 'bf16', 'tf32' or 'float32'."""
     return "bf16" if precision(train) == "bf16" else "tf32" if train.tf32 else "float32"
 
 # %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:
-    "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
+    """Train as `config` says.
+
+    Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
+    """
     state = join_group(config.train.group_timeout_s)  # the first call decides who is there
     with watch_ranks(config.train.group_timeout_s):
         data = told(config, open_data(config))
         model = build(config, data)
         parameters = sum(p.numel() for p in model.parameters())
         if state.is_main_process:
-            amount = f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
+            amount = (
+                f"{data.description['episodes']} episodes of {data.description['frames']:,d} frames"
+            )
             say(f"{config.preset}: {parameters:,d} parameters, {amount}, {config.out}")
         probe, watch = watched_probe(config, data, model)
         about = describe(config, data, model)
         how = fit_to_card(config.train, model.config, state.num_processes)
         needs = needs_of(model.config, how, state.num_processes, "triples")
-        result = train(model, data.train, how, config.out, probe, resume=config.resume, describe=about, needs=needs)
+        result = train(
+            model,
+            data.train,
+            how,
+            config.out,
+            probe,
+            resume=config.resume,
+            describe=about,
+            needs=needs,
+        )
         if state.is_main_process:
             write_json(Path(config.out) / "data.json", data.origin)
             if watch.readings and watch.verdict != "stable":
-                say(f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl")
-    return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
+                say(
+                    f"the latents {watch.verdict}: see probe/norm and probe/spread in {config.out}/metrics.jsonl"
+                )
+    return {
+        **result,
+        "preset": config.preset,
+        "parameters": parameters,
+        "model": str(Path(config.out) / "model"),
+    }
 
 # %% ../../nbs/8_train/lam.ipynb #29039a75
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `aclam-train-lam` and of `accelerate launch -m aclam.train.lam`."
+    """Entry point of `aclam-train-lam` and of `accelerate launch -m aclam.train.lam`."""
     train_command("aclam-train-lam", settings_from, run, argv)
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

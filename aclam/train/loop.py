@@ -43,21 +43,69 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_file, atomic_folder, plain, print_json, read_json, run_cli, say, write_json
+from aclam.core import (
+    UserError,
+    atomic_file,
+    atomic_folder,
+    plain,
+    print_json,
+    read_json,
+    run_cli,
+    say,
+    write_json,
+)
 from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..lam.global_batch import commit
-from .cluster import GroupError, Requeue, StopRequest, Watch, agree_on_start, claim_folder
+from aclam.train.cluster import (
+    GroupError,
+    Requeue,
+    StopRequest,
+    Watch,
+    agree_on_start,
+    claim_folder,
+)
 from .cluster import join_group, loading, watch_ranks
-from .sharded import average_replicated_gradients, by_layout, checkpoint_activations, clip_gradients
-from .sharded import compile_layers, gathered, like_parameters, read_sharded, reshard, shard, write_gathered
-from .step import Objective, ThreePasses, add_gradients, add_gradients_exactly, ask_all, check_replicas
-from .step import combined, mean_loss, not_finite, places_of, seed_step, start_codes, step
+from aclam.train.sharded import (
+    average_replicated_gradients,
+    by_layout,
+    checkpoint_activations,
+    clip_gradients,
+)
+from aclam.train.sharded import (
+    compile_layers,
+    gathered,
+    like_parameters,
+    read_sharded,
+    reshard,
+    shard,
+    write_gathered,
+)
+from aclam.train.step import (
+    Objective,
+    ThreePasses,
+    add_gradients,
+    add_gradients_exactly,
+    ask_all,
+    check_replicas,
+)
+from aclam.train.step import (
+    combined,
+    mean_loss,
+    not_finite,
+    places_of,
+    seed_step,
+    start_codes,
+    step,
+)
 
 # %% ../../nbs/8_train/loop.ipynb #c37dd048
 @dataclass(frozen=True)
 class TrainConfig:
-    "Every number of the training loop. `paper`: AC-LAM, Appendix A; `assumed`: the paper does not say."
+    """Every number of the training loop.
+
+    `paper`: AC-LAM, Appendix A; `assumed`: the paper does not say.
+    """
 
     steps: int = 100_000  # optimiser steps  # assumed: the paper says "10 days on 32 A100"
     batch_size: int = 512  # triples in one optimiser step, over all processes (paper, A.1)
@@ -65,40 +113,77 @@ class TrainConfig:
     warmup_steps: int = 2000  # linear, from 0; not used by one_cycle (paper, A.1)
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"  # after the warm-up  # assumed
     final_lr_ratio: float = 0.0  # the cosine ends at lr times this  # assumed
-    one_cycle_rise: float = 0.1  # one_cycle: the share of the steps in which the rate rises  # assumed
-    one_cycle_betas: tuple[float, float] = (0.85, 0.95)  # one_cycle: beta_1 goes 0.95, 0.85, 0.95; PyTorch's values
+    one_cycle_rise: float = (
+        0.1  # one_cycle: the share of the steps in which the rate rises  # assumed
+    )
+    one_cycle_betas: tuple[float, float] = (
+        0.85,
+        0.95,
+    )  # one_cycle: beta_1 goes 0.95, 0.85, 0.95; PyTorch's values
     weight_decay: float = 0.01  # on matrices only, not on biases, norms and embeddings  # assumed
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW  # assumed
-    clip_norm: float = 1.0  # larger gradients are scaled to this norm; 0: never  # paper, A.2 (policy); assumed here
-    accumulate: int = 1  # micro-batches a step; normalizers see one at a time; 0: as few as the card can hold
-    exact_accumulation: bool = False  # three passes, and they see the whole batch: same result up to rounding
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on GPUs that have it, never on a CPU
-    tf32: bool = True  # on a GPU, products of float32 matrices with 10 bits of mantissa: many times faster
+    # larger gradients are scaled to this norm; 0: never  # paper, A.2 (policy); assumed here
+    clip_norm: float = 1.0
+    accumulate: int = (
+        1  # micro-batches a step; normalizers see one at a time; 0: as few as the card can hold
+    )
+    exact_accumulation: bool = (
+        False  # three passes, and they see the whole batch: same result up to rounding
+    )
+    mixed_precision: Literal["auto", "no", "bf16"] = (
+        "auto"  # auto: bf16 on GPUs that have it, never on a CPU
+    )
+    tf32: bool = (
+        True  # on a GPU, products of float32 matrices with 10 bits of mantissa: many times faster
+    )
     compile: bool = False  # torch.compile the step: a minute at the start, then faster on a GPU
-    checkpoint_activations: bool = False  # keep only the inputs of each layer: a third more work, a fraction of memory
-    shard: bool = False  # weights, gradients and moments divided over the processes (FSDP2), for what one cannot hold
-    deterministic: bool = False  # ask PyTorch for reproducible GPU kernels: slower; CPU runs are exact anyway
+    checkpoint_activations: bool = (
+        False  # keep only the inputs of each layer: a third more work, a fraction of memory
+    )
+    # weights, gradients and moments divided over the processes (FSDP2), for what one cannot hold
+    shard: bool = False
+    deterministic: bool = (
+        False  # ask PyTorch for reproducible GPU kernels: slower; CPU runs are exact anyway
+    )
     seed: int = 0  # of everything random inside the step; data have their own
-    num_workers: int = 0  # processes that load data, for each rank; 0 is best for frames in memory; -1: as many as fit
+    # processes that load data, for each rank; 0 is best for frames in memory; -1: as many as fit
+    num_workers: int = 0
     prefetch: int = 4  # batches that each of them keeps ready
     loader_timeout_s: float = 300.0  # without a batch for so long, loading has failed
     group_timeout_s: float = 600.0  # a process that is silent for so long ends the run of all
     log_every: int = 10  # steps between lines of metrics.jsonl
     probe_every: int = 500  # steps between structure probes; 0: none
-    checkpoint_every: int = 500  # steps between checkpoints; the last step always has one; 0: only the last
+    checkpoint_every: int = (
+        500  # steps between checkpoints; the last step always has one; 0: only the last
+    )
     keep_checkpoints: int = 2  # older ones are removed
-    digest_every: int = 500  # steps between looks whether all processes still hold the same model; 0: never
+    digest_every: int = (
+        500  # steps between looks whether all processes still hold the same model; 0: never
+    )
 
 # %% ../../nbs/8_train/loop.ipynb #61c8c6f3
 def check_config(config: TrainConfig, world: int = 1) -> None:
-    "Refuse settings that cannot be trained with on `world` processes: a `UserError` that names the field."
+    """Refuse settings that cannot be trained with on `world` processes: a `UserError` that names
+    the field.
+    """
     for name in ("steps", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}: at least 1 expected")
-    for name in ("lr", "weight_decay", "clip_norm", "warmup_steps", "probe_every", "checkpoint_every", "digest_every",
-                 "loader_timeout_s", "group_timeout_s"):
+    for name in (
+        "lr",
+        "weight_decay",
+        "clip_norm",
+        "warmup_steps",
+        "probe_every",
+        "checkpoint_every",
+        "digest_every",
+        "loader_timeout_s",
+        "group_timeout_s",
+    ):
         if not 0 <= getattr(config, name) < math.inf:
-            raise UserError(f"{name} is {getattr(config, name)}: a finite number of at least 0 expected")
+            raise UserError(
+                f"{name} is {getattr(config, name)}: a finite number of at least 0 expected"
+            )
     parts = world * config.accumulate
     if config.batch_size % parts:
         near = max(1, round(config.batch_size / parts)) * parts
@@ -114,22 +199,32 @@ def draws(
     rank: int = 0,
     world: int = 1,
 ) -> list[list[int]]:  # `accumulate` lists of `batch_size / (world * accumulate)` global indices
-    "The draws of step `s` on process `rank` of `world`, one list a micro-batch."
+    """The draws of step `s` on process `rank` of `world`, one list a micro-batch."""
     n = config.batch_size // (world * config.accumulate)
     first = [s * config.batch_size + (a * world + rank) * n for a in range(config.accumulate)]
     return [list(range(f, f + n)) for f in first]
 
 # %% ../../nbs/8_train/loop.ipynb #fa6fb8c5
 def check_draws(config: TrainConfig, world: int, first: int, last: int) -> None:
-    "Assert that steps first..last-1 use each draw from first * B to last * B - 1 exactly once, over all ranks."
-    seen = [g for s in range(first, last) for r in range(world) for part in draws(s, config, r, world) for g in part]
+    """Assert that steps first..last-1 use each draw from first * B to last * B - 1 exactly once,
+    over all ranks.
+    """
+    seen = [
+        g
+        for s in range(first, last)
+        for r in range(world)
+        for part in draws(s, config, r, world)
+        for g in part
+    ]
     expected = range(first * config.batch_size, last * config.batch_size)
     if sorted(seen) != list(expected):
-        raise AssertionError(f"{world} processes x {config.accumulate} micro-batches draw {sorted(seen)}")
+        raise AssertionError(
+            f"{world} processes x {config.accumulate} micro-batches draw {sorted(seen)}"
+        )
 
 # %% ../../nbs/8_train/loop.ipynb #fe675331
 class Draws(Sampler):
-    "The index lists of steps first..steps-1 for one rank, one list a micro-batch."
+    """The index lists of steps first..steps-1 for one rank, one list a micro-batch."""
 
     def __init__(self, config: TrainConfig, first: int = 0, rank: int = 0, world: int = 1):
         self.config, self.first, self.rank, self.world = config, first, rank, world
@@ -143,7 +238,9 @@ class Draws(Sampler):
 
 # %% ../../nbs/8_train/loop.ipynb #5206e51e
 class Batches(Dataset):
-    "Item `part`, a list of draws, is their batch: `dataset.batch(part)` where there is one, else items collated."
+    """Item `part`, a list of draws, is their batch: `dataset.batch(part)` where there is one, else
+    items collated.
+    """
 
     def __init__(self, dataset: Any, collate: Callable[[list], dict] = default_collate):
         self.dataset, self.collate = dataset, collate
@@ -155,7 +252,9 @@ class Batches(Dataset):
 
 # %% ../../nbs/8_train/loop.ipynb #34340c4f
 class Endless(Dataset):
-    "A finite dataset as an endless one: each epoch a new permutation, a pure function of (seed, epoch)."
+    """A finite dataset as an endless one: each epoch a new permutation, a pure function of (seed,
+    epoch).
+    """
 
     def __init__(self, dataset: Sequence | Dataset, seed: int = 0):
         self.dataset, self.seed, self._order = dataset, seed, (-1, None)
@@ -163,9 +262,12 @@ class Endless(Dataset):
             raise UserError("the dataset is empty: nothing to train on")
 
     def order(self, epoch: int) -> np.ndarray:
-        "The permutation (N,) of one epoch."
+        """The permutation (N,) of one epoch."""
         if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            self._order = (
+                epoch,
+                np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset)),
+            )
         return self._order[1]
 
     def __getitem__(self, g: int) -> Any:
@@ -174,7 +276,7 @@ class Endless(Dataset):
 
 # %% ../../nbs/8_train/loop.ipynb #9be1f79f
 def _half_cosine(start: float, end: float, t: float) -> float:
-    "From `start` at t = 0 to `end` at t = 1."
+    """From `start` at t = 0 to `end` at t = 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(max(t, 0.0), 1.0)))
 
 
@@ -182,7 +284,9 @@ def _one_cycle(s: int, c: TrainConfig) -> tuple[float, float]:
     top = c.one_cycle_rise * c.steps - 1  # the step (not always a whole number) of the highest rate
     (low, high), start = c.one_cycle_betas, c.lr / 25
     if s <= top:
-        return _half_cosine(start, c.lr, s / top if top else 1.0), _half_cosine(high, low, s / top if top else 1.0)
+        return _half_cosine(start, c.lr, s / top if top else 1.0), _half_cosine(
+            high, low, s / top if top else 1.0
+        )
     t = (s - top) / max(c.steps - 1 - top, 1e-9)
     return _half_cosine(c.lr, start / 1e4, t), _half_cosine(low, high, t)
 
@@ -191,7 +295,7 @@ def schedule(
     s: int,  # optimiser step, counted from 0
     config: TrainConfig,
 ) -> tuple[float, float]:  # learning rate and AdamW's beta_1
-    "Learning rate and beta_1 of step `s`: a pure function."
+    """Learning rate and beta_1 of step `s`: a pure function."""
     c = config
     if c.schedule == "one_cycle":
         return _one_cycle(s, c)
@@ -204,7 +308,9 @@ def schedule(
 
 # %% ../../nbs/8_train/loop.ipynb #147c0b4e
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    "AdamW over the trainable parameters of `model`: weight decay on those with two or more dimensions."
+    """AdamW over the trainable parameters of `model`: weight decay on those with two or more
+    dimensions.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise UserError(f"{type(model).__name__} has no trainable parameter")
@@ -212,12 +318,16 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         ([p for p in trainable if p.ndim >= 2], config.weight_decay),
         ([p for p in trainable if p.ndim < 2], 0.0),
     ]
-    groups = [{"params": group, "weight_decay": decay} for kind, decay in kinds for group in by_layout(kind)]
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for kind, decay in kinds
+        for group in by_layout(kind)
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, s: int, config: TrainConfig) -> float:
-    "Put the rate and beta_1 of step `s` into every group of the optimiser; the rate is returned."
+    """Put the rate and beta_1 of step `s` into every group of the optimiser; the rate is returned."""
     lr, beta_1 = schedule(s, config)
     for group in optimizer.param_groups:
         group["lr"], group["betas"] = lr, (beta_1, group["betas"][1])
@@ -225,12 +335,15 @@ def set_schedule(optimizer: torch.optim.Optimizer, s: int, config: TrainConfig) 
 
 # %% ../../nbs/8_train/loop.ipynb #2325111c
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    "Write named tensors to a safetensors file. Each is copied: tied or strided ones are no problem."
+    """Write named tensors to a safetensors file.
+
+    Each is copied: tied or strided ones are no problem.
+    """
     save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    "Read a safetensors file; a missing or damaged one is a `UserError` that names it."
+    """Read a safetensors file; a missing or damaged one is a `UserError` that names it."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as e:
@@ -239,38 +352,51 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 # %% ../../nbs/8_train/loop.ipynb #b0356f5e
 def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    "The parameters' names in the optimiser's own order."
+    """The parameters' names in the optimiser's own order."""
     name = {id(p): n for n, p in model.named_parameters()}
     return [name[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    "The optimiser's state as flat named tensors: 'blocks.0.weight/exp_avg' and so on."
+    """The optimiser's state as flat named tensors: 'blocks.0.weight/exp_avg' and so on."""
     names, state = _names(model, optimizer), optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+    return {
+        f"{names[i]}/{key}": torch.as_tensor(value)
+        for i, entry in state.items()
+        for key, value in entry.items()
+    }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    "The inverse of `optimizer_tensors`. A parameter that the model does not have is a `UserError`."
+def load_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`.
+
+    A parameter that the model does not have is a `UserError`.
+    """
     place, state = {n: i for i, n in enumerate(_names(model, optimizer))}, {}
     for name, value in tensors.items():
         parameter, key = name.rsplit("/", 1)
         if parameter not in place:
-            raise UserError(f"the checkpoint's optimiser knows {parameter}, which this model does not train")
+            raise UserError(
+                f"the checkpoint's optimiser knows {parameter}, which this model does not train"
+            )
         state.setdefault(place[parameter], {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 # %% ../../nbs/8_train/loop.ipynb #33e67d60
 TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
 
 
 def checkpoint_path(folder: str | Path, s: int) -> Path:
-    "Where the checkpoint of step number `s` goes."
+    """Where the checkpoint of step number `s` goes."""
     return Path(folder) / "checkpoints" / f"step_{s:06d}"
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    "The whole checkpoints of a run folder, oldest first."
+    """The whole checkpoints of a run folder, oldest first."""
     found = Path(folder).glob("checkpoints/step_*/progress.json")
     return sorted((p.parent for p in found), key=lambda p: int(p.name.removeprefix("step_")))
 
@@ -283,7 +409,10 @@ def save_checkpoint(
     keep: int = 2,  # checkpoints that stay, this one included
     **progress: Any,  # further plain values for progress.json
 ) -> Path:
-    "Write `checkpoints/step_000500/`, whole or not at all, then remove the oldest. A full disk is a `UserError`."
+    """Write `checkpoints/step_000500/`, whole or not at all, then remove the oldest.
+
+    A full disk is a `UserError`.
+    """
     path = checkpoint_path(folder, s)
     with atomic_folder(path) as temporary:
         write_tensors(temporary / TENSOR_FILES[0], model.state_dict())
@@ -299,7 +428,7 @@ def _remove_old(folder: str | Path, keep: int) -> None:
 
 # %% ../../nbs/8_train/loop.ipynb #ab9e8b65
 def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    "The same into a model that is divided over processes: each reads its own rows."
+    """The same into a model that is divided over processes: each reads its own rows."""
     model.load_state_dict(read_sharded(path / TENSOR_FILES[0], model.state_dict()))
     moments = path / TENSOR_FILES[1]
     load_optimizer_tensors(model, optimizer, read_sharded(moments, like_parameters(moments, model)))
@@ -307,20 +436,26 @@ def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    "Load a checkpoint folder into a model and its optimiser (in place); what `progress.json` says is returned."
+    """Load a checkpoint folder into a model and its optimiser (in place); what `progress.json` says
+    is returned.
+    """
     path = Path(path)
     progress, weights = read_json(path / "progress.json"), read_tensors(path / "model.safetensors")
     own = model.state_dict()
-    wrong = sorted(set(own) ^ set(weights)) or sorted(k for k in own if own[k].shape != weights[k].shape)
+    wrong = sorted(set(own) ^ set(weights)) or sorted(
+        k for k in own if own[k].shape != weights[k].shape
+    )
     if wrong:
-        raise UserError(f"{path} is not a checkpoint of this model: {wrong[0]} differs (and {len(wrong) - 1} more)")
+        raise UserError(
+            f"{path} is not a checkpoint of this model: {wrong[0]} differs (and {len(wrong) - 1} more)"
+        )
     model.load_state_dict(weights)
     load_optimizer_tensors(model, optimizer, read_tensors(path / "optimizer.safetensors"))
     return progress
 
 # %% ../../nbs/8_train/loop.ipynb #e495789f
 def read_metrics(folder: str | Path) -> list[dict]:
-    "The lines of a run's `metrics.jsonl`; a last line that was cut in half is left out."
+    """The lines of a run's `metrics.jsonl`; a last line that was cut in half is left out."""
     path, records = Path(folder) / "metrics.jsonl", []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -331,7 +466,9 @@ def read_metrics(folder: str | Path) -> list[dict]:
 
 
 class Log:
-    "Metrics to `metrics.jsonl` and TensorBoard, from step `first` on: what was logged after it is cut away."
+    """Metrics to `metrics.jsonl` and TensorBoard, from step `first` on: what was logged after it is
+    cut away.
+    """
 
     def __init__(self, folder: str | Path, first: int = 0):
         folder = Path(folder)
@@ -339,7 +476,9 @@ class Log:
         with atomic_file(folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
         self.file = open(folder / "metrics.jsonl", "a", buffering=1)  # one write a line
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter  # here: it is slow to import
+        writer = importlib.import_module(
+            "torch.utils.tensorboard"
+        ).SummaryWriter  # here: it is slow to import
         self.board = writer(folder / "tb", purge_step=first + 1 if first else None)
 
     def __call__(self, s: int, values: Mapping[str, float]) -> None:
@@ -359,7 +498,9 @@ class Log:
 
 # %% ../../nbs/8_train/loop.ipynb #c34b5317
 def origin(dataset: Any, draw: int) -> str:
-    "Where a draw comes from: `dataset.origin(draw)`, or trajectory and frames of a triple, or just its number."
+    """Where a draw comes from: `dataset.origin(draw)`, or trajectory and frames of a triple, or
+    just its number.
+    """
     if hasattr(dataset, "origin"):
         return dataset.origin(draw)
     if hasattr(dataset, "draw") and hasattr(dataset, "trajectories"):  # a TripleDataset
@@ -368,8 +509,12 @@ def origin(dataset: Any, draw: int) -> str:
     return f"draw {draw}"
 
 
-def suspects(model: nn.Module, dataset: Any, part: Sequence[int], load: Callable[[list[int]], dict]) -> list[str]:
-    "The draws of a batch whose own loss is not finite; all of them where no single one is to blame."
+def suspects(
+    model: nn.Module, dataset: Any, part: Sequence[int], load: Callable[[list[int]], dict]
+) -> list[str]:
+    """The draws of a batch whose own loss is not finite; all of them where no single one is to
+    blame.
+    """
     guilty = []
     with torch.no_grad():
         for draw in part:
@@ -379,13 +524,17 @@ def suspects(model: nn.Module, dataset: Any, part: Sequence[int], load: Callable
 
 # %% ../../nbs/8_train/loop.ipynb #feb9b22e
 def _stop_not_finite(run: "Run", s: int, parts: list[list[int]], loss: float, norm: float) -> None:
-    "Say where a loss that is not finite came from, the same on every rank, and stop."
+    """Say where a loss that is not finite came from, the same on every rank, and stop."""
     mine = [d for part in parts for d in part] if not math.isfinite(loss) else []
     named = [origin(run.dataset, d) for d in mine]
     if mine and not run.sharded:  # a model in pieces cannot look at single draws on one process
         named = suspects(run.bare, run.dataset, mine, run.load)
     named = list(gather_object(named))
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm} (the loss is {loss:.4g})"
+    what = (
+        f"the loss is {loss}"
+        if not math.isfinite(loss)
+        else f"the gradient norm is {norm} (the loss is {loss:.4g})"
+    )
     more = f" and {len(named) - 4} more" if len(named) > 4 else ""
     where = ", ".join(named[:4]) + more if named else f"draws {parts[0][0]} to {parts[-1][-1]}"
     last = checkpoints(run.folder)
@@ -394,17 +543,29 @@ def _stop_not_finite(run: "Run", s: int, parts: list[list[int]], loss: float, no
 
 # %% ../../nbs/8_train/loop.ipynb #8aa0b0fb
 def precision(config: TrainConfig) -> str:
-    "'bf16' or 'no': `auto` is bf16 on a GPU that has it. On a CPU bf16 is emulated and many times slower."
+    """'bf16' or 'no': `auto` is bf16 on a GPU that has it.
+
+    On a CPU bf16 is emulated and many times slower.
+    """
     if config.mixed_precision != "auto":
         return config.mixed_precision
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
 
 class Run:
-    "The parts of a training run, prepared for the device and the processes at hand."
+    """The parts of a training run, prepared for the device and the processes at hand."""
 
-    def __init__(self, model: nn.Module, dataset: Any, config: TrainConfig, folder: str | Path, collate: Callable):
-        self.accelerator = Accelerator(kwargs_handlers=[REPLICAS])  # mixed precision is the objective's
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        config: TrainConfig,
+        folder: str | Path,
+        collate: Callable,
+    ):
+        self.accelerator = Accelerator(
+            kwargs_handlers=[REPLICAS]
+        )  # mixed precision is the objective's
         self.config = config
         self.folder = Path(folder)
         self.bare = model
@@ -422,31 +583,40 @@ class Run:
         self.wrapped, self.optimizer = prepare(self, model, config)
 
     def synchronize(self, last: bool) -> AbstractContextManager:
-        "Gradients are averaged over processes in the pass of the last micro-batch of a step."
+        """Gradients are averaged over processes in the pass of the last micro-batch of a step."""
         if self.sharded:
             self.bare.set_requires_gradient_sync(last)
         return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.wrapped)
 
     def to_device(self, batch: dict) -> dict:
-        "A batch on the device, augmented there if it says how; what is no tensor stays as it is."
-        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        """A batch on the device, augmented there if it says how; what is no tensor stays as it is."""
+        moved = {
+            k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v
+            for k, v in batch.items()
+        }
         return apply_augmentation(moved)
 
     def load(self, part: Sequence[int]) -> dict:
-        "The batch of some draws, on the device."
+        """The batch of some draws, on the device."""
         return self.to_device(Batches(self.dataset, self.collate)[part])
 
 # %% ../../nbs/8_train/loop.ipynb #c5345225
 REPLICAS = DistributedDataParallelKwargs(
-    find_unused_parameters=True,  # some losses leave parameters without gradient: a codebook before it opens
+    # some losses leave parameters without gradient: a codebook before it opens
+    find_unused_parameters=True,
     broadcast_buffers=False,  # they move alike on all processes, which `check_replicas` watches
     gradient_as_bucket_view=True,  # no second copy of the gradients
 )
-COMPILE = {"dynamic": False, "options": {"fallback_random": True}}  # random numbers as without compiling
+COMPILE = {
+    "dynamic": False,
+    "options": {"fallback_random": True},
+}  # random numbers as without compiling
 
 
-def prepare(run: "Run", model: nn.Module, config: TrainConfig) -> tuple[nn.Module, torch.optim.Optimizer]:
-    "The objective, replicated or divided over the processes, compiled or not, and its optimizer."
+def prepare(
+    run: "Run", model: nn.Module, config: TrainConfig
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The objective, replicated or divided over the processes, compiled or not, and its optimizer."""
     if config.checkpoint_activations:
         checkpoint_activations(model)
     if run.sharded:
@@ -458,25 +628,33 @@ def prepare(run: "Run", model: nn.Module, config: TrainConfig) -> tuple[nn.Modul
     if config.compile and not config.exact_accumulation:
         objective.compile(**COMPILE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # a newer PyTorch has another name for broadcast_buffers
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # a newer PyTorch has another name for broadcast_buffers
         return run.accelerator.prepare(objective, make_optimizer(model, config))
 
 # %% ../../nbs/8_train/loop.ipynb #c24996fe
 def set_arithmetic(config: TrainConfig, device: torch.device) -> None:
-    "How precise products of float32 matrices are on a GPU, and whether kernels must be reproducible."
+    """How precise products of float32 matrices are on a GPU, and whether kernels must be
+    reproducible.
+    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = config.tf32
         torch.backends.cudnn.allow_tf32 = config.tf32
     if config.deterministic:
-        torch.use_deterministic_algorithms(True)  # only then: the call imports the compiler, which takes seconds
+        torch.use_deterministic_algorithms(
+            True
+        )  # only then: the call imports the compiler, which takes seconds
 
 
 def three_passes(model: nn.Module, config: TrainConfig) -> ThreePasses | None:
-    "The model for exact accumulation, where that is asked for; None where a step is one pass."
+    """The model for exact accumulation, where that is asked for; None where a step is one pass."""
     if not config.exact_accumulation:
         return None
     if config.shard:
-        raise UserError("exact_accumulation and shard do not go together: take more processes instead of micro-batches")
+        raise UserError(
+            "exact_accumulation and shard do not go together: take more processes instead of micro-batches"
+        )
     passes = ThreePasses(model, precision(config))
     if config.compile:
         passes.encode = torch.compile(passes.encode, **COMPILE)
@@ -485,25 +663,34 @@ def three_passes(model: nn.Module, config: TrainConfig) -> ThreePasses | None:
 
 # %% ../../nbs/8_train/loop.ipynb #78b50c1a
 def batches_of(run: Run, first: int) -> Iterator[list[dict]]:
-    "The micro-batches of this process, a list a step, from step `first` on."
+    """The micro-batches of this process, a list a step, from step `first` on."""
     c = run.config
     data = Batches(run.dataset, run.collate)
     sampler = Draws(c, first, run.rank, run.world)
     in_memory = bool(getattr(run.dataset, "in_memory", False))
     options = loader_settings(
-        c.num_workers, run.device, in_memory=in_memory, prefetch=c.prefetch, timeout_s=c.loader_timeout_s)
+        c.num_workers,
+        run.device,
+        in_memory=in_memory,
+        prefetch=c.prefetch,
+        timeout_s=c.loader_timeout_s,
+    )
     own = torch.Generator()  # else the loader takes a number from the global one when it starts
     loader = DataLoader(data, sampler=sampler, batch_size=None, generator=own, **options)
     batches = map(run.to_device, loading(iter(loader), c.loader_timeout_s))
     try:
         for _ in range(first, c.steps):
             yield [next(batches) for _ in range(c.accumulate)]
-    except UserError as e:  # a worker process adds its whole traceback to the message: keep the last line
+    except (
+        UserError
+    ) as e:  # a worker process adds its whole traceback to the message: keep the last line
         raise UserError(str(e).strip().splitlines()[-1].split("UserError: ")[-1]) from e
 
 # %% ../../nbs/8_train/loop.ipynb #fde41c6b
 def gradients_of(run: Run, parts: Sequence[dict], s: int) -> list[dict]:
-    "Gradients of the global batch of step `s`, from this process's micro-batches; the metrics of each."
+    """Gradients of the global batch of step `s`, from this process's micro-batches; the metrics of
+    each.
+    """
     places = places_of(parts, run.bare, run.rank, run.world, run.rows, run.device)
     seed = run.config.seed
     if run.passes is not None:
@@ -517,7 +704,9 @@ def gradients_of(run: Run, parts: Sequence[dict], s: int) -> list[dict]:
 
 
 def clip(run: Run) -> Tensor:
-    "Scale the gradients of the global batch to the largest norm that is allowed; their norm before."
+    """Scale the gradients of the global batch to the largest norm that is allowed; their norm
+    before.
+    """
     most = run.config.clip_norm or math.inf
     if run.sharded:
         return clip_gradients(list(run.bare.parameters()), most)
@@ -525,15 +714,19 @@ def clip(run: Run) -> Tensor:
 
 
 def optimize(run: Run, s: int, parts: Sequence[dict]) -> list[dict]:
-    "Optimiser step `s` on this process's micro-batches: the metrics of each, on the device."
+    """Optimiser step `s` on this process's micro-batches: the metrics of each, on the device."""
     lr = set_schedule(run.optimizer, s, run.config)
     seen = gradients_of(run, parts, s)
     norm = clip(run)
     loss = mean_loss(seen)
-    bad, stop = ask_all([not_finite(loss, norm), bool(run.stop)], run.device)  # all learn of it: none is left waiting
+    bad, stop = ask_all(
+        [not_finite(loss, norm), bool(run.stop)], run.device
+    )  # all learn of it: none is left waiting
     run.stopping = bool(stop)
     if bad:
-        _stop_not_finite(run, s, draws(s, run.config, run.rank, run.world), loss.item(), norm.item())
+        _stop_not_finite(
+            run, s, draws(s, run.config, run.rank, run.world), loss.item(), norm.item()
+        )
     commit(run.bare)
     run.optimizer.step()
     run.optimizer.zero_grad()
@@ -542,16 +735,20 @@ def optimize(run: Run, s: int, parts: Sequence[dict]) -> list[dict]:
 # %% ../../nbs/8_train/loop.ipynb #13dfadb7
 @dataclass(frozen=True)
 class Needs:
-    "What a model costs, as far as it is known: see `aclam.train.cost`."
+    """What a model costs, as far as it is known: see `aclam.train.cost`."""
 
     unit: str = "samples"  # what a row of a batch is
     flops: float = 0.0  # of one row, forward and backward; 0: not known
     peak: float = 0.0  # FLOP/s of all cards together; 0: not known
-    advice: Callable[[int], str] | None = None  # one line for a micro-batch of so many rows that did not fit
+    advice: Callable[[int], str] | None = (
+        None  # one line for a micro-batch of so many rows that did not fit
+    )
 
 
 class Meter:
-    "Rows a second, the share of time spent waiting for data, and what the cards make of their peak."
+    """Rows a second, the share of time spent waiting for data, and what the cards make of their
+    peak.
+    """
 
     def __init__(self, rows_a_step: int, needs: Needs = Needs()):
         self.rows_a_step = rows_a_step
@@ -564,7 +761,7 @@ class Meter:
         self.since = time.perf_counter()
 
     def wait(self, batches: Iterator[list[dict]]) -> list[dict]:
-        "The next micro-batches; how long they took to come is noted."
+        """The next micro-batches; how long they took to come is noted."""
         start = time.perf_counter()
         parts = next(batches)
         self.waited += time.perf_counter() - start
@@ -572,7 +769,7 @@ class Meter:
         return parts
 
     def read(self) -> dict[str, float]:
-        "The numbers since the last reading."
+        """The numbers since the last reading."""
         seconds = time.perf_counter() - self.since
         rate = self.steps * self.rows_a_step / seconds
         found = {f"{self.needs.unit}_per_second": rate, "data_wait": self.waited / seconds}
@@ -588,12 +785,18 @@ TIMINGS = ("seconds", "data_wait", "mfu", "peak_memory_gib")
 
 
 def without_timings(row: Mapping[str, float]) -> dict[str, float]:
-    "A line of the log without what differs from run to run: how long things took, how much memory they needed."
+    """A line of the log without what differs from run to run: how long things took, how much memory
+    they needed.
+    """
     return {k: v for k, v in row.items() if k not in TIMINGS and not k.endswith("_per_second")}
 
 # %% ../../nbs/8_train/loop.ipynb #b9b54c56
-def run_probe(model: nn.Module, probe: Callable[[nn.Module, int], dict], s: int) -> dict[str, float]:
-    "Call `probe(model, s)` in evaluation mode, without gradients, and leave no trace; keys get the prefix 'probe/'."
+def run_probe(
+    model: nn.Module, probe: Callable[[nn.Module, int], dict], s: int
+) -> dict[str, float]:
+    """Call `probe(model, s)` in evaluation mode, without gradients, and leave no trace; keys get
+    the prefix 'probe/'.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -604,14 +807,28 @@ def run_probe(model: nn.Module, probe: Callable[[nn.Module, int], dict], s: int)
     return {f"probe/{k}": float(v) for k, v in found.items()}
 
 # %% ../../nbs/8_train/loop.ipynb #c178d95e
-FREE = ("log_every", "probe_every", "checkpoint_every", "keep_checkpoints", "num_workers", "prefetch", "digest_every",
-        "loader_timeout_s", "group_timeout_s",
-        "compile", "checkpoint_activations", "shard")  # the weights do not care, up to rounding
-NEW = {"train.exact_accumulation": False, "train.tf32": True}  # settings that older runs do not name
+FREE = (
+    "log_every",
+    "probe_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "num_workers",
+    "prefetch",
+    "digest_every",
+    "loader_timeout_s",
+    "group_timeout_s",
+    "compile",
+    "checkpoint_activations",
+    "shard",
+)  # the weights do not care, up to rounding
+NEW = {
+    "train.exact_accumulation": False,
+    "train.tf32": True,
+}  # settings that older runs do not name
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    "Nested dictionaries as one: {'train': {'lr': 1}} -> {'train.lr': 1}."
+    """Nested dictionaries as one: {'train': {'lr': 1}} -> {'train.lr': 1}."""
     if not isinstance(values, dict):
         return {prefix: values}
     start = f"{prefix}." if prefix else ""
@@ -619,7 +836,9 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def first_difference(old: dict, new: dict, free: Sequence[str] = FREE) -> str:
-    "'lr was 0.001 and is 0.0003', or '' where two (nested) configurations agree but for the `free` fields."
+    """'lr was 0.001 and is 0.0003', or '' where two (nested) configurations agree but for the
+    `free` fields.
+    """
     old, new = NEW | flat(plain(old)), NEW | flat(plain(new))
     for key in sorted(set(old) | set(new)):
         if key.split(".")[-1] not in free and old.get(key) != new.get(key):
@@ -628,7 +847,7 @@ def first_difference(old: dict, new: dict, free: Sequence[str] = FREE) -> str:
 
 # %% ../../nbs/8_train/loop.ipynb #321d2dbb
 def _clear(folder: Path) -> None:
-    "Remove what an earlier run left."
+    """Remove what an earlier run left."""
     for name in ("checkpoints", "tb", "model"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("config.json", "metrics.jsonl", "result.json"):
@@ -636,17 +855,24 @@ def _clear(folder: Path) -> None:
 
 
 def prepare_folder(folder: str | Path, config: dict, resume: bool) -> Path | None:
-    "Make a run's folder ready; the checkpoint to go on from, or None. Another run's folder is a `UserError`."
+    """Make a run's folder ready; the checkpoint to go on from, or None.
+
+    Another run's folder is a `UserError`.
+    """
     folder = Path(folder)
     if not resume:
         _clear(folder)
-    for leftover in folder.glob("checkpoints/.step_*"):  # of a process that was killed while it wrote
+    for leftover in folder.glob(
+        "checkpoints/.step_*"
+    ):  # of a process that was killed while it wrote
         shutil.rmtree(leftover, ignore_errors=True)
     found = checkpoints(folder)
     if found and (folder / "config.json").exists():
         differs = first_difference(read_json(folder / "config.json"), config)
         if differs:
-            raise UserError(f"{folder} holds another run ({differs}): choose another, or --no-resume to start anew")
+            raise UserError(
+                f"{folder} holds another run ({differs}): choose another, or --no-resume to start anew"
+            )
     write_json(folder / "config.json", config)
     return found[-1] if found else None
 
@@ -659,7 +885,10 @@ def _due(s: int, every: int, steps: int) -> bool:
 
 
 def _all_ranks(run: Run, work: Callable[[], T]) -> T | None:
-    "Do `work` on the main process, and return what it does. Where it fails, every rank stops, none is left waiting."
+    """Do `work` on the main process, and return what it does.
+
+    Where it fails, every rank stops, none is left waiting.
+    """
     error, found = None, None
     try:
         found = work() if run.main else None
@@ -675,7 +904,7 @@ def _all_ranks(run: Run, work: Callable[[], T]) -> T | None:
 # %% ../../nbs/8_train/loop.ipynb #20aa5cd9
 @dataclass
 class Watchers:
-    "Who looks at a training run."
+    """Who looks at a training run."""
 
     log: Log | None  # on the main process
     probe: Callable | None
@@ -684,10 +913,12 @@ class Watchers:
 
 
 def _save(run: Run, s: int, progress: dict) -> None:
-    "A checkpoint of step number `s`, the same files whether the model is whole or in pieces."
+    """A checkpoint of step number `s`, the same files whether the model is whole or in pieces."""
     keep = run.config.keep_checkpoints
     if not run.sharded:
-        _all_ranks(run, lambda: save_checkpoint(run.folder, run.bare, run.optimizer, s, keep, **progress))
+        _all_ranks(
+            run, lambda: save_checkpoint(run.folder, run.bare, run.optimizer, s, keep, **progress)
+        )
         return
     reshard(run.bare)
     path = checkpoint_path(run.folder, s)
@@ -701,7 +932,10 @@ def _save(run: Run, s: int, progress: dict) -> None:
 
 
 def _after_step(run: Run, s: int, seen: list[dict], watchers: Watchers, seconds: float) -> dict:
-    "What follows step number `s` (counted from 1): digest, log, probe, checkpoint. What was logged is returned."
+    """What follows step number `s` (counted from 1): digest, log, probe, checkpoint.
+
+    What was logged is returned.
+    """
     c, found = run.config, {}
     if c.digest_every and s % c.digest_every == 0:
         check_replicas(run.bare, s)
@@ -718,25 +952,40 @@ def _after_step(run: Run, s: int, seen: list[dict], watchers: Watchers, seconds:
     if _due(s, c.checkpoint_every, c.steps) or run.stopping:
         _save(run, s, {"seconds": seconds, "world": run.world})
     if run.stopping and s < c.steps:
-        raise Requeue(f"asked to stop: step {s} of {c.steps} is saved, the same command goes on from there")
+        raise Requeue(
+            f"asked to stop: step {s} of {c.steps} is saved, the same command goes on from there"
+        )
     return found
 
 # %% ../../nbs/8_train/loop.ipynb #5272240d
 def too_large(run: Run, needs: Needs, error: Exception) -> str:
-    "One line for a step that needs more memory than the device has: what was tried, and what would fit."
+    """One line for a step that needs more memory than the device has: what was tried, and what
+    would fit.
+    """
     if needs.advice is not None:
         return f"out of memory: {needs.advice(run.rows)}"
     more = 2 * run.config.accumulate
-    return (f"out of memory with {run.rows} rows at a time: try --train.accumulate {more}, or "
-            f"--train.checkpoint-activations ({str(error).splitlines()[0]})")
+    return (
+        f"out of memory with {run.rows} rows at a time: try --train.accumulate {more}, or "
+        f"--train.checkpoint-activations ({str(error).splitlines()[0]})"
+    )
 
 
 def _loop(run: Run, first: int, before: float, watchers: Watchers) -> dict[str, float]:
-    "Steps first..steps-1; `before` is the time spent in earlier sittings. The last metrics are returned."
+    """Steps first..steps-1; `before` is the time spent in earlier sittings.
+
+    The last metrics are returned.
+    """
     batches = batches_of(run, first)
     start = time.perf_counter()
     last = {}
-    bar = tqdm(total=run.config.steps, initial=first, disable=not run.main, desc=run.folder.name, mininterval=0.5)
+    bar = tqdm(
+        total=run.config.steps,
+        initial=first,
+        disable=not run.main,
+        desc=run.folder.name,
+        mininterval=0.5,
+    )
     run.wrapped.train()
     watchers.meter.reset()
     with bar:
@@ -758,19 +1007,25 @@ def _loop(run: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
 
 # %% ../../nbs/8_train/loop.ipynb #6f5056cc
 def train(
-    model: nn.Module,  # has `loss(batch) -> (loss, metrics)` and `save_pretrained(folder)`; is changed
-    dataset: Any,  # dataset[g] or dataset.batch(draws) for every g >= 0, pure (see `Endless` for finite ones)
+    # has `loss(batch) -> (loss, metrics)` and `save_pretrained(folder)`; is changed
+    model: nn.Module,
+    # dataset[g] or dataset.batch(draws) for every g >= 0, pure (see `Endless` for finite ones)
+    dataset: Any,
     config: TrainConfig,
     folder: str | Path,  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
-    probe: Callable[[nn.Module, int], dict] | None = None,  # called on the main process every `probe_every` steps
+    probe: Callable[[nn.Module, int], dict]
+    | None = None,  # called on the main process every `probe_every` steps
     collate: Callable[[list], dict] = default_collate,
-    resume: bool = True,  # go on from the newest checkpoint in `folder`; False: start anew, the old run is removed
+    # go on from the newest checkpoint in `folder`; False: start anew, the old run is removed
+    resume: bool = True,
     describe: dict | None = None,  # more for config.json: what the data and the model are
     needs: Needs = Needs(),  # what the log and the memory advice know of the model
 ) -> dict[str, float]:  # the metrics of the last step and the last probe
     """Train `model` for `config.steps` optimiser steps, on as many processes as were launched.
-    With the same number of threads, a CPU run that was killed and started again ends at the same bits. `UserError`:
-    settings that do not fit, a folder of another run, a loss that is not finite, a full disk."""
+    With the same number of threads, a CPU run that was killed and started again ends at the same
+    bits. `UserError`: settings that do not fit, a folder of another run, a loss that is not finite,
+    a full disk.
+    """
     settings = plain({**(describe or {}), "train": config})
     join_group(config.group_timeout_s)
     with ExitStack() as held:
@@ -794,7 +1049,7 @@ def train(
 
 # %% ../../nbs/8_train/loop.ipynb #af38c5f6
 def _resume(run: Run, found: Path | None) -> tuple[int, float]:
-    "Load a checkpoint, if there is one: steps done and seconds spent so far."
+    """Load a checkpoint, if there is one: steps done and seconds spent so far."""
     if found is None:
         return 0, 0.0
     if run.sharded:
@@ -807,7 +1062,7 @@ def _resume(run: Run, found: Path | None) -> tuple[int, float]:
 
 
 def _finish(run: Run, last: dict) -> None:
-    "The trained model and the last metrics. A run that was complete already keeps its result."
+    """The trained model and the last metrics. A run that was complete already keeps its result."""
     with atomic_folder(run.folder / "model") as temporary:
         run.bare.save_pretrained(temporary)
     if last or not (run.folder / "result.json").exists():
@@ -815,24 +1070,32 @@ def _finish(run: Run, last: dict) -> None:
 
 # %% ../../nbs/8_train/loop.ipynb #2306efbb
 def leave_group() -> None:
-    "Leave the group of processes, if there is one, and end its threads: the last act of a script, see pytorch#179291."
+    """Leave the group of processes, if there is one, and end its threads: the last act of a script,
+    see pytorch#179291.
+    """
     gc.collect()  # a wrapped model that waits for the collector holds the group
     PartialState().destroy_process_group()
 
 # %% ../../nbs/8_train/loop.ipynb #0b37f953
 def summary(result: Mapping[str, Any]) -> str:
-    "The last numbers of a training for a person."
+    """The last numbers of a training for a person."""
     shown = {k.removeprefix("probe/"): v for k, v in result.items() if isinstance(v, float)}
-    return "\n".join([*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"])
+    return "\n".join(
+        [*(f"{k:28s}{v:12.4g}" for k, v in shown.items()), f"model: {result['model']}"]
+    )
 
 
 def train_command(
     prog: str,  # the command's name
-    settings_from: Callable[[Sequence[str], str], Any],  # a command line to settings, one of them `json`
+    settings_from: Callable[
+        [Sequence[str], str], Any
+    ],  # a command line to settings, one of them `json`
     run: Callable[[Any], dict],  # trains; the result names the folder of its `model`
     argv: Sequence[str] | None = None,  # None: the command line of this process
 ) -> None:
-    "A training script's `main`: what the main process prints on standard output is the result and nothing else."
+    """A training script's `main`: what the main process prints on standard output is the result and
+    nothing else.
+    """
 
     def command():
         config = settings_from(list(sys.argv[1:] if argv is None else argv), prog)
@@ -849,14 +1112,17 @@ def train_command(
 
 # %% ../../nbs/8_train/loop.ipynb #3e80f21e
 class StepBatches:
-    "The batches of a run as fastai wants them: an iterable with a length, of (inputs, targets)."
+    """The batches of a run as fastai wants them: an iterable with a length, of (inputs, targets)."""
 
     def __init__(self, dataset: Any, config: TrainConfig, collate: Callable):
         self.data, self.config, self.device = Batches(dataset, collate), config, None
 
     def __iter__(self) -> Iterator[tuple[dict, Tensor]]:
         for part in Draws(self.config):
-            yield self.data[part], torch.zeros(len(part))  # the loss needs no target, but fastai counts them
+            yield (
+                self.data[part],
+                torch.zeros(len(part)),
+            )  # the loss needs no target, but fastai counts them
 
     def __len__(self) -> int:
         return self.config.steps
@@ -870,7 +1136,9 @@ def _loss_of(output: tuple[Tensor, dict], _: Tensor) -> Tensor:
 
 # %% ../../nbs/8_train/loop.ipynb #8abe3ab3
 def scheduled_callback(config: TrainConfig) -> Any:
-    "A fastai callback that gives each batch the seeds, the learning rate and the beta_1 of its step."
+    """A fastai callback that gives each batch the seeds, the learning rate and the beta_1 of its
+    step.
+    """
 
     class Scheduled(importlib.import_module("fastai.callback.core").Callback):
         def before_batch(self):
@@ -886,16 +1154,26 @@ def learner(
     config: TrainConfig,  # accumulate = 1
     collate: Callable[[list], dict] = default_collate,
     cbs: Sequence = (),  # further fastai callbacks
-    scheduled: bool = True,  # our seeds and schedule; False: fastai's (for `lr_find` and `fit_one_cycle`)
+    # our seeds and schedule; False: fastai's (for `lr_find` and `fit_one_cycle`)
+    scheduled: bool = True,
 ) -> Any:  # a fastai Learner; `learner(...).fit(1)` does `config.steps` steps
-    "A fastai `Learner` that drives the same `step`, on one process and in float32."
-    fastai, batches = importlib.import_module("fastai.learner"), StepBatches(dataset, config, collate)
-    none = StepBatches(dataset, dataclasses.replace(config, steps=0), collate)  # no validation: the probe does that
+    """A fastai `Learner` that drives the same `step`, on one process and in float32."""
+    fastai, batches = (
+        importlib.import_module("fastai.learner"),
+        StepBatches(dataset, config, collate),
+    )
+    none = StepBatches(
+        dataset, dataclasses.replace(config, steps=0), collate
+    )  # no validation: the probe does that
     optimizer = importlib.import_module("fastai.optimizer").OptimWrapper
     own = [scheduled_callback(config)] if scheduled else []
     clip = importlib.import_module("fastai.callback.training").GradientClip
     own += [clip(config.clip_norm)] if config.clip_norm else []
     return fastai.Learner(
-        importlib.import_module("fastai.data.core").DataLoaders(batches, none), Objective(model), loss_func=_loss_of,
-        opt_func=lambda *_, **__: optimizer(opt=make_optimizer(model, config)), cbs=[*own, *cbs],
-        path=tempfile.gettempdir())  # lr_find keeps a copy of the weights there for a moment
+        importlib.import_module("fastai.data.core").DataLoaders(batches, none),
+        Objective(model),
+        loss_func=_loss_of,
+        opt_func=lambda *_, **__: optimizer(opt=make_optimizer(model, config)),
+        cbs=[*own, *cbs],
+        path=tempfile.gettempdir(),
+    )  # lr_find keeps a copy of the weights there for a moment

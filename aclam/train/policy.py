@@ -39,53 +39,82 @@ from .loop import TrainConfig, train, train_command
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says
     "cpu": TrainConfig(
-        steps=3500, batch_size=64, lr=1e-3, schedule="one_cycle", probe_every=500, checkpoint_every=100, log_every=20
+        steps=3500,
+        batch_size=64,
+        lr=1e-3,
+        schedule="one_cycle",
+        probe_every=500,
+        checkpoint_every=100,
+        log_every=20,
     ),
     "paper": TrainConfig(  # AC-LAM, A.2; what follows the warm-up is not stated
-        steps=15_000, lr=5e-5, warmup_steps=200, schedule="constant", num_workers=-1, checkpoint_every=1000
+        steps=15_000,
+        lr=5e-5,
+        warmup_steps=200,
+        schedule="constant",
+        num_workers=-1,
+        checkpoint_every=1000,
     ),
 }
 
 
 def training_for(preset: str) -> TrainConfig:
-    "How the policies of a preset are trained unless the command line says otherwise."
+    """How the policies of a preset are trained unless the command line says otherwise."""
     return TRAINING["paper" if "paper" in preset else "cpu"]
 
 # %% ../../nbs/8_train/policy.ipynb #6c3d7c9f
 @dataclass(frozen=True)
 class PolicyTrainConfig:
-    "Train a policy on folders of demonstrations (see aclam-data). A run that was stopped goes on where it was."
+    """Train a policy on folders of demonstrations (see aclam-data).
+
+    A run that was stopped goes on where it was.
+    """
 
     preset: str = "policy_cpu"  # a policy and how it is trained; every field below can be changed
     data: tuple[str, ...] = ()  # folders of demonstrations with a frame at every command
-    demonstrations: int = 0  # use the commands of this many episodes only, the others as video; 0: of all
+    demonstrations: int = (
+        0  # use the commands of this many episodes only, the others as video; 0: of all
+    )
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
     video_share: float = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
     lam: str = ""  # folder of the latent action model; none for presets wo_lam
     val_fraction: float = 0.05  # of the episodes of `data`; at least one; not used for training
-    out: str = "runs/policy"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    out: str = (
+        "runs/policy"  # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
+    )
     model: PolicyConfig = PolicyConfig()  # the policy's sizes and its objective
     train: TrainConfig = TrainConfig()  # the loop
-    shift: int = 1  # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
+    # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
+    shift: int = 1
     light: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
-    proprio_noise: float = 0.01  # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
-    cache_gib: float = 16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
+    proprio_noise: float = (
+        0.01  # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
+    )
+    cache_gib: float = (
+        16.0  # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
+    )
     probe_n: int = 64  # held-out moments that are sampled to watch the training
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
 
 def settings_for(preset: str) -> PolicyTrainConfig:
-    "The settings of a preset. An unknown one is a `UserError` with the nearest name."
+    """The settings of a preset. An unknown one is a `UserError` with the nearest name."""
     if preset not in PRESETS:
         near = suggest(preset, PRESETS) or f" There are {', '.join(PRESETS)}."
         raise UserError(f'unknown preset "{preset}".{near}')
-    large = {"shift": 4, "proprio_noise": 0.03} if "paper" in preset else {}  # a pixel of 224 is less of a table
-    return PolicyTrainConfig(preset=preset, model=PRESETS[preset], train=training_for(preset), **large)
+    large = (
+        {"shift": 4, "proprio_noise": 0.03} if "paper" in preset else {}
+    )  # a pixel of 224 is less of a table
+    return PolicyTrainConfig(
+        preset=preset, model=PRESETS[preset], train=training_for(preset), **large
+    )
 
 # %% ../../nbs/8_train/policy.ipynb #32bf25bb
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-policy") -> PolicyTrainConfig:
-    "Parse a command line: the preset first, for it decides what the other options are when they are not given."
+    """Parse a command line: the preset first, for it decides what the other options are when they
+    are not given.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=PolicyTrainConfig.preset)
     default = settings_for(first.parse_known_args(list(argv))[0].preset)
@@ -95,30 +124,50 @@ def settings_from(argv: Sequence[str], prog: str = "aclam-train-policy") -> Poli
 
 
 def check_settings(c: PolicyTrainConfig) -> None:
-    "Refuse what cannot be meant."
+    """Refuse what cannot be meant."""
     if not c.data:
-        raise UserError("which demonstrations? --data FOLDER; make some with: "
-                        "aclam-data prepare emoji --use policy --out data/demos")
+        raise UserError(
+            "which demonstrations? --data FOLDER; make some with: "
+            "aclam-data prepare emoji --use policy --out data/demos"
+        )
     if c.model.latents and not c.lam:
-        raise UserError("which latent actions? --lam FOLDER of a latent action model, or a preset that ends in wo_lam")
+        raise UserError(
+            "which latent actions? --lam FOLDER of a latent action model, or a preset that ends in wo_lam"
+        )
     if c.lam and not c.model.latents:
-        raise UserError(f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset")
-    if not 0 <= c.video_share < 1 or c.shift < 0 or not 0 <= c.light < 1 or c.demonstrations < 0 or c.proprio_noise < 0:
-        raise UserError("video_share and light lie in [0, 1); shift, proprio_noise and demonstrations are at least 0")
+        raise UserError(
+            f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset"
+        )
+    if (
+        not 0 <= c.video_share < 1
+        or c.shift < 0
+        or not 0 <= c.light < 1
+        or c.demonstrations < 0
+        or c.proprio_noise < 0
+    ):
+        raise UserError(
+            "video_share and light lie in [0, 1); shift, proprio_noise and demonstrations are at least 0"
+        )
 
 # %% ../../nbs/8_train/policy.ipynb #d33ed997
 def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
-    "The commands of an episode in the policy's control, float32 (T, A); a `UserError` where they cannot be had."
+    """The commands of an episode in the policy's control, float32 (T, A); a `UserError` where they
+    cannot be had.
+    """
     if t.action is None or t.proprio is None:
         raise UserError(f"{t.name} has no actions or no proprio: give it as --video")
     if abs(t.fps / config.control_hz - 1) > 0.01:
-        raise UserError(f"{t.name} has {t.fps:g} frames a second, the policy sends {config.control_hz:g} commands: "
-                        "record with aclam-data prepare emoji --use policy, or set --model.control-hz")
+        raise UserError(
+            f"{t.name} has {t.fps:g} frames a second, the policy sends {config.control_hz:g} commands: "
+            "record with aclam-data prepare emoji --use policy, or set --model.control-hz"
+        )
     if config.control == "recorded":
         return t.action
     if t.embodiment != "widowx250s" or t.action.shape[1] != 7:
-        raise UserError(f"{config.control} commands can be made for widowx250s with joint commands, {t.name} is of "
-                        f'"{t.embodiment}": --model.control recorded takes its actions as they are')
+        raise UserError(
+            f"{config.control} commands can be made for widowx250s with joint commands, {t.name} is of "
+            f'"{t.embodiment}": --model.control recorded takes its actions as they are'
+        )
     if config.control == "joints":
         return t.action
     from aclam.sim.benchmark import delta_actions  # here: needs the simulator's packages
@@ -127,7 +176,7 @@ def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
 
 # %% ../../nbs/8_train/policy.ipynb #6b540b99
 def frames_after(timestamp: np.ndarray, gap_s: float) -> np.ndarray:
-    "For each frame the one nearest to `gap_s` seconds later, at most the last: (T,)."
+    """For each frame the one nearest to `gap_s` seconds later, at most the last: (T,)."""
     wanted = timestamp + gap_s
     right = np.searchsorted(timestamp, wanted).clip(1, len(timestamp) - 1)
     near = np.where(wanted - timestamp[right - 1] < timestamp[right] - wanted, right - 1, right)
@@ -135,7 +184,7 @@ def frames_after(timestamp: np.ndarray, gap_s: float) -> np.ndarray:
 
 
 def hops(after: np.ndarray, start: int, n: int) -> list[int]:
-    "Frames start, after[start], after[after[start]], ...: n of them."
+    """Frames start, after[start], after[after[start]], ...: n of them."""
     found = [start]
     while len(found) < n:
         found.append(int(after[found[-1]]))
@@ -144,7 +193,7 @@ def hops(after: np.ndarray, start: int, n: int) -> list[int]:
 # %% ../../nbs/8_train/policy.ipynb #7bf2d470
 @dataclass(frozen=True)
 class Known:
-    "Which latents of one episode lie in the labels; they are read when they are asked for."
+    """Which latents of one episode lie in the labels; they are read when they are asked for."""
 
     labels: Labels
     column: str
@@ -153,10 +202,16 @@ class Known:
 
 
 class LabeledLatents:
-    "Latents (T, d) of one episode, float32: `latents[rows]` reads those of the labels and has the others in memory."
+    """Latents (T, d) of one episode, float32: `latents[rows]` reads those of the labels and has the
+    others in memory.
+    """
 
     def __init__(self, known: Known, rows: np.ndarray, computed: np.ndarray):
-        self.known, self.rows, self.computed = known, rows, computed  # rows (n,) and their latents (n, d)
+        self.known, self.rows, self.computed = (
+            known,
+            rows,
+            computed,
+        )  # rows (n,) and their latents (n, d)
 
     def __len__(self) -> int:
         return len(self.known.there)
@@ -172,50 +227,79 @@ class LabeledLatents:
 
 # %% ../../nbs/8_train/policy.ipynb #5e1a7b40
 @torch.no_grad()
-def latents_of(t: Trajectory, after: np.ndarray, lam: Any, known: Known | None = None, chunk: int = 64):
-    "Latent actions (T, d), float32, of each frame with the one after it: computed where they are not known."
+def latents_of(
+    t: Trajectory, after: np.ndarray, lam: Any, known: Known | None = None, chunk: int = 64
+):
+    """Latent actions (T, d), float32, of each frame with the one after it: computed where they are
+    not known.
+    """
     rows = np.arange(len(t)) if known is None else np.flatnonzero(~known.there)
-    z, device = np.empty((len(rows), lam.config.latent_dim), np.float32), next(lam.parameters()).device
+    z, device = (
+        np.empty((len(rows), lam.config.latent_dim), np.float32),
+        next(lam.parameters()).device,
+    )
     needed = np.unique([rows, after[rows]])
     frames = resize_frames(t.frames[needed.tolist()], lam.config.image_size)  # (n, 3, S, S) uint8
     for a in range(0, len(rows), chunk):
         part = rows[a : a + chunk]
-        start, end = (frames[np.searchsorted(needed, at)].to(device).float() / 255 for at in (part, after[part]))
+        start, end = (
+            frames[np.searchsorted(needed, at)].to(device).float() / 255
+            for at in (part, after[part])
+        )
         z[a : a + chunk] = lam.encode(start, end).z.float().cpu().numpy()
     return z if known is None else LabeledLatents(known, rows, z)
 
 # %% ../../nbs/8_train/policy.ipynb #67765083
 def known_latents(store: Store, lam: Any, gap_s: float) -> list[Known | None]:
-    "What aclam-label wrote for each episode: of the pairs that are `gap_s` seconds apart. None: nothing."
+    """What aclam-label wrote for each episode: of the pairs that are `gap_s` seconds apart.
+
+    None: nothing.
+    """
     trajectories, there = store.trajectories, labels_of(store, lam)
     wanted = [max(1, round(gap_s * t.fps)) for t in trajectories]
     opened = {k: read_labels(there[k]) for k in {*wanted} & {*there}}
     missing = sorted({*wanted} - {*there})
     codes = labels_of(store, lam, ("codes",)) if missing else {}
     if missing and (there or codes):
-        has = f"labels of {sorted(there)} frames" + (f", codes alone of {sorted(codes)}" if codes else "")
-        say(f"{store.folder} has {has}, {missing} are needed: computed anew "
-            f"(aclam-label --offsets {' '.join(map(str, missing))} would keep them)")
+        has = f"labels of {sorted(there)} frames" + (
+            f", codes alone of {sorted(codes)}" if codes else ""
+        )
+        say(
+            f"{store.folder} has {has}, {missing} are needed: computed anew "
+            f"(aclam-label --offsets {' '.join(map(str, missing))} would keep them)"
+        )
     ends, found = np.cumsum([len(t) for t in trajectories]).tolist(), []
     for t, k, end in zip(trajectories, wanted, ends, strict=True):
         partner = np.arange(len(t)) + k
         fits = (partner < len(t)) & (frames_after(t.timestamp, gap_s) == partner)
-        found.append(Known(opened[k], f"latent_action_{k}", end - len(t), fits) if k in opened else None)
+        found.append(
+            Known(opened[k], f"latent_action_{k}", end - len(t), fits) if k in opened else None
+        )
     return found
 
 # %% ../../nbs/8_train/policy.ipynb #df331318
 def turns(gripper: np.ndarray, after: int = 5) -> np.ndarray:
-    "For each frame the one at which the gripper's next change is under way (`after` frames), else the last: (T,)."
+    """For each frame the one at which the gripper's next change is under way (`after` frames), else
+    the last: (T,).
+    """
     last = len(gripper) - 1
-    changed = np.append(np.flatnonzero(np.abs(np.diff(gripper)) > 0.5) + 1, last)  # frames with a new command, the last
-    following = np.searchsorted(changed, np.arange(len(gripper)), side="right").clip(max=len(changed) - 1)
-    return (changed[following] + after).clip(max=last)  # the arm lags behind its commands: let it arrive
+    changed = np.append(
+        np.flatnonzero(np.abs(np.diff(gripper)) > 0.5) + 1, last
+    )  # frames with a new command, the last
+    following = np.searchsorted(changed, np.arange(len(gripper)), side="right").clip(
+        max=len(changed) - 1
+    )
+    return (changed[following] + after).clip(
+        max=last
+    )  # the arm lags behind its commands: let it arrive
 
 
 class Episode:
-    "One episode, ready to draw from. `commands` is None for video."
+    """One episode, ready to draw from. `commands` is None for video."""
 
-    def __init__(self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool, known: Known | None = None):
+    def __init__(
+        self, t: Trajectory, config: PolicyConfig, lam: Any, acts: bool, known: Known | None = None
+    ):
         self.t, self.name = t, t.name  # known: see `latents_of`
         self.commands = commands_of(t, config) if acts else None
         self.after = frames_after(t.timestamp, config.latent_gap_s)
@@ -224,21 +308,38 @@ class Episode:
         self.turns = turns(t.action[:, -1]) if acts else None
 
     def row(self, f: int, c: PolicyConfig) -> dict:
-        "What is known of frame f but the picture, as arrays."
+        """What is known of frame f but the picture, as arrays."""
         known = self.commands is not None
-        rows = np.minimum(np.arange(f, f + c.actions), len(self.t) - 1)  # after the end the last command is repeated
+        rows = np.minimum(
+            np.arange(f, f + c.actions), len(self.t) - 1
+        )  # after the end the last command is repeated
         action = self.commands[rows] if known else np.zeros((c.actions, c.action_dim), np.float32)
         proprio = self.t.proprio[f] if known else np.zeros(c.proprio_dim, np.float32)
-        turn, end = (self.t.proprio[self.turns[f]], self.t.proprio[-1]) if known else (proprio, proprio)
-        found = {"text": self.text.numpy(), "proprio": proprio, "turn": turn, "end": end, "action": action,
-                 "has_action": np.bool_(known)}
+        turn, end = (
+            (self.t.proprio[self.turns[f]], self.t.proprio[-1]) if known else (proprio, proprio)
+        )
+        found = {
+            "text": self.text.numpy(),
+            "proprio": proprio,
+            "turn": turn,
+            "end": end,
+            "action": action,
+            "has_action": np.bool_(known),
+        }
         if self.latents is not None:
-            found |= {"latent": self.latents[hops(self.after, f, c.latents)], "has_latent": np.bool_(True)}
+            found |= {
+                "latent": self.latents[hops(self.after, f, c.latents)],
+                "has_latent": np.bool_(True),
+            }
         return found
 
 
-def move_picture(frame: np.ndarray, shift: int, light: float, rng: np.random.Generator) -> np.ndarray:
-    "A frame uint8 (3, S, S), shifted by up to `shift` pixels (edges repeated) and made brighter or darker."
+def move_picture(
+    frame: np.ndarray, shift: int, light: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A frame uint8 (3, S, S), shifted by up to `shift` pixels (edges repeated) and made brighter
+    or darker.
+    """
     if not shift and not light:
         return frame
     dy, dx, gain = *rng.integers(-shift, shift + 1, 2), 1 + light * rng.uniform(-1, 1)
@@ -248,10 +349,22 @@ def move_picture(frame: np.ndarray, shift: int, light: float, rng: np.random.Gen
 
 # %% ../../nbs/8_train/policy.ipynb #ede114da
 class PolicyDataset:
-    "Moments of demonstrations and of video without end: row n is a pure function of (seed, n). `batch` stacks rows."
+    """Moments of demonstrations and of video without end: row n is a pure function of (seed, n).
 
-    def __init__(self, acting: Sequence[Episode], video: Sequence[Episode], model: PolicyConfig,
-                 video_share: float = 0.5, seed: int = 0, shift: int = 0, light: float = 0.0, noise: float = 0.0):
+    `batch` stacks rows.
+    """
+
+    def __init__(
+        self,
+        acting: Sequence[Episode],
+        video: Sequence[Episode],
+        model: PolicyConfig,
+        video_share: float = 0.5,
+        seed: int = 0,
+        shift: int = 0,
+        light: float = 0.0,
+        noise: float = 0.0,
+    ):
         if not acting:
             raise UserError("no demonstrations to draw from")
         self.groups, self.model, self.seed = (list(acting), list(video)), model, seed
@@ -260,7 +373,7 @@ class PolicyDataset:
         self.noise = noise * np.concatenate([e.t.proprio for e in acting]).std(0)  # (P,)
 
     def draw(self, n: int) -> tuple[Episode, int, np.random.Generator]:
-        "Episode and frame of row n, and the dice that are left for its picture."
+        """Episode and frame of row n, and the dice that are left for its picture."""
         rng = np.random.default_rng([self.seed, int(n)])
         group = int(rng.random() < self.share)
         at, upto = int(rng.integers(self.upto[group][-1])), self.upto[group]
@@ -272,20 +385,24 @@ class PolicyDataset:
         return f"{episode.name} frame {f}"
 
     def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        "Rows by number; see `flow_matching` for the keys."
+        """Rows by number; see `flow_matching` for the keys."""
         rows = []
         for episode, f, rng in map(self.draw, indices):
             frame = resize_frames(episode.t.frames[[f]], self.model.vlm.image_size)[0].numpy()
             frame = move_picture(frame, self.shift, self.light, rng)
             row = {"frames": frame, **episode.row(f, self.model)}
             if row["has_action"] and self.noise.any():
-                row["proprio"] = (row["proprio"] + self.noise * rng.standard_normal(len(self.noise))).astype(np.float32)
+                row["proprio"] = (
+                    row["proprio"] + self.noise * rng.standard_normal(len(self.noise))
+                ).astype(np.float32)
             rows.append(row)
         return {key: torch.from_numpy(np.stack([r[key] for r in rows])) for key in rows[0]}
 
 # %% ../../nbs/8_train/policy.ipynb #005f3114
 def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) -> None:
-    "Rows agree with what one reads off the episode by hand: frame, commands, latents; and they are pure."
+    """Rows agree with what one reads off the episode by hand: frame, commands, latents; and they
+    are pure.
+    """
     batch, again = data.batch(range(n)), data.batch(list(range(n))[::-1])
     c = data.model
     for i in range(n):
@@ -294,17 +411,21 @@ def check_rows(data: PolicyDataset, lam: Any, n: int = 20, tol: float = 1e-4) ->
         assert all(torch.equal(batch[k][i], again[k][n - 1 - i]) for k in batch)
         if episode.commands is not None:
             by_hand = np.stack([episode.commands[min(f + m, last)] for m in range(c.actions)])
-            assert np.array_equal(batch["action"][i], by_hand) and np.array_equal(batch["end"][i], t.proprio[-1])
+            assert np.array_equal(batch["action"][i], by_hand) and np.array_equal(
+                batch["end"][i], t.proprio[-1]
+            )
             assert np.array_equal(batch["turn"][i], t.proprio[_turn(t.action[:, -1], f)])
             assert (np.abs(batch["proprio"][i].numpy() - t.proprio[f]) <= 6 * data.noise).all()
-        for z, (a, b) in zip(batch.get("latent", [[]] * n)[i], _legs(t, f, c.latent_gap_s), strict=False):
+        for z, (a, b) in zip(
+            batch.get("latent", [[]] * n)[i], _legs(t, f, c.latent_gap_s), strict=False
+        ):
             o = resize_frames(t.frames[[a, b]], lam.config.image_size).float() / 255
             with torch.no_grad():
                 assert (lam.encode(o[:1], o[1:]).z[0] - z).abs().max() < tol
 
 # %% ../../nbs/8_train/policy.ipynb #82405c3b
 def _turn(gripper: np.ndarray, f: int) -> int:
-    "Five frames after the next change of the gripper, by a walk."
+    """Five frames after the next change of the gripper, by a walk."""
     g = f + 1
     while g < len(gripper) and abs(gripper[g] - gripper[g - 1]) <= 0.5:
         g += 1
@@ -312,7 +433,7 @@ def _turn(gripper: np.ndarray, f: int) -> int:
 
 
 def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
-    "Six legs of a plan, by a search over all frames."
+    """Six legs of a plan, by a search over all frames."""
     legs = []
     for _ in range(6):
         later = [g for g in range(f + 1, len(t))] or [f]
@@ -323,27 +444,36 @@ def _legs(t: Trajectory, f: int, gap: float) -> list[tuple[int, int]]:
 
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 class Shown(NamedTuple):
-    "An episode and what is known of its latents, see `known_latents`."
+    """An episode and what is known of its latents, see `known_latents`."""
 
     t: Trajectory
     known: Known | None
 
 
 def open_episodes(folder: str, config: PolicyTrainConfig, lam: Any) -> list[Shown]:
-    "The episodes of a store, decoded to the policy's size once where that takes at most `cache_gib`."
+    """The episodes of a store, decoded to the policy's size once where that takes at most
+    `cache_gib`.
+    """
     store, size = open_dataset(folder), config.model.vlm.image_size
-    known = known_latents(store, lam, config.model.latent_gap_s) if lam is not None else [None] * len(store)
-    return [Shown(*pair) for pair in zip(decoded_once(store, size, config.cache_gib), known, strict=True)]
+    known = (
+        known_latents(store, lam, config.model.latent_gap_s)
+        if lam is not None
+        else [None] * len(store)
+    )
+    return [
+        Shown(*pair)
+        for pair in zip(decoded_once(store, size, config.cache_gib), known, strict=True)
+    ]
 
 
 def open_lam(folder: str) -> Any:
-    "The latent action model in a folder, on this process's device; None for ''."
+    """The latent action model in a folder, on this process's device; None for ''."""
     return LatentActionModel.from_pretrained(folder).to(PartialState().device) if folder else None
 
 
 @dataclass
 class PolicyData:
-    "What a policy is trained on and watched with."
+    """What a policy is trained on and watched with."""
 
     train: PolicyDataset
     held_out: PolicyDataset
@@ -352,14 +482,14 @@ class PolicyData:
 
 
 def fit_to_data(model: PolicyConfig, t: Trajectory, lam: Any) -> PolicyConfig:
-    "The policy's settings with the sizes of states, commands and latents."
+    """The policy's settings with the sizes of states, commands and latents."""
     actions = commands_of(t, model)
     latent = {"latent_dim": lam.config.latent_dim} if lam is not None else {}
     return replace(model, action_dim=actions.shape[1], proprio_dim=t.proprio.shape[1], **latent)
 
 # %% ../../nbs/8_train/policy.ipynb #3e1f1aff
 def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown], list[Shown]]:
-    "Episodes to act by, to watch only, and held out (the last of each folder of `data`)."
+    """Episodes to act by, to watch only, and held out (the last of each folder of `data`)."""
     acting, video, out = [], [], []
     for folder in config.data:
         found = open_episodes(folder, config, lam)
@@ -367,7 +497,9 @@ def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown
         acting, out = acting + kept, out + held_out
     keep = config.demonstrations or len(acting)
     if keep > len(acting):
-        raise UserError(f"demonstrations is {keep}, but there are {len(acting)} episodes to train on")
+        raise UserError(
+            f"demonstrations is {keep}, but there are {len(acting)} episodes to train on"
+        )
     for folder in config.video:
         video += open_episodes(folder, config, lam)
     if not config.lam and (video or keep < len(acting)):
@@ -377,35 +509,63 @@ def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown
 
 # %% ../../nbs/8_train/policy.ipynb #2bb1f93e
 def fingerprint(trajectories: Sequence[Trajectory]) -> str:
-    "Twelve digits that change with names, lengths, tasks and times of the episodes."
+    """Twelve digits that change with names, lengths, tasks and times of the episodes."""
     rows = [(t.name, len(t), t.task, float(t.timestamp[-1])) for t in trajectories]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
 
 # %% ../../nbs/8_train/policy.ipynb #705327c6
 def open_data(config: PolicyTrainConfig) -> PolicyData:
-    "Open the folders of a configuration. Errors (`UserError`) name the folder or episode and what is wrong."
+    """Open the folders of a configuration.
+
+    Errors (`UserError`) name the folder or episode and what is wrong.
+    """
     lam = open_lam(config.lam)
     acting, video, out = divide(config, lam)
-    model, roles = fit_to_data(config.model, acting[0].t, lam), ((acting, True), (video, False), (out, True))
+    model, roles = (
+        fit_to_data(config.model, acting[0].t, lam),
+        ((acting, True), (video, False), (out, True)),
+    )
     parts = [[Episode(s.t, model, lam, acts, s.known) for s in group] for group, acts in roles]
-    data = PolicyDataset(*parts[:2], model, config.video_share, config.train.seed, config.shift, config.light,
-                        config.proprio_noise)
-    about = {"demonstrations": len(acting), "videos": len(video), "content": fingerprint([s.t for s in acting + video]),
-             "video_share": config.video_share, "shift": config.shift, "light": config.light,
-             "proprio_noise": config.proprio_noise, "lam": None if lam is None else weights_hash(lam)}
-    return PolicyData(data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about)
+    data = PolicyDataset(
+        *parts[:2],
+        model,
+        config.video_share,
+        config.train.seed,
+        config.shift,
+        config.light,
+        config.proprio_noise,
+    )
+    about = {
+        "demonstrations": len(acting),
+        "videos": len(video),
+        "content": fingerprint([s.t for s in acting + video]),
+        "video_share": config.video_share,
+        "shift": config.shift,
+        "light": config.light,
+        "proprio_noise": config.proprio_noise,
+        "lam": None if lam is None else weights_hash(lam),
+    }
+    return PolicyData(
+        data, PolicyDataset(parts[2], [], model, 0.0, config.train.seed + 1), model, about
+    )
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
 def some_latents(episodes: Sequence[Episode], width: int, most: int = 1 << 24) -> np.ndarray:
-    "Latents (n, width) of every k-th frame of each episode, k as small as leaves at most about `most` numbers."
+    """Latents (n, width) of every k-th frame of each episode, k as small as leaves at most about
+    `most` numbers.
+    """
     step = -(-sum(len(e.t) for e in episodes) * width // most)
     return np.concatenate([e.latents[::step] for e in episodes])
 
 
 def set_units(policy: Policy, data: PolicyDataset) -> None:
-    "Percentiles of states and commands, mean and spread of latents, from the training episodes into the policy."
+    """Percentiles of states and commands, mean and spread of latents, from the training episodes
+    into the policy.
+    """
     acting, video = data.groups
-    states, commands = (np.concatenate(x) for x in ([e.t.proprio for e in acting], [e.commands for e in acting]))
+    states, commands = (
+        np.concatenate(x) for x in ([e.t.proprio for e in acting], [e.commands for e in acting])
+    )
     policy.proprio_units.set(*np.quantile(states, [0.01, 0.99], axis=0))
     if policy.config.units == "spread":
         mean, spread = commands.mean(0), commands.std(0)
@@ -413,12 +573,16 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
     else:
         policy.action_units.set(*np.quantile(commands, [0.01, 0.99], axis=0))
     if policy.latent_units is not None:
-        policy.latent_units.fit(torch.from_numpy(some_latents([*acting, *video], policy.config.latent_dim)))
+        policy.latent_units.fit(
+            torch.from_numpy(some_latents([*acting, *video], policy.config.latent_dim))
+        )
 
 
 def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
-    """The untrained policy, the same on every process; its encoder has the trained weights that are named, if any.
-    One that will be sharded has numbers on the first process only: see `aclam.train.sharded.shard`."""
+    """The untrained policy, the same on every process; its encoder has the trained weights that are
+    named, if any.
+    One that will be sharded has numbers on the first process only: see `aclam.train.sharded.shard`.
+    """
     shapes_only = config.train.shard and not PartialState().is_main_process
     torch.manual_seed(config.train.seed)
     with torch.device("meta" if shapes_only else "cpu"):
@@ -430,18 +594,26 @@ def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
 
 # %% ../../nbs/8_train/policy.ipynb #725c85de
 def random_weights(c: VlmConfig) -> str:
-    "What a person should know who trains an encoder from random weights; nothing where trained ones are named."
+    """What a person should know who trains an encoder from random weights; nothing where trained
+    ones are named.
+    """
     if c.weights:
         return ""
     if c.kind == "paligemma":
-        return ("PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, or a folder with its "
-                "files, begins from the trained ones")
-    return ("the encoder's weights are random, it will hardly learn to read: --model.vlm.weights FOLDER begins from "
-            "one that python -m aclam.train.grounding has made")
+        return (
+            "PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, or a folder with its "
+            "files, begins from the trained ones"
+        )
+    return (
+        "the encoder's weights are random, it will hardly learn to read: --model.vlm.weights FOLDER begins from "
+        "one that python -m aclam.train.grounding has made"
+    )
 
 # %% ../../nbs/8_train/policy.ipynb #593f0fdd
 def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
-    "Loss on n held-out moments, and how far sampled commands and latents are from the recorded ones (units inside)."
+    """Loss on n held-out moments, and how far sampled commands and latents are from the recorded
+    ones (units inside).
+    """
     batch = data.batch(range(n))
 
     def probe(policy: Policy, s: int) -> dict:
@@ -450,16 +622,26 @@ def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
         noise = draw_noise(policy.config, range(n)).apply(lambda x: x.to(device))
         found = policy.sample(on["frames"], on["text"], on["proprio"], noise)
         units = policy.action_units
-        row = {"action_error": (units.inside(found.action) - units.inside(on["action"])).abs().mean().item()}
+        row = {
+            "action_error": (units.inside(found.action) - units.inside(on["action"]))
+            .abs()
+            .mean()
+            .item()
+        }
         if found.latent is not None:
-            row["latent_error"] = ((found.latent - on["latent"]) / policy.latent_units.spread).square().mean().item()
+            row["latent_error"] = (
+                ((found.latent - on["latent"]) / policy.latent_units.spread).square().mean().item()
+            )
         return row | {"loss": policy.loss(on)[1]["loss"].item()}
 
     return probe
 
 # %% ../../nbs/8_train/policy.ipynb #10fcb7d3
 def run(config: PolicyTrainConfig) -> dict[str, Any]:
-    "Train as `config` says. Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl."
+    """Train as `config` says.
+
+    Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
+    """
     check_settings(config)
     state = join_group(config.train.group_timeout_s)  # the first call decides who is there
     with watch_ranks(config.train.group_timeout_s):
@@ -468,8 +650,10 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
         d = data.description
         parameters = sum(p.numel() for p in policy.parameters())
         if state.is_main_process:
-            say(f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, "
-                f"{d['videos']} videos, {config.out}")
+            say(
+                f"{config.preset}: {parameters:,d} parameters, {d['demonstrations']} demonstrations, "
+                f"{d['videos']} videos, {config.out}"
+            )
             if random_weights(data.model.vlm):
                 say(random_weights(data.model.vlm))
         small = data.model.vlm.kind == "small" and data.model.vlm.weights
@@ -478,14 +662,30 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
         probe = policy_probe(data.held_out, config.probe_n)
         how = fit_to_card(config.train, data.model, state.num_processes)
         needs = needs_of(data.model, how, state.num_processes, "samples")
-        result = train(policy, data.train, how, config.out, probe, resume=config.resume, describe=about, needs=needs)
-    return {**result, "preset": config.preset, "parameters": parameters, "model": str(Path(config.out) / "model")}
+        result = train(
+            policy,
+            data.train,
+            how,
+            config.out,
+            probe,
+            resume=config.resume,
+            describe=about,
+            needs=needs,
+        )
+    return {
+        **result,
+        "preset": config.preset,
+        "parameters": parameters,
+        "model": str(Path(config.out) / "model"),
+    }
 
 # %% ../../nbs/8_train/policy.ipynb #e022fe1b
 def main(argv: Sequence[str] | None = None) -> None:
-    "Entry point of `aclam-train-policy` and of `accelerate launch -m aclam.train.policy`."
+    """Entry point of `aclam-train-policy` and of `accelerate launch -m aclam.train.policy`."""
     train_command("aclam-train-policy", settings_from, run, argv)
 
 
-if __name__ == "__main__" and globals().get("__spec__"):  # python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get(
+    "__spec__"
+):  # python -m; a notebook is __main__ too, but has no __spec__
     main()

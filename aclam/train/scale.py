@@ -19,7 +19,7 @@ from .loop import TrainConfig, check_config
 # %% ../../nbs/8_train/scale.ipynb #a3c598d1
 @dataclass(frozen=True)
 class Plan:
-    "What a training run amounts to, on every process and in all."
+    """What a training run amounts to, on every process and in all."""
 
     processes: int
     per_process: int  # triples in one micro-batch of one process
@@ -42,21 +42,37 @@ def plan(
     additive: bool = True,  # with the additive-composition loss
     seconds_per_step: float = math.nan,  # measured on your machine
 ) -> Plan:
-    "The arithmetic of a run. A batch that the processes cannot share is a `UserError` that names one that they can."
+    """The arithmetic of a run.
+
+    A batch that the processes cannot share is a `UserError` that names one that they can.
+    """
     world = nodes * gpus_per_node
     check_config(config, world)
     n = config.batch_size // (world * config.accumulate)
     per_epoch = math.ceil(frames / config.batch_size)
     decoded = 3 * n * config.accumulate
     return Plan(
-        world, n, config.accumulate, 3 * n, (4 if additive else 3) * n, decoded, decoded * 3 * image_size**2,
-        per_epoch, config.steps / per_epoch, config.steps * seconds_per_step / 86400)
+        world,
+        n,
+        config.accumulate,
+        3 * n,
+        (4 if additive else 3) * n,
+        decoded,
+        decoded * 3 * image_size**2,
+        per_epoch,
+        config.steps / per_epoch,
+        config.steps * seconds_per_step / 86400,
+    )
 
 # %% ../../nbs/8_train/scale.ipynb #a30a17b8
 def launch_config(name: str) -> Path:
-    "The path of a packaged accelerate configuration: one_gpu, eight_gpus, nodes or two_cpu_processes."
+    """The path of a packaged accelerate configuration: one_gpu, eight_gpus, nodes or
+    two_cpu_processes.
+    """
     folder = Path(str(files("aclam") / "configs"))
     there = sorted(p.stem for p in folder.glob("*.yaml"))
     if name not in there:
-        raise UserError(f'no launch configuration "{name}".{suggest(name, there)} There are {", ".join(there)}')
+        raise UserError(
+            f'no launch configuration "{name}".{suggest(name, there)} There are {", ".join(there)}'
+        )
     return folder / f"{name}.yaml"

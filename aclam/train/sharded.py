@@ -39,7 +39,14 @@ from torch.utils.checkpoint import checkpoint
 from ..core import UserError
 from ..lam import lapa, univla, villa_x
 from ..lam.bottlenecks import NSVQ
-from ..lam.global_batch import MicroBatch, commit, micro_batch, share_counts, sum_over_ranks, world_size
+from aclam.lam.global_batch import (
+    MicroBatch,
+    commit,
+    micro_batch,
+    share_counts,
+    sum_over_ranks,
+    world_size,
+)
 from ..lam.quantizer import Bottleneck
 from ..policy import experts
 from ..policy.vlm import PaliGemma
@@ -49,7 +56,7 @@ BYTES = 16  # of a weight, its gradient and AdamW's two moments, in float32
 
 
 def state_gb(weights: int, world: int = 1) -> float:
-    "GB that each of `world` processes holds for so many weights, if all is divided."
+    """GB that each of `world` processes holds for so many weights, if all is divided."""
     return BYTES * weights / world / 1e9
 
 # %% ../../nbs/8_train/sharded.ipynb #b800aa3c
@@ -57,36 +64,49 @@ LAYERS = (Block, villa_x.STBlock, villa_x.VillaBlock, lapa.Layer, univla.UniBloc
 
 
 def is_layer(module: nn.Module) -> bool:
-    "Whether a module is one of the repeated blocks of a transformer, ours, timm's or that of `transformers`."
+    """Whether a module is one of the repeated blocks of a transformer, ours, timm's or that of
+    `transformers`.
+    """
     names = [kind.__name__ for kind in type(module).__mro__]
     return isinstance(module, LAYERS) or "GradientCheckpointingLayer" in names
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    "All repeated blocks of a model, by name."
+    """All repeated blocks of a model, by name."""
     return {name: module for name, module in model.named_modules() if is_layer(module)}
 
 
 def pieces_of(model: nn.Module) -> dict[str, nn.Module]:
-    "What is gathered at one time each: tables of words and layers, by name. The rest of the model is one more piece."
-    tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    """What is gathered at one time each: tables of words and layers, by name.
+
+    The rest of the model is one more piece.
+    """
+    tables = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
+    }
     return tables | layers_of(model)
 
 # %% ../../nbs/8_train/sharded.ipynb #03709413
 def replicated_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    "The parameters that every process keeps whole, by name: those of bottlenecks, single numbers, empty ones."
+    """The parameters that every process keeps whole, by name: those of bottlenecks, single numbers,
+    empty ones.
+    """
     within = [m for m in model.modules() if isinstance(m, (Bottleneck, NSVQ))]
     own = {id(p) for module in within for p in module.parameters()}
-    return {name: p for name, p in model.named_parameters() if id(p) in own or p.ndim == 0 or p.numel() == 0}
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if id(p) in own or p.ndim == 0 or p.numel() == 0
+    }
 
 
 def is_sharded(t: Tensor) -> bool:
-    "Whether a tensor is one of which this process holds some rows."
+    """Whether a tensor is one of which this process holds some rows."""
     return hasattr(t, "device_mesh")
 
 
 def own_rows(t: Tensor) -> slice:
-    "Which rows of a sharded tensor this process holds: the ones that `torch.chunk` would give it."
+    """Which rows of a sharded tensor this process holds: the ones that `torch.chunk` would give it."""
     count, rank = t.device_mesh.size(), t.device_mesh.get_local_rank()
     each = -(-t.shape[0] // count)
     start = min(t.shape[0], rank * each)
@@ -94,12 +114,23 @@ def own_rows(t: Tensor) -> slice:
 
 # %% ../../nbs/8_train/sharded.ipynb #1071a3e6
 ENTRANCES = (  # methods through which a model is entered from outside
-    "loss", "sample", "encode", "decode", "pixels", "latents", "triple_latents", "triple_tokens", "quantize", "paint",
-)  # fmt: skip
+    "loss",
+    "sample",
+    "encode",
+    "decode",
+    "pixels",
+    "latents",
+    "triple_latents",
+    "triple_tokens",
+    "quantize",
+    "paint",
+)
 
 
 def fsdp_library() -> ModuleType:
-    "PyTorch's module with a `fully_shard` that can leave parameters whole; `UserError` where it is too old."
+    """PyTorch's module with a `fully_shard` that can leave parameters whole; `UserError` where it
+    is too old.
+    """
     module = importlib.import_module("torch.distributed.fsdp")
     known = inspect.signature(getattr(module, "fully_shard", fsdp_library)).parameters
     if "ignored_params" not in known:
@@ -108,13 +139,15 @@ def fsdp_library() -> ModuleType:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    "All parameters and buffers of a model by name, also the buffers that no checkpoint holds."
+    """All parameters and buffers of a model by name, also the buffers that no checkpoint holds."""
     return dict([*model.named_parameters(), *model.named_buffers()])
 
 
 def shard(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
-    """Divide a model over all processes of the group, in place; on one process it is only moved to the device.
-    Process 0's weights count; on the others the model may be on the meta device. Make the optimizer afterwards."""
+    """Divide a model over all processes of the group, in place; on one process it is only moved to
+    the device. Process 0's weights count; on the others the model may be on the meta device. Make
+    the optimizer afterwards.
+    """
     device = torch.device(device)
     if world_size() == 1:
         return model.to(device)
@@ -122,8 +155,12 @@ def shard(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
     whole = named_tensors(model)
     model.to("meta")
     mesh = init_device_mesh(device.type, (world_size(),))
-    divide = partial(library.fully_shard, mesh=mesh, ignored_params=set(replicated_parameters(model).values()))
-    unread = [m.model.language_model.layers[-1] for m in model.modules() if isinstance(m, PaliGemma)]
+    divide = partial(
+        library.fully_shard, mesh=mesh, ignored_params=set(replicated_parameters(model).values())
+    )
+    unread = [
+        m.model.language_model.layers[-1] for m in model.modules() if isinstance(m, PaliGemma)
+    ]
     for piece in pieces_of(model).values():
         divide(piece, reshard_after_forward=piece not in unread)
     divide(model, reshard_after_forward=True)
@@ -136,7 +173,9 @@ def shard(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
 
 # %% ../../nbs/8_train/sharded.ipynb #62e5e1a0
 def open_entrance(model: nn.Module, name: str, library: ModuleType) -> None:
-    "Let weights that are in no layer be gathered while a method runs, unless another entrance has done so."
+    """Let weights that are in no layer be gathered while a method runs, unless another entrance has
+    done so.
+    """
     plain = getattr(model, name)
     library.register_fsdp_forward_method(model, name)
     gathering = getattr(model, name)
@@ -157,7 +196,9 @@ def open_entrance(model: nn.Module, name: str, library: ModuleType) -> None:
 
 @contextmanager
 def without_cached_weights() -> Iterator[None]:
-    "Inside, autocast forgets a rounded weight after use; else it keeps those of all layers until the pass ends."
+    """Inside, autocast forgets a rounded weight after use; else it keeps those of all layers until
+    the pass ends.
+    """
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -168,7 +209,7 @@ def without_cached_weights() -> Iterator[None]:
 # %% ../../nbs/8_train/sharded.ipynb #a7e3ad22
 @torch.no_grad()
 def spread(model: nn.Module, whole: dict[str, Tensor]) -> None:
-    "Fill a sharded model with the tensors of process 0, which are taken out of `whole` there."
+    """Fill a sharded model with the tensors of process 0, which are taken out of `whole` there."""
     for name, own in named_tensors(model).items():
         if dist.get_rank() == 0:
             value = whole.pop(name).detach().to(own.device).contiguous()
@@ -182,7 +223,9 @@ def spread(model: nn.Module, whole: dict[str, Tensor]) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    "Drop weights that are still gathered, as after a pass without gradient: before parameters are asked for by name."
+    """Drop weights that are still gathered, as after a pass without gradient: before parameters are
+    asked for by name.
+    """
     for module in model.modules():
         if hasattr(module, "reshard"):
             module.reshard()
@@ -190,7 +233,9 @@ def reshard(model: nn.Module) -> None:
 # %% ../../nbs/8_train/sharded.ipynb #68cc8976
 @torch.no_grad()
 def average_replicated_gradients(model: nn.Module) -> None:
-    "The mean over the processes of the gradients of what stays whole; FSDP has averaged the others."
+    """The mean over the processes of the gradients of what stays whole; FSDP has averaged the
+    others.
+    """
     for p in replicated_parameters(model).values():
         if p.grad is not None:
             p.grad.copy_(sum_over_ranks(p.grad) / world_size())
@@ -203,7 +248,9 @@ def _squares(grads: Sequence[Tensor], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> Tensor:
-    "Scale gradients so that their norm over all processes is at most `largest`; the norm before, on the device."
+    """Scale gradients so that their norm over all processes is at most `largest`; the norm before,
+    on the device.
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
     rows = [g.to_local() for g in grads if is_sharded(g)]
     whole = [g for g in grads if not is_sharded(g)]
@@ -216,7 +263,9 @@ def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> Tensor
 
 
 def by_layout(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    "Parameters as at most two lists for an optimizer, those of which this process holds rows and those that are whole."
+    """Parameters as at most two lists for an optimizer, those of which this process holds rows and
+    those that are whole.
+    """
     rows = [p for p in parameters if is_sharded(p)]
     whole = [p for p in parameters if not is_sharded(p)]
     return [group for group in (rows, whole) if group]
@@ -231,7 +280,9 @@ def sharded_step(
     clip: float = 1.0,
     bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    "One step on this process's rows of a global batch, for checks: loss of the whole batch and norm of the gradient."
+    """One step on this process's rows of a global batch, for checks: loss of the whole batch and
+    norm of the gradient.
+    """
     total, rank = len(next(iter(batch.values()))), dist.get_rank() if world_size() > 1 else 0
     places = torch.arange(total).chunk(world_size() * parts)[rank :: world_size()]
     mine = [{name: value[rows] for name, value in batch.items()} for rows in places]
@@ -253,31 +304,44 @@ def sharded_step(
 
 # %% ../../nbs/8_train/sharded.ipynb #d04e3996
 DTYPES = {  # PyTorch's types by safetensors' names, in the order in which its files hold them
-    "I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16,
-    "F16": torch.float16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    "Names in the order of a safetensors file: larger types first, then by name."
+    """Names in the order of a safetensors file: larger types first, then by name."""
     kinds = list(DTYPES.values())
     return sorted(tensors, key=lambda name: (kinds.index(tensors[name].dtype), name))
 
 
 def header(tensors: Mapping[str, Tensor]) -> bytes:
-    "What a safetensors file with these tensors begins with."
+    """What a safetensors file with these tensors begins with."""
     entries, end = {}, 0
     for name in file_order(tensors):
         t, start = tensors[name], end
         end = start + t.numel() * t.element_size()
-        entries[name] = {"dtype": NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+        entries[name] = {
+            "dtype": NAMES[t.dtype],
+            "shape": list(t.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 # %% ../../nbs/8_train/sharded.ipynb #830c5afe
 def whole_tensor(t: Tensor) -> Tensor:
-    "A tensor put together from all processes' rows, on its device; all of them must call this."
+    """A tensor put together from all processes' rows, on its device; all of them must call this."""
     return t.detach().full_tensor() if is_sharded(t) else t.detach()
 
 
@@ -291,8 +355,9 @@ def _append(path: Path, data: bytes | memoryview) -> OSError | None:
 
 
 def write_gathered(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors, sharded or not, to one safetensors file. All processes call this; the one that writes says
-    where. An error of the disk is raised there when all tensors are through."""
+    """Write named tensors, sharded or not, to one safetensors file. All processes call this; the
+    one that writes says where. An error of the disk is raised there when all tensors are through.
+    """
     error = None if path is None else _append(path, header(tensors))
     for name in file_order(tensors):
         value = whole_tensor(tensors[name])
@@ -304,7 +369,9 @@ def write_gathered(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_files(folder: Path | None, files: Mapping[str, Mapping[str, Tensor]]) -> None:
-    "Several files of a folder, by name, as `write_gathered` writes each; an error is raised when all are through."
+    """Several files of a folder, by name, as `write_gathered` writes each; an error is raised when
+    all are through.
+    """
     errors = []
     for name, tensors in files.items():
         try:
@@ -316,24 +383,32 @@ def write_files(folder: Path | None, files: Mapping[str, Mapping[str, Tensor]]) 
 
 # %% ../../nbs/8_train/sharded.ipynb #5466d9b8
 def _laid_out(file: Any, name: str, like: Tensor) -> Tensor:
-    "A tensor of an open file, of which this process holds the rows that it holds of `like`."
+    """A tensor of an open file, of which this process holds the rows that it holds of `like`."""
     if not is_sharded(like):
         return file.get_tensor(name)
     own = file.get_slice(name)[own_rows(like)].to(like.device)
-    return type(like).from_local(own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+    return type(like).from_local(
+        own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
 
 
 def _check_file(file: Any, path: Path, like: Mapping[str, Tensor]) -> None:
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     for name in sorted({*shapes, *like}):
         if name not in shapes or name not in like:
-            raise UserError(f"{path}: tensor {name} is {'missing' if name in like else 'not of this model'}")
+            raise UserError(
+                f"{path}: tensor {name} is {'missing' if name in like else 'not of this model'}"
+            )
         if shapes[name] != tuple(like[name].shape):
-            raise UserError(f"{path}: tensor {name} has shape {shapes[name]}, {tuple(like[name].shape)} expected")
+            raise UserError(
+                f"{path}: tensor {name} has shape {shapes[name]}, {tuple(like[name].shape)} expected"
+            )
 
 
 def read_sharded(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "The tensors of a file, laid out over the processes like `like`; `UserError` where names or shapes differ."
+    """The tensors of a file, laid out over the processes like `like`; `UserError` where names or
+    shapes differ.
+    """
     try:
         with safe_open(path, "pt") as file:
             _check_file(file, path, like)
@@ -343,7 +418,9 @@ def read_sharded(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 # %% ../../nbs/8_train/sharded.ipynb #7ead9e61
 def like_parameters(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    "How the tensors 'parameter/moment' of an optimizer's file are to lie: like the parameter, or whole."
+    """How the tensors 'parameter/moment' of an optimizer's file are to lie: like the parameter, or
+    whole.
+    """
     reshard(model)
     parameters, like = dict(model.named_parameters()), {}
     with safe_open(path, "pt") as file:
@@ -357,8 +434,9 @@ def like_parameters(path: Path, model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, `state_dict()` of the model and its parts holds whole tensors on process 0, in main memory: for
-    `save_pretrained`. All processes enter; nothing happens where nothing is sharded."""
+    """Inside, `state_dict()` of the model and its parts holds whole tensors on process 0, in main
+    memory: for `save_pretrained`. All processes enter; nothing happens where nothing is sharded.
+    """
     main = world_size() == 1 or dist.get_rank() == 0
     whole, handles = {}, []
     for name, t in model.state_dict().items():
@@ -366,7 +444,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
             value = whole_tensor(t)
             whole |= {name: value.cpu()} if main else {}
     for name, module in model.named_modules() if whole else ():
-        handles.append(module.register_state_dict_post_hook(partial(_put_whole, f"{name}." if name else "", whole)))
+        handles.append(
+            module.register_state_dict_post_hook(
+                partial(_put_whole, f"{name}." if name else "", whole)
+            )
+        )
     try:
         yield
     finally:
@@ -383,7 +465,7 @@ def _put_whole(
 
 # %% ../../nbs/8_train/sharded.ipynb #af0b924f
 def _again(self: nn.Module, method: Callable, *args: Any, **kwargs: Any) -> Any:
-    "`method(self, ...)`, of which in training only the inputs are kept."
+    """`method(self, ...)`, of which in training only the inputs are kept."""
     if not (self.training and torch.is_grad_enabled()):
         return method(self, *args, **kwargs)
     return checkpoint(partial(method, self), *args, use_reentrant=False, **kwargs)
@@ -391,7 +473,7 @@ def _again(self: nn.Module, method: Callable, *args: Any, **kwargs: Any) -> Any:
 
 @cache
 def checkpointed(base: type[nn.Module]) -> type[nn.Module]:
-    "A class of layers whose forward pass is computed again in the backward pass."
+    """A class of layers whose forward pass is computed again in the backward pass."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return _again(self, base.forward, *args, **kwargs)
@@ -401,7 +483,9 @@ def checkpointed(base: type[nn.Module]) -> type[nn.Module]:
 
 @cache
 def checkpointed_halves(base: type[experts.Layer]) -> type[experts.Layer]:
-    "The same for a layer that is open in the middle: what comes before the exchange and what comes after."
+    """The same for a layer that is open in the middle: what comes before the exchange and what
+    comes after.
+    """
 
     def read(self, x: Tensor, positions: Tensor) -> experts.QKV:
         return _again(self, base.read, x, positions)
@@ -409,14 +493,18 @@ def checkpointed_halves(base: type[experts.Layer]) -> type[experts.Layer]:
     def write(self, x: Tensor, attended: Tensor) -> Tensor:
         return _again(self, base.write, x, attended)
 
-    return type(f"Checkpointed{base.__name__}", (base,), {"read": read, "write": write, "recomputes": True})
+    return type(
+        f"Checkpointed{base.__name__}", (base,), {"read": read, "write": write, "recomputes": True}
+    )
 
 # %% ../../nbs/8_train/sharded.ipynb #609c6bf2
 @cache
 def checkpointed_with_cache(base: type[nn.Module]) -> type[nn.Module]:
-    "The same for a decoder layer of `transformers`, which leaves keys and values in a cache."
+    """The same for a decoder layer of `transformers`, which leaves keys and values in a cache."""
 
-    def alone(self, x: Tensor, empty: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def alone(
+        self, x: Tensor, empty: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         own, n = empty(), self.self_attn.layer_idx
         answer = base.forward(self, x, *args, past_key_values=own, **kwargs)
         return answer, own.layers[n].keys, own.layers[n].values
@@ -432,7 +520,9 @@ def checkpointed_with_cache(base: type[nn.Module]) -> type[nn.Module]:
 
 
 def checkpoint_activations(model: nn.Module) -> nn.Module:
-    "Let all layers of a model keep only their inputs in training, in place; before it is sharded or compiled."
+    """Let all layers of a model keep only their inputs in training, in place; before it is sharded
+    or compiled.
+    """
     for layer in layers_of(model).values():
         base = type(layer)
         if hasattr(layer, "reshard"):
@@ -449,13 +539,15 @@ def checkpoint_activations(model: nn.Module) -> nn.Module:
 
 # %% ../../nbs/8_train/sharded.ipynb #08d8ad34
 class Filled(TorchDispatchMode):
-    "Notes the memory that operators fill while this mode is on."
+    """Notes the memory that operators fill while this mode is on."""
 
     def __init__(self):
         super().__init__()
         self.found = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         answer = function(*args, **(kwargs or {}))
         for t in tree_leaves(answer):
             if isinstance(t, Tensor):
@@ -465,17 +557,23 @@ class Filled(TorchDispatchMode):
 
 
 def activation_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
-    "Bytes that the loss of a batch leaves in use for the backward pass, weights and buffers not counted."
+    """Bytes that the loss of a batch leaves in use for the backward pass, weights and buffers not
+    counted.
+    """
     own = {t.untyped_storage()._cdata for t in named_tensors(model).values()}
     with Filled() as mode:
         loss, _ = model.loss(batch)
-    found = sum(size for key, (ref, size) in mode.found.items() if key not in own and not ref.expired())
+    found = sum(
+        size for key, (ref, size) in mode.found.items() if key not in own and not ref.expired()
+    )
     del loss  # until here: it holds what was kept
     return found
 
 # %% ../../nbs/8_train/sharded.ipynb #daf9c533
-def loss_and_gradients(model: nn.Module, batch: Mapping[str, Tensor], seed: int = 0) -> list[Tensor]:
-    "The loss of a batch and the gradients of all parameters that it reaches."
+def loss_and_gradients(
+    model: nn.Module, batch: Mapping[str, Tensor], seed: int = 0
+) -> list[Tensor]:
+    """The loss of a batch and the gradients of all parameters that it reaches."""
     torch.manual_seed(seed)
     model.zero_grad()
     loss, _ = model.loss(batch)
@@ -483,8 +581,12 @@ def loss_and_gradients(model: nn.Module, batch: Mapping[str, Tensor], seed: int 
     return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-def check_recomputed(model: nn.Module, batch: Mapping[str, Tensor], tol: float = 1e-6) -> tuple[float, int, int]:
-    "Checkpointing changes neither names nor loss nor gradients: the largest gap; bytes kept without and with it."
+def check_recomputed(
+    model: nn.Module, batch: Mapping[str, Tensor], tol: float = 1e-6
+) -> tuple[float, int, int]:
+    """Checkpointing changes neither names nor loss nor gradients: the largest gap; bytes kept
+    without and with it.
+    """
     plain = copy.deepcopy(model).train()
     saving = checkpoint_activations(copy.deepcopy(model)).train()
     assert list(plain.state_dict()) == list(saving.state_dict())
@@ -495,7 +597,9 @@ def check_recomputed(model: nn.Module, batch: Mapping[str, Tensor], tol: float =
 
 # %% ../../nbs/8_train/sharded.ipynb #8365936e
 def compile_layers(model: nn.Module, **options: Any) -> nn.Module:
-    "Compile each layer by itself, in place: for a model that is about to be sharded. options: those of torch.compile."
+    """Compile each layer by itself, in place: for a model that is about to be sharded. options:
+    those of torch.compile.
+    """
     for layer in layers_of(model).values():
         layer.compile(**options)
     return model

@@ -21,7 +21,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core import UserError
-from ..lam.global_batch import MicroBatch, micro_batch, share_counts, sum_over_ranks, widened, world_size
+from aclam.lam.global_batch import (
+    MicroBatch,
+    micro_batch,
+    share_counts,
+    sum_over_ranks,
+    widened,
+    world_size,
+)
 from ..lam.objective import Encoded, losses_of
 from ..lam.quantizer import Bottleneck, starts_now, usage_of
 
@@ -30,21 +37,24 @@ def step(
     model: nn.Module,  # has `loss(batch)`
     batch: dict,  # of tensors; 'frames' (B, 3, 3, H, W) for latent action models
 ) -> tuple[Tensor, dict[str, Tensor]]:  # scalar loss with gradient; numbers to log
-    "The training step: the loss of one batch. It changes nothing but the buffers that the model's own `loss` changes."
+    """The training step: the loss of one batch.
+
+    It changes nothing but the buffers that the model's own `loss` changes.
+    """
     loss, metrics = model.loss(batch)
     return loss, metrics
 
 
 @contextmanager
 def autocast(batch: dict, precision: str) -> Iterator[None]:
-    "Autocast to bfloat16 on the device of a batch where `precision` is 'bf16'."
+    """Autocast to bfloat16 on the device of a batch where `precision` is 'bf16'."""
     device = next((v.device.type for v in batch.values() if isinstance(v, Tensor)), "cpu")
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 
 class Objective(nn.Module):
-    "A module whose `forward` is `step`."
+    """A module whose `forward` is `step`."""
 
     def __init__(self, model: nn.Module, precision: str = "no"):
         super().__init__()
@@ -62,8 +72,10 @@ def seed_step(
     seed: int,
     s: int,  # optimizer step
 ) -> int:  # the 63-bit number that was used
-    "Seed Python, NumPy and PyTorch (all devices) for one step, alike on all processes."
-    digest = hashlib.sha256(f"{seed}/{s}/0".encode()).digest()  # the 0 was a rank once: old runs go on as they began
+    """Seed Python, NumPy and PyTorch (all devices) for one step, alike on all processes."""
+    digest = hashlib.sha256(
+        f"{seed}/{s}/0".encode()
+    ).digest()  # the 0 was a rank once: old runs go on as they began
     number = int.from_bytes(digest[:8], "big") >> 1
     random.seed(number)
     np.random.seed(number % 2**32)
@@ -79,16 +91,20 @@ def places_of(
     rows: int,  # of each micro-batch
     device: torch.device,
 ) -> list[MicroBatch]:
-    "Where the micro-batches of a step lie in the global batch."
+    """Where the micro-batches of a step lie in the global batch."""
     total = rows * world * len(parts)
     divided = world * len(parts) > 1
-    counts = share_counts([model.counts(p) for p in parts]) if divided and hasattr(model, "counts") else {}
+    counts = (
+        share_counts([model.counts(p) for p in parts])
+        if divided and hasattr(model, "counts")
+        else {}
+    )
     starts = [(a * world + rank) * rows for a in range(len(parts))]
     return [MicroBatch(torch.arange(s, s + rows, device=device), total, counts) for s in starts]
 
 
 def joined(places: Sequence[MicroBatch]) -> MicroBatch:
-    "All rows of this process as one part."
+    """All rows of this process as one part."""
     return MicroBatch(torch.cat([p.rows for p in places]), places[0].total, places[0].counts)
 
 # %% ../../nbs/8_train/step.ipynb #c5ca0fb9
@@ -98,9 +114,10 @@ def add_gradients(
     places: Sequence[MicroBatch],
     seed: int,
     s: int,  # optimizer step
-    synchronize: Callable,  # (bool) -> context: whether gradients are to be averaged over processes in this pass
+    # (bool) -> context: whether gradients are to be averaged over processes in this pass
+    synchronize: Callable,
 ) -> list[dict]:
-    "Add up the gradients of all micro-batches; the metrics of each."
+    """Add up the gradients of all micro-batches; the metrics of each."""
     seen = []
     for n, (part, place) in enumerate(zip(parts, places, strict=True)):
         seed_step(seed, s)
@@ -113,42 +130,44 @@ def add_gradients(
 # %% ../../nbs/8_train/step.ipynb #c8f42f73
 @contextmanager
 def always(_: bool) -> Iterator[None]:
-    "The `synchronize` of a single process: there is nothing to do."
+    """The `synchronize` of a single process: there is nothing to do."""
     yield
 
 # %% ../../nbs/8_train/step.ipynb #deef73a3
 class ThreePasses(nn.Module):
-    "A latent action model's loss in pieces that can be taken apart at the tokens."
+    """A latent action model's loss in pieces that can be taken apart at the tokens."""
 
     def __init__(self, model: nn.Module, precision: str = "no"):
         super().__init__()
         if not getattr(model, "has_tokens", False):
             name = type(model).__name__
-            raise UserError(f"{name} does not say what enters its bottleneck (triple_tokens and quantize): leave out "
-                            "--train.exact-accumulation")
+            raise UserError(
+                f"{name} does not say what enters its bottleneck (triple_tokens and quantize): leave out "
+                "--train.exact-accumulation"
+            )
         self.model = model
         self.precision = precision
 
     def encode(self, batch: dict) -> Tensor:
-        "Tokens (3n, N, c) of a micro-batch."
+        """Tokens (3n, N, c) of a micro-batch."""
         with autocast(batch, self.precision):
             model = self.model.given(batch)
             return widened(model.triple_tokens(model.pixels(batch["frames"])))
 
     def decode(self, batch: dict, code: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
-        "Loss and metrics of a micro-batch from its latents."
+        """Loss and metrics of a micro-batch from its latents."""
         with autocast(batch, self.precision):
             model = self.model.given(batch)
             return losses_of(model, batch, model.pixels(batch["frames"]), code)
 
 
 def join(parts: Sequence[Tensor], blocks: int = 3) -> Tensor:
-    "Micro-batches (blocks * n, ...) as one of all rows, block by block."
+    """Micro-batches (blocks * n, ...) as one of all rows, block by block."""
     return torch.cat([p.unflatten(0, (blocks, -1)) for p in parts], dim=1).flatten(0, 1)
 
 
 def divide(whole: Tensor, parts: int, blocks: int = 3) -> list[Tensor]:
-    "The inverse of `join`."
+    """The inverse of `join`."""
     return [p.flatten(0, 1) for p in whole.unflatten(0, (blocks, -1)).chunk(parts, dim=1)]
 
 # %% ../../nbs/8_train/step.ipynb #017a9fc5
@@ -163,7 +182,7 @@ def _gradients(leaves: Sequence[Tensor]) -> Tensor:
 def add_gradients_exactly(
     passes: ThreePasses, parts: Sequence[dict], places: Sequence[MicroBatch], seed: int, s: int
 ) -> list[dict]:
-    "Add up the gradients of all micro-batches as if they were one; the metrics of each."
+    """Add up the gradients of all micro-batches as if they were one; the metrics of each."""
     A = len(parts)
     with torch.no_grad():
         tokens = _leaf(join([passes.encode(part) for part in parts]))
@@ -191,7 +210,7 @@ def add_gradients_exactly(
 # %% ../../nbs/8_train/step.ipynb #9c0d4335
 @torch.no_grad()
 def average_gradients(model: nn.Module) -> None:
-    "The mean of all gradients over the processes, in one message."
+    """The mean of all gradients over the processes, in one message."""
     found = [p.grad for p in model.parameters() if p.grad is not None]
     if world_size() == 1 or not found:
         return
@@ -201,9 +220,17 @@ def average_gradients(model: nn.Module) -> None:
 
 # %% ../../nbs/8_train/step.ipynb #57623e7f
 @torch.no_grad()
-def start_codes(model: nn.Module, parts: Sequence[dict], places: Sequence[MicroBatch], seed: int, s: int,
-                precision: str = "no") -> bool:  # fmt: skip
-    "Draw the codes from the samples of the whole batch, where this step is to start them; whether it did."
+def start_codes(
+    model: nn.Module,
+    parts: Sequence[dict],
+    places: Sequence[MicroBatch],
+    seed: int,
+    s: int,
+    precision: str = "no",
+) -> bool:
+    """Draw the codes from the samples of the whole batch, where this step is to start them; whether
+    it did.
+    """
     due = any(isinstance(m, Bottleneck) and starts_now(m) for m in model.modules())
     if not due or not getattr(model, "has_tokens", False):
         return False
@@ -217,7 +244,7 @@ def start_codes(model: nn.Module, parts: Sequence[dict], places: Sequence[MicroB
 
 
 def forget(model: nn.Module) -> None:
-    "Drop what the modules have collected for `commit`."
+    """Drop what the modules have collected for `commit`."""
     for module in model.modules():
         if hasattr(module, "pending"):
             module.pending = []
@@ -226,27 +253,36 @@ def forget(model: nn.Module) -> None:
 
 # %% ../../nbs/8_train/step.ipynb #0fc9504e
 def ask_all(flags: Sequence[Tensor | bool], device: torch.device) -> list[float]:
-    "How many processes raise each flag: one message between them, and one wait for the device."
-    mine = torch.stack([torch.as_tensor(flag, dtype=torch.float32, device=device) for flag in flags])
+    """How many processes raise each flag: one message between them, and one wait for the device."""
+    mine = torch.stack(
+        [torch.as_tensor(flag, dtype=torch.float32, device=device) for flag in flags]
+    )
     return sum_over_ranks(mine).tolist()
 
 
 def mean_loss(seen: Sequence[Mapping]) -> Tensor:
-    "The mean loss of this process's micro-batches, on the device."
+    """The mean loss of this process's micro-batches, on the device."""
     return torch.stack([torch.as_tensor(m["loss"]) for m in seen]).float().mean()
 
 
 def not_finite(loss: Tensor, norm: Tensor) -> Tensor:
-    "Whether loss or gradient norm is not a finite number, on the device."
+    """Whether loss or gradient norm is not a finite number, on the device."""
     return ~torch.isfinite(loss + norm)
 
 # %% ../../nbs/8_train/step.ipynb #4b029d5d
 def combined(seen: Sequence[Mapping], device: torch.device) -> dict[str, float]:
-    "Metrics of the global batch from those of this process's micro-batches: one message, one wait."
+    """Metrics of the global batch from those of this process's micro-batches: one message, one
+    wait.
+    """
     names = sorted(seen[0])
-    values = {name: torch.stack([torch.as_tensor(m[name], device=device).double() for m in seen]) for name in names}
+    values = {
+        name: torch.stack([torch.as_tensor(m[name], device=device).double() for m in seen])
+        for name in names
+    }
     counts = {name: value.sum(0) for name, value in values.items() if value.ndim > 1}
-    means = {name: value.mean(0) / world_size() for name, value in values.items() if value.ndim == 1}
+    means = {
+        name: value.mean(0) / world_size() for name, value in values.items() if value.ndim == 1
+    }
     flat = torch.cat([torch.stack(list(means.values())), *counts.values()])
     summed = sum_over_ranks(flat)
     found = dict(zip(means, summed[: len(means)].tolist(), strict=True))
@@ -259,15 +295,19 @@ def combined(seen: Sequence[Mapping], device: torch.device) -> dict[str, float]:
 
 # %% ../../nbs/8_train/step.ipynb #a57b8dc5
 def digest(t: Tensor) -> Tensor:
-    "A 64-bit number, (), that changes with any bit of a tensor and with the order of its entries."
+    """A 64-bit number, (), that changes with any bit of a tensor and with the order of its entries."""
     bits = t.detach().contiguous().flatten().view(torch.uint8).long()
     place = torch.arange(1, len(bits) + 1, device=bits.device) % 65_521
     return ((bits + 1) * place).sum()
 
 
 def replicated(model: nn.Module) -> dict[str, Tensor]:
-    "What must be equal on all processes: the parameters, and the buffers of modules that `commit` moves."
-    found = {name: p for name, p in model.named_parameters() if not hasattr(p, "to_local")}  # shards differ rightly
+    """What must be equal on all processes: the parameters, and the buffers of modules that `commit`
+    moves.
+    """
+    found = {
+        name: p for name, p in model.named_parameters() if not hasattr(p, "to_local")
+    }  # shards differ rightly
     for prefix, module in model.named_modules():
         if hasattr(module, "commit_step"):
             found |= {f"{prefix}.{name}": t for name, t in module.named_buffers(recurse=False)}
@@ -275,7 +315,7 @@ def replicated(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_replicas(model: nn.Module, s: int) -> None:
-    "`UserError` with the first name of the tensors that differ between processes."
+    """`UserError` with the first name of the tensors that differ between processes."""
     tensors = replicated(model)
     if world_size() == 1 or not tensors:
         return
@@ -286,5 +326,7 @@ def check_replicas(model: nn.Module, s: int) -> None:
     dist.all_reduce(high, dist.ReduceOp.MAX)
     differ = [name for name, other in zip(tensors, (low != high).tolist(), strict=True) if other]
     if differ:
-        raise UserError(f"step {s}: the processes no longer hold the same model: {differ[0]} differs between them "
-                        f"(and {len(differ) - 1} more tensors). Something changed it by what one process has seen")
+        raise UserError(
+            f"step {s}: the processes no longer hold the same model: {differ[0]} differs between them "
+            f"(and {len(differ) - 1} more tensors). Something changed it by what one process has seen"
+        )
