@@ -22,7 +22,7 @@ from aclam.commands.structure import (
 )
 from aclam.core import UserError, write_json
 from aclam.data.store import read_store, write_store
-from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.structure import leakage as leak
 from aclam.structure import metrics as m
@@ -41,7 +41,6 @@ from aclam.structure.norm_trajectory import (
 )
 from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruction_is_blind
 from aclam.studies import report as r
-from aclam.train.lam import fingerprint
 
 FOUR = ("additivity", "norm_correlation", "identity", "inverse")
 

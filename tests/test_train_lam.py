@@ -18,7 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from aclam.core import UserError
 from aclam.data.store import write_store
-from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.univla import TextConfig, UniVLAConfig, hashed_words
@@ -194,9 +194,9 @@ def test_episodes_are_held_out(store):
 
 def test_fingerprint_tells_data_apart():
     a, b = synthetic_trajectory(seed=1), synthetic_trajectory(seed=2)
-    assert lam.fingerprint([a, b]) == lam.fingerprint([a, b]) != lam.fingerprint([b, a])
+    assert fingerprint([a, b]) == fingerprint([a, b]) != fingerprint([b, a])
     touched = dataclasses.replace(a, proprio=a.proprio + 1e-3)
-    assert lam.fingerprint([a]) != lam.fingerprint([touched])
+    assert fingerprint([a]) != fingerprint([touched])
 
 
 def test_the_proprio_fdm_is_as_wide_as_the_data():

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from ..core import UserError, atomic_file, cli, print_json, read_json, say
+from ..data.trajectory import fingerprint
 from aclam.structure.metrics import (
     LATENTS,
     _rows,
@@ -230,8 +231,6 @@ def unseen(store, origin: dict, first: int | None = None, last: int | None = Non
     count = len(store.trajectories)
     if not origin or first is not None or last is not None:
         return held_out(count, first, last)
-    from aclam.train.lam import fingerprint  # here: it brings the training loop along
-
     content = fingerprint(store.trajectories)
     same = [f for f in origin["folders"] if f["content"] == content]
     if same and same[0]["held_out"][0] == same[0]["held_out"][1]:

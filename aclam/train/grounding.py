@@ -22,10 +22,10 @@ from accelerate.utils import parse_flag_from_env
 from ..core import UserError, parse, say
 from ..data.source import open_dataset
 from ..data.store import resize_frames
-from ..data.trajectory import Trajectory
+from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report, guess
 from ..policy.vlm import SMALL, VlmConfig, text_numbers
-from .lam import decoded_once, split
+from .lam import decoded_once
 from .loop import TrainConfig, train, train_command
 from .policy import move_picture
 
@@ -164,7 +164,9 @@ def open_stills(c: GroundingTrainConfig) -> tuple[list[Trajectory], list[Traject
             "which pictures? --data FOLDER; make some with: "
             "aclam-data prepare stills --size 96 --out data/stills"
         )
-    return split(decoded_once(open_dataset(c.data), c.vlm.image_size, c.cache_gib), c.val_fraction)
+    return split_episodes(
+        decoded_once(open_dataset(c.data), c.vlm.image_size, c.cache_gib), c.val_fraction
+    )
 
 
 def build(c: GroundingTrainConfig, questions: Questions) -> Reader:

@@ -27,13 +27,13 @@ from accelerate import PartialState
 from ..core import UserError, parse, say, suggest
 from ..data.source import open_dataset
 from ..data.store import Store, resize_frames
-from ..data.trajectory import Trajectory
+from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import VlmConfig, load_weights, text_numbers
 from .cluster import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
-from .lam import decoded_once, fit_to_card, needs_of, split
+from .lam import decoded_once, fit_to_card, needs_of
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
@@ -493,7 +493,7 @@ def divide(config: PolicyTrainConfig, lam: Any) -> tuple[list[Shown], list[Shown
     acting, video, out = [], [], []
     for folder in config.data:
         found = open_episodes(folder, config, lam)
-        kept, held_out = split(found, config.val_fraction)
+        kept, held_out = split_episodes(found, config.val_fraction)
         acting, out = acting + kept, out + held_out
     keep = config.demonstrations or len(acting)
     if keep > len(acting):
