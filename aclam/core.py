@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/core.html.md"""
 
 # %% auto #0
 __all__ = ['DIGITS', 'OLD_FIELDS', 'UserError', 'suggest', 'library', 'atomic_file', 'atomic_folder', 'plain', 'write_json',
-           'read_json', 'digest', 'say', 'print_json', 'option_names', 'parse', 'run_cli', 'cli', 'from_dict']
+           'read_json', 'digest', 'say', 'print_json', 'from_dict']
 
 # %% ../nbs/0_core.ipynb #e6e4b952
 import difflib
@@ -14,16 +14,14 @@ import errno
 import hashlib
 import importlib
 import importlib.util
-import io
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -38,20 +36,20 @@ def suggest(
     word: str,  # what was typed
     options: Iterable[str],  # what would have been right
 ) -> str:  # ' Did you mean "..."?' or the empty string
-    """A sentence with the option nearest to `word`, to be appended to an error line."""
+    """Name the option nearest to `word` in a sentence, to be appended to an error line."""
     names = [str(o) for o in options]
-    tails = {
-        n.lstrip("-").split(".")[-1]: n for n in reversed(names)
-    }  # optim.lr is known as lr too
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not near:
-        near = [
-            tails[t]
-            for t in difflib.get_close_matches(
-                word.lstrip("-").split(".")[-1], tails, n=1, cutoff=0.75
-            )
-        ]
-    return f' Did you mean "{near[0]}"?' if near else ""
+    if near:
+        return f' Did you mean "{near[0]}"?'
+
+    # optim.lr is known as lr, too
+    tails = {_tail(name): name for name in reversed(names)}
+    near = difflib.get_close_matches(_tail(word), tails, n=1, cutoff=0.75)
+    return f' Did you mean "{tails[near[0]]}"?' if near else ""
+
+
+def _tail(option: str) -> str:
+    return option.lstrip("-").split(".")[-1]
 
 # %% ../nbs/0_core.ipynb #0724bac3
 def library(
@@ -59,11 +57,10 @@ def library(
     extra: str,  # of this package: it brings the library
     who: str,  # what needs it
 ) -> ModuleType:
-    """A library that is not always there, imported only now; `UserError` where it is not installed."""
+    """Import a library that is not always there; `UserError` where it is not installed."""
     if importlib.util.find_spec(name) is None:
-        raise UserError(
-            f'{who} needs the library {name}, which is not installed: pip install "aclam[{extra}]"'
-        )
+        cure = f'pip install "aclam[{extra}]"'
+        raise UserError(f"{who} needs the library {name}, which is not installed: {cure}")
     return importlib.import_module(name)
 
 # %% ../nbs/0_core.ipynb #6bf3ee38
@@ -73,16 +70,15 @@ def _disk_full(error: BaseException, folder: Path) -> bool:
         return True
     if "No space left on device" in str(error):
         return True
-    return (
-        isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 20
-    )  # less than 1 MiB: no file fits
+
+    # some libraries only say that something failed; with less than 1 MiB no file fits
+    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 1 << 20
 
 
 def _no_room(path: Path) -> UserError:
-    free = shutil.disk_usage(path.parent).free / 2**20
-    return UserError(
-        f"no space left on the disk while writing {path} ({free:.0f} MiB free): make room and try again"
-    )
+    free = f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free"
+    cure = "make room and try again"
+    return UserError(f"no space left on the disk while writing {path} ({free}): {cure}")
 
 # %% ../nbs/0_core.ipynb #326c28d7
 def _beside(path: str | os.PathLike) -> tuple[Path, Path]:
@@ -160,12 +156,12 @@ def atomic_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 # %% ../nbs/0_core.ipynb #ba4569e6
-def plain(
-    # numbers, strings, lists, dicts, dataclasses, paths, NumPy arrays or torch tensors, nested at
-    # will
-    obj: Any,
-) -> Any:  # the same in the types of JSON; a number that is not finite becomes None
-    """Turn a Python object into what JSON can say."""
+def plain(obj: Any) -> Any:
+    """Turn a Python object into what JSON can say.
+
+    Takes numbers, strings, lists, dicts, dataclasses, paths, NumPy arrays and torch tensors, nested
+    at will. A number that is not finite becomes None.
+    """
     if is_dataclass(obj) and not isinstance(obj, type):
         return plain(asdict(obj))
     if isinstance(obj, dict):
@@ -185,14 +181,10 @@ def write_json(
     path: str | os.PathLike,  # written whole or not at all
     obj: Any,  # see `plain`
 ) -> None:
-    """Write `obj` as JSON with sorted keys, one space of indent and a final newline, so that diffs
-    stay small.
-    """
+    """Write `obj` as JSON: sorted keys, an indent and a final newline keep diffs small."""
+    text = json.dumps(plain(obj), indent=1, sort_keys=True, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(
-            json.dumps(plain(obj), indent=1, sort_keys=True, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -242,154 +234,11 @@ def say(text: Any) -> None:
 
 
 def print_json(obj: Any) -> None:
-    """The answer: exactly one JSON object on standard output (see `plain`; a number that is not
-    finite is `null`).
+    """Print the answer: exactly one JSON object on standard output.
+
+    See `plain`; a number that is not finite is `null`.
     """
     print(json.dumps(plain(obj), allow_nan=False), flush=True)
-
-# %% ../nbs/0_core.ipynb #6942ec49
-def option_names(
-    config_type: type,  # a dataclass
-    prefix: str = "",  # put before each name; for nested dataclasses
-) -> list[str]:
-    """The options of a dataclass as they are written on a command line: `--steps`, `--optim.lr`."""
-    plain, names = (
-        get_origin(config_type) or config_type,
-        [],
-    )  # Config[Model] is a Config whose `Model` is filled in
-    hints = get_type_hints(plain)
-    filled = dict(zip(getattr(plain, "__parameters__", ()), get_args(config_type), strict=False))
-    for f in fields(plain):
-        name, hint = prefix + f.name.replace("_", "-"), filled.get(hints[f.name], hints[f.name])
-        names += option_names(hint, name + ".") if is_dataclass(hint) else [f"--{name}"]
-    return names
-
-# %% ../nbs/0_core.ipynb #f4c30bf2
-def _reason(box: str) -> str:
-    """The sentence inside a box drawn by tyro, with lines or, on a plain terminal, with hyphens."""
-    plain_box = re.sub(r"\x1b\[[0-9;]*m", "", box)  # colours
-    lines = [line.strip().strip("│|").strip() for line in plain_box.splitlines()]
-    lines = [line for line in lines if line and line[0] != "╰"]
-    if lines and lines[0][0] == "╭":  # a drawn box: the title is part of the border
-        lines = lines[1:]
-    elif len(lines) > 1 and not set(lines[1]) - {"-"}:  # a plain box: a title and a rule
-        lines = lines[2:]
-    rules = [i for i, line in enumerate(lines) if not set(line) - set("─-")]
-    return " ".join(lines[: rules[0]] if rules else lines).rstrip(
-        "."
-    )  # below the rule: general advice
-
-# %% ../nbs/0_core.ipynb #2ded3623
-def _one_line(
-    box: str,  # what tyro wrote to standard error
-    options: Sequence[str],  # what the command accepts
-) -> str:
-    """One line for a command line that tyro refused."""
-    reason = _reason(box)
-    if not reason.startswith("Unrecognized options"):
-        return reason[:1].lower() + reason[1:]
-    named = reason.removeprefix("Unrecognized options:").replace(",", " ").split()
-    wrong = next((w for w in named if w.startswith("-")), named[0] if named else "?")
-    if not wrong.startswith("-"):
-        return f'unexpected word "{wrong}": options start with two hyphens, see --help'
-    wrong = wrong.split("=")[0]
-    return f"unknown option {wrong}.{suggest(wrong.replace('_', '-'), options) or ' See --help for all options.'}"
-
-# %% ../nbs/0_core.ipynb #3d83f69a
-def parse(
-    config_type: type,  # a dataclass
-    argv: Sequence[str],
-    prog: str,  # the command's name, for usage and errors
-    default: Any = None,  # an instance whose values replace the dataclass' own defaults
-) -> Any:  # an instance of `config_type`
-    """Parse a command line into a dataclass.
-
-    Wrong input is a `UserError`; `--help` prints and exits with 0.
-    """
-    import tyro  # here, so that `import aclam.core` stays quick
-
-    box, given = io.StringIO(), {} if default is None else {"default": default}
-    try:
-        with redirect_stderr(box):
-            config = tyro.cli(config_type, args=list(argv), prog=prog, **given)
-    except SystemExit as e:
-        if not e.code:
-            raise
-        raise UserError(_one_line(box.getvalue(), option_names(config_type))) from None
-    sys.stderr.write(box.getvalue())  # warnings, should there be any
-    return config
-
-# %% ../nbs/0_core.ipynb #07fe0185
-def run_cli(
-    main: Callable[[], Any],  # what the command does; an int that it returns is the exit status
-    prog: str,  # the command's name
-) -> None:
-    """Run a command.
-
-    A `UserError` is one line on standard error and status 2; a bug keeps its traceback.
-    """
-    try:
-        status = main()
-        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
-    except UserError as e:
-        say(f"{prog}: " + " ".join(str(e).split()))
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say(f"{prog}: stopped")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        _forget_output()
-        raise SystemExit(141) from None
-    if isinstance(status, int) and status:
-        raise SystemExit(int(status))
-
-# %% ../nbs/0_core.ipynb #17349d65
-def _forget_output() -> None:
-    """Nobody reads any more (`command | head`): what is still to be printed, also at exit, goes
-    nowhere.
-    """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            os.dup2(nowhere, stream.fileno())
-        except (OSError, ValueError):  # a stream without a file, as in a notebook
-            continue
-    os.close(nowhere)
-
-# %% ../nbs/0_core.ipynb #a25e26a3
-def _choose(types: dict[str, type], argv: list[str], prog: str) -> str:
-    """The subcommand named by the first word."""
-    if not argv:
-        raise UserError(f"which subcommand? One of {', '.join(types)}; see --help")
-    if argv[0] in ("-h", "--help"):
-        import tyro
-
-        tyro.extras.subcommand_cli_from_dict(types, args=["--help"], prog=prog)
-    if argv[0] not in types:
-        right = suggest(argv[0], types) or f" There are {', '.join(types)}."
-        raise UserError(f'unknown subcommand "{argv[0]}".{right}')
-    return argv[0]
-
-# %% ../nbs/0_core.ipynb #0f216a71
-def cli(
-    config_or_subcommands: type
-    | dict[str, type],  # one dataclass, or a dataclass for each subcommand
-    run: Callable[[Any], Any]
-    | dict[str, Callable[[Any], Any]],  # gets the parsed dataclass; its int is the status
-    argv: Sequence[str] | None = None,  # default: the words after the command's name
-    prog: str = "",  # default: the command's name
-    default: Any = None,  # an instance with other defaults; for one dataclass only
-) -> None:
-    """Parse a command line and run it: wrong input is one line on standard error and exit status 2."""
-    argv, prog = list(sys.argv[1:] if argv is None else argv), prog or Path(sys.argv[0]).name
-
-    def main():
-        if not isinstance(config_or_subcommands, dict):
-            return run(parse(config_or_subcommands, argv, prog, default))
-        name = _choose(config_or_subcommands, argv, prog)
-        return run[name](parse(config_or_subcommands[name], argv[1:], f"{prog} {name}"))
-
-    run_cli(main, prog)
 
 # %% ../nbs/0_core.ipynb #6ef7bb78
 def _number(hint: type, value: Any) -> Any:
@@ -404,14 +253,14 @@ def _number(hint: type, value: Any) -> Any:
 
 # %% ../nbs/0_core.ipynb #5aadef98
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """One value of `from_dict`, as its field wants it: JSON knows neither dataclasses nor tuples."""
-    kind, inner = get_origin(hint), get_args(hint)
+    """Turn a value into what its field wants: JSON knows neither dataclasses nor tuples."""
+    kind = get_origin(hint)
+    inner = get_args(hint)
     if is_dataclass(hint) and not is_dataclass(value):
         return from_dict(hint, value, where)
     if kind is Literal and value not in inner:
-        raise ValueError(
-            f"{value!r} is not one of {', '.join(map(str, inner))}.{suggest(str(value), inner)}"
-        )
+        right = ", ".join(map(str, inner))
+        raise ValueError(f"{value!r} is not one of {right}.{suggest(str(value), inner)}")
     if kind in (Union, UnionType) and NoneType in inner:
         rest = [h for h in inner if h is not NoneType]
         return _typed(rest[0], value, where) if value is not None and len(rest) == 1 else value
@@ -431,35 +280,34 @@ def _renamed(values: dict, names: Iterable[str]) -> dict:
         for name, value in values.items()
     }
 
-
+# %% ../nbs/0_core.ipynb #5c90b6d1
 def from_dict(
     config_type: type,  # a dataclass
-    # field name -> value; nested dataclasses as nested dicts; lists where a tuple is meant
-    values: dict,
+    values: dict,  # of fields; nested dicts for nested dataclasses; lists where a tuple is meant
     where: str = "",  # a file name, for the error line
 ) -> Any:  # an instance of `config_type`
     """Build a dataclass from a dictionary.
 
     A field that does not exist, or a value of another type, is a `UserError`.
     """
-    place = f" in {where}" if where else ""
+    title = f"{config_type.__name__} in {where}" if where else config_type.__name__
     if not isinstance(values, dict):
-        raise UserError(
-            f"{config_type.__name__}{place}: fields and values expected, found {values!r}"
-        )
-    hints, given = get_type_hints(config_type), {}
+        raise UserError(f"{title}: fields and values expected, found {values!r}")
+
+    given = {}
+    hints = get_type_hints(config_type)
     names = [f.name for f in fields(config_type)]
     for name, value in _renamed(values, names).items():
         if name not in names:
-            raise UserError(
-                f"unknown field {name} of {config_type.__name__}{place}.{suggest(str(name), names)}"
-            )
+            raise UserError(f"unknown field {name} of {title}.{suggest(str(name), names)}")
         try:
             given[name] = _typed(hints[name], value, where)
         except ValueError as e:
-            raise UserError(f"field {name} of {config_type.__name__}{place}: {e}") from e
-    if missing := [f.name for f in fields(config_type) if f.name not in given and _required(f)]:
-        raise UserError(f"{config_type.__name__}{place} needs {', '.join(missing)}")
+            raise UserError(f"field {name} of {title}: {e}") from e
+
+    missing = [f.name for f in fields(config_type) if f.name not in given and _required(f)]
+    if missing:
+        raise UserError(f"{title} needs {', '.join(missing)}")
     return config_type(**given)
 
 

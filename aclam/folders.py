@@ -88,7 +88,7 @@ def hold(
         file.flush()
         yield path
 
-
+# %% ../nbs/0_folders.ipynb #cfeccfd8
 @contextmanager
 def one_at_a_time(path: str | Path) -> Iterator[None]:
     """Let processes that share the file `path`, on all machines, through one after another.

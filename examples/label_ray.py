@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 
-from aclam.core import cli, say
+from aclam.command_line import cli
+from aclam.core import say
 from aclam.train.label import LabelConfig, label, label_shard, missing, open_job
 
 

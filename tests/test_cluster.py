@@ -65,7 +65,7 @@ def all_gone(pids, seconds: float = 10.0) -> bool:
 
 def test_a_requeue_is_an_exit_status_and_not_an_error():
     status, said = end(
-        start("from aclam.core import run_cli\ndef f(): raise Requeue('x')\nrun_cli(f, 'prog')")
+        start("from aclam.command_line import run_cli\ndef f(): raise Requeue('x')\nrun_cli(f, 'prog')")
     )
     assert (status, said) == (EXIT_REQUEUE, "") and EXIT_REQUEUE == os.EX_TEMPFAIL
     assert not isinstance(cluster.Requeue(), Exception) and EXIT_GROUP not in (
@@ -618,7 +618,7 @@ def test_a_job_script(name):
 TRAINING = """
 import json, sys, time
 from pathlib import Path
-from aclam.core import run_cli
+from aclam.command_line import run_cli
 from aclam.train.cluster import Requeue, StopRequest
 def train(log):
     first = len(log.read_text().splitlines()) if log.exists() else 0

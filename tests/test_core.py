@@ -17,14 +17,12 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from aclam.command_line import cli, option_names, parse
 from aclam.core import (
     UserError,
     atomic_file,
     atomic_folder,
-    cli,
     from_dict,
-    option_names,
-    parse,
     plain,
     print_json,
     read_json,
@@ -329,7 +327,8 @@ def test_defaults_from_a_file_and_options_on_top():
 
 COMMAND = """
 from dataclasses import dataclass
-from aclam.core import UserError, cli, print_json, say
+from aclam.command_line import cli
+from aclam.core import UserError, print_json, say
 
 @dataclass(frozen=True)
 class Count:
@@ -402,7 +401,7 @@ def test_a_bug_keeps_its_traceback(toy):
 )
 def test_a_reader_that_goes_away_ends_the_command_quietly(work):
     """`command --json | head`: no traceback, the status that a shell gives for SIGPIPE."""
-    code = f"from aclam.core import print_json, run_cli\nrun_cli(lambda: {work} and None, 'toy')"
+    code = f"from aclam.command_line import run_cli\nfrom aclam.core import print_json\nrun_cli(lambda: {work} and None, 'toy')"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

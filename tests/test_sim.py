@@ -257,7 +257,7 @@ def test_a_closed_world_says_so():
 
 def test_broken_renderer_is_one_line():
     code = (
-        "from aclam.core import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"
+        "from aclam.command_line import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"
         "run_cli(EmojiTableTop, 'aclam-data')"
     )
     done = python(code, MUJOCO_GL="crayon")

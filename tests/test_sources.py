@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from aclam.command_line import run_cli
 from aclam.commands import data as command
-from aclam.core import UserError, run_cli
+from aclam.core import UserError
 from aclam.data.rotation import check_rotation
 from aclam.data.store import read_store
 from aclam.sim import environments, film, hands, libero, metaworld, robosuite

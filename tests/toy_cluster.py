@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from aclam.core import atomic_folder, cli, read_json, say, write_json
+from aclam.command_line import cli
+from aclam.core import atomic_folder, read_json, say, write_json
 from aclam.train.cluster import (
     Requeue,
     StopRequest,

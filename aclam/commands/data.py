@@ -19,7 +19,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from ..core import UserError, atomic_file, cli, plain, print_json, say
+from ..command_line import cli
+from ..core import UserError, atomic_file, plain, print_json, say
 from ..data.source import declared_for, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory

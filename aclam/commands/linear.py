@@ -15,7 +15,8 @@ import time
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from ..core import UserError, atomic_file, cli, print_json, run_cli, say
+from ..command_line import cli, run_cli
+from ..core import UserError, atomic_file, print_json, say
 
 from ..linear.figures import FIGURES, draw_figure, figure_points, run_figure, write_csv
 from ..linear.trainer import Setting, evaluate, train

@@ -21,7 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..core import UserError, atomic_file, cli, print_json, read_json, say
+from ..command_line import cli
+from ..core import UserError, atomic_file, print_json, read_json, say
 from ..data.trajectory import fingerprint
 from aclam.structure.metrics import (
     LATENTS,

@@ -28,16 +28,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from aclam.core import (
-    UserError,
-    atomic_file,
-    cli,
-    library,
-    plain,
-    print_json,
-    read_json,
-    write_json,
-)
+from ..command_line import cli
+from ..core import UserError, atomic_file, library, plain, print_json, read_json, write_json
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
 from .model import Policy, check_latents_fit, decode_plan

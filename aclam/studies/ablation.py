@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ..core import UserError, cli, plain, print_json, read_json, say, write_json
+from ..command_line import cli
+from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..data.store import cache_frames
 from ..data.triples import TripleConfig, TripleDataset

@@ -24,7 +24,8 @@ import matplotlib
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..core import UserError, cli, plain, print_json, read_json, say, write_json
+from ..command_line import cli
+from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.store import cache_frames, read_store
 from ..data.triples import TripleConfig, TripleDataset
 from ..lam.model import PRESETS, LatentActionModel, parameter_counts

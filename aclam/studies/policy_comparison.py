@@ -20,7 +20,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from ..core import UserError, cli, plain, print_json, read_json, say, write_json
+from ..command_line import cli
+from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
 from ..policy import rollout

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..core import UserError, cli, plain, print_json, read_json, say, write_json
+from ..command_line import cli
+from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..commands.structure import StructureConfig, collect, held_out_triples, origin
 from ..structure.leakage import latent_profile, one_sidedness, probe_rows
 from ..structure.metrics import structure_metrics

@@ -46,7 +46,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..core import UserError, run_cli, say, suggest
+from ..command_line import run_cli
+from ..core import UserError, say, suggest
 
 if TYPE_CHECKING:  # both take seconds to import, and most of what is here needs neither
     from accelerate import PartialState

@@ -41,7 +41,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from ..core import UserError, cli, print_json, suggest
+from ..command_line import cli
+from ..core import UserError, print_json, suggest
 from ..lam import PRESETS, LatentActionModel
 from ..lam.lapa import LapaConfig
 from ..lam.model import LamConfig

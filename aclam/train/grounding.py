@@ -19,7 +19,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..core import UserError, parse, say
+from ..command_line import parse
+from ..core import UserError, say
 from ..data.source import open_dataset
 from ..data.store import resize_frames
 from ..data.trajectory import Trajectory, split_episodes

@@ -38,7 +38,8 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_file, cli, plain, print_json, read_json, say, write_json
+from ..command_line import cli
+from ..core import UserError, atomic_file, plain, print_json, read_json, say, write_json
 from ..data.lerobot import write_lerobot
 from ..data.source import open_dataset
 from ..data.store import Recent, Store, resize_frames

@@ -23,7 +23,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 
-from ..core import UserError, parse, say, suggest, write_json
+from ..command_line import parse
+from ..core import UserError, say, suggest, write_json
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
 from ..data.recipe import load_mixture
 from ..data.source import open_dataset

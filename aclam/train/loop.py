@@ -43,17 +43,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm.auto import tqdm
 
-from aclam.core import (
-    UserError,
-    atomic_file,
-    atomic_folder,
-    plain,
-    print_json,
-    read_json,
-    run_cli,
-    say,
-    write_json,
-)
+from ..command_line import run_cli
+from ..core import UserError, atomic_file, atomic_folder, plain, print_json, read_json, say, write_json
 from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..lam.global_batch import commit

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from ..core import UserError, parse, say, suggest
+from ..command_line import parse
+from ..core import UserError, say, suggest
 from ..data.source import open_dataset
 from ..data.store import Store, resize_frames
 from ..data.trajectory import Trajectory, split_episodes
