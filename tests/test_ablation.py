@@ -16,16 +16,8 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.objective import ObjectiveConfig
 from aclam.studies import ablation
-from aclam.studies.ablation import (
-    DESIGNS,
-    SMALL,
-    ShortRun,
-    Watch,
-    WatchConfig,
-    bottlenecks,
-    designs,
-    train_short,
-)
+from aclam.structure.watch import Watch, WatchConfig
+from aclam.studies.ablation import DESIGNS, SMALL, ShortRun, bottlenecks, designs, train_short
 
 TINY = dict(image_size=16, idm_width=32, fdm_width=32, fdm_depth=1, tokens=2)
 
