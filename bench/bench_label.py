@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from aclam.data.store import read_store, resize_frames, write_store
+from aclam.data.cache import resize_frames
+from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.train.label import LabelConfig, label, read_labels, same_files

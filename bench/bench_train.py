@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 
 from aclam.core import say
-from aclam.data.store import cache_frames
+from aclam.data.cache import cache_frames
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel

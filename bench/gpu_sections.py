@@ -28,8 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from aclam.core import UserError, read_json, write_json
+from aclam.data.cache import cache_frames
 from aclam.data.loading import loader_settings
-from aclam.data.store import cache_frames, finish_store, read_store, start_store, write_shard
+from aclam.data.store import finish_store, read_store, start_store, write_shard
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel

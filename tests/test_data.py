@@ -30,6 +30,7 @@ from aclam.data.augment import (
     augment_triple,
     augmentation_parameters,
 )
+from aclam.data.cache import cache_frames, resize_frames
 from aclam.data.loading import loader_settings
 from aclam.data.rotation import (
     check_relative_angle,
@@ -41,7 +42,6 @@ from aclam.data.rotation import (
     to_rotation,
 )
 from aclam.data.store import (
-    cache_frames,
     decode,
     encode,
     finish_store,
@@ -611,7 +611,7 @@ def test_what_an_item_holds(episodes, dataset):
         e, *frames = batch["index"][row].tolist()
         t = episodes[e]
         assert batch["times"][row].tolist() == t.timestamp[frames].tolist()
-        assert torch.equal(batch["frames"][row], store.resize_frames(t.frames[frames], 16))
+        assert torch.equal(batch["frames"][row], resize_frames(t.frames[frames], 16))
         assert bool(batch["has_proprio"][row]) == (t.kind == "robot")
         assert plain.embodiments[int(batch["embodiment"][row])] == t.embodiment
         if t.proprio is None:
@@ -710,7 +710,7 @@ def test_datasets_of_different_widths_share_a_batch(episodes):
 
 
 def test_augmentation_is_shared_by_the_three_frames(episodes):
-    still = store.resize_frames(episodes[0].frames[[4, 4, 4]], 24)
+    still = resize_frames(episodes[0].frames[[4, 4, 4]], 24)
     for seed in range(10):
         lit = augment_triple(still, AugmentConfig(), np.random.default_rng(seed))
         assert (

@@ -12,8 +12,9 @@ import torch
 
 from aclam.commands import data as data_command
 from aclam.core import UserError
+from aclam.data.cache import cache_frames
 from aclam.data.source import open_dataset
-from aclam.data.store import cache_frames, write_store
+from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam.registry import read_tensors
 from aclam.policy import grounding, vlm

@@ -277,7 +277,7 @@ def held_out_triples(store, image_size: int, config: StructureConfig, origin: di
 
     `origin` is what `data.json` beside the model says (see `unseen` and `quantiles_for`).
     """
-    from aclam.data.store import cache_frames
+    from aclam.data.cache import cache_frames
     from aclam.data.triples import TripleConfig, TripleDataset
 
     episodes = unseen(store, origin or {}, config.first, config.last)
@@ -425,8 +425,8 @@ def main(argv=None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] not in (["leakage"], ["compare"]):
         return cli(StructureConfig, run, argv, prog="aclam-structure")
-    from aclam.studies.comparison import CompareConfig
     from aclam.structure.leakage import LeakageConfig
+    from aclam.studies.comparison import CompareConfig
 
     types = {"leakage": LeakageConfig, "compare": CompareConfig}
     cli(types, {"leakage": run_leakage, "compare": run_compare}, argv, prog="aclam-structure")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from ..core import UserError
-from .store import resize_frames
+from .cache import resize_frames
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/scenes.ipynb #95e0965c

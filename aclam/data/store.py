@@ -7,8 +7,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/store.html.md"""
 # %% auto #0
 __all__ = ['FRAME_SCHEMA', 'EPISODE_SCHEMA', 'ROW_GROUP', 'FORMAT', 'FORMAT_VERSION', 'PARQUET', 'CARD', 'encode', 'decode',
            'check_decoders', 'write_shard', 'start_store', 'streamed_quantiles', 'finish_store', 'write_store',
-           'Recent', 'ImageReader', 'StoredFrames', 'Store', 'read_store', 'resize_frames', 'FrameBlock',
-           'CachedFrames', 'cache_frames']
+           'Recent', 'ImageReader', 'StoredFrames', 'Store', 'read_store']
 
 # %% ../../nbs/3_data/store.ipynb #de42f8f4
 import hashlib
@@ -17,7 +16,7 @@ import os
 import platform
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from itertools import islice, product
@@ -714,113 +713,3 @@ def _small(folder: Path, part: int) -> pa.Table:
     if missing := set(columns) - set(table.column_names):
         raise UserError(f"{path} has no column {sorted(missing)[0]}")
     return table
-
-# %% ../../nbs/3_data/store.ipynb #805fdf56
-def resize_frames(
-    frames: np.ndarray,  # uint8 (N, H, W, 3)
-    size: int,  # pixels; other aspect ratios are squeezed into a square
-) -> Any:  # torch tensor, uint8 (N, 3, size, size)
-    """Frames as a model wants them: channels first, square, antialiased."""
-    import torch
-    from torchvision.transforms.v2.functional import resize
-
-    if frames.shape[1:3] == (
-        size,
-        size,
-    ):  # NumPy turns the axes round in less than half of torch's time
-        return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
-    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (N, 3, H, W)
-    return resize(x, [size, size], antialias=True).contiguous()
-
-# %% ../../nbs/3_data/store.ipynb #caf8a410
-class FrameBlock:
-    """All small frames in one array, uint8 (N, 3, S, S).
-
-    One that lies in a file travels to a worker process as a path.
-    """
-
-    def __init__(self, array: np.ndarray | None = None, file: Path | None = None):
-        self.file = file
-        self.array = np.load(file, mmap_mode="r", allow_pickle=False) if array is None else array
-
-    def __getstate__(self) -> dict:
-        return {"file": self.file, "array": None if self.file else self.array}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
-
-
-class CachedFrames:
-    """The frames of one episode inside a block."""
-
-    def __init__(self, block: FrameBlock, start: int, stop: int):
-        self.block, self.start, self.stop = block, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, indices: Sequence[int]) -> np.ndarray:  # (N, S, S, 3)
-        rows = [self.start + range(len(self))[int(n)] for n in indices]
-        return np.ascontiguousarray(self.block.array[rows].transpose(0, 2, 3, 1))
-
-# %% ../../nbs/3_data/store.ipynb #77916849
-def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> None:
-    at = 0
-    for t in trajectories:
-        for a in range(0, len(t), ROW_GROUP):
-            small = resize_frames(
-                t.frames[list(range(a, min(a + ROW_GROUP, len(t))))], size
-            ).numpy()
-            array[at : at + len(small)] = small
-            at += len(small)
-
-# %% ../../nbs/3_data/store.ipynb #e7591991
-def cache_frames(
-    source: Store | Sequence[Trajectory],  # an opened store, or any trajectories
-    image_size: int,  # pixels
-    folder: str
-    | os.PathLike
-    | None = None,  # where the file goes; default: `cache` in the store, or memory
-    in_memory: bool = False,  # an array instead of a memory-mapped file
-) -> list[
-    Trajectory
-]:  # the same trajectories; frames are (image_size, image_size) and need no decoding
-    """Decode and shrink all frames once. Written atomically; a file that is there is used again."""
-    stored = isinstance(source, Store)
-    trajectories = source.trajectories if stored else list(source)
-    shape = (sum(len(t) for t in trajectories), 3, image_size, image_size)
-    if in_memory or not (stored or folder):
-        array = np.empty(shape, np.uint8)
-        _fill(array, trajectories, image_size)
-        return _with_frames(trajectories, FrameBlock(array))
-    folder = Path(folder) if folder else source.folder / "cache"
-    file = folder / f"frames_{image_size}_{_fingerprint(source)}.npy"
-    if not file.exists():
-        with atomic_file(file) as path:
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-            _fill(array, trajectories, image_size)
-            array.flush()
-    block = FrameBlock(file=file)
-    if block.array.shape != shape:
-        raise UserError(f"{file} has shape {block.array.shape}, expected {shape}: remove it")
-    return _with_frames(trajectories, block)
-
-# %% ../../nbs/3_data/store.ipynb #45f126d3
-def _with_frames(trajectories: Sequence[Trajectory], block: FrameBlock) -> list[Trajectory]:
-    ends = np.cumsum([len(t) for t in trajectories]).tolist()
-    return [
-        replace(t, frames=CachedFrames(block, e - len(t), e))
-        for t, e in zip(trajectories, ends, strict=True)
-    ]
-
-
-def _fingerprint(source: Store | Sequence[Trajectory]) -> str:
-    """Twelve digits that change with the content (a store) or with names and lengths (other
-    trajectories).
-    """
-    names = (
-        source.meta
-        if isinstance(source, Store)
-        else [(t.name, len(t), float(t.timestamp[-1])) for t in source]
-    )
-    return hashlib.sha256(json.dumps(plain(names), sort_keys=True).encode()).hexdigest()[:12]

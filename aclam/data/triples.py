@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 
 from ..core import UserError
 from .augment import AugmentConfig, apply_augmentation, augmentation_parameters
+from .cache import CachedFrames, resize_frames
 from .rotation import leg_angles, quaternions
-from .store import CachedFrames, resize_frames
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/triples.ipynb #1ca5b1da

@@ -194,7 +194,7 @@ def episode_arrays(
     measured on this episode alone. `seconds` keeps the beginning only. Without proprio there are no
     states.
     """
-    from aclam.data.store import resize_frames
+    from aclam.data.cache import resize_frames
     from aclam.data.triples import measured_quantiles, normalise
 
     time = np.asarray(trajectory.timestamp) - trajectory.timestamp[0]

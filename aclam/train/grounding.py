@@ -21,12 +21,11 @@ from accelerate.utils import parse_flag_from_env
 
 from ..command_line import parse
 from ..core import UserError, say
+from ..data.cache import decoded_once, resize_frames
 from ..data.source import open_dataset
-from ..data.store import resize_frames
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report, guess
 from ..policy.vlm import SMALL, VlmConfig, text_numbers
-from .lam import decoded_once
 from .loop import TrainConfig, train, train_command
 from .policy import move_picture
 

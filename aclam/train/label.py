@@ -40,9 +40,10 @@ from tqdm.auto import tqdm
 
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, read_json, say, write_json
+from ..data.cache import resize_frames
 from ..data.lerobot import write_lerobot
 from ..data.source import open_dataset
-from ..data.store import Recent, Store, resize_frames
+from ..data.store import Recent, Store
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from .cluster import join_group

@@ -26,15 +26,16 @@ from accelerate import PartialState
 
 from ..command_line import parse
 from ..core import UserError, say, suggest
+from ..data.cache import decoded_once, resize_frames
 from ..data.source import open_dataset
-from ..data.store import Store, resize_frames
+from ..data.store import Store
 from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import VlmConfig, load_weights, text_numbers
 from .cluster import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
-from .lam import decoded_once, fit_to_card, needs_of
+from .lam import fit_to_card, needs_of
 from .loop import TrainConfig, train, train_command
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
