@@ -100,8 +100,21 @@ BAD = {
     "long cell": ({}, ["x = 1\n" * 36], "cell 9: 36 lines of code in one cell (at most 35)"),
     "long class": (
         {},
-        ["#| export\nclass A:\n" + "    x = 1\n" * 45],
-        "46 lines of code in one cell (at most 45)",
+        ["#| export\nclass A:\n" + "    x = 1\n" * 35],
+        "36 lines of code in one cell (at most 35)",
+    ),
+    "packed": ({}, ["a, b, c = 1, 2, 3"], "cell 9: 3 names in one assignment"),
+    "three for": (
+        {},
+        ["x = [[c for c in b] for a in [] for b in a]"],
+        "cell 9: a comprehension over more than two for",
+    ),
+    "named lambda": ({}, ["f = lambda x: x"], "cell 9: a lambda with a name"),
+    "not formatted": ({}, ["x = 1  # fmt: skip"], "cell 9: a part that the formatter leaves out"),
+    "hidden import": (
+        {},
+        ["#| export\ndef f():\n    from aclam.core import say\n    say(1)"],
+        "cell 9: an import of aclam.core inside f",
     ),
     "long line": ({}, [f"x = '{'a' * 120}'"], "cell 9: a line of 126 characters"),
     "path of a machine": ({}, ["x = '/home/someone/data'"], "cell 9: a path of one machine: /home"),

@@ -1,6 +1,6 @@
 """The gate behind `make test`: every check in order, a line for each, and the total at the end.
 
-    python tools/check.py [STEP ...]     steps: clean sync lint ruff readme notebooks pytest
+    python tools/check.py [STEP ...]     steps: clean sync lint ruff imports readme notebooks pytest
 
 The total counts each pytest test, each notebook and each other check once. Skipped tests are
 reported, not counted.
@@ -128,6 +128,12 @@ def ruff() -> Outcome:
     return verdict("".join(d.stdout for d in done if d.returncode))
 
 
+def imports() -> Outcome:
+    """Rooms import only from below, and there is no circle: the contracts in pyproject.toml."""
+    done = run(BIN / "lint-imports", "--no-cache")
+    return verdict(done.stdout if done.returncode else "")
+
+
 def readme() -> Outcome:
     done = run(sys.executable, "site/readme.py", "--check")
     return verdict(done.stdout if done.returncode else "")
@@ -177,6 +183,7 @@ STEPS = {
     "sync": ("modules are what the notebooks export", sync),
     "lint": ("notebook lint", lint),
     "ruff": ("ruff", ruff),
+    "imports": ("imports go down, and not in circles", imports),
     "readme": ("README.md is current", readme),
     "notebooks": ("notebooks run", test_notebooks),
     "pytest": ("tests", pytest),

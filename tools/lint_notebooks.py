@@ -22,8 +22,8 @@ MAX_LINE = 100
 MAX_CELL_LINES = (
     35  # of a code cell; a reader should see the whole of it. Methods beyond it: @patch
 )
-UNDONE = [  # rooms that are still to be rewritten; until then their cells may be wide, long and packed
-   
+# rooms that are still to be rewritten; until then their cells may be wide, long and packed
+UNDONE = [
     "nbs/1_linear/",
     "nbs/2_additivity/",
     "nbs/3_data/",
@@ -269,6 +269,18 @@ def _packed(node: ast.AST) -> Iterator[str]:
         inner = [n for n in ast.walk(node) if isinstance(n, COMPREHENSIONS) and n is not node]
         if sum(len(n.generators) for n in [node, *inner]) > 2:
             yield "a comprehension over more than two for"
+
+
+def no_hidden_imports(nb: Notebook) -> Found:
+    """An import of ours inside a function hides an arrow. For what is optional there is `library`."""
+    for c in nb.code:
+        for function in ast.walk(c.tree) if c.exported and not nb.undone else []:
+            if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            for node in ast.walk(function):
+                module = getattr(node, "module", None) or ""
+                if isinstance(node, ast.ImportFrom) and module.split(".")[0] == "aclam":
+                    yield c.number, f"an import of {module} inside {function.name}"
 
 
 def machine_paths(nb: Notebook) -> Found:
