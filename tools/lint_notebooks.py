@@ -245,7 +245,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def one_thought(nb: Notebook) -> Found:
-    """One statement, one thought: nothing packed, nothing nested, no function without a name of its own."""
+    """One statement, one thought: nothing packed, nothing nested, no lambda with a name."""
     for c in [] if nb.undone else nb.code:
         if "fmt: skip" in c.source or "fmt: off" in c.source:
             yield c.number, "a part that the formatter leaves out"
@@ -398,6 +398,8 @@ RULES = [
     exports_only_define,
     display_maths,
     cell_length,
+    one_thought,
+    no_hidden_imports,
     machine_paths,
     forbidden,
     size,
