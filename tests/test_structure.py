@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from aclam.commands.structure import (
-    StructureConfig,
-    check_by_hand,
-    held_out,
-    held_out_triples,
-    main,
-    quantiles_for,
-    save_latents,
-    unseen,
-)
+from aclam.commands.structure import main
+from aclam.structure.held_out import held_out, held_out_triples, quantiles_for, unseen
+from aclam.structure.latent_file import check_by_hand, save_latents
 from aclam.core import UserError, write_json
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
@@ -425,8 +418,7 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     write_store(
         tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3))
     )
-    config = StructureConfig(n=32, first=1)
-    dataset = held_out_triples(read_store(tmp_path / "store"), 32, config)
+    dataset = held_out_triples(read_store(tmp_path / "store"), 32, n=32, first=1)
     assert len(dataset.trajectories) == 2 and len(dataset) == 32
     got = m.collect_latents(DotLam(), dataset, n=32)
     save_latents(tmp_path / "z.npz", got)

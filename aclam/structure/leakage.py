@@ -7,18 +7,15 @@ Docs: https://aclam-project.github.io/aclam/5_structure/leakage.html.md"""
 # %% auto #0
 __all__ = ['boosted_trees', 'held_out_rows', 'even_rows', 'mean_recall', 'environment_probe', 'check_environment_probe',
            'check_unequal_stores', 'check_split_matters', 'latent_profile', 'one_sidedness', 'check_one_sidedness',
-           'probe_rows', 'leakage', 'leaky_latents', 'check_what_stays', 'LeakageConfig', 'measure_leakage',
-           'leakage_text']
+           'probe_rows', 'leakage', 'leaky_latents', 'check_what_stays']
 
 # %% ../../nbs/5_structure/leakage.ipynb #0e8e2679
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError, say
+from ..core import UserError
 from .metrics import _quantiles, _rows, additivity, linear_probe, resample
 
 # %% ../../nbs/5_structure/leakage.ipynb #99a8f732
@@ -342,74 +339,3 @@ def check_what_stays(tol: float = 1e-12, seed: int = 0) -> dict:
     ), found
     assert found["offset"]["environment"] > 0.99 and found["offset"]["additivity"] > 0.2, found
     return found
-
-# %% ../../nbs/5_structure/leakage.ipynb #56110fd2
-@dataclass(frozen=True)
-class LeakageConfig:
-    """What latents give away: the environment (Table 2 of AC-LAM), motion, action and place, from a
-    model and stores.
-    """
-
-    model: Path  # folder of a latent action model
-    data: tuple[
-        Path, ...
-    ]  # folders of stores; each is an environment, and two or more can be told apart
-    n: int = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
-    seed: int = 0  # draws pairs and splits
-    batch_size: int = 128
-    device: str = "auto"  # cuda where there is one, else cpu
-    json: bool = False  # one JSON object on standard output, nothing else
-
-# %% ../../nbs/5_structure/leakage.ipynb #22a7be82
-def measure_leakage(config: LeakageConfig) -> dict:
-    """Collect `config.n` latents from the unseen episodes of each store and measure `leakage`."""
-    import torch
-
-    from aclam.data.source import open_dataset
-    from aclam.lam import LatentActionModel
-    from aclam.commands.structure import StructureConfig, held_out_triples, origin
-
-    if len({Path(d).resolve() for d in config.data}) < len(config.data):
-        raise UserError("--data names a folder twice: each is an environment of its own")
-    device = (
-        ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else config.device
-    )
-    lam, rows, known = (
-        LatentActionModel.from_pretrained(config.model).to(device),
-        {},
-        origin(config.model),
-    )
-    for folder in config.data:
-        settings = StructureConfig(n=config.n, seed=config.seed)
-        dataset = held_out_triples(open_dataset(folder), lam.config.image_size, settings, known)
-        name = folder.name if folder.name not in rows else str(folder)
-        rows[name] = probe_rows(lam, dataset, config.n, config.batch_size, device)
-    if len(rows) < 2:
-        say(
-            "one environment: there is nothing to tell it apart from, so only the other probes are measured"
-        )
-    return leakage(rows, config.seed)
-
-# %% ../../nbs/5_structure/leakage.ipynb #7e905099
-def leakage_text(row: dict) -> str:
-    """What `leakage` found, for a person."""
-    lines = []
-    for by, got in row.get("environment", {}).items():
-        low, high = got["interval"]
-        how = "at random" if by == "random" else "by trajectory"
-        lines.append(
-            f"environment, split {how:14s} {got['accuracy']:.3f}  [{low:.3f}, {high:.3f}]"
-            f"  chance {got['chance']:.3f}"
-        )
-    for name, probes in row["probes"].items():
-        lines.append(
-            f"{name}: " + ", ".join(f"{k.removesuffix('_r2')} {v:.3f}" for k, v in probes.items())
-        )
-    return "\n".join(
-        [
-            *lines,
-            "(motion, place, goal, action: R2 of linear probes; one_sidedness: 0 is a difference)",
-        ]
-    )

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from ..command_line import cli
-from ..commands.structure import StructureConfig, held_out, held_out_triples, origin
 from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.cache import cache_frames
 from ..data.source import open_dataset
@@ -29,8 +28,10 @@ from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.objective import ObjectiveConfig
 from ..lam.potential import potential_of
 from ..lam.quantizer import BottleneckConfig
+from ..structure.held_out import held_out, held_out_triples, origin
 from ..structure.metrics import collect_latents, structure_metrics
 from ..structure.watch import Watch
+from ..train.lam import run, settings_from
 
 # %% ../../nbs/9_studies/ablation.ipynb #c151ac4e
 @dataclass(frozen=True)
@@ -291,8 +292,9 @@ def measure_channel(run: Path, data: str, n: int) -> dict:
     """The shown metrics of a trained model on its held-out episodes, and the watch's verdict at the
     end of its training.
     """
-    lam, ask = LatentActionModel.from_pretrained(run / "model"), StructureConfig(n=n)
-    probe = held_out_triples(open_dataset(data), lam.config.image_size, ask, origin(run / "model"))
+    lam = LatentActionModel.from_pretrained(run / "model")
+    known = origin(run / "model")
+    probe = held_out_triples(open_dataset(data), lam.config.image_size, n, origin=known)
     found = structure_metrics(collect_latents(lam, probe, n), lam.config.codebook_size)
     end = read_json(run / "result.json")
     verdict = (
@@ -307,8 +309,6 @@ def channel_study(
     """Train and measure what is missing in `file`, model by model; a study that was stopped goes
     on.
     """
-    from aclam.train.lam import run, settings_from  # here: only commands know the training room
-
     about = {
         "command": " ".join(["aclam-train-lam", *BUDGET, "..."]),
         "data": data,

@@ -22,12 +22,32 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from scipy import stats
 
 from ..core import UserError, atomic_file, plain, read_json, say, write_json
+from ..data.source import open_dataset
+from ..data.store import Store, write_store
+from ..data.trajectory import synthetic_trajectory
+from ..data.triples import TripleDataset
+from ..device import device_of
+from ..lam import PRESETS, LatentActionModel
+from ..lam.registry import preset as lam_preset
+from ..structure.held_out import collect, held_out_triples, origin
+from ..structure.leakage import environment_probe, leakage, probe_rows
+from ..structure.metrics import inverse, structure_metrics
+from ..structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_pairs
+from aclam.structure.norm_trajectory import (
+    NormTrajectory,
+    draw_norm_trajectories,
+    episode_arrays,
+    norm_trajectory,
+)
 from .report import duration, hardware, number, save_figures
-from ..train.cluster import exit_on_signals, start_child, stop_children
+from ..train.stop import exit_on_signals, start_child, stop_children
+from ..train.lam import settings_for
 
 # %% ../../nbs/9_studies/comparison.ipynb #0761485c
 PAPER_TABLE_1 = {  # (additivity, norm correlation, identity, inverse)
@@ -116,15 +136,12 @@ def names_of(config: CompareConfig) -> dict[str, Path]:
 
 def check_config(config: CompareConfig) -> None:
     """UserError for a comparison that cannot be made."""
-    from aclam.lam import PRESETS
-    from aclam.lam.model import preset
-
     if len(set(config.models)) < max(len(config.models), 1) or config.seeds < 1 or config.n < 2:
         raise UserError(
             "--models names one or more different presets, --seeds is at least 1, --n at least 2"
         )
     for name in config.models:
-        preset(name)  # its error names the nearest
+        lam_preset(name)  # its error names the nearest
     if len({name.endswith("_cpu") for name in config.models}) > 1:
         raise UserError(
             f"{', '.join(config.models)}: presets of the CPU's and of the paper's size, choose one kind"
@@ -138,8 +155,6 @@ def check_config(config: CompareConfig) -> None:
 # %% ../../nbs/9_studies/comparison.ipynb #91194378
 def train_words(config: CompareConfig, name: str, seed: int) -> list[str]:
     """The options of `aclam-train-lam` that train one model of the comparison."""
-    from aclam.train.lam import settings_for  # here: only commands know the training room
-
     usual, first = settings_for(name), settings_for(config.models[0]).train
     steps, batch = config.steps or first.steps, config.batch_size or first.batch_size
     words = [
@@ -257,8 +272,6 @@ def curve_of(lam, dataset, episode: int, device: str = "cpu") -> dict:
     """||z(o_0, o_t)|| and the true displacement along one episode of a dataset of triples, as lists
     for JSON.
     """
-    from aclam.structure.norm_trajectory import episode_arrays, norm_trajectory
-
     arrays = episode_arrays(dataset.trajectories[episode], lam.config.image_size, dataset.quantiles)
     c = norm_trajectory(lam, **arrays, device=device)
     columns = {"time": c.time, "norm": c.norm, "displacement": c.displacement}
@@ -270,32 +283,24 @@ class Measure:
     """Measures trained models on the stores of a comparison; stores are opened once."""
 
     def __init__(self, config: CompareConfig):
-        import torch
-
-        self.config, self.stores, self.triples = config, {}, {}
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = auto if config.device == "auto" else config.device
+        self.config = config
+        self.device = device_of(config.device)
+        self.stores: dict[str, Store] = {}
+        self.triples: dict[tuple[str, int], TripleDataset] = {}
 
     def dataset(self, name: str, folder: Path, size: int, origin: dict):
         """The held-out triples of one store at one image size; all models are trained on the same
         data.
         """
-        from aclam.data.source import open_dataset
-        from aclam.commands.structure import StructureConfig, held_out_triples
-
         if (name, size) not in self.triples:
             store = self.stores.setdefault(name, open_dataset(folder))
-            self.triples[name, size] = held_out_triples(
-                store, size, StructureConfig(n=self.config.n), origin
-            )
+            triples = held_out_triples(store, size, self.config.n, origin=origin)
+            self.triples[name, size] = triples
         return self.triples[name, size]
 
     def structure(self, lam, dataset) -> dict:
         """Eqs. 7 to 10 of one model on one store, with intervals."""
-        from aclam.commands.structure import StructureConfig, collect
-        from aclam.structure.metrics import structure_metrics
-
-        latents = collect(lam, dataset, StructureConfig(n=self.config.n), self.device)
+        latents = collect(lam, dataset, self.config.n, device=self.device)
         row = structure_metrics(
             latents, getattr(lam.config, "codebook_size", None), self.config.intervals
         )
@@ -303,8 +308,6 @@ class Measure:
 
     def leakage(self, lam, datasets: Mapping) -> dict:
         """The probes of one model over all stores."""
-        from aclam.structure.leakage import leakage, probe_rows
-
         return leakage(
             {
                 k: probe_rows(lam, d, self.config.probe_n, device=self.device)
@@ -328,10 +331,6 @@ def inverse_parts(lam, dataset, n: int = 1024, device: str = "cpu") -> dict:
     """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and without what all
     pairs share, which is the mean latent of a frame with itself (`centred`).
     """
-    import torch
-
-    from aclam.structure.metrics import inverse
-
     frames = dataset.batch(range(n))["frames"].to(device).float() / 255  # (n, 3, 3, S, S)
     with torch.no_grad():
         there, back, still = (
@@ -354,8 +353,6 @@ def motion_probe(datasets: Mapping, n: int) -> dict | None:
     """The environment probe on the hand's true displacement, which no latent is asked to hide; None
     where unknown.
     """
-    from aclam.structure.leakage import environment_probe
-
     moved, store, episode = [], [], []
     for place, d in enumerate(datasets.values()):
         batch = d.batch(range(n))
@@ -378,9 +375,6 @@ def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -
     """Everything about one trained model: structure by store, leakage, figures' curves, the watch,
     time and size.
     """
-    from aclam.lam import LatentActionModel
-    from aclam.commands.structure import origin
-
     run, kept = run_of(config, name, seed), Path(config.out) / "measured" / name / f"seed{seed}"
     lam, known = (
         LatentActionModel.from_pretrained(run / "model").to(measure.device),
@@ -830,8 +824,6 @@ def draw_curves(results: Mapping, store: str, seed: str = "0"):
     """Figures 1, 3 and 6 for one store, from the curves in the results: a panel for each episode, a
     line for each model.
     """
-    from aclam.structure.norm_trajectory import NormTrajectory, draw_norm_trajectories
-
     def curve(row: Mapping) -> NormTrajectory:
         time, norm, moved = (
             None if row[k] is None else np.array(row[k]) for k in ("time", "norm", "displacement")
@@ -852,13 +844,6 @@ def draw_transfers(measure: Measure, models: Sequence[str], store: str, rows: in
     """Figure 5 for one store: motions of `rows` episodes in frames of others, for each model (seed
     0) that paints.
     """
-    from aclam.lam import LatentActionModel
-    from aclam.structure.motion_transfer import (
-        draw_motion_transfer,
-        motion_transfer,
-        transfer_pairs,
-    )
-
     moved, pairs = {}, {}
     for name in models:
         lam = LatentActionModel.from_pretrained(run_of(measure.config, name, 0) / "model").to(
@@ -879,8 +864,6 @@ def draw(measure: Measure, results: Mapping) -> list[Path]:
     """Write the figures of all stores below the comparison's `out`/figures, for what is measured so
     far; the paths.
     """
-    import matplotlib.pyplot as plt  # here: who only reads tables need not wait for it
-
     first = [name for name, runs in results["models"].items() if "0" in runs]
     figures = {f"norm_trajectory_{s}": draw_curves(results, s) for s in results["table_1"]}
     figures |= {
@@ -897,9 +880,6 @@ def quick(out: str | Path, **changes) -> CompareConfig:
     """A comparison in miniature, to see that all of it works: stores are written below `out`, its
     config is returned.
     """
-    from aclam.data.store import write_store
-    from aclam.data.trajectory import synthetic_trajectory
-
     out = Path(out)
     for name, first in (("left", 0), ("right", 30), ("elsewhere", 60)):
         if not (out / name / "meta.json").exists():

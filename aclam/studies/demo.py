@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 
 from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
-from ..data.store import cache_frames, read_store
+from ..data.cache import cache_frames
+from ..data.store import read_store
 from ..data.triples import TripleConfig, TripleDataset
 from ..lam.model import PRESETS, LatentActionModel, parameter_counts
-from ..commands.structure import held_out
+from ..structure.held_out import held_out
 from ..structure.metrics import collect_latents, structure_metrics
 from aclam.structure.motion_transfer import (
     draw_motion_transfer,
@@ -38,9 +39,17 @@ from aclam.structure.motion_transfer import (
     transfer_pairs,
 )
 from ..structure.norm_trajectory import draw_norm_trajectories, episode_arrays, norm_trajectory
-from .report import draw_code_usage, draw_film_strip, draw_training, format_table
-from .report import goals, hardware, save_figures, write_report
-from ..train.cluster import exit_on_signals, start_child, stop_children
+from aclam.studies.report import (
+    draw_code_usage,
+    draw_film_strip,
+    draw_training,
+    format_table,
+    goals,
+    hardware,
+    save_figures,
+    write_report,
+)
+from ..train.stop import exit_on_signals, start_child, stop_children
 from ..train.lam import settings_for
 from ..train.loop import read_metrics
 

@@ -215,7 +215,7 @@ def has_played(found: Mapping, c: PolicyCompareConfig) -> bool:
 def compare(
     c: PolicyCompareConfig,
     train: Callable = training.run,
-    play: Callable = rollout.run,
+    play: Callable = rollout.evaluate,
     prepare: Callable = label_all,
 ) -> dict:
     """Train and play what is missing: the results, also in `out`/results.json. train, play: see

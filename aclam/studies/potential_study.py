@@ -17,7 +17,9 @@ from scipy.spatial.transform import Rotation
 
 from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
-from ..commands.structure import StructureConfig, collect, held_out_triples, origin
+from ..data.source import open_dataset
+from ..lam import LatentActionModel
+from ..structure.held_out import collect, held_out_triples, origin
 from ..structure.leakage import latent_profile, one_sidedness, probe_rows
 from ..structure.metrics import structure_metrics
 
@@ -97,15 +99,12 @@ def named(words: tuple[str, ...]) -> dict[str, Path]:
 # %% ../../nbs/9_studies/potential_study.ipynb #2bb88f27
 def measure(folder: Path, config: StudyConfig) -> dict[str, dict]:
     """The row of one model, and the row that its true displacements would have."""
-    from aclam.data.source import open_dataset
-    from aclam.lam import LatentActionModel
-
-    lam, store = LatentActionModel.from_pretrained(folder), open_dataset(config.data)
-    ask = StructureConfig(n=config.n, seed=config.seed)
-    dataset = held_out_triples(store, lam.config.image_size, ask, origin(folder))
-    row = structure_metrics(
-        collect(lam, dataset, ask, "cpu"), lam.config.codebook_size, 200, config.seed
-    )
+    lam = LatentActionModel.from_pretrained(folder)
+    store = open_dataset(config.data)
+    size = lam.config.image_size
+    dataset = held_out_triples(store, size, config.n, origin=origin(folder), seed=config.seed)
+    latents = collect(lam, dataset, config.n, seed=config.seed)
+    row = structure_metrics(latents, lam.config.codebook_size, 200, config.seed)
     rows = probe_rows(lam, dataset, config.n)
     s_i, s_j, _ = np.clip(rows["proprio"], -1, 1).swapaxes(0, 1)  # (n, P) each
     row |= latent_profile(rows["z"], rows, config.seed) | {
