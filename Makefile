@@ -4,12 +4,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHON
 
-.PHONY: help demo test book bench export lock clean
+.PHONY: help demo test test-slow book bench export lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole story on two CPU cores: render, train, compare; ends in runs/demo/report.html"
 	@echo "make test    notebooks clean, in sync, tested; pytest with coverage; lint"
+	@echo "make test-slow  what takes long: kills of labels and rollouts, launched ranks, compilers, whole studies"
 	@echo "make book    the notebooks as a web site that needs no network: _docs/site/index.html"
 	@echo "make bench   what things cost on this machine, as a table"
 	@echo "make export  notebooks to modules and README.md, after editing a notebook"
@@ -24,6 +25,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python tools/check.py
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow
 
 book: $(STAMP)
 	@$(BIN)/python site/build.py
