@@ -1,4 +1,4 @@
-"""A training without a model: what the tests of `aclam.train.cluster` start, stop and kill.
+"""A training without a model: what the tests start, stop and kill.
 
 `python toy_cluster.py --out RUN --steps 60 ...`; it keeps the files of a real run: metrics.jsonl
 and checkpoints/.
@@ -15,14 +15,9 @@ from accelerate import PartialState
 
 from aclam.command_line import cli
 from aclam.core import atomic_folder, read_json, say, write_json
-from aclam.train.cluster import (
-    Requeue,
-    StopRequest,
-    agree_on_start,
-    claim_folder,
-    join_group,
-    watch_ranks,
-)
+from aclam.folders import hold
+from aclam.train.group import agree_on_start, join_group, watch_ranks
+from aclam.train.stop import Requeue, StopRequest
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ def run(config: Config) -> None:
     try:
         with (
             watch_ranks(config.timeout) as watch,
-            claim_folder(config.out) if state.is_main_process else nullcontext(),
+            hold(config.out) if state.is_main_process else nullcontext(),
         ):
             train(config, state, watch)
     except Requeue:

@@ -46,7 +46,7 @@ from ..data.source import open_dataset
 from ..data.store import Recent, Store
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
-from .cluster import join_group
+from .group import join_group
 from .loop import first_difference, leave_group
 
 # %% ../../nbs/8_train/label.ipynb #35933767

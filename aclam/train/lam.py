@@ -34,7 +34,7 @@ from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.metrics import structure_probe
 from ..structure.watch import Watch
-from .cluster import join_group, watch_ranks
+from .group import join_group, watch_ranks
 from aclam.train.cost import (
     Setup,
     card_of,

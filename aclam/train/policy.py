@@ -33,7 +33,7 @@ from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import VlmConfig, load_weights, text_numbers
-from .cluster import join_group, watch_ranks
+from .group import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
 from .lam import fit_to_card, needs_of
 from .loop import TrainConfig, train, train_command

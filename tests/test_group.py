@@ -1,0 +1,173 @@
+"""The group that was launched: its size, its time-outs, and one start for all its ranks."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from processes import TOY
+from torch.utils.data import DataLoader, Dataset
+
+from aclam.core import UserError
+from aclam.data.loading import loader_settings
+from aclam.train import group
+from aclam.train.ranks import RankWatch
+from aclam.train.stop import GroupError
+
+
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """Rank 0 of two; what the other would add to what is gathered can be set."""
+    other = SimpleNamespace(gathers=[], hears=None)
+    state = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True)
+    monkeypatch.setattr(group, "PartialState", lambda: state)
+    monkeypatch.setattr(group, "gather_object", lambda mine: mine + other.gathers)
+    monkeypatch.setattr(group, "broadcast_object_list", lambda values: other.hears or values)
+    return state, other
+
+
+def test_rank_0_names_who_cannot_see_the_folder(tmp_path, two_ranks):
+    _, other = two_ranks
+    start_at = tmp_path / "checkpoints" / "step_000500"
+    start_at.mkdir(parents=True), (start_at / "progress.json").write_text("{}")
+    assert group.agree_on_start(tmp_path, start_at) == start_at
+    assert group.agree_on_start(tmp_path, None) is None
+    other.gathers = ["rank 1 (node2)"]
+    with pytest.raises(UserError, match=r"is not shared: rank 1 \(node2\) cannot see what rank 0"):
+        group.agree_on_start(tmp_path, start_at)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_other_ranks_take_what_rank_0_says(tmp_path, two_ranks):
+    state, other = two_ranks
+    state.process_index, state.is_main_process = 1, False
+    (tmp_path / ".seen-1").touch()
+    other.hears = [[".seen-1", ""]]
+    assert group.agree_on_start(tmp_path, tmp_path / "what this rank would have found") is None
+    other.hears = [[".seen-2", ""]]
+    with pytest.raises(GroupError, match="not shared"):
+        group.agree_on_start(tmp_path, None, within_s=0.0)
+
+
+TWO = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+
+
+ACCELERATE = {"ACCELERATE_DYNAMO_BACKEND": "no"}
+
+
+@pytest.mark.parametrize(
+    "env, processes, gpus, says",
+    [
+        (TWO, 1, 0, "torchrun started 2 processes, .* ACCELERATE_USE_CPU=true"),
+        ({**TWO, **ACCELERATE}, 1, 0, "accelerate launch started 2"),
+        (
+            {**ACCELERATE, "MASTER_PORT": "29500"},
+            1,
+            0,
+            "asked for several processes and started one",
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0"},
+            1,
+            8,
+            "srun started 8 .*--ntasks-per-node=1",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 1, 0, "mpirun started 4"),
+        (
+            {**TWO, "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "8"},
+            8,
+            4,
+            "with 4 GPUs: .* --nproc_per_node 4",
+        ),
+    ],
+)
+def test_a_world_that_is_too_small_is_refused_with_the_cure(env, processes, gpus, says):
+    with pytest.raises(UserError, match=says):
+        group.check_world(processes, gpus, env)
+    with pytest.raises(SystemExit):  # one line is enough
+        group.check_world(processes, gpus, {**env, "SLURM_PROCID": "1"}, wait_s=0.0)
+
+
+@pytest.mark.parametrize(
+    "env, processes, gpus",
+    [
+        ({}, 1, 8),
+        (TWO, 2, 2),
+        ({**TWO, "ACCELERATE_USE_CPU": "true"}, 2, 0),
+        ({**TWO, "ACCELERATE_USE_CPU": "true"}, 2, 1),
+        (ACCELERATE, 1, 0),
+        ({"SLURM_NTASKS": "8"}, 1, 0),  # a shell inside salloc: nothing was launched
+        ({**TWO, "WORLD_SIZE": "32", "SLURM_STEP_NUM_TASKS": "4", "GROUP_WORLD_SIZE": "4"}, 32, 8),
+    ],
+)
+def test_a_world_that_is_as_it_was_launched(env, processes, gpus):
+    group.check_world(processes, gpus, env)
+
+
+def test_the_time_out_of_a_group():
+    assert group.group_timeout(90).to_kwargs()["timeout"].total_seconds() == 90
+
+
+class Hanging(Dataset):
+    def __init__(self, deed):
+        self.deed = deed
+
+    def __getitem__(self, g):
+        if g:
+            self.deed()
+        return g
+
+
+@pytest.mark.parametrize(
+    "deed, says",
+    [
+        (lambda: time.sleep(60), "no batch came .* for 1 s"),
+        (lambda: os._exit(3), "a loading process died"),
+    ],
+)
+def test_a_loader_that_hangs_or_dies_is_one_line(deed, says):
+    loader = DataLoader(
+        Hanging(deed), sampler=range(3), batch_size=None, **loader_settings(1, "cpu", timeout_s=1)
+    )
+    batches = group.loading(iter(loader), 1.0)
+    with pytest.raises(UserError, match=says) as caught:
+        list(batches)  # the first may have come, or have gone with the process that had it
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_that_is_alone_has_no_thread():
+    before = threading.active_count()
+    with group.watch_ranks() as watch:
+        assert type(watch) is RankWatch and threading.active_count() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher, says",
+    [
+        (
+            ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+            "torchrun started 2 processes",
+        ),
+        (
+            ["accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+            "asked for several processes and started one",
+        ),
+        (
+            ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+            "accelerate launch started 2 processes",
+        ),
+    ],
+)
+def test_launchers_that_start_too_few(tmp_path, launcher, says):
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU the group is a group")
+    env = {k: v for k, v in os.environ.items() if k not in ("ACCELERATE_USE_CPU", "MASTER_PORT")}
+    words = [sys.executable, "-m", *launcher, TOY[1], "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0 and done.stderr.count(says) == 1, done.stderr
+    assert not (tmp_path / "run").exists()
