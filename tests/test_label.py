@@ -306,7 +306,7 @@ def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(
         path.unlink()  # as if it had been killed before its first part was done
     L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
     assert bytes_of(vla) == before
-    with pytest.raises(UserError, match="vla was begun with extra"):
+    with pytest.raises(UserError, match=r"vla holds another dataset \(extra"):
         L.label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
 
 

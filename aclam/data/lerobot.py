@@ -27,8 +27,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..core import UserError, atomic_file, plain, read_json, suggest, write_json
+from .files import Recent
+from .quantiles import streamed_quantiles
 from .source import Declared, Picked, as_store
-from .store import Recent, Store, streamed_quantiles
+from .store import Store
 from .trajectory import ProprioLayout, Trajectory
 from .video import VideoFrames, VideoPool, VideoWriter, read_image, video_times
 

@@ -23,10 +23,12 @@ import torch
 from ..core import UserError
 from . import scenes
 from .augment import AugmentConfig
+from .files import Recent
 from .layout import check_layout
+from .quantiles import measured_quantiles, normalize
 from .recipe import Mixture, Part, Recipe, dataset_folders
-from .source import declared_by, kept_percentiles, open_dataset, recognise
-from .store import Recent, Store
+from .source import declared_by, kept_percentiles, open_dataset, recognize
+from .store import Store
 from .trajectory import Trajectory
 from aclam.data.triples import (
     Draw,
@@ -39,8 +41,6 @@ from aclam.data.triples import (
     draw_kept,
     frame_rotations,
     global_indices,
-    measured_quantiles,
-    normalise,
 )
 
 # %% ../../nbs/3_data/mixture.ipynb #e213cdfd
@@ -151,7 +151,7 @@ class MixtureStates:
         for row, (n, *frames) in enumerate(where.tolist()):
             limits, v = self._of(n)
             if v is not None:
-                values[row, :, : v.shape[1]], known[row] = normalise(v[frames], *limits), True
+                values[row, :, : v.shape[1]], known[row] = normalize(v[frames], *limits), True
         return torch.from_numpy(values), torch.from_numpy(known)
 
     def mask(self, where: np.ndarray) -> torch.Tensor:  # bool (B, P)
@@ -334,7 +334,7 @@ CHECKED = 500  # episodes of a source whose layout is held against the data, eve
 
 
 def _open(folder: Path, recipe: Recipe) -> Store:
-    return open_dataset(folder, declared_by(recipe, recognise(folder)))
+    return open_dataset(folder, declared_by(recipe, recognize(folder)))
 
 # %% ../../nbs/3_data/mixture.ipynb #8b53ff46
 def _as_stored(store: Store) -> list[Trajectory]:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..core import UserError, read_json, suggest
+from .files import Recent
 from .source import Declared, as_store
-from .store import Recent, Store
+from .store import Store
 from .trajectory import Trajectory
 from .video import read_image
 

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/source.html.md"""
 
 # %% auto #0
 __all__ = ['PERCENTILES', 'VIDEO', 'IMAGE', 'Declared', 'Picked', 'altered', 'percentiles', 'kept_percentiles', 'as_store',
-           'recognise', 'declared_by', 'declared_for', 'open_dataset']
+           'recognize', 'declared_by', 'declared_for', 'open_dataset']
 
 # %% ../../nbs/3_data/source.ipynb #90a17501
 import hashlib
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core import UserError, plain, read_json, write_json
+from .quantiles import streamed_quantiles
 from .recipe import Recipe, load_recipe
 from .rotation import check_rotation
-from .store import Store, read_store, streamed_quantiles
+from .store import Store, read_store
 from .trajectory import KINDS, ProprioLayout, Trajectory
 
 # %% ../../nbs/3_data/source.ipynb #7312ebd4
@@ -245,7 +246,7 @@ def _first(folder: Path, wanted: Callable[[Path], bool]) -> bool:
     return any(wanted(p) for p in folder.rglob("*"))
 
 
-def recognise(path: str | os.PathLike) -> str:
+def recognize(path: str | os.PathLike) -> str:
     """'store', 'lerobot', 'rlds' or 'video'. `UserError` where it is none of them."""
     path = Path(path)
     if path.is_file() and path.suffix.lower() in VIDEO:
@@ -294,7 +295,7 @@ def declared_for(
     | None = None,  # frames a second, instead of the recipe's; for data without time stamps
 ) -> Declared:
     """What is declared about a dataset."""
-    own, format = Path(path) / "recipe.yaml", recognise(path)
+    own, format = Path(path) / "recipe.yaml", recognize(path)
     declared = Declared(kind="human" if format == "video" else "robot")
     if recipe is not None or own.exists():
         declared = declared_by(load_recipe(recipe or str(own)), format)
@@ -317,7 +318,7 @@ def open_dataset(
         from aclam.data.lerobot import download
 
         path = download(str(path).removeprefix("hub:"))
-    format = recognise(path)
+    format = recognize(path)
     declared = declared or declared_for(path)
     if format == "store":
         return read_store(path, verify=verify)

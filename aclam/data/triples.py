@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/triples.html.md"""
 
 # %% auto #0
 __all__ = ['RULES', 'ORDERS', 'EPS', 'PERMUTATIONS', 'TripleConfig', 'Triple', 'draw_triple', 'check_draws', 'Draw', 'draw_kept',
-           'normalise', 'measured_quantiles', 'frame_rotations', 'Draws', 'States', 'Pictures', 'Parts',
+           'normalize', 'measured_quantiles', 'frame_rotations', 'Draws', 'States', 'Pictures', 'Parts',
            'EndlessTriples', 'parts_in_memory', 'TripleDataset', 'count_draws', 'collate', 'contact_sheet',
            'global_indices']
 
@@ -309,7 +309,7 @@ def draw_kept(
     return *best, config.max_tries, False
 
 # %% ../../nbs/3_data/triples.ipynb #8e5a2c83
-def normalise(
+def normalize(
     values: np.ndarray,  # (N, P)
     q01: np.ndarray,  # (P,)
     q99: np.ndarray,  # (P,)
@@ -403,7 +403,7 @@ class States:
                     raise UserError(
                         f'{t.name}: no {column} percentiles for {v.shape[1]} columns of "{t.embodiment}"'
                     )
-                self.values[at : at + len(t), : v.shape[1]] = normalise(
+                self.values[at : at + len(t), : v.shape[1]] = normalize(
                     v, limits["q01"], limits["q99"]
                 )
 

@@ -27,8 +27,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..core import UserError, atomic_file, library, say
+from .files import Recent
+from .jpeg import decode_jpeg
 from .source import IMAGE, VIDEO, Declared, as_store
-from .store import Recent, Store, decode
+from .store import Store
 from .trajectory import Trajectory
 
 # %% ../../nbs/3_data/video.ipynb #f62a39ea
@@ -416,7 +418,7 @@ def read_image(
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:
             check_pixels(*image.size, where)
             if image.format == "JPEG":
-                return decode(data)
+                return decode_jpeg(data)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError as e:
         raise UserError(f"no such file: {where}") from e

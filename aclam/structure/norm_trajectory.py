@@ -195,7 +195,7 @@ def episode_arrays(
     states.
     """
     from aclam.data.cache import resize_frames
-    from aclam.data.triples import measured_quantiles, normalise
+    from aclam.data.quantiles import measured_quantiles, normalize
 
     time = np.asarray(trajectory.timestamp) - trajectory.timestamp[0]
     keep = np.arange(len(time)) if seconds is None else np.flatnonzero(time <= seconds)
@@ -205,5 +205,5 @@ def episode_arrays(
     }
     if trajectory.proprio is not None:
         q = (quantiles or measured_quantiles([trajectory]))[trajectory.embodiment]["proprio"]
-        out["states"] = normalise(trajectory.proprio[keep], q["q01"], q["q99"])  # (T, P)
+        out["states"] = normalize(trajectory.proprio[keep], q["q01"], q["q99"])  # (T, P)
     return out | {"name": trajectory.name}

@@ -41,13 +41,15 @@ from tqdm.auto import tqdm
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, read_json, say, write_json
 from ..data.cache import resize_frames
+from ..data.files import Recent
 from ..data.lerobot import write_lerobot
 from ..data.source import open_dataset
-from ..data.store import Recent, Store
+from ..data.store import Store
 from ..data.trajectory import Trajectory
+from ..folders import first_difference
 from ..lam import LatentActionModel
 from .group import join_group
-from .loop import first_difference, leave_group
+from .loop import leave_group
 
 # %% ../../nbs/8_train/label.ipynb #35933767
 try:

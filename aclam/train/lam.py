@@ -21,20 +21,22 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import PartialState
+from .command import train_command
 
 from ..command_line import parse
 from ..core import UserError, say, suggest, write_json
 from ..data.cache import decoded_once
 from ..data.mixture import MixtureDataset, open_mixture, source_embodiments
+from ..data.quantiles import measured_quantiles
 from ..data.recipe import load_mixture
 from ..data.source import open_dataset
 from ..data.trajectory import Trajectory, fingerprint, split_episodes
-from ..data.triples import AugmentConfig, TripleConfig, TripleDataset, measured_quantiles
+from ..data.triples import AugmentConfig, TripleConfig, TripleDataset
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
 from ..structure.metrics import structure_probe
 from ..structure.watch import Watch
-from .group import join_group, watch_ranks
+from .config import TrainConfig, precision
 from aclam.train.cost import (
     Setup,
     card_of,
@@ -42,7 +44,9 @@ from aclam.train.cost import (
     flops_per_triple,
     out_of_memory_advice,
 )
-from .loop import Needs, TrainConfig, precision, train, train_command
+from .group import join_group, watch_ranks
+from .log import Needs
+from .loop import train
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
 TRAINING = {  # by the end of the model preset's name
