@@ -14,6 +14,7 @@ from aclam.core import UserError
 from aclam.linear import (
     additivity,
     augmentation,
+    batched,
     figures,
     labels,
     llo,
@@ -21,12 +22,15 @@ from aclam.linear import (
     objective,
     pca,
     policy,
+    streams,
+    trainer,
 )
-from aclam.linear import trainer as tr
+from aclam.linear.evaluate import evaluate, label_lambda, theory
+from aclam.linear.setting import Setting
 from aclam.linear.world import WorldConfig, factors, make_world, sample, second_moment
 
 RESULTS = Path(__file__).parents[1] / "nbs" / "results"
-SMALL = tr.Setting(d_o=24, d_a=3, d_b=3, d_z=3, steps=2500)
+SMALL = Setting(d_o=24, d_a=3, d_b=3, d_z=3, steps=2500)
 
 
 # ---- the world and the model
@@ -103,7 +107,7 @@ def test_eq8_with_the_right_and_the_wrong_sign():
 
 @pytest.mark.parametrize("chi", [0.0, 0.5])
 @pytest.mark.parametrize("loss", ["plain", "augmented", "composed"])
-def test_the_theorem_against_a_minimiser(loss, chi):
+def test_the_theorem_against_a_minimizer(loss, chi):
     found = objective.check_optimum(loss, 1, chi)
     assert abs(found["attained"]) < 1e-10 and -1e-10 < found["gap"] < 1e-5 and found["span"] < 1e-2
 
@@ -123,27 +127,24 @@ def test_prop_43_and_either_shift_alone():
     assert augmentation.check_prop_43(0.0, 0.0)["B_C_plus_D"] > 0.3
 
 
-def test_prop_44_threshold_and_minimiser():
+def test_prop_44_threshold_and_minimizer():
     for lam, gain in [(0.5, 1.0), (10.0, 4.0)]:
         below, above = labels.check_prop_44(lam, gain)
         assert np.isclose(below, 2) and abs(above) < 1e-9
-    found = labels.check_labelled_optimum(0, orthogonal=False)
+    found = labels.check_labeled_optimum(0, orthogonal=False)
     assert -1e-9 < found["gap"] < 1e-4 and abs(found["attained"]) < 1e-9
 
 
-def test_labels_averaged_over_labelled_or_over_all_samples():
-    one = tr.Setting(label_ratio=0.01)
-    by_labelled, by_all = tr.label_lambda(one), tr.label_lambda(replace(one, label_mean="all"))
-    assert np.isclose(by_labelled, 11.58, atol=0.01) and np.isclose(by_all, 0.16)
+def test_labels_averaged_over_labeled_or_over_all_samples():
+    one = Setting(label_ratio=0.01)
+    by_labeled, by_all = label_lambda(one), label_lambda(replace(one, label_mean="all"))
+    assert np.isclose(by_labeled, 11.58, atol=0.01) and np.isclose(by_all, 0.16)
     # thresholds 3.55 and 1.08; first with random X and Y, then orthogonal
-    assert labels.llo_labelled(2.0, by_labelled, orthogonal=False) > 1.98
-    assert labels.llo_labelled(4.0, by_labelled, orthogonal=False) < 0.2
-    assert labels.llo_labelled(2.0, by_all, orthogonal=False) < 0.1
-    assert (
-        labels.llo_labelled(3.5, by_labelled) > 1.99
-        and labels.llo_labelled(3.6, by_labelled) < 0.01
-    )
-    assert labels.llo_labelled(1.07, by_all) > 1.99 and labels.llo_labelled(1.09, by_all) < 0.01
+    assert labels.llo_labeled(2.0, by_labeled, orthogonal=False) > 1.98
+    assert labels.llo_labeled(4.0, by_labeled, orthogonal=False) < 0.2
+    assert labels.llo_labeled(2.0, by_all, orthogonal=False) < 0.1
+    assert labels.llo_labeled(3.5, by_labeled) > 1.99 and labels.llo_labeled(3.6, by_labeled) < 0.01
+    assert labels.llo_labeled(1.07, by_all) > 1.99 and labels.llo_labeled(1.09, by_all) < 0.01
 
 
 def test_fact_0_and_bridge():
@@ -220,7 +221,7 @@ def test_expected_values_policy():
 
 
 def test_policy_and_composition_overlap():
-    # an exploratory table, found by numerical minimisation on another world; here the closed form
+    # an exploratory table, found by numerical minimization on another world; here the closed form
     assert np.allclose(
         [additivity.policy_overlap(c, 0.0) for c in (0.2, 0.4, 0.55, 0.9)], [1, 1, 0, 0], atol=1e-6
     )
@@ -253,44 +254,33 @@ def test_policy_and_composition_overlap():
 def test_batched_gradients_are_those_of_autograd(changes):
     first = replace(SMALL, **changes)
     other = replace(first, d_z=2, gain=3.0, sigma_agents=1.3, lambda_ac=2 * first.lambda_ac)
-    assert tr.check_batch_gradient([first, other]) < 1e-4
+    assert batched.check_batch_gradient([first, other]) < 1e-4
 
 
-def test_the_two_products_agree_and_what_is_missing_is_not_chosen():
-    a, w = torch.randn(600, 131), torch.randn(97, 131)  # large enough for the faster library
-    exact = (a.double() @ w.double().T).float()
-    assert torch.allclose(tr.product(a, w), exact, atol=1e-4) and torch.allclose(
-        tr.plain(a, w), exact, atol=1e-4
-    )
-    assert torch.allclose(
-        tr.product(a[:, 3:].T.mT, w.T[3:].T), exact - a[:, :3] @ w[:, :3].T, atol=1e-4
-    )  # strided
-
-    def missing(a, w):
-        return torch.ops.mkldnn.no_such_operator(a, w)
-
-    def refuses(a, w):
-        raise RuntimeError("not on this processor")
-
-    def slow(a, w):
-        return [tr.plain(a, w) for _ in range(3)][0]
-
-    for other in (missing, refuses, slow):
-        assert tr.choose_product(other, rows=256) is tr.plain
+def test_tables_on_streams_are_the_plain_samples():
+    first = replace(SMALL, sigma_iid=0.5, sigma_agents=0.7, chi=0.4, lambda_ac=1.0)
+    assert streams.check_streams([first, replace(first, gain=3.0, chi=0.7)]) < 1e-5
 
 
-def test_batched_training_is_naive_training():
+@pytest.mark.parametrize("train", [trainer.train, batched.train])
+def test_training_together_is_naive_training(train):
     quick = replace(SMALL, steps=40, sigma_iid=0.4, sigma_agents=0.5, lambda_ac=0.5)
-    together = tr.train([quick, replace(quick, d_z=5, sigma_iid=0.0), replace(quick, chi=0.5)])
-    for fast, s in zip(together, [t.setting for t in together], strict=True):
-        slow = tr.train_naive(s)
+    labeled = replace(quick, augment_var=0.1, label_ratio=0.1)
+    settings = [quick, replace(quick, d_z=5, sigma_iid=0.0), replace(quick, chi=0.5)]
+    settings += [labeled, replace(labeled, d_z=2, label_mean="all")]
+    together = train(settings)
+    assert [m.setting for m in together] == settings
+    for fast in together:
+        slow = trainer.train_naive(fast.setting)
         assert max(np.abs(a - b).max() for a, b in zip(fast.lam, slow.lam, strict=True)) < 1e-3
+        assert np.abs(fast.H - slow.H).max() < 1e-3
 
 
-def test_training_is_reproducible_and_independent_of_company():
+@pytest.mark.parametrize("train", [trainer.train, batched.train])
+def test_training_is_reproducible_and_independent_of_company(train):
     quick = replace(SMALL, steps=30, sigma_agents=0.5)
-    alone, again = tr.train([quick])[0], tr.train([quick])[0]
-    company = tr.train([replace(quick, sigma_iid=0.3), quick, replace(quick, chi=0.7)])[1]
+    alone, again = train([quick])[0], train([quick])[0]
+    company = train([replace(quick, sigma_iid=0.3), quick, replace(quick, chi=0.7)])[1]
     assert all(np.array_equal(a, b) for a, b in zip(alone.lam, again.lam, strict=True))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(alone.lam, company.lam, strict=True))
 
@@ -301,8 +291,8 @@ def test_trained_models_agree_with_their_closed_form():
         replace(SMALL, sigma_agents=0.4, gain=1.5, lambda_ac=1.0),
         replace(SMALL, sigma_agents=2.0, lambda_ac=1.0),
     ]
-    for m in tr.train(settings):
-        r = tr.evaluate(m, "raw")
+    for m in trainer.train(settings):
+        r = evaluate(m, "raw")
         assert abs(r["llo"] - r["llo_theory"]) < 0.03
         assert 0.999 < r["loss"] / r["min_loss"] < 1.05
 
@@ -310,7 +300,7 @@ def test_trained_models_agree_with_their_closed_form():
 def test_labels_on_both_sides():
     strong = replace(SMALL, sigma_agents=2.0, augment_var=0.1, label_ratio=0.05)
     rescued, lost = (
-        tr.evaluate(m, "raw") for m in tr.train([strong, replace(strong, label_mean="all")])
+        evaluate(m, "raw") for m in trainer.train([strong, replace(strong, label_mean="all")])
     )
     assert rescued["llo"] > 1.2 and lost["llo"] < 0.4
     assert rescued["theory_method"] == "closed form"
@@ -421,7 +411,7 @@ def test_labels_beside_a_policy_or_composition(capsys, extra):
     )
 
 
-def direct_minimum(s: tr.Setting) -> float:
+def direct_minimum(s: Setting) -> float:
     """The minimum of the loss from a covariance written out by hand: none of the package's factors
     or objectives.
     """
@@ -441,11 +431,9 @@ def test_closed_form_agrees_with_a_direct_eigendecomposition(words):
         w.removeprefix("--").replace("-", "_") for w in words.replace("--readout raw", "").split()
     ]
     kinds = {"d_o": int, "d_a": int, "d_z": int, "d_b": int, "seed": int}
-    s = tr.Setting(
-        **{k: kinds.get(k, float)(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
-    )
+    s = Setting(**{k: kinds.get(k, float)(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)})
     F = factors(make_world(s.world), steps=2 if s.lambda_ac else 1)
-    assert np.isclose(tr.theory(s, F)[1], direct_minimum(s), rtol=1e-9)
+    assert np.isclose(theory(s, F)[1], direct_minimum(s), rtol=1e-9)
 
 
 # ---- the figures at full size (made by `aclam-linear figure NAME --seeds 3`, see the notebooks)
@@ -459,7 +447,7 @@ def saved(name):
 
 def test_saved_tables_are_whole():
     for name in figures.FIGURES:
-        points = figures.figure_points(name, tr.Setting(), 3)
+        points = figures.figure_points(name, Setting(), 3)
         wanted = {(p.panel, p.series, p.x, p.setting.seed) for p in points}
         rows = figures.read_csv(RESULTS / f"linear_figure_{name}.csv")
         assert {(r["panel"], r["series"], r["x"], r["seed"]) for r in rows} == wanted and len(
@@ -494,21 +482,19 @@ def test_the_bridge_at_full_size_within_002():
 def fresh(settings, readout):
     """LLO and its closed form of models trained now, at the paper's size: two arrays."""
     torch.set_num_threads(1)
-    rows = [tr.evaluate(m, readout) for m in tr.train(settings)]
+    rows = [evaluate(m, readout) for m in batched.train(settings)]
     return np.array([r["llo"] for r in rows]), np.array([r["llo_theory"] for r in rows])
 
 
 @pytest.mark.slow
 def test_figure_3_left_trained_anew():
-    got, _ = fresh(
-        [tr.Setting(d_z=k) for k in (4, 8, 12, 16)] + [tr.Setting(d_a=4, d_z=4)], "delta"
-    )
+    got, _ = fresh([Setting(d_z=k) for k in (4, 8, 12, 16)] + [Setting(d_a=4, d_z=4)], "delta")
     assert np.allclose(got, [1.5, 2, 2, 2, 2], atol=0.005)
 
 
 @pytest.mark.slow
 def test_figure_4_middle_trained_anew():
-    got, theory = fresh([tr.Setting(sigma_iid=s, augment_var=0.1) for s in (0.0, 0.5, 1.0)], "raw")
+    got, theory = fresh([Setting(sigma_iid=s, augment_var=0.1) for s in (0.0, 0.5, 1.0)], "raw")
     assert np.allclose(got, theory, atol=0.02) and np.allclose(
         got, [2.000, 1.787, 1.468], atol=0.02
     )
@@ -518,14 +504,14 @@ def test_figure_4_middle_trained_anew():
 def test_composition_at_full_size():
     """Raw latent, no augmentation, lambda 1, 4,000 steps: 2.000, 1.787, 1.936, 0.064."""
     worlds = [{}, {"sigma_iid": 0.5}, {"sigma_agents": 0.5}, {"sigma_agents": 2.0}]
-    got, _ = fresh([tr.Setting(lambda_ac=1.0, **w) for w in worlds], "raw")
+    got, _ = fresh([Setting(lambda_ac=1.0, **w) for w in worlds], "raw")
     assert np.allclose(got, [2.000, 1.787, 1.936, 0.064], atol=0.02)
 
 
 @pytest.mark.slow
 def test_labels_at_full_size_on_both_sides_of_both_thresholds():
-    one = tr.Setting(augment_var=0.1, label_ratio=0.01)
-    by_labelled, _ = fresh([replace(one, sigma_agents=s) for s in (0.5, 2.0, 4.5)], "raw")
+    one = Setting(augment_var=0.1, label_ratio=0.01)
+    by_labeled, _ = fresh([replace(one, sigma_agents=s) for s in (0.5, 2.0, 4.5)], "raw")
     by_all, _ = fresh([replace(one, label_mean="all", sigma_agents=s) for s in (0.5, 2.0)], "raw")
-    assert by_labelled[0] > 1.9 and by_labelled[1] > 1.4 and by_labelled[2] < 0.6  # threshold 3.55
+    assert by_labeled[0] > 1.9 and by_labeled[1] > 1.4 and by_labeled[2] < 0.6  # threshold 3.55
     assert by_all[0] > 1.9 and by_all[1] < 0.2  # threshold 1.08

@@ -19,7 +19,9 @@ from ..command_line import cli, run_cli
 from ..core import UserError, atomic_file, print_json, say
 
 from ..linear.figures import FIGURES, draw_figure, figure_points, run_figure, write_csv
-from ..linear.trainer import Setting, evaluate, train
+from ..linear.evaluate import evaluate
+from ..linear.setting import Setting
+from ..linear.trainer import train
 
 # %% ../../nbs/10_commands/linear.ipynb #b8649db9
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class LinearCommand:
         None  # probability that a sample has an action label; leave out for no labels
     )
     label_weight: float = 1.0  # weight of the mean-reduced action loss
-    label_mean: Literal["labelled", "all"] = (
-        "labelled"  # average the action loss over labelled or over all samples
+    label_mean: Literal["labeled", "all"] = (
+        "labeled"  # average the action loss over labeled or over all samples
     )
     lambda_ac: float = 0.0  # weight of the composition loss L_AC-FDM on triples
     steps: int = 4000  # of Adam

@@ -17,7 +17,7 @@ from aclam.linear.objective import (
     Term,
     composition,
     long_gap,
-    minimise,
+    minimize,
     objective,
     optimum,
     reconstruction,
@@ -51,14 +51,14 @@ def check_fact_0(seed: int = 0) -> float:
 
 # %% ../../nbs/1_linear/additivity.ipynb #5f75c762
 def check_ac(terms_of, d_z: int = 3, seed: int = 0, **world) -> dict[str, float]:
-    """Minimise an objective numerically and report sizes: C + D, A - I, B(C + D), the part of A - I
+    """Minimize an objective numerically and report sizes: C + D, A - I, B(C + D), the part of A - I
     inside span(B), (C + D) X, and the relative excess over the closed form (absolute if the minimum
     is 0).
     """
     w = make_world(**{"d_o": 10, "d_a": 3, "d_b": 0, "seed": seed, **world})
     F = factors(w, steps=2)
     terms = terms_of(F)
-    m, _, value = minimise(terms, d_z, seed)
+    m, _, value = minimize(terms, d_z, seed)
     best, basis, shortcut = optimum(terms, d_z).loss, np.linalg.qr(m.B)[0], m.A - np.eye(len(m.A))
     size = lambda x: float(np.linalg.norm(x))  # noqa: E731
     return {

@@ -11,7 +11,7 @@ __all__ = ['shifted_terms', 'check_augmented_loss', 'check_prop_43']
 import numpy as np
 
 from .model import init_lam, population_loss
-from .objective import Term, minimise, objective, optimum
+from .objective import Term, minimize, objective, optimum
 from .world import factors, make_world
 
 # %% ../../nbs/1_linear/augmentation.ipynb #749fc8f2
@@ -37,12 +37,12 @@ def check_augmented_loss(seed: int = 0, var1: float = 0.3, var2: float = 0.2) ->
 def check_prop_43(
     var1: float, var2: float, seed: int = 0, d_z: int = 3, sigma: float = 0.3, chi: float = 0.0
 ) -> dict[str, float]:
-    """Second claim: minimise numerically and report the sizes of A - I, B(C + D), C + D, and the
+    """Second claim: minimize numerically and report the sizes of A - I, B(C + D), C + D, and the
     excess over the closed form.
     """
     F = factors(make_world(d_o=10, d_a=3, d_b=0, sigma_iid=sigma, chi=chi, seed=seed))
     terms = shifted_terms(F, var1, var2)
-    m, _, value = minimise(terms, d_z, seed)
+    m, _, value = minimize(terms, d_z, seed)
     size = lambda x: float(np.linalg.norm(x))  # noqa: E731
     return {
         "A_minus_I": size(m.A - np.eye(10)),

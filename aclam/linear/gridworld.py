@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/1_linear/gridworld.html.md"""
 
 # %% auto #0
 __all__ = ['ROWS', 'COLUMNS', 'CELLS', 'MOVES', 'GridConfig', 'frame', 'move', 'rollout', 'init_grid', 'layer', 'encode_grid',
-           'decode_grid', 'grid_loss', 'train_grid', 'neighbour_skill', 'grid_report']
+           'decode_grid', 'grid_loss', 'train_grid', 'neighbor_skill', 'grid_report']
 
 # %% ../../nbs/1_linear/gridworld.ipynb #81d411e0
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class GridConfig:
         0.0  # standard deviation of the shared random shifts of the frames # assumed
     )
     label_ratio: float = 0.0  # share of samples with an action label
-    label_weight: float = 1.0  # weight of the action loss, averaged over labelled samples
+    label_weight: float = 1.0  # weight of the action loss, averaged over labeled samples
     lambda_ac: float = 0.0  # weight of L_AC-FDM
     name: str = ""
 
@@ -177,8 +177,8 @@ def train_grid(
     return {k: v.detach() for k, v in w.items()}
 
 # %% ../../nbs/1_linear/gridworld.ipynb #501ba2fd
-def neighbour_skill(z: np.ndarray, label: np.ndarray, k: int = 5) -> float:
-    """Skill of a k-nearest-neighbour probe: the second half of the rows is predicted from the
+def neighbor_skill(z: np.ndarray, label: np.ndarray, k: int = 5) -> float:
+    """Skill of a k-nearest-neighbor probe: the second half of the rows is predicted from the
     first; 0 none, 1 all.
     """
     half = len(z) // 2
@@ -205,7 +205,7 @@ def grid_report(
     )  # the channel's own noise
     for k, v in enumerate(variants):
         knows = {
-            name: neighbour_skill(seen[k].numpy(), S[name][k].numpy())
+            name: neighbor_skill(seen[k].numpy(), S[name][k].numpy())
             for name in ("ours", "theirs", "place")
         }
         size = float(defect[k].square().sum().sqrt() / z[k].square().sum().sqrt())

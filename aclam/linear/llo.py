@@ -27,7 +27,7 @@ def row_basis(F: np.ndarray, rcond: float = 1e-9) -> np.ndarray:
 
 
 def nmse(F_z: np.ndarray, F_target: np.ndarray, rcond: float = 1e-9) -> float:
-    """Normalised error of the best linear prediction of the target from z: 0 knows all, 1 knows
+    """Normalized error of the best linear prediction of the target from z: 0 knows all, 1 knows
     nothing.
     """
     V = row_basis(F_z, rcond)
@@ -35,7 +35,7 @@ def nmse(F_z: np.ndarray, F_target: np.ndarray, rcond: float = 1e-9) -> float:
 
 # %% ../../nbs/1_linear/llo.ipynb #7e3c8127
 class LLO(NamedTuple):
-    """The linear LAM objective (Eq. 6) and its three normalised errors."""
+    """The linear LAM objective (Eq. 6) and its three normalized errors."""
 
     llo: float
     nmse_a: float

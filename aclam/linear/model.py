@@ -122,7 +122,7 @@ def descend(m: LAM, F: dict[str, np.ndarray], steps: int, lr: float) -> tuple[LA
 
 # %% ../../nbs/1_linear/model.ipynb #c1e1822d
 def shift_family(m: LAM, T: np.ndarray) -> LAM:
-    """(A - B T, B, C + T, D): the over-parameterisation family of Section 4.1, T (d_z, d_o)."""
+    """(A - B T, B, C + T, D): the over-parameterization family of Section 4.1, T (d_z, d_o)."""
     return LAM(m.A - m.B @ T, m.B, m.C + T, m.D)
 
 

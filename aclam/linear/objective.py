@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/1_linear/objective.html.md"""
 
 # %% auto #0
 __all__ = ['LOSSES', 'Term', 'residual', 'objective', 'reconstruction', 'composition', 'long_gap', 'Optimum', 'optimum',
-           'innovation', 'numeric_value', 'start_values', 'minimise', 'check_optimum', 'controllable_eigenvalue']
+           'innovation', 'numeric_value', 'start_values', 'minimize', 'check_optimum', 'controllable_eigenvalue']
 
 # %% ../../nbs/1_linear/objective.ipynb #dfafbb21
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class Optimum(NamedTuple):
 
 
 def optimum(terms: list[Term], d_z: int) -> Optimum:
-    """The theorem's minimiser. Raises `UserError` if a term breaks q - p = y, or if d_z > d_o."""
+    """The theorem's minimizer. Raises `UserError` if a term breaks q - p = y, or if d_z > d_o."""
     d_o = len(terms[0].u)
     if not 1 <= d_z <= d_o:
         raise UserError(f"d_z is {d_z}: the latent needs between 1 and d_o = {d_o} dimensions.")
@@ -125,7 +125,7 @@ def start_values(d_o: int, d_z: int, seed: int, label, lam0: LAM | None) -> list
     return [torch.tensor(np.ascontiguousarray(x), requires_grad=True) for x in start]
 
 # %% ../../nbs/1_linear/objective.ipynb #ec351afd
-def minimise(
+def minimize(
     terms: list[Term],
     d_z: int,
     seed: int = 0,
@@ -175,7 +175,7 @@ def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> d
     w = make_world(d_o=8, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.6, chi=chi, seed=seed)
     terms = LOSSES[loss](factors(w, steps=2))
     best = optimum(terms, d_z)
-    m, _, value = minimise(terms, d_z, seed)
+    m, _, value = minimize(terms, d_z, seed)
     basis = np.linalg.qr(m.B)[0]
     return {
         "attained": objective(best.lam, terms) / best.loss - 1,

@@ -56,7 +56,7 @@ def principal(F_delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pca_lam(F: dict[str, np.ndarray], d_z: int) -> LAM:
-    """The minimiser of Prop. 4.2 with C = -D: A = I, B = U_k, D = U_k^T."""
+    """The minimizer of Prop. 4.2 with C = -D: A = I, B = U_k, D = U_k^T."""
     U = principal(F["delta"])[1][:, :d_z]
     return LAM(np.eye(len(U)), U, -U.T, U.T)
 

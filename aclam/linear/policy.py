@@ -12,7 +12,7 @@ import numpy as np
 
 from .llo import llo, readout_factor
 from .model import LAM, gradients, init_lam, population_loss
-from .objective import minimise, optimum, reconstruction
+from .objective import minimize, optimum, reconstruction
 from .pca import discarded
 from .world import factors, make_world
 
@@ -60,7 +60,7 @@ def check_innovation(seed: int = 0, chi: float = 0.6, d_z: int = 3) -> dict[str,
         d_o=10, d_a=3, d_b=3, gain=1.0, sigma_agents=0.6, sigma_iid=0.1, chi=chi, seed=seed
     )
     F = factors(w)
-    m, _, value = minimise([reconstruction(F)], d_z, seed)
+    m, _, value = minimize([reconstruction(F)], d_z, seed)
     best, basis = optimum([reconstruction(F)], d_z), np.linalg.qr(m.B)[0]
     eta = innovation_factor(F)
     return {
