@@ -19,16 +19,12 @@ from aclam.data.cache import cache_frames
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
+from aclam.train.checkpoint import save_checkpoint
+from aclam.train.draws import Batches, Draws
 from aclam.train.lam import settings_for
-from aclam.train.loop import (
-    Batches,
-    Draws,
-    make_optimizer,
-    save_checkpoint,
-    seed_step,
-    set_schedule,
-    train,
-)
+from aclam.train.loop import train
+from aclam.train.optimizer import make_optimizer, set_schedule
+from aclam.train.step import seed_step
 
 STEPS = 15
 

@@ -19,7 +19,9 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.policy.model import TINY, Policy, toy_batch
-from aclam.train.loop import TrainConfig, leave_group, read_metrics, train
+from aclam.train.config import TrainConfig
+from aclam.train.log import read_metrics
+from aclam.train.loop import leave_group, train
 
 FAMILIES = (
     "ac_lam_cpu",

@@ -22,7 +22,7 @@ from aclam.policy.experts import LayerSize
 from aclam.sim.environments import prepare_source
 from aclam.train import grounding as training
 from aclam.train import policy as policy_training
-from aclam.train.loop import TrainConfig
+from aclam.train.config import TrainConfig
 
 EYES = dataclasses.replace(
     vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu")
@@ -103,7 +103,7 @@ def test_stills_from_the_command_line(tmp_path, capsys):
     ]
     data_command.main([*argv, "--out", str(tmp_path / "s")])
     assert json.loads(capsys.readouterr().out)["frames"] == 8
-    from aclam.sim.emoji_tabletop import SPLITS
+    from aclam.sim.emoji import SPLITS
 
     assert {*scenes(tmp_path / "s")[0].info["names"]} <= {*SPLITS["val100"]}
     wrong = ["prepare", "stills", "--use", "policy", "--out", tmp_path / "x"]
@@ -115,7 +115,7 @@ def test_scores_by_hand():
     reader = grounding.Reader(EYES, ["fox", "red apple", "key"]).requires_grad_(False)
     patches = torch.randn(2, 3, 32)
     scores = grounding.name_scores(reader, patches)
-    table, numbers = reader.vlm.words, vlm.text_numbers(["red apple"], EYES)
+    table, numbers = reader.vlm.words, vlm.tokenize(["red apple"], EYES)
     said = reader.said(table(numbers)[0, :2].mean(0))
     cosine = torch.nn.functional.cosine_similarity(reader.seen(patches[1, 2]), said, dim=0)
     assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(
@@ -123,7 +123,7 @@ def test_scores_by_hand():
     )
     frames, text = (
         torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8),
-        vlm.text_numbers(["a fox", "key"], EYES),
+        vlm.tokenize(["a fox", "key"], EYES),
     )
     layer = reader.vlm.read(*reader.vlm.tokens(frames, text))[1]
     look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (EYES.text_length, 9, 8)
@@ -140,7 +140,7 @@ def test_padding_says_nothing():
     longer.load_state_dict({**reader.state_dict(), "names": longer.names})
     frames = torch.randint(256, (1, 3, 48, 48), dtype=torch.uint8)
     a, b = (
-        grounding.guess(r, frames, vlm.text_numbers(["on the fox"], r.vlm.config))
+        grounding.guess(r, frames, vlm.tokenize(["on the fox"], r.vlm.config))
         for r in (reader, longer)
     )
     assert torch.allclose(a, b, atol=1e-5)
@@ -260,7 +260,7 @@ def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
         for card, words in enumerate(t.info["instructions"]):
             with torch.no_grad():
                 aims = policy.guess_aims(
-                    policy.vlm(frames, vlm.text_numbers([words] * 8, policy.config.vlm))
+                    policy.vlm(frames, vlm.tokenize([words] * 8, policy.config.vlm))
                 )
             ends = torch.nn.functional.pad(
                 aims[:, 3:], (0, 4)

@@ -25,7 +25,10 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.lam.global_batch import MicroBatch, commit, micro_batch
-from aclam.train import loop, step
+from aclam.train import step
+from aclam.train.config import TrainConfig
+from aclam.train.log import read_metrics
+from aclam.train.loop import Run
 
 MODELS = (*FAMILIES, *(f"ac_lam_cpu/{kind}" for kind in KINDS), "policy")
 SHORT = {"steps": OPENS + 4, "batch_size": 8}  # through the opening of the codes
@@ -125,17 +128,17 @@ def test_a_step_waits_for_the_device_once(name, data, tmp_path, monkeypatch):
     reads = []
     real = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t.shape) or real(t))
-    config = loop.TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000)
-    run = loop.Run(
+    config = TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000)
+    run = Run(
         build(name), data[name == "policy"], config, tmp_path, torch.utils.data.default_collate
     )
-    batches = loop.batches_of(run, 0)
-    run.wrapped.train()
+    batches = run.batches(0)
+    run.ddp_model.train()
     for s in range(config.steps):
         parts = next(batches)
         reads.clear()
         with Waits() as waits:
-            loop.optimize(run, s, parts)
+            run.optimize(s, parts)
         assert len(reads) == 1 and not waits.seen, (s, waits.seen)
 
 
@@ -184,7 +187,8 @@ sys.path.insert(0, sys.argv[1])
 from accelerate import PartialState
 from toy_lam import Blobs, ToyLam
 from aclam.core import UserError
-from aclam.train.loop import TrainConfig, leave_group, train
+from aclam.train.config import TrainConfig
+from aclam.train.loop import leave_group, train
 
 class Drifts(ToyLam):
     def commit_step(self):
@@ -225,9 +229,9 @@ def test_processes_that_drift_apart_are_stopped(tmp_path):
 
 
 def test_exact_accumulation_is_refused_where_it_cannot_be(tmp_path, data):
-    config = loop.TrainConfig(steps=1, batch_size=4, accumulate=2, exact_accumulation=True)
+    config = TrainConfig(steps=1, batch_size=4, accumulate=2, exact_accumulation=True)
     with pytest.raises(UserError, match="leave out --train.exact-accumulation"):
-        loop.Run(build("policy"), data[True], config, tmp_path, torch.utils.data.default_collate)
+        Run(build("policy"), data[True], config, tmp_path, torch.utils.data.default_collate)
 
 
 @pytest.mark.slow
@@ -273,7 +277,7 @@ def test_commit_is_needed_once_only():
 
 
 def losses_in(folder: Path) -> list[float]:
-    return [row["loss"] for row in loop.read_metrics(folder) if "loss" in row]
+    return [row["loss"] for row in read_metrics(folder) if "loss" in row]
 
 
 def launched(world: int, *words: object) -> None:

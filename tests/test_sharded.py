@@ -25,7 +25,7 @@ from aclam.policy import model as policies
 from aclam.policy.experts import LayerSize
 from aclam.policy.vlm import REDUCED
 from aclam.train import sharded
-from aclam.train.loop import load_optimizer_tensors, optimizer_tensors
+from aclam.train.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 PALIGEMMA = dataclasses.replace(
     policies.TINY, vlm=REDUCED, expert=LayerSize(24, 48, 4, 1, 8), draws=2

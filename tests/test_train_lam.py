@@ -23,7 +23,11 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.univla import TextConfig, UniVLAConfig, hashed_words
 from aclam.studies import demo
-from aclam.train import lam, loop, scale
+from aclam.train import lam, scale
+from aclam.train.config import TrainConfig
+from aclam.train.log import read_metrics
+from aclam.train.loop import train
+from aclam.weights import read_tensors
 
 SMALL = (
     "--model.idm-width 16 --model.fdm-width 16 --model.bottleneck.continuous-steps 10 --probe-n 16 "
@@ -174,16 +178,14 @@ def test_everything_that_a_real_model_knows_is_in_its_checkpoint(whole, store, t
     moved = tmp_path / "moved"
     shutil.copytree(store, moved)  # data may be moved between two sittings
     lam.run(lam.settings_from(["--data", str(moved), "--out", str(tmp_path / "run"), *SMALL]))
-    a, b = (
-        loop.read_tensors(p / "model" / "model.safetensors") for p in (whole[0], tmp_path / "run")
-    )
+    a, b = (read_tensors(p / "model" / "model.safetensors") for p in (whole[0], tmp_path / "run"))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_episodes_are_held_out(store):
     data = lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "0.3"]))
-    train, out = ({t.name for t in d.trajectories} for d in (data.train, data.held_out))
-    assert len(train) == 7 and len(out) == 3 and not train & out
+    kept, out = ({t.name for t in d.trajectories} for d in (data.train, data.held_out))
+    assert len(kept) == 7 and len(out) == 3 and not kept & out
     with pytest.raises(UserError, match="val_fraction 1.0 of 10 episodes"):
         lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "1"]))
     both = lam.open_data(
@@ -238,9 +240,9 @@ def test_an_unreadable_image_is_one_line(tmp_path, workers):
     t = synthetic_trajectory(0, size=32)
     data = TripleDataset([dataclasses.replace(t, frames=Broken(t.frames, 9))], TripleConfig(), 32)
     model = LatentActionModel.from_preset("ac_lam_cpu", idm_width=16, fdm_width=16)
-    config = loop.TrainConfig(steps=20, batch_size=8, num_workers=workers)
+    config = TrainConfig(steps=20, batch_size=8, num_workers=workers)
     with pytest.raises(UserError) as e:
-        loop.train(model, data, config, tmp_path)
+        train(model, data, config, tmp_path)
     assert str(e.value) == "toy/000003: the image of frame 9 cannot be read"
 
 
@@ -251,7 +253,7 @@ def test_a_loss_that_is_not_finite_names_trajectory_and_frames(tmp_path):
     d = data.draw(12)
     data._proprio.values[d.j] = np.nan
     with pytest.raises(UserError, match=rf"{t.name} frames \d+, \d+, \d+.*no checkpoint") as e:
-        loop.train(model, data, loop.TrainConfig(steps=4, batch_size=8), tmp_path)
+        train(model, data, TrainConfig(steps=4, batch_size=8), tmp_path)
     assert "\n" not in str(e.value)
 
 
@@ -378,7 +380,7 @@ def test_a_real_model_on_two_processes(store, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["steps"] == 20  # one object, from one of the two
-    log = loop.read_metrics(tmp_path / "run")
+    log = read_metrics(tmp_path / "run")
     assert [r["step"] for r in log if "loss" in r] == list(range(1, 21))
     assert LatentActionModel.from_pretrained(tmp_path / "run" / "model").config.idm_width == 16
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 
-from aclam.train.loop import TrainConfig, leave_group, train
+from aclam.train.config import TrainConfig
+from aclam.train.loop import leave_group, train
 
 
 class ToyLam(nn.Module):

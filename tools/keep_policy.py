@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aclam.core import write_json
 from aclam.studies.report import hardware
-from aclam.train.loop import read_metrics
+from aclam.train.log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "nbs/results/policy.json"

@@ -31,7 +31,7 @@ from ..data.store import read_store
 from ..data.triples import TripleConfig, TripleDataset
 from ..lam.model import PRESETS, LatentActionModel, parameter_counts
 from ..structure.held_out import held_out
-from ..structure.metrics import collect_latents, structure_metrics
+from ..structure.measure import collect_latents, structure_metrics
 from aclam.structure.motion_transfer import (
     draw_motion_transfer,
     motion_transfer,
@@ -51,7 +51,7 @@ from aclam.studies.report import (
 )
 from ..train.stop import exit_on_signals, start_child, stop_children
 from ..train.lam import settings_for
-from ..train.loop import read_metrics
+from ..train.log import read_metrics
 
 # %% ../../nbs/9_studies/demo.ipynb #edbd17b8
 MODELS = {"ac_lam_cpu": "AC-LAM", "no_ac_cpu": "Twin without AC"}  # preset: its name in the report

@@ -26,7 +26,9 @@ from ..data.source import open_dataset
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report, guess
 from ..policy.vlm import SMALL, VlmConfig, text_numbers
-from .loop import TrainConfig, train, train_command
+from .command import train_command
+from .config import TrainConfig
+from .loop import train
 from .policy import move_picture
 
 # %% ../../nbs/8_train/grounding.ipynb #62ac36ba

@@ -7,8 +7,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'open_folder', 'LamData',
            'open_data', 'origin_of', 'open_mixture_data', 'mixture_origin', 'fit_to_data', 'Instructed', 'told',
-           'build', 'describe', 'file_hash', 'watched_probe', 'setup_of', 'card_bytes', 'fit_to_card', 'needs_of',
-           'arithmetic', 'run', 'main']
+           'build', 'describe', 'file_hash', 'watched_probe', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import argparse
@@ -21,7 +20,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import PartialState
-from .command import train_command
 
 from ..command_line import parse
 from ..core import UserError, say, suggest, write_json
@@ -34,18 +32,11 @@ from ..data.trajectory import Trajectory, fingerprint, split_episodes
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
-from ..structure.metrics import structure_probe
+from ..structure.measure import structure_probe
 from ..structure.watch import Watch
-from .config import TrainConfig, precision
-from aclam.train.cost import (
-    Setup,
-    card_of,
-    choose_accumulate,
-    flops_per_triple,
-    out_of_memory_advice,
-)
+from .command import fit_to_card, needs_of, train_command
+from .config import TrainConfig
 from .group import join_group, watch_ranks
-from .log import Needs
 from .loop import train
 
 # %% ../../nbs/8_train/lam.ipynb #e71b0075
@@ -351,52 +342,6 @@ def watched_probe(
     )
     watch = Watch(data.held_out.batch(range(min(128, config.probe_n)))["frames"])
     return lambda model, s: {**structure(model, s), **watch(model, s)}, watch
-
-# %% ../../nbs/8_train/lam.ipynb #bb149b34
-def setup_of(train: TrainConfig, world: int) -> Setup:
-    """How a training step is laid out, for the formulas of cost."""
-    return Setup(
-        precision(train) == "bf16",
-        train.checkpoint_activations,
-        train.exact_accumulation,
-        train.shard,
-        world,
-    )
-
-
-def card_bytes() -> int:
-    """Memory of this process's GPU; 0 without one."""
-    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
-
-
-def fit_to_card(train: TrainConfig, model: Any, world: int) -> TrainConfig:
-    """The settings with as few micro-batches as the GPU's memory allows, where `accumulate` is 0;
-    without a GPU one.
-    """
-    if train.accumulate:
-        return train
-    memory = card_bytes()
-    parts = (
-        choose_accumulate(model, train.batch_size, memory, setup_of(train, world)) if memory else 1
-    )
-    return replace(train, accumulate=parts)
-
-
-def needs_of(model: Any, train: TrainConfig, world: int, unit: str) -> Needs:
-    """What a model of these settings costs on this machine."""
-    setup = setup_of(train, world)
-    card = card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    peak = card.peak(arithmetic(train)) if card else None
-
-    def advice(rows: int) -> str:
-        return out_of_memory_advice(model, rows, train.batch_size, card_bytes(), setup)
-
-    return Needs(unit, flops_per_triple(model) or 0.0, (peak or 0.0) * world, advice)
-
-
-def arithmetic(train: TrainConfig) -> str:
-    """In which precision matrices are multiplied on a GPU: 'bf16', 'tf32' or 'float32'."""
-    return "bf16" if precision(train) == "bf16" else "tf32" if train.tf32 else "float32"
 
 # %% ../../nbs/8_train/lam.ipynb #69c09805
 def run(config: LamTrainConfig) -> dict[str, Any]:

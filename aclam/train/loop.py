@@ -34,16 +34,7 @@ from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..folders import hold
 from ..lam.global_batch import commit
-from . import sharded
-from aclam.train.checkpoint import (
-    checkpoints,
-    load_checkpoint,
-    load_sharded_checkpoint,
-    prepare_folder,
-    remove_old,
-    save_checkpoint,
-    save_sharded_checkpoint,
-)
+from . import checkpoint, sharded
 from .config import TrainConfig, check_config, precision, set_arithmetic
 from .draws import Batches, Draws, TrainingData, draws, origin
 from .group import agree_on_start, join_group, loading, watch_ranks
@@ -78,7 +69,6 @@ class Run:
         folder: str | Path,
         collate: Callable[[list], dict],
     ):
-        # without its mixed precision, which is the step's own
         self.accelerator = Accelerator(kwargs_handlers=[REPLICAS])
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
@@ -228,7 +218,7 @@ def clip(self: Run) -> Tensor:
 # %% ../../nbs/8_train/loop.ipynb #fde41c6b
 @patch
 def optimize(self: Run, s: int, parts: Sequence[dict]) -> list[dict]:
-    """Take optimizer step `s` on this process's micro-batches; the metrics of each, on the device."""
+    """Take optimizer step `s`; return the metrics of each micro-batch, still on the device."""
     lr = set_schedule(self.optimizer, s, self.config)
     metrics = self.gradients(parts, s)
     norm = self.clip()
@@ -274,7 +264,7 @@ def stop_not_finite(self: Run, s: int, loss: float, norm: float) -> None:
     if names:
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         where = ", ".join(names[:4]) + more
-    last = checkpoints(self.folder)
+    last = checkpoint.checkpoints(self.folder)
     kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
     raise UserError(f"step {s + 1}: {what}. It came from {where}; {kept}")
 
@@ -309,27 +299,29 @@ def save(self: Run, s: int, seconds: float) -> None:
     keep = self.config.keep_checkpoints
     progress = {"seconds": seconds, "world": self.world}
     if self.sharded:
-        save_sharded_checkpoint(
+        checkpoint.save_sharded_checkpoint(
             self.folder, self.model, self.optimizer, s, self.is_main, **progress
         )
-        self.on_main(lambda: remove_old(self.folder, keep))
+        self.on_main(lambda: checkpoint.remove_old(self.folder, keep))
         return
 
     def write() -> None:
-        save_checkpoint(self.folder, self.model, self.optimizer, s, keep, **progress)
+        checkpoint.save_checkpoint(self.folder, self.model, self.optimizer, s, keep, **progress)
 
     self.on_main(write)
 
 
 @patch
-def resume(self: Run, checkpoint: Path | None) -> tuple[int, float]:
+def resume(self: Run, path: Path | None) -> tuple[int, float]:
     """Load a checkpoint, if there is one; return steps done and seconds spent so far."""
-    if checkpoint is None:
+    if path is None:
         return 0, 0.0
-    load = load_sharded_checkpoint if self.sharded else load_checkpoint
-    progress = load(checkpoint, self.model, self.optimizer)
+    if self.sharded:
+        progress = checkpoint.load_sharded_checkpoint(path, self.model, self.optimizer)
+    else:
+        progress = checkpoint.load_checkpoint(path, self.model, self.optimizer)
     if self.is_main:
-        say(f"going on from {checkpoint}")
+        say(f"going on from {path}")
     return progress["step"], progress["seconds"]
 
 # %% ../../nbs/8_train/loop.ipynb #20aa5cd9
@@ -477,7 +469,7 @@ def train(
         run = Run(model, dataset, config, folder, collate)
         held.enter_context(run.stop)
         run.on_main(lambda: held.enter_context(hold(folder)))
-        newest = run.on_main(lambda: prepare_folder(folder, settings, resume))
+        newest = run.on_main(lambda: checkpoint.prepare_folder(folder, settings, resume))
         done, seconds = run.resume(agree_on_start(folder, newest))
         log = held.enter_context(Log(folder, done)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks)

@@ -35,8 +35,10 @@ from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
 from ..policy.vlm import VlmConfig, load_weights, text_numbers
 from .group import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
-from .lam import fit_to_card, needs_of
-from .loop import TrainConfig, train, train_command
+from .command import fit_to_card, needs_of
+from .command import train_command
+from .config import TrainConfig
+from .loop import train
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says
@@ -172,7 +174,7 @@ def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
         )
     if config.control == "joints":
         return t.action
-    from aclam.sim.benchmark import delta_actions  # here: needs the simulator's packages
+    from aclam.sim.control import delta_actions  # here: needs the simulator's packages
 
     return delta_actions(t.proprio.astype(np.float64), t.action.astype(np.float64))
 

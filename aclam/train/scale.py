@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..core import UserError, suggest
-from .loop import TrainConfig, check_config
+from .config import TrainConfig, check_config
 
 # %% ../../nbs/8_train/scale.ipynb #a3c598d1
 @dataclass(frozen=True)
