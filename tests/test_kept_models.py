@@ -12,7 +12,7 @@ from aclam.data.source import open_dataset
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.sim.prepare import prepare_emoji
-from aclam.structure.metrics import collect_latents, structure_metrics
+from aclam.structure.measure import collect_latents, structure_metrics
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/models"
 NAMES = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "potential_lam_cpu", "univla_cpu", "lapa_cpu")

@@ -15,15 +15,18 @@ from safetensors.torch import load_file, save_file
 from aclam.core import UserError
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
-from aclam.lam import PRESETS, LatentActionModel, univla
+from aclam.lam import PRESETS, LatentActionModel, instructions, univla
 from aclam.lam.bottlenecks import NSVQ
 from aclam.lam.lapa import check_shared
 from aclam.lam.model import step_lowers_loss
-from aclam.lam.registry import FAMILIES, check_parity, read_torch, register
-from aclam.lam.univla import check_shortcuts, check_t5, hashed_words, instruction_words, stage_two
+from aclam.lam.instructions import SMALL_T5, TextConfig, check_t5, hashed_words, instruction_words
+from aclam.lam.registry import LAMS, check_parity
+from aclam.lam.univla import check_shortcuts, stage_two
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
-from aclam.structure.metrics import measure_batch
+from aclam.structure.measure import measure_batch
 from aclam.train import lam as train_lam
+from aclam.weights import read_torch
+from aclam.weights import read_torch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PEERS = ["villa_x", "lapa", "univla/stage_1", "univla/stage_2"]
@@ -31,10 +34,10 @@ SMALL = {
     "villa_x_cpu": dict(image_size=16, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1),
     "lapa_cpu": dict(image_size=16, patch_size=2, width=16, depth=1, heads=2, head_dim=8),
     "univla_cpu": dict(
-        image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=1, fdm_depth=1
+        image_size=16, vision_width=16, vision_depth=1, width=16, idm_depth=1, fdm_depth=1
     ),
     "univla_stage_2_cpu": dict(
-        image_size=16, eye_width=16, eye_depth=1, width=16, idm_depth=2, fdm_depth=1
+        image_size=16, vision_width=16, vision_depth=1, width=16, idm_depth=2, fdm_depth=1
     ),
 }
 
@@ -105,7 +108,7 @@ def test_one_handle(name, triples, tmp_path):
     assert torch.equal(a.z, b.z) and a.z.shape == (8, lam.config.latent_dim)
     assert a.pre_vq.shape == (8, lam.config.tokens, lam.config.latent_dim // lam.config.tokens)
     assert a.indices.max() < lam.config.codebook_size and row["rec"].shape == (8,)
-    assert json.loads((tmp_path / "m" / "config.json").read_text())["model"] in FAMILIES
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["model"] in LAMS.families
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -113,7 +116,7 @@ def test_shared_work_gives_the_same_loss(name, triples):
     """What a family computes once for a triple equals what it computes for three pairs."""
     lam, batch = small(name), triples.batch(range(4))
     lam.loss(batch), lam.eval()  # a codebook starts on the first data that it sees
-    x = lam.pixels(batch["frames"])
+    x = lam.normalize(batch["frames"])
     with torch.no_grad():
         shared, apart = lam.triple_latents(x), LatentActionModel.triple_latents(lam, x)
     assert torch.allclose(shared.pre_vq, apart.pre_vq, atol=1e-5) and torch.equal(
@@ -152,8 +155,8 @@ def test_official_sizes():
 
 def test_a_preset_has_one_family():
     with pytest.raises(ValueError, match="villa_x"):
-        register("other", dict, {"villa_x_cpu": {}})(VillaX)
-    assert "other" not in FAMILIES
+        LAMS.register("other", dict, {"villa_x_cpu": {}})(VillaX)
+    assert "other" not in LAMS.families
 
 
 def test_univla_shortcuts_change_nothing(triples):
@@ -200,10 +203,10 @@ TEXTS = ["put the cube on the card", "go", "stop it", "go"]
 def test_univla_stage_1_is_told_by_t5(triples):
     pytest.importorskip("transformers")
     assert check_t5() < 1e-5
-    lam, batch = small("univla_cpu", text_dim=16, text=univla.SMALL_T5), triples.batch(range(4))
+    lam, batch = small("univla_cpu", text_dim=16, text=SMALL_T5), triples.batch(range(4))
     words, mask = instruction_words(TEXTS, lam.config)
-    ids, own = univla.t5_numbers(TEXTS, lam.config.text)
-    library = univla.t5_encoder(16, lam.config.text)(
+    ids, own = instructions.t5_numbers(TEXTS, lam.config.text)
+    library = instructions.t5_encoder(16, lam.config.text)(
         input_ids=ids, attention_mask=own.long()
     ).last_hidden_state
     assert (
@@ -212,7 +215,7 @@ def test_univla_stage_1_is_told_by_t5(triples):
         and mask.sum(1).tolist() == [7, 2, 3, 2]
     )
     other = torch.where(mask, ids, 77)  # what stands in the padding
-    again = univla.t5_encoder(16, lam.config.text)(
+    again = instructions.t5_encoder(16, lam.config.text)(
         input_ids=other, attention_mask=own.long()
     ).last_hidden_state
     assert torch.allclose(words[mask], again[mask], atol=1e-6) and torch.equal(
@@ -242,7 +245,7 @@ def test_t5_of_the_papers_size():
         "hashed",
     )
     with torch.device("meta"):
-        t5, lam = univla.t5_encoder(768, config.text), LatentActionModel(config)
+        t5, lam = instructions.t5_encoder(768, config.text), LatentActionModel(config)
     assert (
         sum(p.numel() for p in t5.parameters()) == 109_628_544
     )  # T5-base's encoder and its 32,128 word pieces
@@ -264,14 +267,14 @@ def test_t5_from_a_folder_and_what_is_wrong_with_it(tmp_path, monkeypatch):
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"\u2581{word}", -1.0) for word in ("put", "the", "cube", "on")]
     torch.manual_seed(5)
-    trained = transformers.T5EncoderModel(univla.t5_config(16, univla.SMALL_T5)).eval()
+    trained = transformers.T5EncoderModel(instructions.t5_config(16, SMALL_T5)).eval()
     (
         trained.save_pretrained(tmp_path),
         transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path),
     )
-    text = univla.TextConfig("t5", str(tmp_path))
-    words, mask = univla.t5_words(["put the cube on the thing", "cube"], 16, text)
-    assert univla.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [
+    text = TextConfig("t5", str(tmp_path))
+    words, mask = instructions.t5_words(["put the cube on the thing", "cube"], 16, text)
+    assert instructions.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [
         7,
         2,
     ]
@@ -280,17 +283,17 @@ def test_t5_from_a_folder_and_what_is_wrong_with_it(tmp_path, monkeypatch):
             words[1, :2], trained(torch.tensor([[5, 1]])).last_hidden_state[0], atol=1e-5
         )
     with pytest.raises(UserError, match="a T5 with 8 numbers"):
-        univla.t5_words(["cube"], 8, text)
+        instructions.t5_words(["cube"], 8, text)
     half = load_file(tmp_path / "model.safetensors")
     half.pop("encoder.final_layer_norm.weight")
     save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="not the whole"):
-        univla.t5_words(["cube"], 16, text)
+        instructions.t5_words(["cube"], 16, text)
     with pytest.raises(UserError, match="no T5 at"):
-        univla.t5_words(["cube"], 16, univla.TextConfig("t5", str(tmp_path / "nowhere")))
+        instructions.t5_words(["cube"], 16, TextConfig("t5", str(tmp_path / "nowhere")))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'T5 needs .* pip install "aclam\[policy\]"'):
-        instruction_words(["go"], replace(PRESETS["univla_stage_1"], text=univla.SMALL_T5))
+        instruction_words(["go"], 768, SMALL_T5)
 
 
 def test_univla_stage_2_keeps_the_codes_of_stage_1(triples):
@@ -333,11 +336,11 @@ def test_univla_decodes_an_action_alone(triples):
     lam.loss({"frames": o}), lam.eval()
     o_i, o_j, _ = o.unbind(1)
     with torch.no_grad():
-        x = lam.pixels(o_i)
+        x = lam.normalize(o_i)
         z, stay, both = (
             lam.encode(o_i, o_j).z,
             lam.latents(x, x).z,
-            lam.latents(x, lam.pixels(o_j)).z,
+            lam.latents(x, lam.normalize(o_j)).z,
         )
         alone = lam.decode(o_i, z)
         assert torch.equal(alone, lam.decode(o_i, torch.cat([z, stay[:, z.shape[1] :]], dim=1)))

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from aclam.commands.structure import main
-from aclam.structure.held_out import held_out, held_out_triples, quantiles_for, unseen
-from aclam.structure.latent_file import check_by_hand, save_latents
 from aclam.core import UserError, write_json
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.structure import leakage as leak
+from aclam.structure import measure
 from aclam.structure import metrics as m
+from aclam.structure.bootstrap import bootstrap_intervals
+from aclam.structure.held_out import held_out, held_out_triples, quantiles_for, unseen
+from aclam.structure.latent_file import check_by_hand, save_latents
 from aclam.structure.motion_transfer import (
     check_transfer_error,
     draw_motion_transfer,
@@ -154,21 +156,23 @@ def test_pairs_are_chosen_by_their_states_alone():
     whole = dataset.batch(range(50))
     states = dataset.states(range(50))
     assert all(torch.equal(states[k], whole[k]) for k in ("proprio", "has_proprio", "index"))
-    chosen = m.magnitude_draws(dataset, 400, pool=8, bins=5)
-    moved = [m._motion(dataset.states(part))["ds"] for part in (range(3200), chosen.tolist())]
+    chosen = measure.magnitude_draws(dataset, 400, pool=8, bins=5)
+    moved = [
+        measure.motion_of(dataset.states(part))["ds"] for part in (range(3200), chosen.tolist())
+    ]
     edges = np.linspace(moved[0].min(), moved[0].max(), 6)
     before, after = (np.histogram(x, edges)[0] / len(x) for x in moved)
     assert np.allclose(after, 0.2, atol=0.07) and np.abs(before - 0.2).max() > 0.1
     blind = [synthetic_trajectory(seed, T=10, size=32, kind="human") for seed in range(2)]
     with pytest.raises(UserError, match="no robot state"):
-        m.magnitude_draws(TripleDataset(blind, TripleConfig(), 32, quantiles={}), 10)
+        measure.magnitude_draws(TripleDataset(blind, TripleConfig(), 32, quantiles={}), 10)
 
 
 def test_even_pairs_give_a_correlation_and_an_interval_of_their_own(dots):
     lam = DotLam(leak=0.5)
-    even = m.collect_even(lam, dots, 200, batch_size=64)
+    even = measure.collect_even(lam, dots, 200, batch_size=64)
     assert even["even_z"].shape == (200, 8) and {"even_ds", "even_trajectory"} <= set(even)
-    row = m.structure_metrics(m.collect_latents(lam, dots, n=64) | even, intervals=100)
+    row = measure.structure_metrics(measure.collect_latents(lam, dots, n=64) | even, intervals=100)
     assert row["norm_correlation_uniform"] == pytest.approx(
         m.norm_correlation(even["even_z"], even["even_ds"])
     )
@@ -180,13 +184,13 @@ def test_even_pairs_give_a_correlation_and_an_interval_of_their_own(dots):
 def test_bootstrap_is_deterministic_and_knows_groups():
     z = m.latent_family(1.0, 0.5, 0.5, 0.5, n=100)
     copies = {k: np.repeat(v, 10, axis=0) for k, v in z.items()}
-    one, two = m.bootstrap_intervals(copies, seed=3), m.bootstrap_intervals(copies, seed=3)
-    wide = m.bootstrap_intervals(copies, groups=np.repeat(np.arange(100), 10))
+    one, two = bootstrap_intervals(copies, seed=3), bootstrap_intervals(copies, seed=3)
+    wide = bootstrap_intervals(copies, groups=np.repeat(np.arange(100), 10))
     assert one == two
     for name, value in m.four_numbers(copies).items():
         assert one[name][0] < value < one[name][1]
         assert np.diff(wide[name]) > 2 * np.diff(one[name])
-    still = m.bootstrap_intervals(z | {"ds": np.ones(100)}, resamples=50)
+    still = bootstrap_intervals(z | {"ds": np.ones(100)}, resamples=50)
     assert math.isnan(still["norm_correlation"][0]) and not math.isnan(still["inverse"][0])
 
 
@@ -222,7 +226,7 @@ def test_code_usage():
 
 def test_collect_latents_pairs_the_right_frames(dots):
     lam = DotLam(leak=0.4, offset=0.3).train()  # not symmetric: an exchanged pair would show
-    got = m.collect_latents(lam, dots, n=20, batch_size=7)
+    got = measure.collect_latents(lam, dots, n=20, batch_size=7)
     assert lam.training
     o_i, o_j, o_k = (dots.batch(range(20))["frames"].float() / 255).unbind(1)
     pairs = {
@@ -249,12 +253,12 @@ def test_rows_without_a_state_count_for_no_motion(dots):
             return batch | {"has_proprio": torch.tensor([i % 2 == 0 for i in indices])}
 
     half = Half(dots.config, length=128)
-    got = m.collect_latents(DotLam(), half, n=64)
+    got = measure.collect_latents(DotLam(), half, n=64)
     assert np.isnan(got["ds"][1::2]).all() and np.isfinite(got["ds"][::2]).all()
-    row = m.structure_metrics(got, intervals=50)
+    row = measure.structure_metrics(got, intervals=50)
     even = m.norm_correlation(got["z_ij"][::2], got["ds"][::2])
     assert row["norm_correlation"] == pytest.approx(even) and row["n"] == 64
-    none = m.structure_metrics(got | {"ds": np.full(64, np.nan)}, intervals=20)
+    none = measure.structure_metrics(got | {"ds": np.full(64, np.nan)}, intervals=20)
     assert (
         math.isnan(none["norm_correlation"])
         and not math.isnan(none["additivity"])
@@ -263,7 +267,7 @@ def test_rows_without_a_state_count_for_no_motion(dots):
 
 
 def test_probe_function_gives_floats(dots):
-    row = m.structure_probe(dots, n=16)(DotLam(codes=9), 0)
+    row = measure.structure_probe(dots, n=16)(DotLam(codes=9), 0)
     assert all(type(v) is float for v in row.values()) and {
         *FOUR,
         "sum_reconstruction",
@@ -274,7 +278,7 @@ def test_probe_function_gives_floats(dots):
 def test_displacement_is_that_of_the_real_dataset():
     trajectories = [synthetic_trajectory(seed, T=30, size=32) for seed in range(3)]
     dataset = TripleDataset(trajectories, TripleConfig(), 32, length=40)
-    got = m.collect_latents(DotLam(), dataset, n=40)
+    got = measure.collect_latents(DotLam(), dataset, n=40)
     q = dataset.quantiles["square"]["proprio"]
     for row in range(40):
         e, i, j, _ = dataset.draw(row)[:4]
@@ -420,11 +424,11 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     )
     dataset = held_out_triples(read_store(tmp_path / "store"), 32, n=32, first=1)
     assert len(dataset.trajectories) == 2 and len(dataset) == 32
-    got = m.collect_latents(DotLam(), dataset, n=32)
+    got = measure.collect_latents(DotLam(), dataset, n=32)
     save_latents(tmp_path / "z.npz", got)
     capsys.readouterr()
     status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json", "--intervals", 50)
-    row, want = json.loads(out), m.structure_metrics(got, intervals=50)
+    row, want = json.loads(out), measure.structure_metrics(got, intervals=50)
     assert status == 0 and all(row[k] == pytest.approx(want[k], rel=1e-6) for k in FOUR)
     assert row["intervals"]["additivity"] == pytest.approx(
         want["intervals"]["additivity"], rel=1e-6
@@ -593,7 +597,7 @@ def test_no_model_is_left_out_of_a_figure_because_colours_end():
 
 
 def test_save_figures(tmp_path, dots):
-    z = m.collect_latents(DotLam(codes=9), dots, n=32)
+    z = measure.collect_latents(DotLam(codes=9), dots, n=32)
     paths = r.save_figures(tmp_path, {"codes": r.draw_code_usage({"a": z["indices"]}, 9)})
     assert paths == [tmp_path / "codes.png"] and paths[0].read_bytes().startswith(b"\x89PNG")
 

@@ -22,10 +22,11 @@ from ..core import UserError, print_json, say
 from ..data.source import open_dataset
 from ..device import device_of
 from ..lam import LatentActionModel
-from ..structure.held_out import collect, held_out_triples, origin
+from ..structure.held_out import held_out_triples, origin
+from ..structure.measure import collect
 from ..structure.latent_file import measure_file, save_latents
 from ..structure.leakage import leakage, probe_rows
-from ..structure.metrics import structure_metrics
+from ..structure.measure import structure_metrics
 from ..studies.comparison import CompareConfig, as_text, compare
 
 # %% ../../nbs/10_commands/structure.ipynb #e3796803

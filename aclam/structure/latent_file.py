@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import UserError, atomic_file
-from .metrics import LATENTS, _rows, four_numbers, structure_metrics
+from .bootstrap import bootstrap_intervals
+from .metrics import LATENTS, as_rows, four_numbers
 
 # %% ../../nbs/5_structure/latent_file.ipynb #b31e7093
 BROKEN = (
@@ -87,12 +88,12 @@ def check_latents(latents: dict) -> dict[str, np.ndarray]:
 
     UserError says what is wrong.
     """
-    arrays = _rows(**{name: latents[name] for name in LATENTS})
+    arrays = as_rows(**{name: latents[name] for name in LATENTS})
     n = len(arrays[0])
     if n < 2:
         raise UserError(f"{n} row: at least two are needed to speak of an average or a correlation")
     out = dict(zip(LATENTS, arrays, strict=True))
-    out["ds"] = _rows(ds=_column(latents["ds"], "ds", n))[0][:, 0]  # (n, 1) -> (n,)
+    out["ds"] = as_rows(ds=_column(latents["ds"], "ds", n))[0][:, 0]  # (n, 1) -> (n,)
     if "trajectory" in latents:
         out["trajectory"] = _column(latents["trajectory"], "trajectory", n)[:, 0]
     return out
@@ -121,24 +122,25 @@ def measure_file(path: str | Path, intervals: int = 0, seed: int = 0) -> dict:
     latents = load_latents(path)
     row = four_numbers(latents) | {"n": len(latents["ds"])}
     if intervals:
-        row["intervals"] = structure_metrics(latents, intervals=intervals, seed=seed)["intervals"]
+        groups = latents.get("trajectory")
+        row["intervals"] = bootstrap_intervals(latents, groups, intervals, seed=seed)
     return row
 
 # %% ../../nbs/5_structure/latent_file.ipynb #01b9eb7b
-def _size(x: np.ndarray) -> np.ndarray:
-    return np.sqrt((x**2).sum(1))
-
-
 def check_by_hand(path: str | Path, tol: float = 1e-12) -> dict[str, float]:
     """Compute Eqs. 7 to 10 of a file by hand, check that `measure_file` agrees, return them."""
+
+    def size(x: np.ndarray) -> np.ndarray:
+        return np.sqrt((x**2).sum(1))
+
     z = {name: x.astype(float) for name, x in np.load(path).items()}
-    length = _size(z["z_ij"])
-    residual = _size(z["z_ik"] - z["z_ij"] - z["z_jk"])
+    length = size(z["z_ij"])
+    residual = size(z["z_ik"] - z["z_ij"] - z["z_jk"])
     hand = {
         "additivity": (residual**2).mean() / (length**2).mean(),
         "norm_correlation": np.corrcoef(length, z["ds"])[0, 1],
-        "identity": _size(z["z_ii"]).mean() / length.mean(),
-        "inverse": _size(z["z_ij"] + z["z_ji"]).mean() / length.mean(),
+        "identity": size(z["z_ii"]).mean() / length.mean(),
+        "inverse": size(z["z_ij"] + z["z_ji"]).mean() / length.mean(),
     }
     got = measure_file(path)
     assert all(abs(got[name] - value) < tol for name, value in hand.items()), (got, hand)

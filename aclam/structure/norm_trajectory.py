@@ -13,9 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
 
 from ..core import UserError
+from ..data.cache import resize_frames
+from ..data.quantiles import measured_quantiles, normalize
+from ..data.trajectory import Trajectory
+from .measure import in_batches
 from .metrics import norm_correlation
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #da09e03c
@@ -31,16 +40,15 @@ class NormTrajectory:
 
     time: np.ndarray  # (T,) seconds since the first frame
     norm: np.ndarray  # (T,) ||z(o_0, o_t)||
-    displacement: (
-        np.ndarray | None
-    )  # (T,) distance of normalised states from the first one; None without a robot state
+    # (T,) distance of normalized states from the first one; None without a robot state
+    displacement: np.ndarray | None
     name: str = ""  # of the episode
 
     @property
     def correlation(self) -> float:
-        """Pearson correlation of the two curves (Eq.
+        """Pearson correlation of the two curves: Eq. 8 within one episode.
 
-        8 within one episode); NaN without a displacement that varies.
+        NaN without a displacement that varies.
         """
         if self.displacement is None:
             return float("nan")
@@ -55,60 +63,68 @@ class NormTrajectory:
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #42f897d7
 def norm_trajectory(
-    lam, frames, states=None, time=None, name="", batch_size: int = 64, device="cpu"
+    lam: nn.Module,
+    frames,  # uint8 (T, 3, H, W) at the model's size
+    states=None,  # (T, P), normalized to [-1, 1] by the dataset's percentiles (Appendix C)
+    time=None,  # (T,) seconds; None: the frame numbers
+    name: str = "",  # of the episode
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
 ) -> NormTrajectory:
-    """||z(o_0, o_t)|| for frames uint8 (T, 3, H, W) at the model's size: Figures 1 and 3 of AC-LAM.
+    """||z(o_0, o_t)|| along an episode: Figures 1 and 3 of AC-LAM.
 
-    `states` (T, P) are normalised to [-1, 1] by the dataset's percentiles (clipped here, Appendix
-    C); `time` (T,) in seconds, default the frame numbers. UserError where lengths differ or there
-    are fewer than two frames.
+    UserError where lengths differ or there are fewer than two frames.
     """
-    import torch
-
     frames = torch.as_tensor(np.asarray(frames))
     time = np.arange(len(frames), dtype=float) if time is None else np.asarray(time, float)
-    if (
-        len(frames) < 2
-        or len(time) != len(frames)
-        or (states is not None and len(states) != len(frames))
-    ):
-        raise UserError(
-            f"{name or 'episode'}: {len(frames)} frames, {len(time)} times"
-            f"{'' if states is None else f', {len(states)} states'}: equal numbers, at least two, expected"
-        )
-    lengths, training = [], lam.training
-    lam.eval()
-    with torch.inference_mode():
-        for part in frames.split(batch_size):
-            o_t = part.to(device).float() / 255  # (B, 3, H, W)
-            o_0 = (frames[:1].to(device).float() / 255).expand_as(o_t)
-            lengths.append(lam.encode(o_0, o_t).z.norm(dim=1).cpu().double().numpy())
-    lam.train(training)
-    s = None if states is None else np.clip(np.asarray(states, np.float64), -1, 1)
-    moved = None if s is None else np.linalg.norm(s - s[0], axis=1)  # (T,)
-    return NormTrajectory(time - time[0], np.concatenate(lengths), moved, name)
+    _check_lengths(frames, states, time, name)
+
+    def measure(rows: list[int]) -> dict:
+        o_t = frames[rows].to(device).float() / 255  # (B, 3, H, W)
+        o_0 = (frames[:1].to(device).float() / 255).expand_as(o_t)
+        return {"norm": lam.encode(o_0, o_t).z.norm(dim=1).double()}
+
+    norm = in_batches(lam, measure, range(len(frames)), batch_size)["norm"]
+    displacement = None
+    if states is not None:
+        s = np.clip(np.asarray(states, np.float64), -1, 1)
+        displacement = np.linalg.norm(s - s[0], axis=1)  # (T,)
+    return NormTrajectory(time - time[0], norm, displacement, name)
+
+
+def _check_lengths(frames, states, time, name: str) -> None:
+    n = len(frames)
+    if n >= 2 and len(time) == n and (states is None or len(states) == n):
+        return
+    known = "" if states is None else f", {len(states)} states"
+    raise UserError(
+        f"{name or 'episode'}: {n} frames, {len(time)} times{known}: "
+        "equal numbers, at least two, expected"
+    )
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #e2f1e154
 def check_offset_flattens(
-    lam_of_offset, frames, states, offsets=(0.0, 0.5, 1.0, 2.0), tol: float = 1e-2
+    lam_of_offset,  # size -> a model z = a + c, c orthogonal to a, |c| = size, |a| = |ds|
+    frames,
+    states,
+    offsets=(0.0, 0.5, 1.0, 2.0),
+    tol: float = 1e-2,
 ) -> dict:
-    """Check the formula above on one episode for `lam_of_offset(size)`, a model z = a + c with c
-    orthogonal to a of length |a| = |ds|; returns {size: gap}. Raises AssertionError where a curve
-    is below the truth or off the formula.
-    """
+    """Check the formula above on one episode; returns {size: gap}."""
     gaps = {}
     for size in offsets:
         curve = norm_trajectory(lam_of_offset(size), frames, states)
-        ds, truth = curve.displacement, _relative(curve.displacement)
+        ds = curve.displacement
         derived = np.sqrt((size**2 + ds**2) / (size**2 + ds.max() ** 2))
         assert np.abs(_relative(curve.norm) - derived).max() < tol, size
-        assert (_relative(curve.norm) > truth - tol).all(), size
+        assert (_relative(curve.norm) > _relative(ds) - tol).all(), size
         gaps[size] = curve.gap
     assert list(gaps.values()) == sorted(gaps.values()), gaps
     return gaps
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #200e5947
-COLORS = (  # models in their order: the first, its twin, others
+# models in their order: the first, its twin, others
+COLORS = (
     "#0d9488",
     "#ea580c",
     "#6366f1",
@@ -121,36 +137,29 @@ COLORS = (  # models in their order: the first, its twin, others
 TRUTH = "#94a3b8"  # what really happened
 
 
-def tidy(ax) -> None:
+def tidy(ax: Axes) -> None:
     """Take away what a curve does not need."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#94a3b8")
     ax.tick_params(colors="#475569", labelsize=8, length=3)
 
-
+# %% ../../nbs/5_structure/norm_trajectory.ipynb #9fd98332
 def _top(curves: Mapping) -> float:
     """The upper end of a panel: above 1 there is room for a legend of all models."""
     return 1 + 0.135 * (1 + len(curves))
 
 
-def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
-    """One episode: the displacement's area and a line for each model, all divided by their largest
-    value.
-    """
+def _panel(ax: Axes, curves: Mapping[str, NormTrajectory]) -> None:
+    """One episode: the displacement's area and a line for each model, relative to their largest."""
     truth = next(iter(curves.values()))
     if truth.displacement is not None:
-        ax.fill_between(
-            truth.time,
-            _relative(truth.displacement),
-            color=TRUTH,
-            alpha=0.3,
-            lw=0,
-            label="displacement",
-        )
-        ax.plot(truth.time, _relative(truth.displacement), color=TRUTH, lw=1)
+        moved = _relative(truth.displacement)
+        ax.fill_between(truth.time, moved, color=TRUTH, alpha=0.3, lw=0, label="displacement")
+        ax.plot(truth.time, moved, color=TRUTH, lw=1)
     for color, (label, c) in zip(cycle(COLORS), curves.items()):
         r = "" if np.isnan(c.correlation) else f"  r = {c.correlation:.2f}"
         ax.plot(c.time, _relative(c.norm), color=color, lw=1.8, label=label + r)
+
     ax.set(xlabel="seconds", ylim=(0, _top(curves)), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))
     ax.set_title(truth.name, fontsize=9, color="#334155", loc="left")
     ax.legend(
@@ -160,21 +169,16 @@ def _panel(ax, curves: Mapping[str, NormTrajectory]) -> None:
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #1df83fbb
 def draw_norm_trajectories(
-    curves: Mapping[str, Sequence[NormTrajectory]], span_s: float | None = None
-):
-    """Figures 1 and 3: {model: its curves, one an episode, in the same order} -> a figure, one
-    panel an episode.
-
-    `span_s` marks the longest span of the training triples: to the right of it the model
-    extrapolates.
-    """
-    import matplotlib.pyplot as plt
-
+    curves: Mapping[str, Sequence[NormTrajectory]],  # model -> one an episode, in the same order
+    span_s: float | None = None,  # longest span of the training triples; beyond it, extrapolation
+) -> Figure:
+    """Figures 1 and 3: one panel an episode."""
     count = {len(c) for c in curves.values()}
     if len(count) != 1 or 0 in count:
         raise UserError(f"each model needs the same number of episodes, found {sorted(count)}")
     n = count.pop()
-    size, top = (3.5 * n, 1.9 * _top(curves)), _top(curves)
+    top = _top(curves)
+    size = (3.5 * n, 1.9 * top)
     fig, axes = plt.subplots(1, n, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for e, ax in enumerate(axes[0]):
         _panel(ax, {label: c[e] for label, c in curves.items()})
@@ -185,25 +189,21 @@ def draw_norm_trajectories(
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #7474541b
 def episode_arrays(
-    trajectory, image_size: int, quantiles: dict | None = None, seconds: float | None = None
+    trajectory: Trajectory,
+    image_size: int,  # pixels a side
+    quantiles: Mapping | None = None,  # a store's, by embodiment; None: of this episode alone
+    seconds: float | None = None,  # of the beginning; None: all of it
 ) -> dict:
-    """Frames, states, times and name of an `aclam.data` trajectory as keyword arguments of
-    `norm_trajectory`.
+    """Frames, states, times and name of a trajectory as keyword arguments of `norm_trajectory`.
 
-    `quantiles` are a store's, {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default:
-    measured on this episode alone. `seconds` keeps the beginning only. Without proprio there are no
-    states.
+    Without proprio there are no states.
     """
-    from aclam.data.cache import resize_frames
-    from aclam.data.quantiles import measured_quantiles, normalize
-
     time = np.asarray(trajectory.timestamp) - trajectory.timestamp[0]
     keep = np.arange(len(time)) if seconds is None else np.flatnonzero(time <= seconds)
-    out = {
-        "frames": resize_frames(trajectory.frames[keep.tolist()], image_size).numpy(),
-        "time": time[keep],
-    }
+    frames = resize_frames(trajectory.frames[keep.tolist()], image_size).numpy()
+    out = {"frames": frames, "time": time[keep]}
     if trajectory.proprio is not None:
-        q = (quantiles or measured_quantiles([trajectory]))[trajectory.embodiment]["proprio"]
+        table = quantiles or measured_quantiles([trajectory])
+        q = table[trajectory.embodiment]["proprio"]
         out["states"] = normalize(trajectory.proprio[keep], q["q01"], q["q99"])  # (T, P)
     return out | {"name": trajectory.name}

@@ -29,7 +29,7 @@ from ..lam.objective import ObjectiveConfig
 from ..lam.potential import potential_of
 from ..lam.quantizer import BottleneckConfig
 from ..structure.held_out import held_out, held_out_triples, origin
-from ..structure.metrics import collect_latents, structure_metrics
+from ..structure.measure import collect_latents, structure_metrics
 from ..structure.watch import Watch
 from ..train.lam import run, settings_from
 
@@ -111,7 +111,7 @@ SMALL = replace(
     idm_depth=1,
     fdm_depth=2,
     proprio_dim=0,
-    bottleneck=BottleneckConfig(codes=32, shared=False, normalise="centre", continuous_steps=250),
+    bottleneck=BottleneckConfig(codes=32, shared=False, normalize="center", continuous_steps=250),
 )
 
 DESIGNS = {  # of Table 5; the paper's defaults first
@@ -130,9 +130,9 @@ PAPER = {  # Table 5: L_Norm-AC, r, stability
 }
 
 # %% ../../nbs/9_studies/ablation.ipynb #5e732aee
-def designs(normalise: str = "centre") -> dict[str, LamConfig]:
+def designs(normalize: str = "center") -> dict[str, LamConfig]:
     """The models of Table 5: one base, five objectives."""
-    base = replace(SMALL, bottleneck=replace(SMALL.bottleneck, normalise=normalise))
+    base = replace(SMALL, bottleneck=replace(SMALL.bottleneck, normalize=normalize))
     return {name: replace(base, objective=objective) for name, objective in DESIGNS.items()}
 
 
@@ -140,13 +140,13 @@ def bottlenecks(base: LamConfig = SMALL, lambda_ac: float = 1.0) -> dict[str, La
     """Each kind of bottleneck in a pair IDM with AC and without, and in the potential model, on the
     difference.
     """
-    one = replace(base.bottleneck, normalise="global")
+    one = replace(base.bottleneck, normalize="global")
     kinds = {
         "vq": one,
         "rvq": replace(one, kind="rvq", codes=8),
         "nsvq": replace(one, kind="nsvq"),
         "fsq": replace(one, kind="fsq"),
-        "vae": replace(one, kind="vae", normalise="none"),
+        "vae": replace(one, kind="vae", normalize="none"),
         "none": replace(one, kind="none"),
     }
     models = {}
@@ -155,14 +155,14 @@ def bottlenecks(base: LamConfig = SMALL, lambda_ac: float = 1.0) -> dict[str, La
             models[f"{kind}, {name}"] = replace(
                 base, bottleneck=config, objective=ObjectiveConfig(lambda_ac=weight)
             )
-        still = replace(config, normalise="none" if kind == "vae" else "scale")
+        still = replace(config, normalize="none" if kind == "vae" else "scale")
         models[f"{kind}, potential"] = potential_of(base, bottleneck=still)
     return models
 
 
 STUDIES: dict[str, Callable[[], dict[str, LamConfig]]] = {
     "table5": designs,
-    "table5_normalised": lambda: designs("global"),
+    "table5_normalized": lambda: designs("global"),
     "bottlenecks": bottlenecks,
 }
 
@@ -171,7 +171,7 @@ STUDIES: dict[str, Callable[[], dict[str, LamConfig]]] = {
 class AblationConfig:
     """Train the small models of a study on one budget and write what became of them."""
 
-    study: Literal["table5", "table5_normalised", "bottlenecks"] = "table5"  # what is compared
+    study: Literal["table5", "table5_normalized", "bottlenecks"] = "table5"  # what is compared
     data: str = ""  # a folder of episodes (aclam-data prepare); the last tenth is held out
     out: str = "runs/ablation.json"  # what was found; models that are in it are not trained again
     seeds: int = 1  # trainings of each model
@@ -270,7 +270,7 @@ CHANNELS = {
     "vq": [],
     "none": ["--model.bottleneck.noise", "0"],
     "fsq": [],
-    "vae": ["--model.bottleneck.normalise", "none"],
+    "vae": ["--model.bottleneck.normalize", "none"],
     "nsvq": [],
 }
 AC = {"AC": "1", "no AC": "0"}

@@ -35,9 +35,11 @@ from ..data.triples import TripleDataset
 from ..device import device_of
 from ..lam import PRESETS, LatentActionModel
 from ..lam.registry import preset as lam_preset
-from ..structure.held_out import collect, held_out_triples, origin
+from ..structure.held_out import held_out_triples, origin
+from ..structure.measure import collect
 from ..structure.leakage import environment_probe, leakage, probe_rows
-from ..structure.metrics import inverse, structure_metrics
+from ..structure.measure import structure_metrics
+from ..structure.metrics import inverse
 from ..structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_pairs
 from aclam.structure.norm_trajectory import (
     NormTrajectory,

@@ -19,9 +19,10 @@ from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
-from ..structure.held_out import collect, held_out_triples, origin
+from ..structure.held_out import held_out_triples, origin
+from ..structure.measure import collect
 from ..structure.leakage import latent_profile, one_sidedness, probe_rows
-from ..structure.metrics import structure_metrics
+from ..structure.measure import structure_metrics
 
 # %% ../../nbs/9_studies/potential_study.ipynb #6e2017d4
 def orientations(degrees: float, n: int = 60, seed: int = 0) -> np.ndarray:

@@ -31,7 +31,8 @@ from ..data.source import open_dataset
 from ..data.trajectory import Trajectory, fingerprint, split_episodes
 from ..data.triples import AugmentConfig, TripleConfig, TripleDataset
 from ..lam import PRESETS, LamConfig, LatentActionModel
-from ..lam.univla import T5_BASE, UniVLAConfig, instruction_words, stage_two
+from ..lam.instructions import T5_BASE, instruction_words
+from ..lam.univla import UniVLAConfig, stage_two
 from ..structure.measure import structure_probe
 from ..structure.watch import Watch
 from .command import fit_to_card, needs_of, train_command
@@ -260,7 +261,7 @@ class Instructed:
             )
         known = {task: n for n, task in enumerate(dict.fromkeys(tasks))}
         self.dataset, self.row = dataset, torch.tensor([known[task] for task in tasks])
-        self.words, self.mask = instruction_words(list(known), config)
+        self.words, self.mask = instruction_words(list(known), config.text_dim, config.text)
         self.content = hashlib.sha256(json.dumps(tasks).encode()).hexdigest()[:12]
 
     def __getattr__(self, name: str) -> Any:
