@@ -36,14 +36,16 @@ from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.policy.model import TINY as TINY_POLICY
 from aclam.policy.model import Policy, PolicyConfig
+from aclam.train.cards import card_of, largest_rows
 from aclam.train.config import TrainConfig
-from aclam.train.cost import Setup, card_of, flops_per_triple, largest_rows, memory
 from aclam.train.lam import LamTrainConfig, settings_for
 from aclam.train.lam import run as train_lam
 from aclam.train.log import read_metrics
 from aclam.train.loop import train
+from aclam.train.memory import Setup, memory
 from aclam.train.optimizer import make_optimizer
 from aclam.train.sharded import checkpoint_activations
+from aclam.train.step_cost import flops_per_triple
 
 PACKAGES = (
     "torch",

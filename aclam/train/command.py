@@ -23,13 +23,9 @@ from torch import nn
 from ..command_line import parse, run_cli
 from ..core import print_json, say
 from .config import TrainConfig, arithmetic, precision
-from aclam.train.cost import (
-    Setup,
-    card_of,
-    choose_accumulate,
-    flops_per_triple,
-    out_of_memory_advice,
-)
+from .cards import card_of, choose_accumulate, out_of_memory_advice
+from .memory import Setup
+from .step_cost import flops_per_triple
 from .draws import TrainingData
 from .group import join_group, watch_ranks
 from .log import Needs, Probe
