@@ -48,14 +48,15 @@ def sample_loss(m: LAM, o, o_next):
 
 # %% ../../nbs/1_linear/model.ipynb #488d5302
 def init_lam(d_o: int, d_z: int, seed: int = 0) -> LAM:
-    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs). Never zero:
-    see the saddle below.
+    """Random start like `torch.nn.Linear` without bias: uniform in +-1/sqrt(inputs).
+
+    Never zero: see the saddle below.
     """
     if not 1 <= d_z <= d_o:
         raise UserError(f"d_z is {d_z}: the latent needs between 1 and d_o = {d_o} dimensions.")
     rng = np.random.default_rng([seed, d_z])
-    draw = lambda rows, cols: rng.uniform(-1, 1, (rows, cols)) / np.sqrt(cols)  # noqa: E731
-    return LAM(draw(d_o, d_o), draw(d_o, d_z), draw(d_z, d_o), draw(d_z, d_o))
+    shapes = [(d_o, d_o), (d_o, d_z), (d_z, d_o), (d_z, d_o)]
+    return LAM(*(rng.uniform(-1, 1, shape) / np.sqrt(shape[1]) for shape in shapes))
 
 # %% ../../nbs/1_linear/model.ipynb #a1a147f4
 def loss_terms(m: LAM, o, delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,12 +68,12 @@ def loss_terms(m: LAM, o, delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def check_expansion(seed: int = 0) -> float:
-    """Eqs. 12 to 17 on random matrices: the largest relative error of 'sum of three terms = squared
-    error', row by row.
-    """
+    """Eqs. 12 to 17 on random matrices: largest relative error of 'three terms = squared error'."""
     w = make_world(d_o=11, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.8, chi=0.3, seed=seed)
-    S, m = sample(w, 50, np.random.default_rng(seed)), init_lam(11, 4, seed)
-    direct = ((decode(m, S["o"], encode(m, S["o"], S["o_next"])) - S["o_next"]) ** 2).sum(1)
+    S = sample(w, 50, np.random.default_rng(seed))
+    m = init_lam(11, 4, seed)
+    error = decode(m, S["o"], encode(m, S["o"], S["o_next"])) - S["o_next"]
+    direct = (error**2).sum(1)
     return float(np.abs(sum(loss_terms(m, S["o"], S["delta"])) / direct - 1).max())
 
 # %% ../../nbs/1_linear/model.ipynb #47ede1d2
@@ -93,27 +94,29 @@ def population_loss(m: LAM, F: dict[str, np.ndarray]) -> float:
 # %% ../../nbs/1_linear/model.ipynb #d0d6746a
 def gradients(m: LAM, F: dict[str, np.ndarray]) -> LAM:
     """Gradient of the population loss with respect to A, B, C and D, from factors."""
-    r, z = residual_factor(m, F), latent_factor(m, F)
+    r = residual_factor(m, F)
+    z = latent_factor(m, F)
     r_o = 2 * r @ F["o"].T  # (d_o, d_o)
     return LAM(r_o, 2 * r @ z.T, m.B.T @ r_o, 2 * m.B.T @ (r @ F["o_next"].T))
 
 
 def check_gradients(seed: int = 0) -> float:
-    """Largest relative difference between `gradients` and torch's automatic differentiation on a
-    random world.
-    """
+    """Largest relative difference between `gradients` and autograd on a random world."""
     w = make_world(d_o=9, d_a=3, d_b=2, sigma_iid=0.4, sigma_agents=0.8, chi=0.3, seed=seed)
-    F, m = factors(w), init_lam(9, 4, seed)
-    t = LAM(*(torch.tensor(x, requires_grad=True) for x in m))
-    residual_factor(t, {k: torch.tensor(v) for k, v in F.items()}).square().sum().backward()
-    pairs = zip(gradients(m, F), t, strict=True)
-    return max(float(np.abs(g - x.grad.numpy()).max() / np.abs(g).max()) for g, x in pairs)
+    F = factors(w)
+    m = init_lam(9, 4, seed)
+    leaves = LAM(*(torch.tensor(x, requires_grad=True) for x in m))
+    residual = residual_factor(leaves, {name: torch.tensor(x) for name, x in F.items()})
+    residual.square().sum().backward()
+    worst = 0.0
+    for by_hand, leaf in zip(gradients(m, F), leaves, strict=True):
+        error = np.abs(by_hand - leaf.grad.numpy()).max() / np.abs(by_hand).max()
+        worst = max(worst, float(error))
+    return worst
 
 # %% ../../nbs/1_linear/model.ipynb #a08cee09
 def descend(m: LAM, F: dict[str, np.ndarray], steps: int, lr: float) -> tuple[LAM, list[float]]:
-    """Plain gradient descent on the population loss; returns the last model and the loss before
-    each step.
-    """
+    """Plain gradient descent on the population loss: the last model, the loss before each step."""
     losses = []
     for _ in range(steps):
         losses.append(population_loss(m, F))
@@ -132,37 +135,44 @@ def change_gauge(m: LAM, R: np.ndarray) -> LAM:
 
 # %% ../../nbs/1_linear/model.ipynb #8e07a71f
 def check_family(seed: int = 0) -> dict[str, float]:
-    """Largest change of any prediction under a random shift and a random gauge, and how much the
-    latent itself changes.
+    """What a random shift and a random gauge change.
+
+    'shift' and 'gauge': largest change of any prediction; 'latent_moved': of the latent itself
+    under the shift.
     """
     rng = np.random.default_rng(seed)
-    w, m = (
-        make_world(d_o=10, d_a=3, d_b=2, sigma_agents=0.8, chi=0.3, seed=seed),
-        init_lam(10, 4, seed),
-    )
+    w = make_world(d_o=10, d_a=3, d_b=2, sigma_agents=0.8, chi=0.3, seed=seed)
+    m = init_lam(10, 4, seed)
     S = sample(w, 30, rng)
-    predict = lambda x: decode(x, S["o"], encode(x, S["o"], S["o_next"]))  # noqa: E731
     shifted = shift_family(m, rng.standard_normal((4, 10)))
     gauged = change_gauge(m, rng.standard_normal((4, 4)))
-    moved = encode(shifted, S["o"], S["o_next"]) - encode(m, S["o"], S["o_next"])
+
+    def latent(model):
+        return encode(model, S["o"], S["o_next"])
+
+    def prediction(model):
+        return decode(model, S["o"], latent(model))
+
     return {
-        "shift": float(np.abs(predict(shifted) - predict(m)).max()),
-        "gauge": float(np.abs(predict(gauged) - predict(m)).max()),
-        "latent_moved": float(np.abs(moved).max()),
+        "shift": float(np.abs(prediction(shifted) - prediction(m)).max()),
+        "gauge": float(np.abs(prediction(gauged) - prediction(m)).max()),
+        "latent_moved": float(np.abs(latent(shifted) - latent(m)).max()),
     }
 
 # %% ../../nbs/1_linear/model.ipynb #c4370a37
 def check_family_dimension(d_o: int = 6, d_z: int = 2, seed: int = 0) -> tuple[int, int]:
-    """(directions of parameter space that leave every prediction unchanged, d_z d_o + d_z^2): equal
-    for generic models.
+    """Directions of parameter space that leave every prediction unchanged, and d_z d_o + d_z^2.
+
+    The two are equal for generic models.
     """
     m = init_lam(d_o, d_z, seed)
     flat = torch.cat([torch.tensor(x).flatten() for x in m])
-    sizes, shapes = [x.size for x in m], [x.shape for x in m]
 
     def acts(v):
-        A, B, C, D = (x.reshape(s) for x, s in zip(v.split(sizes), shapes, strict=True))
-        return torch.cat([(A + B @ C + B @ D).flatten(), (B @ D).flatten()])  # on o, and on delta
+        """What the model does to o, and to delta."""
+        parts = v.split([x.size for x in m])
+        A, B, C, D = (part.reshape(x.shape) for part, x in zip(parts, m, strict=True))
+        return torch.cat([(A + B @ C + B @ D).flatten(), (B @ D).flatten()])
 
     J = torch.autograd.functional.jacobian(acts, flat)
     return flat.numel() - int(torch.linalg.matrix_rank(J)), d_z * d_o + d_z**2

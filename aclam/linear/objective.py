@@ -39,41 +39,41 @@ def residual(m: LAM, t: Term):
 
 
 def objective(m: LAM, terms: list[Term]) -> float:
-    """The weighted sum of terms, a population value in the paper's units (summed over coordinates)."""
+    """The weighted sum of terms: a population value, summed over coordinates as in the paper."""
     return sum(t.weight * (residual(m, t) ** 2).sum() for t in terms)
 
 # %% ../../nbs/1_linear/objective.ipynb #884d3ce3
 def reconstruction(F: dict[str, np.ndarray], augment_var: float = 0.0, weight: float = 1.0) -> Term:
-    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10): k1 for the
-    IDM, k2 for FDM and target.
+    """The plain loss (Eq. 4), or with augment_var > 0 the augmented one (Eqs. 9 and 10).
+
+    k1 shifts the IDM's frames, k2 the FDM's frame and the target.
     """
-    k1, k2 = np.sqrt(augment_var) * F["k1"], np.sqrt(augment_var) * F["k2"]
+    k1 = np.sqrt(augment_var) * F["k1"]
+    k2 = np.sqrt(augment_var) * F["k2"]
     return Term("rec", weight, F["o"] + k2, F["o"] + k1, F["o_next"] + k1, F["delta"])
 
 
 def composition(F: dict[str, np.ndarray], weight: float) -> Term:
     """L_AC-FDM (AC-LAM, Eq. 5) on triples (o, o_next, o_k): needs `factors(world, steps=2)`."""
-    return Term(
-        "ac", weight, F["o"], F["o"] + F["o_next"], F["o_next"] + F["o_k"], F["delta"] + F["delta2"]
-    )
+    first = F["o"] + F["o_next"]
+    second = F["o_next"] + F["o_k"]
+    return Term("ac", weight, F["o"], first, second, F["delta"] + F["delta2"])
 
 
 def long_gap(F: dict[str, np.ndarray], weight: float) -> list[Term]:
-    """Reconstruction of (j, k) and of (i, k) from one latent each: more pairs, but no composition."""
+    """Reconstruction of (j, k) and (i, k) from one latent each: more pairs, no composition."""
     both = F["delta"] + F["delta2"]
     later = Term("rec_jk", weight, F["o_next"], F["o_next"], F["o_k"], F["delta2"])
     return [later, Term("rec_ik", weight, F["o"], F["o"], F["o_k"], both)]
 
 # %% ../../nbs/1_linear/objective.ipynb #482c6441
 class Optimum(NamedTuple):
-    """Closed-form optimum: the model with C = -D, the minimum, and Q's eigenvalues (d_o,) and
-    eigenvectors (d_o, d_o).
-    """
+    """The optimum in closed form."""
 
-    lam: LAM
-    loss: float
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
+    lam: LAM  # the one with C = -D
+    loss: float  # the minimum
+    eigenvalues: np.ndarray  # of Q, largest first, (d_o,)
+    eigenvectors: np.ndarray  # (d_o, d_o)
 
 
 def optimum(terms: list[Term], d_z: int) -> Optimum:
@@ -88,15 +88,17 @@ def optimum(terms: list[Term], d_z: int) -> Optimum:
             )
     Q, K = innovation(terms)
     values, vectors = np.linalg.eigh(Q)
-    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    values = np.maximum(values[::-1], 0)
+    vectors = vectors[:, ::-1]
     V = vectors[:, :d_z]
     A = np.eye(d_o) + K - V @ (V.T @ K)
     return Optimum(LAM(A, V, -V.T, V.T), float(values[d_z:].sum()), values, vectors)
 
 # %% ../../nbs/1_linear/objective.ipynb #918d6a48
 def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, K): the covariance of what the frame does not predict, and the prediction's matrix, both
-    (d_o, d_o).
+    """(Q, K): covariance of what the frame does not predict, and the prediction's matrix.
+
+    Both (d_o, d_o).
     """
     U = sum(t.weight * t.u @ t.u.T for t in terms)
     Y = sum(t.weight * t.y @ t.u.T for t in terms)
@@ -106,8 +108,9 @@ def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/1_linear/objective.ipynb #615dc30a
 def numeric_value(params: list[torch.Tensor], terms: list[Term], label) -> torch.Tensor:
-    """The objective as a torch scalar; `label`: (weight, F_a) for weight * E||H (C p + D q) - a||^2
-    on the first term's inputs.
+    """The objective as a torch scalar.
+
+    label: None, or (weight, F_a) for weight * E||H (C p + D q) - a||^2 on the first term's inputs.
     """
     m = LAM(*params[:4])
     total = objective(m, terms)
@@ -137,24 +140,25 @@ def minimize(
 
     See `numeric_value` for `label`.
     """
-    tensors = [
-        Term(t.name, t.weight, *(torch.tensor(x) for x in (t.u, t.p, t.q, t.y))) for t in terms
-    ]
-    known = None if label is None else (label[0], torch.tensor(label[1]))
+    tensors = []
+    for t in terms:
+        vectors = (torch.tensor(x) for x in (t.u, t.p, t.q, t.y))
+        tensors.append(Term(t.name, t.weight, *vectors))
+    action = None if label is None else (label[0], torch.tensor(label[1]))
     params = start_values(len(terms[0].u), d_z, seed, label, lam0)
     stop = dict(tolerance_grad=1e-10, tolerance_change=1e-15, max_iter=iterations)
     solver = torch.optim.LBFGS(params, history_size=30, line_search_fn="strong_wolfe", **stop)
 
     def closure():
         solver.zero_grad()
-        loss = numeric_value(params, tensors, known)
+        loss = numeric_value(params, tensors, action)
         loss.backward()
         return loss
 
     solver.step(closure)
-    value = float(numeric_value(params, tensors, known).detach())
+    value = float(numeric_value(params, tensors, action).detach())
     solved = [p.detach().numpy() for p in params]
-    return LAM(*solved[:4]), (solved[4] if label is not None else None), value
+    return LAM(*solved[:4]), solved[4] if label is not None else None, value
 
 # %% ../../nbs/1_linear/objective.ipynb #5959a5f0
 LOSSES = {
@@ -168,9 +172,10 @@ LOSSES = {
 
 
 def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> dict[str, float]:
-    """The theorem for one loss of `LOSSES` on a random world: 'attained' (objective at the closed
-    form against its value), 'gap' (what L-BFGS finds, relative to the closed form: never below),
-    'span' (largest sine between the two spans of B).
+    """The theorem for one loss of `LOSSES` on a random world.
+
+    'attained': objective at the closed form against its value; 'gap': what L-BFGS finds, relative
+    to the closed form, never below; 'span': largest sine between the two spans of B.
     """
     w = make_world(d_o=8, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.6, chi=chi, seed=seed)
     terms = LOSSES[loss](factors(w, steps=2))
@@ -187,10 +192,13 @@ def check_optimum(loss: str, seed: int = 0, chi: float = 0.0, d_z: int = 3) -> d
 def controllable_eigenvalue(
     chi: float, augment_var: float = 0.0, lambda_ac: float = 0.0, d_o: int = 32, seed: int = 0
 ) -> float:
-    """Mean eigenvalue of Q on span(X), relative to the total weight 1 + 2 lambda_ac, in a quiet
-    world with gain 1.
+    """Mean eigenvalue of Q on span(X), relative to the total weight 1 + 2 lambda_ac.
+
+    In a quiet world with gain 1.
     """
     w = make_world(d_o=d_o, d_a=2, d_b=0, chi=chi, seed=seed)
     F = factors(w, steps=2)
-    terms = [reconstruction(F, augment_var)] + ([composition(F, lambda_ac)] if lambda_ac else [])
+    terms = [reconstruction(F, augment_var)]
+    if lambda_ac:
+        terms.append(composition(F, lambda_ac))
     return float(np.trace(w.X.T @ innovation(terms)[0] @ w.X) / 2 / (1 + 2 * lambda_ac))

@@ -31,11 +31,12 @@ def change_loss(B: np.ndarray, D: np.ndarray, F: dict[str, np.ndarray]) -> float
 def check_prop_41(seed: int = 0, chi: float = 0.0) -> dict[str, float]:
     """Proposition 4.1 on random B, C, D. With chi > 0 its hypothesis is dropped.
 
-    'excess': loss at A = I - BC - BD minus Eq. 7 (0 if it holds); 'slope': size of the gradient for
-    A there; 'gain_of_best_A': how far the best A goes below Eq. 7.
+    'excess': relative difference of the loss at A = I - BC - BD to Eq. 7 (0 if it holds); 'slope':
+    size of the gradient for A there; 'gain_of_best_A': how far the best A goes below Eq. 7.
     """
     w = make_world(d_o=12, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=chi, seed=seed)
-    F, m = factors(w), frame_free(*init_lam(12, 4, seed)[1:])
+    F = factors(w)
+    m = frame_free(*init_lam(12, 4, seed)[1:])
     eq7 = change_loss(m.B, m.D, F)
     gamma = F["delta"] @ F["o"].T @ np.linalg.inv(F["o"] @ F["o"].T)
     best = m._replace(A=m.A - (m.B @ m.D - np.eye(12)) @ gamma)
@@ -48,9 +49,7 @@ def check_prop_41(seed: int = 0, chi: float = 0.0) -> dict[str, float]:
 
 # %% ../../nbs/1_linear/pca.ipynb #da49680d
 def principal(F_delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (d_o,), largest first, and eigenvectors (d_o, d_o) as columns, of the covariance
-    of a factor.
-    """
+    """Eigenvalues (d_o,), largest first, and eigenvectors (d_o, d_o) of a factor's covariance."""
     values, vectors = np.linalg.eigh(F_delta @ F_delta.T)
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
@@ -67,13 +66,16 @@ def discarded(F_delta: np.ndarray, d_z: int) -> float:
 
 # %% ../../nbs/1_linear/pca.ipynb #7f13ab22
 def check_prop_42(seed: int = 0, d_z: int = 4, tries: int = 200) -> dict[str, float]:
-    """Proposition 4.2 on a random world: relative gap of the optimum to the bound, of the best of
-    many random rank-d_z models (each with its best D), and the gradient at the optimum.
+    """Proposition 4.2 on a random world.
+
+    'attained': relative gap of the optimum to the bound; 'slope': the gradient there;
+    'best_random': the gap of the best of many random spans, each with its best D.
     """
     rng = np.random.default_rng(seed)
     w = make_world(d_o=12, d_a=3, d_b=3, sigma_iid=0.3, sigma_agents=0.8, seed=seed)
     F = factors(w)
-    bound, best = discarded(F["delta"], d_z), pca_lam(F, d_z)
+    bound = discarded(F["delta"], d_z)
+    best = pca_lam(F, d_z)
     spans = (np.linalg.qr(rng.standard_normal((12, d_z)))[0] for _ in range(tries))
     return {
         "attained": population_loss(best, F) / bound - 1,
@@ -91,51 +93,52 @@ def llo_iid(d_o: int, d_a: int, d_z: int, sigma: float, gain: float = 1.0) -> fl
     """Case 2, iid noise, readout D(o' - o), random policy."""
     if sigma == 0:
         return llo_quiet(d_a, d_z)
-    kept, extra = min(d_z, d_a), max(d_z - d_a, 0)
-    signal, noise = gain / (gain + sigma**2), sigma**2 / (gain + sigma**2)
+    kept = min(d_z, d_a)
+    extra = max(d_z - d_a, 0)
+    signal = gain / (gain + sigma**2)
+    noise = sigma**2 / (gain + sigma**2)
     return 1 - (1 - kept * signal / d_a) + 1 - (kept * noise + extra) / d_o
 
 # %% ../../nbs/1_linear/pca.ipynb #afc30ec4
 def llo_agents_orthogonal(d_a: int, d_b: int, d_z: int, sigma: float, gain: float = 1.0) -> float:
-    """Case 3, other agents with X^T Y = 0, no ties (sigma^2 != gain): the stronger party fills the
-    channel first.
+    """Case 3, other agents with X^T Y = 0: the stronger party fills the channel first.
+
+    No ties: sigma^2 is not equal to the gain.
     """
-    first, second = (d_a, d_b) if gain > sigma**2 else (d_b, d_a)
-    kept_first = min(d_z, first)
-    kept_second = min(d_z - kept_first, second)
-    kept_a, kept_b = (kept_first, kept_second) if gain > sigma**2 else (kept_second, kept_first)
+    if gain > sigma**2:
+        kept_a = min(d_z, d_a)
+        kept_b = min(d_z - kept_a, d_b)
+    else:
+        kept_b = min(d_z, d_b)
+        kept_a = min(d_z - kept_b, d_a)
     return 1 + kept_a / d_a - kept_b / d_b
 
 # %% ../../nbs/1_linear/pca.ipynb #f6f93790
 def llo_pca(world: World, d_z: int) -> float:
-    """LLO of the exact optimum of Prop.
-
-    4.2 in a world, read from D(o' - o): the PCA prediction for any setting.
-    """
+    """LLO of the exact optimum of Prop. 4.2, read from D(o' - o): PCA's value for any world."""
     F = factors(world)
     return llo(readout_factor(pca_lam(F, d_z), F), F).llo
 
 # %% ../../nbs/1_linear/pca.ipynb #461236c3
 def check_cases(d_o: int = 24, d_a: int = 4, d_b: int = 4) -> float:
-    """Largest difference between the formulas of cases 1 to 3 and the LLO of a direct
-    eigen-decomposition.
-    """
+    """Largest difference between cases 1 to 3 and the LLO of a direct eigendecomposition."""
     errors = []
     for d_z in (1, 3, 4, 5, 8):
-        errors.append(llo_quiet(d_a, d_z) - llo_pca(make_world(d_o=d_o, d_a=d_a, d_b=0), d_z))
+        quiet = make_world(d_o=d_o, d_a=d_a, d_b=0)
+        errors.append(llo_quiet(d_a, d_z) - llo_pca(quiet, d_z))
         for gain, sigma in [(1.0, 0.3), (1.0, 1.5), (6.0, 0.7)]:
             iid = make_world(d_o=d_o, d_a=d_a, d_b=0, gain=gain, sigma_iid=sigma)
             errors.append(llo_iid(d_o, d_a, d_z, sigma, gain) - llo_pca(iid, d_z))
-            ours = make_world(
-                d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, orthogonal_agents=True
-            )
-            errors.append(llo_agents_orthogonal(d_a, d_b, d_z, sigma, gain) - llo_pca(ours, d_z))
+            sizes = dict(d_o=d_o, d_a=d_a, d_b=d_b)
+            two = make_world(**sizes, gain=gain, sigma_agents=sigma, orthogonal_agents=True)
+            errors.append(llo_agents_orthogonal(d_a, d_b, d_z, sigma, gain) - llo_pca(two, d_z))
     return float(np.abs(errors).max())
 
 # %% ../../nbs/1_linear/pca.ipynb #53099f9b
 def llo_iid_effective(d_o: int, d_a: int, sigma: float, gain: float = 1.0) -> float:
-    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps), as the authors'
-    drafts do by default.
+    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps).
+
+    The authors' drafts do that by default.
     """
     return 2 - d_a / d_o * sigma**2 / (gain + sigma**2)
 
@@ -144,8 +147,5 @@ def llo_agents_random(
     d_z: int, sigma: float, draws: int = 10, d_o: int = 128, d_a: int = 8, d_b: int = 8, gain=1.0
 ) -> float:
     """Case 3 with random X and Y: the mean over draws of the exact optimum's LLO."""
-    worlds = (
-        make_world(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma, seed=s)
-        for s in range(draws)
-    )
-    return float(np.mean([llo_pca(w, d_z) for w in worlds]))
+    fixed = dict(d_o=d_o, d_a=d_a, d_b=d_b, gain=gain, sigma_agents=sigma)
+    return float(np.mean([llo_pca(make_world(**fixed, seed=s), d_z) for s in range(draws)]))

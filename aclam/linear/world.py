@@ -18,10 +18,7 @@ from ..core import UserError
 # %% ../../nbs/1_linear/world.ipynb #2afd7f30
 @dataclass(frozen=True)
 class WorldConfig:
-    """A linear world (arXiv 2506.15691, Section 3.2 and Appendix B).
-
-    All quantities are dimensionless.
-    """
+    """A linear world (arXiv 2506.15691, Section 3.2 and Appendix B); all without dimension."""
 
     # observation dimensions (the authors' drafts; the number is lost from the paper's text)
     d_o: int = 128
@@ -32,9 +29,8 @@ class WorldConfig:
     sigma_iid: float = 0.0  # standard deviation (not variance) of the noise in every coordinate
     sigma_agents: float = 0.0  # standard deviation of each of the other agents' actions
     chi: float = 0.0  # determinism of the policy: 0 random, 1 a function of the observation
-    orthogonal_agents: bool = (
-        False  # True: span(Y) is orthogonal to span(X), as Proposition 4.4 assumes
-    )
+    # True: span(Y) is orthogonal to span(X), as Proposition 4.4 assumes
+    orthogonal_agents: bool = False
     seed: int = 0  # of the matrices X, Y and Pi
 
     def __post_init__(self) -> None:
@@ -50,7 +46,8 @@ def check_world(c: WorldConfig) -> None:
         raise UserError(f"d_b is {c.d_b}: it must be 0 or more.")
     if c.d_a > c.d_o:
         raise UserError(
-            f"d_a is {c.d_a} but d_o is {c.d_o}: an action cannot have more dimensions than the observation."
+            f"d_a is {c.d_a} but d_o is {c.d_o}: "
+            "an action cannot have more dimensions than the observation."
         )
     if c.d_b > c.d_o - (c.d_a if c.orthogonal_agents else 0):
         raise UserError(f"d_b is {c.d_b}: too many directions for d_o = {c.d_o}.")
@@ -72,9 +69,7 @@ def check_world(c: WorldConfig) -> None:
 def orthonormal(
     rng: np.random.Generator, d: int, k: int, against: np.ndarray | None = None
 ) -> np.ndarray:
-    """A random (d, k) matrix with orthonormal columns, orthogonal to the columns of `against` if
-    given.
-    """
+    """A random (d, k) matrix with orthonormal columns, orthogonal to those of `against`."""
     raw = rng.standard_normal((k, d)).T
     if against is not None:
         basis = np.linalg.qr(against)[0]
@@ -85,27 +80,22 @@ def orthonormal(
 # %% ../../nbs/1_linear/world.ipynb #d2ce5ac1
 @dataclass(frozen=True)
 class World:
-    """A drawn world: X (d_o, d_a) with X^T X = gain I, Y (d_o, d_b) and Pi^T (d_o, d_a) with
-    orthonormal columns.
-    """
+    """A drawn world."""
 
     config: WorldConfig
-    X: np.ndarray
-    Y: np.ndarray
-    Pi: np.ndarray
+    X: np.ndarray  # (d_o, d_a), X^T X = gain I
+    Y: np.ndarray  # (d_o, d_b), orthonormal columns
+    Pi: np.ndarray  # (d_a, d_o), orthonormal rows
 
 
 def make_world(config: WorldConfig | None = None, **changes) -> World:
-    """Draw X, Y and Pi from the config's seed (float64); keyword arguments change fields of the
-    config.
-    """
+    """Draw X, Y and Pi from the config's seed (float64); keyword arguments change its fields."""
     c = replace(config or WorldConfig(), **changes)
-    rng = [
-        np.random.default_rng([part, 2506, c.seed]) for part in range(3)
-    ]  # one stream for each matrix
-    X = orthonormal(rng[0], c.d_o, c.d_a)
-    Y = orthonormal(rng[1], c.d_o, c.d_b, X if c.orthogonal_agents else None)
-    return World(c, np.sqrt(c.gain) * X, Y, orthonormal(rng[2], c.d_o, c.d_a).T)
+    X_rng, Y_rng, Pi_rng = (np.random.default_rng([part, 2506, c.seed]) for part in range(3))
+    X = orthonormal(X_rng, c.d_o, c.d_a)
+    Y = orthonormal(Y_rng, c.d_o, c.d_b, X if c.orthogonal_agents else None)
+    Pi = orthonormal(Pi_rng, c.d_o, c.d_a).T
+    return World(c, np.sqrt(c.gain) * X, Y, Pi)
 
 # %% ../../nbs/1_linear/world.ipynb #af2b2b8e
 def sources(c: WorldConfig, steps: int = 1) -> dict[str, slice]:
@@ -113,22 +103,22 @@ def sources(c: WorldConfig, steps: int = 1) -> dict[str, slice]:
     sizes = {"o": c.d_o, "k1": c.d_o, "k2": c.d_o}
     for t in range(1, steps + 1):
         sizes |= {f"xi{t}": c.d_a, f"n{t}": c.d_o, f"b{t}": c.d_b}
-    ends = np.cumsum(list(sizes.values()))
-    return {
-        name: slice(int(end) - size, int(end))
-        for (name, size), end in zip(sizes.items(), ends, strict=True)
-    }
+    at = {}
+    start = 0
+    for name, size in sizes.items():
+        at[name] = slice(start, start + size)
+        start += size
+    return at
 
 # %% ../../nbs/1_linear/world.ipynb #9215b598
 def transition(
     world: World, F: dict[str, np.ndarray], o: np.ndarray, t: int
 ) -> dict[str, np.ndarray]:
-    """Factors of a, b, q, eps, delta and o_next for step t, starting from the factor `o` (d_o,
-    n_sources).
-    """
+    """Factors of a, b, q, eps, delta and o_next for step t, from that of o, (d_o, n_sources)."""
     c = world.config
     a = (1 - c.chi) * F[f"xi{t}"] + c.chi * world.Pi @ o
-    b, q = F[f"b{t}"], world.X @ a
+    b = F[f"b{t}"]
+    q = world.X @ a
     eps = c.sigma_iid * F[f"n{t}"] + c.sigma_agents * world.Y @ b
     return dict(a=a, b=b, q=q, eps=eps, delta=q + eps, o_next=o + q + eps)
 
@@ -139,13 +129,14 @@ def factors(world: World, steps: int = 1) -> dict[str, np.ndarray]:
     With steps=2 also a2, b2, q2, eps2, delta2 and o_k, where o_k = o_next + delta2 and o_j is
     o_next.
     """
-    where = sources(world.config, steps)
-    total = max(s.stop for s in where.values())
-    F = {name: np.eye(total)[s] for name, s in where.items()}
+    at = sources(world.config, steps)
+    total = max(s.stop for s in at.values())
+    F = {name: np.eye(total)[s] for name, s in at.items()}
     F |= transition(world, F, F["o"], 1)
     if steps == 2:
         second = transition(world, F, F["o_next"], 2)
-        F |= {("o_k" if k == "o_next" else k + "2"): v for k, v in second.items()}
+        F["o_k"] = second.pop("o_next")
+        F |= {name + "2": factor for name, factor in second.items()}
     return F
 
 # %% ../../nbs/1_linear/world.ipynb #84812412
