@@ -14,9 +14,26 @@ from aclam.lam import PRESETS, LatentActionModel
 from aclam.policy.model import PRESETS as POLICIES
 from aclam.policy.model import TINY
 from aclam.policy.vlm import REDUCED
-from aclam.train import cost
-from aclam.train.cost import CARDS, CostConfig, Setup
+from aclam.train.cards import (
+    CARDS,
+    card_of,
+    choose_accumulate,
+    largest_rows,
+    mfu,
+    out_of_memory_advice,
+)
+from aclam.train.cost import DAY, CostConfig, feed, main, run_mfu, run_seconds, run_steps, traffic
+from aclam.train.flops import convolution
+from aclam.train.memory import Setup, check_kept, check_memory, memory, numbers
 from aclam.train.step import ThreePasses, add_gradients_exactly, places_of
+from aclam.train.step_cost import (
+    check_flops,
+    counter,
+    example_batch,
+    flops_per_triple,
+    row_cost,
+    step_flops,
+)
 
 SETTINGS = PRESETS | POLICIES
 SMALL = [
@@ -58,7 +75,7 @@ PALIGEMMA = replace(
     "name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)]
 )
 def test_flops_by_formula_are_those_of_the_counter(name):
-    cost.check_flops(SETTINGS[name], tol=0.02)
+    check_flops(SETTINGS[name], tol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -73,57 +90,57 @@ def test_flops_by_formula_are_those_of_the_counter(name):
     ],
 )
 def test_flops_with_checkpointing(name):
-    cost.check_flops(SETTINGS[name], tol=0.02, checkpointed=True)
+    check_flops(SETTINGS[name], tol=0.02, checkpointed=True)
 
 
 @pytest.mark.parametrize(
     "config", [ROBOT, PALIGEMMA, replace(PRESETS["lapa_cpu"], tokens=1, depth=2)]
 )
 def test_flops_of_other_settings(config):
-    cost.check_flops(config, tol=0.02)
+    check_flops(config, tol=0.02)
 
 
 def test_the_idm_form_decodes_no_sum():
     config = PRESETS["ac_lam_cpu"]
     idm_form = replace(config, objective=replace(config.objective, ac_form="idm"))
-    cost.check_flops(idm_form, tol=0.02)
-    assert cost.flops_per_triple(idm_form) == cost.flops_per_triple(PRESETS["no_ac_cpu"])
+    check_flops(idm_form, tol=0.02)
+    assert flops_per_triple(idm_form) == flops_per_triple(PRESETS["no_ac_cpu"])
 
 
 def test_exact_accumulation_adds_an_encoder_pass():
     plain, exact = (
-        cost.step_flops(PRESETS["univla"]),
-        cost.step_flops(PRESETS["univla"], exact=True),
+        step_flops(PRESETS["univla"]),
+        step_flops(PRESETS["univla"], exact=True),
     )
-    row = cost.row_cost(PRESETS["univla"])
+    row = row_cost(PRESETS["univla"])
     assert exact.model == plain.model and plain.again == 0
-    assert exact.again == row.encoder.whole.forward + 2 * row.eye.whole.forward
-    assert row.eye.whole.backward == row.eye.whole.bf16 == 0
+    assert exact.again == row.encoder.total.forward + 2 * row.vision.total.forward
+    assert row.vision.total.backward == row.vision.total.bf16 == 0
 
 
 @pytest.mark.parametrize("name", ["ac_lam_cpu", "univla_cpu", "villa_x_cpu"])
 def test_exact_accumulation_is_counted(name):
     model = LatentActionModel(PRESETS[name]).train()
-    parts = [cost.example_batch(PRESETS[name], 2, "cpu") for _ in range(2)]
+    parts = [example_batch(PRESETS[name], 2, "cpu") for _ in range(2)]
     places = places_of(parts, model, 0, 1, 2, torch.device("cpu"))
-    with sdpa_kernel(SDPBackend.MATH), cost.counter() as seen:
+    with sdpa_kernel(SDPBackend.MATH), counter() as seen:
         add_gradients_exactly(ThreePasses(model), parts, places, 0, 0)
-    flops = cost.step_flops(PRESETS[name], exact=True)
+    flops = step_flops(PRESETS[name], exact=True)
     assert seen.get_total_flops() == pytest.approx(4 * (flops.model + flops.again), rel=0.02)
 
 
 def test_a_counter_that_forgets_groups_is_corrected():
     conv = torch.nn.Conv2d(64, 64, 3, padding=1, groups=64)
-    with cost.counter() as seen:
+    with counter() as seen:
         conv(torch.randn(2, 64, 8, 8, requires_grad=True)).sum().backward()
-    depth_wise = 2 * cost.convolution(64, 9, 1, 64)
+    depth_wise = 2 * convolution(64, 9, 1, 64)
     assert seen.get_total_flops() == depth_wise.forward + depth_wise.backward
 
 
 def test_settings_without_a_formula():
-    assert cost.flops_per_triple(CostConfig()) is None
+    assert flops_per_triple(CostConfig()) is None
     with pytest.raises(UserError, match="no formula for the cost of a CostConfig"):
-        cost.row_cost(CostConfig())
+        row_cost(CostConfig())
 
 
 # --- memory
@@ -135,7 +152,7 @@ def test_settings_without_a_formula():
     "name", [*SMALL, "ac_lam_paper", *(pytest.param(n, marks=pytest.mark.slow) for n in PAPER)]
 )
 def test_bytes_kept_by_formula_are_those_that_autograd_holds(name, bf16):
-    cost.check_kept(SETTINGS[name], bf16, tol=0.15)
+    check_kept(SETTINGS[name], bf16, tol=0.15)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -144,11 +161,11 @@ def test_bytes_kept_by_formula_are_those_that_autograd_holds(name, bf16):
     ["ac_lam_cpu", "potential_lam_cpu", "villa_x_cpu", "lapa_cpu", "univla_cpu", "policy_cpu"],
 )
 def test_memory_of_a_small_step(name, checkpointed):
-    cost.check_memory(SETTINGS[name], 32, Setup(bf16=False, checkpointed=checkpointed), tol=0.15)
+    check_memory(SETTINGS[name], 32, Setup(bf16=False, checkpointed=checkpointed), tol=0.15)
 
 
 def test_memory_of_the_papers_step():
-    formula, _ = cost.check_memory(PRESETS["ac_lam_paper"], 4, Setup(), tol=0.05)
+    formula, _ = check_memory(PRESETS["ac_lam_paper"], 4, Setup(), tol=0.05)
     assert 6e9 < formula < 7e9
 
 
@@ -169,7 +186,7 @@ def test_memory_of_the_papers_step():
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_memory_of_large_steps(name, bf16, checkpointed):
-    cost.check_memory(SETTINGS[name], 4, Setup(bf16=bf16, checkpointed=checkpointed), tol=0.15)
+    check_memory(SETTINGS[name], 4, Setup(bf16=bf16, checkpointed=checkpointed), tol=0.15)
 
 
 SHARDED = """
@@ -177,8 +194,9 @@ import sys, torch, torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from aclam.lam import LatentActionModel
 from aclam.lam.model import LamConfig
-from aclam.train.cost import LiveBytes, Setup, example_batch, memory
+from aclam.train.memory import LiveBytes, Setup, memory
 from aclam.train.sharded import checkpoint_activations, shard
+from aclam.train.step_cost import example_batch
 
 resize = torch.UntypedStorage.resize_
 
@@ -227,11 +245,11 @@ def test_memory_of_one_of_eight_shards(bf16, checkpointed):
 
 def test_shards_and_exact_accumulation_take_less():
     config = POLICIES["policy_paper"]
-    whole, eight = cost.memory(config, 1), cost.memory(config, 1, Setup(shard=True, world=8))
+    whole, eight = memory(config, 1), memory(config, 1, Setup(shard=True, world=8))
     assert eight.optimizer == whole.optimizer / 8 and whole.gathered == 0 < eight.gathered
     assert whole.weights + whole.gradients + whole.optimizer == pytest.approx(56.9e9, rel=0.01)
     row = PRESETS["ac_lam_paper"]
-    assert cost.memory(row, 8, Setup(exact=True)).kept < 0.7 * cost.memory(row, 8).kept
+    assert memory(row, 8, Setup(exact=True)).kept < 0.7 * memory(row, 8).kept
 
 
 # --- cards
@@ -261,7 +279,7 @@ def test_shards_and_exact_accumulation_take_less():
     ],
 )
 def test_cards_by_the_name_that_pytorch_says(said, name):
-    assert cost.card_of(said) is CARDS[name]
+    assert card_of(said) is CARDS[name]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +294,8 @@ def test_cards_by_the_name_that_pytorch_says(said, name):
     ],
 )
 def test_unknown_cards_have_no_peak(said):
-    assert cost.card_of(said) is None
-    assert cost.mfu(100.0, PRESETS["ac_lam_paper"], cost.card_of(said)) is None
+    assert card_of(said) is None
+    assert mfu(100.0, PRESETS["ac_lam_paper"], card_of(said)) is None
 
 
 def test_peaks_are_dense_and_ordered():
@@ -285,7 +303,7 @@ def test_peaks_are_dense_and_ordered():
         known = [p for p in (card.bf16, card.tf32, card.float32) if p is not None]
         assert known == sorted(known, reverse=True) and card.source
     assert CARDS["t4"].peak("bf16") is None and CARDS["a100-80"].peak("bf16") == 312e12
-    assert cost.mfu(275, PRESETS["ac_lam_paper"], CARDS["h100-sxm"]) == pytest.approx(0.4, rel=0.01)
+    assert mfu(275, PRESETS["ac_lam_paper"], CARDS["h100-sxm"]) == pytest.approx(0.4, rel=0.01)
 
 
 # --- what fits
@@ -297,40 +315,38 @@ def test_peaks_are_dense_and_ordered():
 )
 def test_the_largest_micro_batch_fits_and_one_more_does_not(setup):
     config, room = PRESETS["ac_lam_paper"], 0.9 * 24e9
-    most = cost.largest_rows(config, 24e9, setup)
-    assert (
-        cost.memory(config, most, setup).total <= room < cost.memory(config, most + 1, setup).total
-    )
+    most = largest_rows(config, 24e9, setup)
+    assert memory(config, most, setup).total <= room < memory(config, most + 1, setup).total
 
 
 def test_accumulate_is_the_smallest_that_fits():
     config = PRESETS["ac_lam_paper"]
-    assert cost.choose_accumulate(config, 512, 80e9) == 8
-    assert cost.choose_accumulate(config, 512, 80e9, Setup(world=32)) == 1
-    assert cost.choose_accumulate(config, 96, 80e9, Setup(world=1)) == 2
-    assert cost.choose_accumulate(PRESETS["ac_lam_cpu"], 32, 24e9) == 1
+    assert choose_accumulate(config, 512, 80e9) == 8
+    assert choose_accumulate(config, 512, 80e9, Setup(world=32)) == 1
+    assert choose_accumulate(config, 96, 80e9, Setup(world=1)) == 2
+    assert choose_accumulate(PRESETS["ac_lam_cpu"], 32, 24e9) == 1
 
 
 def test_advice_is_one_line_that_helps():
     config = PRESETS["ac_lam_paper"]
-    said = cost.out_of_memory_advice(config, 512, 512, 80e9)
+    said = out_of_memory_advice(config, 512, 512, 80e9)
     assert said == (
         "512 rows at a time take 420.3 GiB, and the card has 74.5: take --train.accumulate 8 "
         "(64 at a time; at most 78 fit)"
     )
-    tight = cost.out_of_memory_advice(config, 1, 1, 3.4e9 / 0.9)
+    tight = out_of_memory_advice(config, 1, 1, 3.4e9 / 0.9)
     assert "--train.checkpoint-activations" in tight and "\n" not in tight
     policy = POLICIES["policy_paper"]
-    assert "--train.shard" in cost.out_of_memory_advice(policy, 8, 64, 40e9, Setup(world=8))
-    assert "not one row fits" in cost.out_of_memory_advice(policy, 8, 64, 40e9)
-    again = cost.out_of_memory_advice(config, 64, 512, 80e9)  # by the formula it fits
+    assert "--train.shard" in out_of_memory_advice(policy, 8, 64, 40e9, Setup(world=8))
+    assert "not one row fits" in out_of_memory_advice(policy, 8, 64, 40e9)
+    again = out_of_memory_advice(config, 64, 512, 80e9)  # by the formula it fits
     assert (
         "(does another program use it?)" in again and "--train.accumulate 16 (32 at a time" in again
     )
-    assert "--train.checkpoint-activations" in cost.out_of_memory_advice(config, 1, 1, 80e9)
-    assert "a larger --train.accumulate" in cost.out_of_memory_advice(CostConfig(), 8, 8, 80e9)
+    assert "--train.checkpoint-activations" in out_of_memory_advice(config, 1, 1, 80e9)
+    assert "a larger --train.accumulate" in out_of_memory_advice(CostConfig(), 8, 8, 80e9)
     with pytest.raises(UserError, match="not one row fits"):
-        cost.choose_accumulate(policy, 64, 24e9)
+        choose_accumulate(policy, 64, 24e9)
 
 
 # --- messages, data, days
@@ -339,32 +355,28 @@ def test_advice_is_one_line_that_helps():
 
 def test_messages():
     config = PRESETS["ac_lam_paper"]
-    weights = 4 * cost.numbers(config).trained
-    ring = cost.traffic(config, 512, 1, Setup(world=4))
+    weights = 4 * numbers(config).trained
+    ring = traffic(config, 512, 1, Setup(world=4))
     assert (
         ring.gradients == pytest.approx(2 * 3 / 4 * weights)
         and ring.weights == 0 < ring.buffers < 0.02 * ring.total
     )
-    sharded = cost.traffic(config, 512, 2, Setup(world=4, shard=True))
+    sharded = traffic(config, 512, 2, Setup(world=4, shard=True))
     assert sharded.gradients == pytest.approx(3 / 4 * weights)
     assert sharded.weights == pytest.approx(2 * 2 * 3 / 4 * weights)
-    assert cost.traffic(config, 512, 1, Setup()).total == 0
+    assert traffic(config, 512, 1, Setup()).total == 0
 
 
 def test_the_papers_ten_days_are_five_hours_or_many_more_steps():
     config, peak = PRESETS["ac_lam_paper"], CARDS["a100-80"].peak("bf16")
-    assert cost.run_seconds(config, 100_000, 512, 32, peak, 0.4) / 3600 == pytest.approx(
-        5.1, rel=0.02
-    )
-    assert cost.run_steps(config, 10 * cost.DAY, 512, 32, peak, 0.4) == pytest.approx(
-        4.7e6, rel=0.01
-    )
-    assert cost.run_mfu(config, 10 * cost.DAY, 100_000, 512, 32, peak) < 0.01
+    assert run_seconds(config, 100_000, 512, 32, peak, 0.4) / 3600 == pytest.approx(5.1, rel=0.02)
+    assert run_steps(config, 10 * DAY, 512, 32, peak, 0.4) == pytest.approx(4.7e6, rel=0.01)
+    assert run_mfu(config, 10 * DAY, 100_000, 512, 32, peak) < 0.01
 
 
 def test_a_demonstration_has_one_frame():
-    assert cost.feed(POLICIES["policy_paper"], 10).frames == 10
-    assert cost.feed(PRESETS["ac_lam_paper"], 10).frames == 30
+    assert feed(POLICIES["policy_paper"], 10).frames == 10
+    assert feed(PRESETS["ac_lam_paper"], 10).frames == 30
 
 
 # --- the command
@@ -372,10 +384,10 @@ def test_a_demonstration_has_one_frame():
 
 
 def test_command(capsys):
-    cost.main(["--gpus", "32", "--json"])
+    main(["--gpus", "32", "--json"])
     plan = json.loads(capsys.readouterr().out)
     assert (plan["micro_batch"], plan["accumulate"]) == (16, 1) and 0.2 < plan["days"] < 0.22
-    cost.main(["--preset", "lapa", "--card", "l4", "--checkpoint-activations"])
+    main(["--preset", "lapa", "--card", "l4", "--checkpoint-activations"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("lapa on 1 x L4") and len(lines) == 7
 
@@ -396,7 +408,7 @@ def test_command(capsys):
 )
 def test_command_refuses_in_one_line(words, right, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cost.main(words.split())
+        main(words.split())
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and right in said and said.count("\n") == 1
 
