@@ -995,7 +995,7 @@ def test_wrong_command_lines_end_in_one_line(capsys, folder, tmp_path, monkeypat
 
 
 def test_prepare_without_the_simulator_says_what_to_install(capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "aclam.sim.environments", None)  # importing it now fails
+    monkeypatch.setitem(sys.modules, "aclam.sim.sources", None)  # importing it now fails
     out, err, status = run(capsys, "prepare", "emoji", "--episodes", 1, "--out", tmp_path / "e")
     assert status == 2 and 'pip install "aclam[sim]"' in err and err.count("\n") == 1
 

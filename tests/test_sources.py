@@ -18,8 +18,8 @@ from aclam.commands import data as command
 from aclam.core import UserError
 from aclam.data.rotation import check_rotation
 from aclam.data.store import read_store
-from aclam.sim import environments, film, hands, libero, metaworld, robosuite
-from aclam.sim.prepare import Job, Stages, prepare, record_episode
+from aclam.sim import expert, hands, libero, metaworld, recording, sources
+from aclam.sim.prepare import Job, Recorders, prepare, record_episode
 
 PACKAGES = {"metaworld": "metaworld", "robosuite": "robosuite", "libero": "libero"}
 
@@ -36,28 +36,28 @@ def installed(name: str):
 
 
 def test_checks_of_the_notebooks():
-    assert film.check_follow_sign() < 0.02
-    assert robosuite.check_nearest_yaw()
+    assert recording.check_follow_sign() < 0.02
+    assert expert.check_nearest_yaw()
     assert libero.check_widths() < 3
 
 
-def test_film_looks_at_a_steady_rate_and_ends_after_success():
+def test_recording_has_a_steady_rate_and_ends_after_success():
     count = [0]
 
     def act():
         count[0] += 1
         return [float(count[0])], count[0] == 5
 
-    shown = film.film(
-        lambda: np.zeros((2, 2, 3), np.uint8), lambda: [0.0], act, film.Pace(20, 4, 100, 6)
+    shown = recording.record(
+        lambda: np.zeros((2, 2, 3), np.uint8), lambda: [0.0], act, recording.Timing(20, 4, 100, 6)
     )
     assert shown.success and len(shown.commands) == 11 and shown.timestamp.tolist() == [0, 0.2, 0.4]
     assert shown.action[:, 0].tolist() == [2.5, 6.5, 10]
-    never = film.film(
+    never = recording.record(
         lambda: np.zeros((2, 2, 3), np.uint8),
         lambda: [0.0],
         lambda: ([0.0], False),
-        film.Pace(20, 4, 9),
+        recording.Timing(20, 4, 9),
     )
     assert not never.success and len(never.commands) == 9 and len(never.frames) == 3
 
@@ -66,17 +66,17 @@ def test_global_seed_leaves_no_trace():
     np.random.seed(1)
     expected = np.random.rand()
     np.random.seed(1)
-    with film.global_seed(7):
+    with recording.global_seed(7):
         np.random.rand(5)
     assert np.random.rand() == expected
 
 
 def test_absent_simulators_are_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(film, "load_mujoco", lambda: None)
-    monkeypatch.setattr(film.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(recording, "load_mujoco", lambda: None)
+    monkeypatch.setattr(recording.importlib.util, "find_spec", lambda name: None)
     for name in PACKAGES:
         with pytest.raises(UserError) as e:
-            environments.prepare_source(name, tmp_path / name, 3, workers=1, progress=False)
+            sources.prepare_source(name, tmp_path / name, 3, workers=1, progress=False)
         assert 'pip install "aclam[sources]"' in str(e.value) and "\n" not in str(e.value)
         assert not (tmp_path / name).exists()
 
@@ -85,21 +85,21 @@ def test_a_simulator_that_cannot_be_loaded_is_one_line(monkeypatch):
     def broken(name):
         raise ImportError("libGL.so.1: cannot open shared object file\nand more")
 
-    monkeypatch.setattr(film, "load_mujoco", lambda: None)
-    monkeypatch.setattr(film.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(film.importlib, "import_module", broken)
+    monkeypatch.setattr(recording, "load_mujoco", lambda: None)
+    monkeypatch.setattr(recording.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(recording.importlib, "import_module", broken)
     with pytest.raises(UserError, match="installed but cannot be loaded: libGL.so.1[^\n]*$"):
-        film.load_simulator("robosuite")
+        recording.load_simulator("robosuite")
 
 
 def test_mistakes_are_one_line(tmp_path):
     for attempt, words in (
-        (lambda: environments.make_source("robosuit"), 'Did you mean "robosuite"'),
+        (lambda: sources.make_source("robosuit"), 'Did you mean "robosuite"'),
         (lambda: metaworld.make_task("door-opn-v3"), 'Did you mean "door-open-v3"'),
         (lambda: libero.find_task("libero_object/10"), "libero_object/0 to libero_spatial/9"),
-        (lambda: environments.prepare_source("hands", tmp_path / "x", 8), "7 pieces, not 8"),
+        (lambda: sources.prepare_source("hands", tmp_path / "x", 8), "7 pieces, not 8"),
         (
-            lambda: environments.prepare_source("hands", tmp_path / "x", clips=str(tmp_path)),
+            lambda: sources.prepare_source("hands", tmp_path / "x", clips=str(tmp_path)),
             "opencv-doc",
         ),
     ):
@@ -110,7 +110,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 def test_names_of_the_command_are_those_of_the_list():
-    assert get_args(get_args(command.Prepare.__annotations__["source"])[0]) == environments.NAMES
+    assert get_args(get_args(command.Prepare.__annotations__["source"])[0]) == sources.NAMES
 
 
 # -- the real ones, tiny
@@ -125,7 +125,7 @@ TINY = {
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=installed(n)) for n in PACKAGES])
 def test_three_episodes(name, tmp_path):
-    meta = environments.prepare_source(
+    meta = sources.prepare_source(
         name, tmp_path / "s", 3, size=32, workers=1, progress=False, **TINY[name]
     )
     store = read_store(tmp_path / "s", verify=True)
@@ -133,7 +133,7 @@ def test_three_episodes(name, tmp_path):
     assert meta["success_rate"] == 3 / meta["attempts"]
     for t in store.trajectories:
         assert t.success and t.task and t.scene and t.embodiment and t.kind == "robot"
-        assert t.proprio.shape == (len(t), 8) and t.layout == film.HAND_LAYOUT
+        assert t.proprio.shape == (len(t), 8) and t.layout == recording.EEF_LAYOUT
         check_rotation(t, max_step_deg=60)
         assert (
             np.linalg.norm(np.diff(t.proprio[:, :3], axis=0), axis=1).max() < 0.3
@@ -151,13 +151,13 @@ def test_three_episodes(name, tmp_path):
 )
 def test_an_episode_is_a_function_of_its_seed(name):
     """Whatever was played before, in this stage or in another."""
-    source = environments.make_source(name, size=32, **TINY[name])
+    source = sources.make_source(name, size=32, **TINY[name])
     job = Job("", source, 6, seed=5)
-    with Stages(source) as stages:
-        record_episode(stages, job, 0)
-        after = record_episode(stages, job, 1)
-    with Stages(source) as stages:
-        fresh = record_episode(stages, job, 1)
+    with Recorders(source) as recorders:
+        record_episode(recorders, job, 0)
+        after = record_episode(recorders, job, 1)
+    with Recorders(source) as recorders:
+        fresh = record_episode(recorders, job, 1)
     assert np.array_equal(after.frames.array, fresh.frames.array) and np.array_equal(
         after.proprio, fresh.proprio
     )
@@ -166,9 +166,11 @@ def test_an_episode_is_a_function_of_its_seed(name):
 
 @installed("metaworld")
 def test_every_task_of_meta_world_has_words_and_an_expert():
-    module = film.load_simulator("metaworld")
+    module = recording.load_simulator("metaworld")
     assert set(module.ALL_V3_ENVIRONMENTS) == set(metaworld.TASKS)
-    assert set(film.load_simulator("metaworld.policies").ENV_POLICY_MAP) >= set(metaworld.TASKS)
+    assert set(recording.load_simulator("metaworld.policies").ENV_POLICY_MAP) >= set(
+        metaworld.TASKS
+    )
 
 
 @installed("metaworld")
@@ -210,7 +212,7 @@ def clips(tmp_path_factory):
 
 
 def test_pieces_of_clips_are_human_and_do_not_overlap(clips, tmp_path):
-    meta = environments.prepare_source(
+    meta = sources.prepare_source(
         "hands", tmp_path / "h", size=16, workers=1, progress=False, clips=str(clips)
     )
     store = read_store(tmp_path / "h")
@@ -219,7 +221,7 @@ def test_pieces_of_clips_are_human_and_do_not_overlap(clips, tmp_path):
         ("human", None, None, 30)
     }
     light = [t.frames[range(30)].mean((1, 2, 3)) for t in store.trajectories[:5]]
-    # the film gets lighter from frame to frame: pieces follow one another
+    # the video gets lighter from frame to frame: pieces follow one another
     assert all(a.max() < b.min() for a, b in zip(light[:-1], light[1:], strict=True))
     assert (
         str(clips) not in (tmp_path / "h" / "recipe.json").read_text()
@@ -230,7 +232,7 @@ def test_a_short_or_broken_clip_is_one_line(clips, tmp_path):
     source = hands.HandsSource(size=16, clips=str(clips))
     with pytest.raises(UserError, match="box.mp4 ends before 18 s"):
         source.open("box/5").attempt((0, 0, 0))
-    (tmp_path / "box.mp4").write_bytes(b"no film")
+    (tmp_path / "box.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match="cannot be decoded"):
         replace(source, clips=str(tmp_path)).open("box/0")
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from aclam.core import write_json
 from aclam.data.store import read_store
 from aclam.policy.flow import draw_times, euler, path, remaining, to_velocity, velocity
-from aclam.sim.benchmark import EmojiTableTopEnv, delta_actions
+from aclam.sim.benchmark import EmojiTableTopEnv
+from aclam.sim.control import delta_actions
 from aclam.studies.report import hardware
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/policy_study.json"
@@ -148,7 +149,7 @@ def play(env: EmojiTableTopEnv, student: Student, seed: int) -> dict:
     while not ended:
         for row in student.act(env.world.proprio(), place)[:EXECUTE]:
             _, terminated, truncated, info = env.apply(row)
-            top, ended = max(top, env.world.body.data.body("cube").xpos[2]), terminated or truncated
+            top, ended = max(top, env.world.physics.data.body("cube").xpos[2]), terminated or truncated
             if ended:
                 break
     return {**info, "lifted": bool(top > 0.06), "commands": env.steps}

@@ -177,7 +177,7 @@ def prepare(config: Prepare) -> None:
     if config.clips and config.source != "hands":
         raise UserError(f"--clips is for hands, {config.source} has none")
     try:
-        from aclam.sim.environments import prepare_source  # here: needs a simulator
+        from aclam.sim.sources import prepare_source  # here: needs a simulator
     except ModuleNotFoundError as e:
         raise UserError(
             f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"'
@@ -254,7 +254,7 @@ def _opened(
     A dataset of the hub has no recipe of its own.
     """
     if path.startswith("hub:"):
-        from aclam.data.lerobot import download
+        from aclam.data.lerobot_reader import download
 
         path = str(download(path.removeprefix("hub:")))
     return open_dataset(path, declared_for(path, recipe, camera, rate), verify)
@@ -264,7 +264,7 @@ def convert(config: Convert) -> None:
     """`aclam-data convert`."""
     store = _opened(config.path, config.recipe, config.camera, config.rate)
     if config.to == "lerobot":
-        from aclam.data.lerobot import write_lerobot
+        from aclam.data.lerobot_writer import write_lerobot
 
         write_lerobot(
             config.out,

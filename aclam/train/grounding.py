@@ -25,7 +25,7 @@ from ..data.cache import decoded_once, resize_frames
 from ..data.source import open_dataset
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report, guess
-from ..policy.vlm import SMALL, VlmConfig, text_numbers
+from ..policy.vlm import SMALL, VlmConfig, tokenize
 from .command import train_command
 from .config import TrainConfig
 from .loop import train
@@ -120,7 +120,7 @@ class Questions:
         return {
             "frames": torch.from_numpy(np.stack(frames)),
             "place": torch.tensor(place),
-            "text": text_numbers([t.info["instructions"][k] for t, _, k, _ in drawn], self.vlm),
+            "text": tokenize([t.info["instructions"][k] for t, _, k, _ in drawn], self.vlm),
             "name": torch.tensor([[self.row[name] for name in t.info["names"]] for t, *_ in drawn]),
             "patch": torch.tensor([self.patches(t) for t, *_ in drawn]),
             "asked": torch.tensor([k for _, _, k, _ in drawn]),

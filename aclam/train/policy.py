@@ -32,7 +32,7 @@ from ..data.store import Store
 from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Policy, PolicyConfig, draw_noise
-from ..policy.vlm import VlmConfig, load_weights, text_numbers
+from ..policy.vlm import VlmConfig, load_weights, tokenize
 from .group import join_group, watch_ranks
 from .label import Labels, labels_of, read_labels, rows_of, weights_hash
 from .command import fit_to_card, needs_of
@@ -308,7 +308,7 @@ class Episode:
         self.commands = commands_of(t, config) if acts else None
         self.after = frames_after(t.timestamp, config.latent_gap_s)
         self.latents = latents_of(t, self.after, lam, known) if lam is not None else None
-        self.text = text_numbers([t.task or "move"], config.vlm)[0]
+        self.text = tokenize([t.task or "move"], config.vlm)[0]
         self.turns = turns(t.action[:, -1]) if acts else None
 
     def row(self, f: int, c: PolicyConfig) -> dict:
