@@ -44,7 +44,7 @@ from aclam.train.log import read_metrics
 from aclam.train.loop import train
 from aclam.train.memory import Setup, memory
 from aclam.train.optimizer import make_optimizer
-from aclam.train.sharded import checkpoint_activations
+from aclam.train.activations import checkpoint_activations
 from aclam.train.step_cost import flops_per_triple
 
 PACKAGES = (

@@ -195,7 +195,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from aclam.lam import LatentActionModel
 from aclam.lam.model import LamConfig
 from aclam.train.memory import LiveBytes, Setup, memory
-from aclam.train.sharded import checkpoint_activations, shard
+from aclam.train.activations import checkpoint_activations
+from aclam.train.sharded import shard
 from aclam.train.step_cost import example_batch
 
 resize = torch.UntypedStorage.resize_

@@ -24,7 +24,7 @@ from aclam.lam.registry import preset
 from aclam.policy import model as policies
 from aclam.policy.experts import LayerSize
 from aclam.policy.vlm import REDUCED
-from aclam.train import sharded
+from aclam.train import activations, sharded, sharded_files
 from aclam.train.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 PALIGEMMA = dataclasses.replace(
@@ -74,7 +74,7 @@ def prepared(name: str, seed: int = 0, saving: bool = False, compiled: bool = Fa
     """A model that is divided over the processes there are, and its optimizer."""
     model = make(name, seed)
     if saving:
-        sharded.checkpoint_activations(model)
+        activations.checkpoint_activations(model)
     if compiled:
         sharded.compile_layers(model, backend="aot_eager")
     model = sharded.shard(model).train()
@@ -95,16 +95,20 @@ def save(folder: Path, model, optimizer) -> None:
     main = world_size() == 1 or dist.get_rank() == 0
     if main:
         folder.mkdir(parents=True)
-    sharded.write_gathered(folder / "model.safetensors" if main else None, model.state_dict())
+    sharded_files.write_gathered(folder / "model.safetensors" if main else None, model.state_dict())
     tensors = optimizer_tensors(model, optimizer)
-    sharded.write_gathered(folder / "optimizer.safetensors" if main else None, tensors)
+    sharded_files.write_gathered(folder / "optimizer.safetensors" if main else None, tensors)
 
 
 def load(folder: Path, model, optimizer) -> None:
-    model.load_state_dict(sharded.read_sharded(folder / "model.safetensors", model.state_dict()))
+    model.load_state_dict(
+        sharded_files.read_sharded(folder / "model.safetensors", model.state_dict())
+    )
     file = folder / "optimizer.safetensors"
     load_optimizer_tensors(
-        model, optimizer, sharded.read_sharded(file, sharded.like_parameters(file, model))
+        model,
+        optimizer,
+        sharded_files.read_sharded(file, sharded_files.like_parameters(file, model)),
     )
 
 
@@ -123,7 +127,7 @@ def whole_run(name: str, root: Path) -> dict:
     losses += train(name, model, optimizer, HALF, STEPS)
     save(root / name / "end", model, optimizer)
     main = world_size() == 1 or dist.get_rank() == 0
-    with sharded.gathered(model):
+    with sharded_files.gathered(model):
         if main:
             model.save_pretrained(root / name / "model")
     held = sum((p.to_local() if sharded.is_sharded(p) else p).numel() for p in model.parameters())
@@ -147,7 +151,7 @@ def answer(name: str, model) -> float:
     frames = batch(name, 99)["frames"].float() / 255
     latent = model.encode(frames[:, 0], frames[:, 1])
     if hasattr(model, "triple_tokens"):  # what a training loop may ask for outside of `loss`
-        model.quantize(model.triple_tokens(model.pixels(frames)))
+        model.quantize(model.triple_tokens(model.normalize(frames)))
     return model.decode(frames[:, 0], latent.z).double().sum().item()
 
 
@@ -288,7 +292,7 @@ def test_the_bytes_of_a_file_are_the_librarys(tmp_path):
         "half": torch.randn(3).bfloat16(),
         "empty": torch.zeros(0, 4),
     }
-    sharded.write_gathered(tmp_path / "ours", tensors)
+    sharded_files.write_gathered(tmp_path / "ours", tensors)
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "theirs")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
@@ -308,23 +312,23 @@ def test_wrong_files(tmp_path):
     }
     for file, words in expected.items():
         with pytest.raises(UserError, match=words):
-            sharded.read_sharded(tmp_path / file, state)
+            sharded_files.read_sharded(tmp_path / file, state)
 
 
 def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(sharded, "whole_tensor", lambda t: asked.append(t) or t)
+    monkeypatch.setattr(sharded_files, "whole_tensor", lambda t: asked.append(t) or t)
     with pytest.raises(OSError):
-        sharded.write_gathered(
+        sharded_files.write_gathered(
             tmp_path / "nowhere" / "file", {"a": torch.zeros(1), "b": torch.zeros(1)}
         )
     assert len(asked) == 2  # it took part to the end
     with pytest.raises(OSError):
-        sharded.write_files(
+        sharded_files.write_files(
             tmp_path / "nowhere", {"one": {"a": torch.zeros(1)}, "two": {"b": torch.zeros(1)}}
         )
     assert len(asked) == 4
-    sharded.write_files(tmp_path, {"one": {"a": torch.zeros(1)}})
+    sharded_files.write_files(tmp_path, {"one": {"a": torch.zeros(1)}})
     assert load_file(tmp_path / "one")["a"] == 0
 
 
@@ -334,7 +338,7 @@ def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_recomputed_activations(name):
-    gap, before, after = sharded.check_recomputed(make(name), batch(name, 0))
+    gap, before, after = activations.check_recomputed(make(name), batch(name, 0))
     print(name, gap, before, after)
     assert gap == 0 and after < 0.75 * before
 
@@ -343,15 +347,15 @@ def test_random_numbers_in_a_layer_are_replayed():
     model = make("ac_lam_cpu")
     for layer in sharded.layers_of(model).values():
         layer.mlp.drop1.p = 0.2
-    gap, _, _ = sharded.check_recomputed(model, batch("ac_lam_cpu", 0))
+    gap, _, _ = activations.check_recomputed(model, batch("ac_lam_cpu", 0))
     assert gap == 0
 
 
 def test_checkpointing_twice_is_once_and_evaluation_is_untouched():
     model = make("policy")
-    kinds = [type(x) for x in sharded.layers_of(sharded.checkpoint_activations(model)).values()]
+    kinds = [type(x) for x in sharded.layers_of(activations.checkpoint_activations(model)).values()]
     assert kinds == [
-        type(x) for x in sharded.layers_of(sharded.checkpoint_activations(model)).values()
+        type(x) for x in sharded.layers_of(activations.checkpoint_activations(model)).values()
     ]
     given = batch("policy", 0)
     noise = policies.draw_noise(model.config, range(8))
@@ -382,7 +386,7 @@ def test_checkpointed_step_compiles_in_one_graph(name):
         def forward(self, given):
             return self.model.loss(given)[0]
 
-    step, given = Step(sharded.checkpoint_activations(make(name)).train()), batch(name, 0)
+    step, given = Step(activations.checkpoint_activations(make(name)).train()), batch(name, 0)
     torch._dynamo.reset()
     torch.manual_seed(0)
     eager = step(given)

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 
 from ..core import UserError, atomic_folder, read_json, write_json
 from ..folders import claim
-from .sharded import like_parameters, read_sharded, reshard, write_files
+from .sharded import reshard
+from .sharded_files import like_parameters, read_sharded, write_files
 from ..weights import fill, read_tensors, write_tensors
 
 # %% ../../nbs/8_train/checkpoint.ipynb #2325111c

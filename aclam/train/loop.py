@@ -35,12 +35,14 @@ from ..data.loading import loader_settings
 from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
+from .activations import checkpoint_activations
 from .config import TrainConfig, check_config, precision, set_arithmetic
 from .draws import Batches, Draws, TrainingData, draws, origin
 from .group import agree_on_start, join_group, loading, watch_ranks
 from .log import Log, Meter, Needs, Probe, run_probe
 from .optimizer import make_optimizer, set_schedule
 from .ranks import RankWatch
+from .sharded_files import gathered
 from aclam.train.step import (
     Objective,
     ThreePasses,
@@ -107,7 +109,7 @@ def prepare(self: Run) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The module whose forward is the loss, for these processes, and its optimizer."""
     config = self.config
     if config.checkpoint_activations:
-        sharded.checkpoint_activations(self.model)
+        checkpoint_activations(self.model)
 
     objective = Objective(self.model, precision(config))
     if self.sharded:
@@ -486,15 +488,12 @@ def to_the_end(self: Run, done: int, seconds: float, watchers: Watchers) -> dict
             say(stop.why)
         raise
 
-    with sharded.gathered(self.model):
+    with gathered(self.model):
         self.on_main(lambda: self.finish(last))
     return read_json(self.folder / "result.json") if self.is_main else last
 
 # %% ../../nbs/8_train/loop.ipynb #2306efbb
 def leave_group() -> None:
-    """Leave the group of processes, if there is one, and end its threads: a script's last act.
-
-    See pytorch#179291.
-    """
+    """Leave the group of processes and end its threads: a script's last act, pytorch#179291."""
     gc.collect()  # a wrapped model that waits for the collector holds the group
     PartialState().destroy_process_group()

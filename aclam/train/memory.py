@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from .flops import Cost, RowCost
-from .sharded import checkpoint_activations, layers_of, pieces_of
+from .activations import checkpoint_activations
+from .sharded import layers_of, pieces_of
 from .step_cost import Settings, as_fake, example_batch, on_meta, row_cost
 
 # %% ../../nbs/8_train/memory.ipynb #31622220

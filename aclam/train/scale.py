@@ -23,16 +23,16 @@ class Plan:
 
     processes: int
     per_process: int  # triples in one micro-batch of one process
-    micro_batches: int  # of each process, for one optimiser step
+    micro_batches: int  # of each process, for one optimizer step
     idm_passes: int  # pairs that go through the IDM, for one micro-batch of one process
     fdm_passes: int  # decodings, likewise: three pairs and, with the AC loss, the sum
     frames_decoded: int  # video frames that one process reads for one step
     frame_bytes: int  # of these frames as uint8 tensors on their way to the device
-    steps_per_epoch: int  # optimiser steps until as many triples were drawn as there are frames
+    steps_per_epoch: int  # optimizer steps until as many triples were drawn as there are frames
     epochs: float  # of the whole run
     days: float  # NaN without the seconds of a step
 
-
+# %% ../../nbs/8_train/scale.ipynb #5aa87efd
 def plan(
     config: TrainConfig = TrainConfig(),
     nodes: int = 1,
@@ -42,7 +42,7 @@ def plan(
     additive: bool = True,  # with the additive-composition loss
     seconds_per_step: float = math.nan,  # measured on your machine
 ) -> Plan:
-    """The arithmetic of a run.
+    """Do the arithmetic of a run.
 
     A batch that the processes cannot share is a `UserError` that names one that they can.
     """
@@ -52,27 +52,24 @@ def plan(
     per_epoch = math.ceil(frames / config.batch_size)
     decoded = 3 * n * config.accumulate
     return Plan(
-        world,
-        n,
-        config.accumulate,
-        3 * n,
-        (4 if additive else 3) * n,
-        decoded,
-        decoded * 3 * image_size**2,
-        per_epoch,
-        config.steps / per_epoch,
-        config.steps * seconds_per_step / 86400,
+        processes=world,
+        per_process=n,
+        micro_batches=config.accumulate,
+        idm_passes=3 * n,
+        fdm_passes=(4 if additive else 3) * n,
+        frames_decoded=decoded,
+        frame_bytes=decoded * 3 * image_size**2,
+        steps_per_epoch=per_epoch,
+        epochs=config.steps / per_epoch,
+        days=config.steps * seconds_per_step / 86400,
     )
 
 # %% ../../nbs/8_train/scale.ipynb #a30a17b8
 def launch_config(name: str) -> Path:
-    """The path of a packaged accelerate configuration: one_gpu, eight_gpus, nodes or
-    two_cpu_processes.
-    """
+    """Find a packaged Accelerate configuration, such as one_gpu, eight_gpus or nodes."""
     folder = Path(str(files("aclam") / "configs"))
-    there = sorted(p.stem for p in folder.glob("*.yaml"))
-    if name not in there:
-        raise UserError(
-            f'no launch configuration "{name}".{suggest(name, there)} There are {", ".join(there)}'
-        )
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in names:
+        near = suggest(name, names)
+        raise UserError(f'no launch configuration "{name}".{near} There are {", ".join(names)}')
     return folder / f"{name}.yaml"

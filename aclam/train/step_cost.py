@@ -31,7 +31,7 @@ from ..policy.model import Policy, PolicyConfig
 from .flops import RowCost, ac_lam_cost, potential_cost
 from .flops_lams import WORDS, lapa_cost, univla_cost, villa_cost
 from .flops_policy import policy_cost
-from .sharded import checkpoint_activations
+from .activations import checkpoint_activations
 
 # %% ../../nbs/8_train/step_cost.ipynb #159bc852
 Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfig | PolicyConfig
