@@ -155,22 +155,22 @@ def test_fact_0_and_bridge():
 
 
 def test_ac_1_composition_replaces_augmentation():
-    noisy, quiet = (additivity.check_ac(additivity.REC_AC, sigma_iid=s) for s in (0.3, 0.0))
+    noisy, quiet = (additivity.check_ac(additivity.rec_ac, sigma_iid=s) for s in (0.3, 0.0))
     assert max(noisy["C_plus_D"], noisy["A_minus_I"], quiet["C_plus_D"], quiet["A_minus_I"]) < 2e-3
-    gaps = additivity.check_ac(additivity.REC_GAPS, sigma_iid=0.3)
+    gaps = additivity.check_ac(additivity.rec_gaps, sigma_iid=0.3)
     assert (
         gaps["C_plus_D"] > 0.3 and gaps["A_minus_I"] > 0.1
     )  # more pairs without composition do not help
 
 
 def test_ac_2_composition_alone():
-    noisy, quiet = (additivity.check_ac(additivity.AC_ONLY, sigma_iid=s) for s in (0.3, 0.0))
+    noisy, quiet = (additivity.check_ac(additivity.ac_only, sigma_iid=s) for s in (0.3, 0.0))
     assert noisy["C_plus_D"] < 2e-3
     assert quiet["C_plus_D"] > 0.3 and quiet["C_plus_D_on_X"] < 1e-3
 
 
 def test_ac_3_with_a_policy():
-    found = additivity.check_ac(additivity.REC_AC, d_z=2, sigma_iid=0.3, chi=0.6)
+    found = additivity.check_ac(additivity.rec_ac, d_z=2, sigma_iid=0.3, chi=0.6)
     assert found["C_plus_D"] < 2e-3 and found["inside_B"] < 2e-3 and found["A_minus_I"] > 0.1
 
 

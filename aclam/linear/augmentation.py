@@ -17,18 +17,18 @@ from .world import factors, make_world
 # %% ../../nbs/1_linear/augmentation.ipynb #749fc8f2
 def shifted_terms(F: dict[str, np.ndarray], var1: float, var2: float) -> list[Term]:
     """The augmented loss with separate variances of k1 (IDM) and k2 (FDM and target)."""
-    k1, k2 = np.sqrt(var1) * F["k1"], np.sqrt(var2) * F["k2"]
+    k1 = np.sqrt(var1) * F["k1"]
+    k2 = np.sqrt(var2) * F["k2"]
     return [Term("rec", 1.0, F["o"] + k2, F["o"] + k1, F["o_next"] + k1, F["delta"])]
 
 
 def check_augmented_loss(seed: int = 0, var1: float = 0.3, var2: float = 0.2) -> float:
-    """First claim of Prop.
+    """First claim of Prop. 4.3 on random matrices and with a policy.
 
-    4.3, on random matrices and with a policy: relative error of 'plain + two terms'.
+    Relative error of 'plain loss + two terms'.
     """
-    F = factors(
-        make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=0.4, seed=seed)
-    )
+    w = make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=0.4, seed=seed)
+    F = factors(w)
     m = init_lam(10, 4, seed)
     extra = var1 * np.sum((m.B @ (m.C + m.D)) ** 2) + var2 * np.sum((m.A - np.eye(10)) ** 2)
     return float(objective(m, shifted_terms(F, var1, var2)) / (population_loss(m, F) + extra) - 1)
@@ -37,16 +37,13 @@ def check_augmented_loss(seed: int = 0, var1: float = 0.3, var2: float = 0.2) ->
 def check_prop_43(
     var1: float, var2: float, seed: int = 0, d_z: int = 3, sigma: float = 0.3, chi: float = 0.0
 ) -> dict[str, float]:
-    """Second claim: minimize numerically and report the sizes of A - I, B(C + D), C + D, and the
-    excess over the closed form.
+    """Second claim of Prop. 4.3: minimize numerically.
+
+    Returns the sizes of A - I, B(C + D) and C + D, and the excess over the closed form.
     """
     F = factors(make_world(d_o=10, d_a=3, d_b=0, sigma_iid=sigma, chi=chi, seed=seed))
     terms = shifted_terms(F, var1, var2)
     m, _, value = minimize(terms, d_z, seed)
-    size = lambda x: float(np.linalg.norm(x))  # noqa: E731
-    return {
-        "A_minus_I": size(m.A - np.eye(10)),
-        "B_C_plus_D": size(m.B @ (m.C + m.D)),
-        "C_plus_D": size(m.C + m.D),
-        "excess": value - optimum(terms, d_z).loss,
-    }
+    parts = {"A_minus_I": m.A - np.eye(10), "B_C_plus_D": m.B @ (m.C + m.D), "C_plus_D": m.C + m.D}
+    sizes = {name: float(np.linalg.norm(part)) for name, part in parts.items()}
+    return sizes | {"excess": value - optimum(terms, d_z).loss}

@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/1_linear/figures.html.md"""
 # %% auto #0
 __all__ = ['SIGMAS', 'WIDTHS', 'BRIDGE_WORLDS', 'FIGURES', 'COLUMNS', 'OLD_SERIES', 'XLABEL', 'Point', 'quiet_panel', 'iid_panel',
            'agents_panel', 'policy_panel', 'augmentation_panel', 'label_panel', 'bridge_panel', 'threshold_panel',
-           'figure_points', 'run_job', 'make_jobs', 'run_figure', 'short_rows', 'write_csv', 'read_csv', 'read_value',
-           'in_order', 'summary', 'draw_panel', 'draw_figure']
+           'figure_points', 'run_job', 'make_jobs', 'row_order', 'run_figure', 'short_rows', 'write_csv', 'read_value',
+           'read_csv', 'in_order', 'summarize', 'summary', 'draw_panel', 'draw_figure']
 
 # %% ../../nbs/1_linear/figures.ipynb #9d797c56
 import csv
@@ -17,9 +17,12 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..core import UserError, atomic_file
 
@@ -44,45 +47,35 @@ WIDTHS = tuple(range(2, 17, 2))  # of the channel
 
 # %% ../../nbs/1_linear/figures.ipynb #3c4067cc
 def quiet_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, left: no noise, several d_a, against the width of the channel; read from D(o' - o)."""
+    """Figure 3, left: no noise, several d_a, over the width of the channel; from D(o' - o)."""
     for d_a in (4, 8, 12):
         for d_z in (1, 2, 4, 6, 8, 10, 12, 14, 16):
             yield Point("3 left", f"d_a = {d_a}", d_z, replace(base, d_a=d_a, d_z=d_z), "delta")
 
 
 def iid_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, middle: iid noise at d_z = d_a, for both readings of the lost normalization of X;
-    read from D(o' - o).
+    """Figure 3, middle: iid noise at d_z = d_a, for both readings of the lost normalization of X.
+
+    Read from D(o' - o).
     """
     for gain in (1.0, base.d_o / base.d_a):
-        for sigma in np.round(np.arange(0, 1.51, 0.1), 2):
-            yield Point(
-                "3 middle",
-                f"gain {gain:g}",
-                float(sigma),
-                replace(base, gain=gain, sigma_iid=float(sigma)),
-                "delta",
-            )
+        for sigma in np.round(np.arange(0, 1.51, 0.1), 2).tolist():
+            s = replace(base, gain=gain, sigma_iid=sigma)
+            yield Point("3 middle", f"gain {gain:g}", sigma, s, "delta")
 
 
 def agents_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, right: other agents, random Y, against the width of the channel; read from D(o' -
-    o).
-    """
+    """Figure 3, right: other agents, random Y, over the width of the channel; from D(o' - o)."""
     for sigma in SIGMAS:
         for d_z in WIDTHS:
-            yield Point(
-                "3 right",
-                f"agents {sigma:g}",
-                d_z,
-                replace(base, sigma_agents=sigma, d_z=d_z),
-                "delta",
-            )
+            s = replace(base, sigma_agents=sigma, d_z=d_z)
+            yield Point("3 right", f"agents {sigma:g}", d_z, s, "delta")
 
 # %% ../../nbs/1_linear/figures.ipynb #9a8dee6c
 def policy_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5; read
-    from D(o' - o). Not at 0.5, where the two parties tie and the optimum is any mixture of them.
+    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5.
+
+    Read from D(o' - o). Not at 0.5, where the two parties tie and the optimum is any mixture.
     """
     for sigma in (0.0, 0.5):
         for chi in (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8, 0.9):
@@ -91,8 +84,9 @@ def policy_panel(base: Setting) -> Iterator[Point]:
 
 
 def augmentation_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, middle: no shift, standard deviation 0.1, variance 0.1, and (new) composition
-    without shift; raw z.
+    """Figure 4, middle: no shift, standard deviation 0.1, variance 0.1; and, new, composition.
+
+    Raw z; composition is trained without shifts.
     """
     kinds = {
         "none": {},
@@ -106,8 +100,9 @@ def augmentation_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #8ee12094
 def label_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, right: 1 % labels beside other agents, against the width of the channel; raw z,
-    shifted frames.
+    """Figure 4, right: 1 % labels beside other agents, over the width of the channel.
+
+    Raw z, shifted frames.
     """
     shifted = replace(base, augment_var=0.1)
     for sigma in SIGMAS:
@@ -116,14 +111,9 @@ def label_panel(base: Setting) -> Iterator[Point]:
             yield Point("4 right", f"agents {sigma:g}", d_z, s, "raw")
     for d_z in (4, 8, 12):
         strong = replace(shifted, sigma_agents=2.0, d_z=d_z)
+        over_all = replace(strong, label_ratio=0.01, label_mean="all")
         yield Point("4 right", "agents 2, no labels", d_z, strong, "raw")
-        yield Point(
-            "4 right",
-            "agents 2, mean over all",
-            d_z,
-            replace(strong, label_ratio=0.01, label_mean="all"),
-            "raw",
-        )
+        yield Point("4 right", "agents 2, mean over all", d_z, over_all, "raw")
 
 # %% ../../nbs/1_linear/figures.ipynb #8cb1419c
 BRIDGE_WORLDS = {  # in the order of their x-coordinates 0, 1, 2, 3
@@ -135,9 +125,7 @@ BRIDGE_WORLDS = {  # in the order of their x-coordinates 0, 1, 2, 3
 
 
 def bridge_panel(base: Setting) -> Iterator[Point]:
-    """Four worlds, raw z: nothing, shifts of 10 % variance, composition with weights 0.1 and 1
-    (Proposition AC-1).
-    """
+    """Four worlds, raw z: nothing, shifts of 10 % variance, composition (Proposition AC-1)."""
     kinds = {
         "reconstruction only": {},
         "shifted frames": dict(augment_var=0.1),
@@ -150,14 +138,11 @@ def bridge_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #d0570bb6
 def threshold_panel(base: Setting) -> Iterator[Point]:
-    """1 % of labels against the strength of the other agents, averaged over labeled or over all
-    samples; raw z.
-    """
+    """1 % of labels against the strength of the other agents, averaged in two ways; raw z."""
+    labeled = replace(base, augment_var=0.1, label_ratio=0.01)
     for mean in ("labeled", "all"):
         for sigma in (0.5, 0.9, 1.5, 2.0, 3.0, 4.5):
-            s = replace(
-                base, sigma_agents=sigma, augment_var=0.1, label_ratio=0.01, label_mean=mean
-            )
+            s = replace(labeled, sigma_agents=sigma, label_mean=mean)
             yield Point("labels", f"mean over {mean}", sigma, s, "raw")
 
 # %% ../../nbs/1_linear/figures.ipynb #62efee17
@@ -170,107 +155,92 @@ FIGURES: dict[str, tuple[Callable[[Setting], Iterator[Point]], ...]] = {
 
 
 def figure_points(name: str, base: Setting, seeds: int) -> list[Point]:
-    """All points of a figure, for seeds 0 to seeds - 1 (each seed has its own X, Y, Pi, start and
-    data).
+    """All points of a figure, for seeds 0 to seeds - 1.
+
+    Each seed has its own X, Y, Pi, start and data.
     """
     if name not in FIGURES:
         raise UserError(f"figure {name!r} is not one of {', '.join(FIGURES)}.")
     if seeds < 1:
         raise UserError(f"seeds is {seeds}: it must be at least 1.")
-    return [
-        p
-        for seed in range(seeds)
-        for panel in FIGURES[name]
-        for p in panel(replace(base, seed=seed))
-    ]
+    points = []
+    for seed in range(seeds):
+        for panel in FIGURES[name]:
+            points += panel(replace(base, seed=seed))
+    return points
 
 # %% ../../nbs/1_linear/figures.ipynb #aa712488
 def run_job(points: list[Point]) -> list[dict]:
-    """Train and evaluate points that share a sweep; a row is the point, its setting and
-    `evaluate`'s figures.
+    """Train and evaluate points that share a sweep.
+
+    A row is the point, its setting and `evaluate`'s figures.
     """
     torch.set_num_threads(1)
     models = train([p.setting for p in points])
-    return [
-        asdict(p) | {"setting": asdict(p.setting)} | evaluate(m, p.readout)
-        for p, m in zip(points, models, strict=True)
-    ]
+    rows = []
+    for p, model in zip(points, models, strict=True):
+        rows.append(asdict(p) | {"setting": asdict(p.setting)} | evaluate(model, p.readout))
+    return rows
 
 
 def make_jobs(points: list[Point], most: int = 45) -> list[list[Point]]:
-    """Jobs of points that share a sweep, each of at most `most`, so that a few workers stay busy to
-    the end.
-    """
-    return [
-        [points[i] for i in members] for members in make_sweeps([p.setting for p in points], most)
-    ]
+    """Jobs of at most `most` points that share a sweep, to keep a few workers busy to the end."""
+    sweeps = make_sweeps([p.setting for p in points], most)
+    return [[points[i] for i in members] for members in sweeps]
 
 # %% ../../nbs/1_linear/figures.ipynb #3514ea2c
+def row_order(row: dict) -> tuple:
+    """Sort key of a row: panel, series, x and seed."""
+    return row["panel"], row["series"], row["x"], row["setting"]["seed"]
+
+
 def run_figure(
-    points: list[Point], workers: int = 1, progress: Callable[[int, int], None] | None = None
+    points: list[Point],
+    workers: int = 1,  # processes
+    progress: Callable[[int, int], None] | None = None,  # gets the points done, and all
 ) -> list[dict]:
-    """Train and evaluate all points; rows in the points' order of (panel, series, x, seed).
-    workers: processes.
-    """
-    jobs, rows = make_jobs(points), []
+    """Train and evaluate all points; rows in `row_order`."""
+    jobs = make_jobs(points)
     if workers == 1:
         done = map(run_job, jobs)
     else:
         pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
         done = pool.map(run_job, jobs)
+    rows = []
     for part in done:
         rows += part
         if progress is not None:
             progress(len(rows), len(points))
-    return sorted(rows, key=lambda r: (r["panel"], r["series"], r["x"], r["setting"]["seed"]))
+    return sorted(rows, key=row_order)
 
 # %% ../../nbs/1_linear/figures.ipynb #cb05d4e0
-COLUMNS = (
-    "panel",
-    "series",
-    "x",
-    "seed",
-    "readout",
-    "llo",
-    "llo_theory",
-    "nmse_a",
-    "nmse_eps",
-    "nmse_o",
-    "loss",
-    "min_loss",
-    "norm_B_C_plus_D",
-    "subspace_error",
+COLUMNS = tuple(
+    "panel series x seed readout llo llo_theory nmse_a nmse_eps nmse_o loss min_loss "
+    "norm_B_C_plus_D subspace_error".split()
 )
 
 
 def short_rows(rows: list[dict]) -> list[dict]:
     """Rows with the columns of the CSV only, seed taken out of the setting."""
-    return [
-        {c: r["setting"]["seed"] if c == "seed" and "setting" in r else r[c] for c in COLUMNS}
-        for r in rows
-    ]
+    short = []
+    for row in rows:
+        seed = row["setting"]["seed"] if "setting" in row else row["seed"]
+        flat = row | {"seed": seed}
+        short.append({column: flat[column] for column in COLUMNS})
+    return short
 
 # %% ../../nbs/1_linear/figures.ipynb #b97aa5f8
-def write_csv(path, rows: list[dict]) -> None:
+def write_csv(path: str | Path, rows: list[dict]) -> None:
     """One line a trained model, atomically."""
     with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
         out = csv.DictWriter(file, COLUMNS)
         out.writeheader()
-        out.writerows(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()}
-            for r in short_rows(rows)
-        )
+        for row in short_rows(rows):
+            out.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 # series that older tables spell otherwise
 OLD_SERIES = {"mean over labelled": "mean over labeled"}
-
-
-def read_csv(path) -> list[dict]:
-    """The rows of `write_csv`, numbers as numbers."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{name: read_value(name, text) for name, text in row.items()} for row in rows]
 
 
 def read_value(column: str, text: str) -> str | int | float:
@@ -279,26 +249,38 @@ def read_value(column: str, text: str) -> str | int | float:
         return OLD_SERIES.get(text, text)
     return int(text) if column == "seed" else float(text)
 
+
+def read_csv(path: str | Path) -> list[dict]:
+    """The rows of `write_csv`, numbers as numbers."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{column: read_value(column, text) for column, text in row.items()} for row in rows]
+
 # %% ../../nbs/1_linear/figures.ipynb #4a65b9b0
 def in_order(name: str) -> list:
     """Sort key that takes digits for numbers: d_a = 4 before d_a = 12."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
+def summarize(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Of one series: x, mean, low, high (over seeds) and theory (mean over seeds), each (n_x,)."""
+    xs = sorted({row["x"] for row in rows})
+    at_x = [[row for row in rows if row["x"] == x] for x in xs]
+    llo = [[row["llo"] for row in same] for same in at_x]
+    return {
+        "x": np.array(xs),
+        "mean": np.array([np.mean(values) for values in llo]),
+        "low": np.array([min(values) for values in llo]),
+        "high": np.array([max(values) for values in llo]),
+        "theory": np.array([np.mean([row["llo_theory"] for row in same]) for same in at_x]),
+    }
+
+
 def summary(rows: list[dict], panel: str) -> dict[str, dict[str, np.ndarray]]:
-    """Per series of a panel: x, mean, low, high (over seeds) and theory (mean over seeds), each
-    (n_x,).
-    """
-    out = {}
-    for series in sorted({r["series"] for r in rows if r["panel"] == panel}, key=in_order):
-        mine = [r for r in rows if r["panel"] == panel and r["series"] == series]
-        xs = sorted({r["x"] for r in mine})
-        llo = [[r["llo"] for r in mine if r["x"] == x] for x in xs]
-        theory = [np.mean([r["llo_theory"] for r in mine if r["x"] == x]) for x in xs]
-        low, high = (np.array([f(v) for v in llo]) for f in (min, max))
-        mean = np.array([np.mean(v) for v in llo])
-        out[series] = dict(x=np.array(xs), mean=mean, low=low, high=high, theory=np.array(theory))
-    return out
+    """`summarize` for each series of a panel."""
+    rows = [row for row in rows if row["panel"] == panel]
+    names = sorted({row["series"] for row in rows}, key=in_order)
+    return {name: summarize([row for row in rows if row["series"] == name]) for name in names}
 
 # %% ../../nbs/1_linear/figures.ipynb #06218fb1
 XLABEL = {
@@ -313,40 +295,28 @@ XLABEL = {
 }
 
 
-def draw_panel(ax, rows: list[dict], panel: str) -> None:
-    """Points with bars from the smallest to the largest seed; lines are the closed form. Marks are
-    hollow and get smaller from series to series, so that equal points lie inside one another. The
-    legend is below the panel.
+def draw_panel(ax: Axes, rows: list[dict], panel: str) -> None:
+    """Points with bars from the smallest to the largest seed; lines are the closed form.
+
+    Marks are hollow and get smaller from series to series, so that equal points lie within one
+    another. The legend is below the panel.
     """
     for i, (series, s) in enumerate(summary(rows, panel).items()):
-        look = dict(
-            fmt="os^Dvx"[i % 6],
-            color=f"C{i}",
-            mfc="none",
-            ms=9 - 1.3 * i,
-            lw=1,
-            capsize=2,
-            label=series,
-        )
-        bars = np.abs(np.stack([s["mean"] - s["low"], s["high"] - s["mean"]]))  # (2, n_x)
-        ax.errorbar(s["x"], s["mean"], bars, **look)
+        bars = np.abs([s["mean"] - s["low"], s["high"] - s["mean"]])  # (2, n_x)
+        look = dict(fmt="os^Dvx"[i % 6], color=f"C{i}", mfc="none", ms=9 - 1.3 * i, lw=1, capsize=2)
+        ax.errorbar(s["x"], s["mean"], bars, **look, label=series)
         ax.plot(s["x"], s["theory"], "-", color=f"C{i}", lw=1, alpha=0.7)
     ax.axhline(2, color="0.6", ls=":", lw=1)
-    ax.set(
-        xlabel=XLABEL[panel],
-        title=f"Figure {panel}" if panel[0].isdigit() else "",
-        ylim=(-0.1, 2.15),
-    )
+    title = f"Figure {panel}" if panel[0].isdigit() else ""
+    ax.set(xlabel=XLABEL[panel], title=title, ylim=(-0.1, 2.15))
     if panel == "bridge":
         ax.set_xticks(range(len(BRIDGE_WORLDS)), BRIDGE_WORLDS)
     ax.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 # %% ../../nbs/1_linear/figures.ipynb #f42c63ce
-def draw_figure(rows: list[dict]):
-    """A matplotlib figure with the panels that occur in the rows."""
-    from matplotlib.figure import Figure  # here, so that training needs no plotting library
-
-    panels = [p for p in XLABEL if any(r["panel"] == p for r in rows)]
+def draw_figure(rows: list[dict]) -> Figure:
+    """A figure with the panels that occur in the rows."""
+    panels = [panel for panel in XLABEL if any(row["panel"] == panel for row in rows)]
     figure = Figure(figsize=(max(3.1 * len(panels), 5), 4.4), dpi=72, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=True):

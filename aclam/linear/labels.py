@@ -19,25 +19,18 @@ from .world import factors, make_world
 def check_labeled_optimum(
     seed: int = 0, lam: float = 1.5, orthogonal: bool = True
 ) -> dict[str, float]:
-    """The theorem against L-BFGS (with augmentation, so that C = -D holds): relative gap of the
-    minimum, and the closed form's own value.
+    """The theorem against L-BFGS, with augmentation, so that C = -D holds.
+
+    'gap': of the minimum, relative; 'attained': of the closed form's own value.
     """
-    w = make_world(
-        d_o=10,
-        d_a=2,
-        d_b=2,
-        sigma_agents=1.3,
-        sigma_iid=0.2,
-        orthogonal_agents=orthogonal,
-        seed=seed,
-    )
-    F = factors(w)
+    sizes = dict(d_o=10, d_a=2, d_b=2, sigma_agents=1.3, sigma_iid=0.2)
+    F = factors(make_world(**sizes, orthogonal_agents=orthogonal, seed=seed))
     model, minimum, _, _ = labeled_optimum(F, 2, lam)
     values = [minimize([reconstruction(F, 0.1)], 2, s, label=(lam, F["a"]))[2] for s in range(2)]
-    H = F["a"] @ np.linalg.pinv(model.D @ F["delta"])
-    own = ((model.B @ model.D @ F["delta"] - F["delta"]) ** 2).sum() + lam * (
-        (H @ model.D @ F["delta"] - F["a"]) ** 2
-    ).sum()
+
+    z = model.D @ F["delta"]
+    H = F["a"] @ np.linalg.pinv(z)
+    own = ((model.B @ z - F["delta"]) ** 2).sum() + lam * ((H @ z - F["a"]) ** 2).sum()
     return {"gap": min(values) / minimum - 1, "attained": own / minimum - 1}
 
 # %% ../../nbs/1_linear/labels.ipynb #33b1f79e
@@ -51,16 +44,16 @@ def llo_labeled(
     **sizes,
 ) -> float:
     """LLO of the exact optimum with labels of weight lam beside other agents of strength sigma."""
-    F = factors(
-        make_world(gain=gain, sigma_agents=sigma, orthogonal_agents=orthogonal, seed=seed, **sizes)
-    )
+    world = dict(gain=gain, sigma_agents=sigma, orthogonal_agents=orthogonal, seed=seed, **sizes)
+    F = factors(make_world(**world))
     return llo(readout_factor(labeled_optimum(F, d_z, lam)[0], F), F).llo
 
 
 def check_prop_44(lam: float, gain: float = 1.0) -> tuple[float, float]:
-    """The corollary: LLO just below and just above sigma^2 = gain + lam, at d_z = d_a.
+    """The corollary at d_z = d_a: LLO just below and just above sigma^2 = gain + lam.
 
     Should be (2, 0).
     """
     edge = np.sqrt(gain + lam)
-    return tuple(llo_labeled(s * edge, lam, 4, gain, d_o=24, d_a=4, d_b=4) for s in (0.99, 1.01))
+    sizes = dict(d_z=4, d_o=24, d_a=4, d_b=4, gain=gain)
+    return llo_labeled(0.99 * edge, lam, **sizes), llo_labeled(1.01 * edge, lam, **sizes)

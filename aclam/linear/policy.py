@@ -18,9 +18,7 @@ from .world import factors, make_world
 
 # %% ../../nbs/1_linear/policy.ipynb #2ca89c70
 def frame_regression(F: dict[str, np.ndarray]) -> np.ndarray:
-    """Gamma = E[delta o^T] Sigma_o^-1: the linear prediction of the change from the frame, (d_o,
-    d_o).
-    """
+    """Gamma = E[delta o^T] Sigma_o^-1: linear prediction of change from frame, (d_o, d_o)."""
     return np.linalg.solve(F["o"] @ F["o"].T, F["o"] @ F["delta"].T).T
 
 
@@ -29,20 +27,26 @@ def eq8(
 ) -> LAM:
     """The model with the A of Eq. 8 (sign=-1 gives the wrong sign, for comparison)."""
     eye = np.eye(B.shape[0])
-    return LAM(eye - B @ C - B @ D + sign * (eye - B @ D) @ frame_regression(F), B, C, D)
+    A = eye - B @ C - B @ D + sign * (eye - B @ D) @ frame_regression(F)
+    return LAM(A, B, C, D)
 
 # %% ../../nbs/1_linear/policy.ipynb #8eae43e5
 def check_eq8(seed: int = 0, chi: float = 0.6) -> dict[str, float]:
-    """Eq. 8 on random B, C, D: gradient of A there, the same with the wrong sign, and the loss
-    beside 200 random other A's.
+    """Eq. 8 on random B, C, D.
+
+    'slope': the gradient of A there; 'slope_wrong_sign': with the other sign; 'best_other': how
+    much the loss of 200 random other A's is above.
     """
     w = make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=chi, seed=seed)
-    F, parts = factors(w), init_lam(10, 4, seed)[1:]
-    m, rng = eq8(*parts, F), np.random.default_rng(seed)
+    F = factors(w)
+    parts = init_lam(10, 4, seed)[1:]
+    m = eq8(*parts, F)
+    wrong = eq8(*parts, F, -1.0)
+    rng = np.random.default_rng(seed)
     others = (m._replace(A=m.A + 0.1 * rng.standard_normal((10, 10))) for _ in range(200))
     return {
         "slope": float(np.abs(gradients(m, F).A).max()),
-        "slope_wrong_sign": float(np.abs(gradients(eq8(*parts, F, -1.0), F).A).max()),
+        "slope_wrong_sign": float(np.abs(gradients(wrong, F).A).max()),
         "best_other": min(population_loss(x, F) for x in others) - population_loss(m, F),
     }
 
@@ -53,15 +57,15 @@ def innovation_factor(F: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def check_innovation(seed: int = 0, chi: float = 0.6, d_z: int = 3) -> dict[str, float]:
-    """The theorem against L-BFGS on a random world: 'loss' and 'span' agree with PCA of eta;
-    'wrong' compares with PCA of delta.
+    """The theorem against L-BFGS on a random world.
+
+    'loss' and 'span' agree with PCA of eta; 'wrong' compares with PCA of delta.
     """
-    w = make_world(
-        d_o=10, d_a=3, d_b=3, gain=1.0, sigma_agents=0.6, sigma_iid=0.1, chi=chi, seed=seed
-    )
+    w = make_world(d_o=10, d_a=3, d_b=3, sigma_agents=0.6, sigma_iid=0.1, chi=chi, seed=seed)
     F = factors(w)
     m, _, value = minimize([reconstruction(F)], d_z, seed)
-    best, basis = optimum([reconstruction(F)], d_z), np.linalg.qr(m.B)[0]
+    best = optimum([reconstruction(F)], d_z)
+    basis = np.linalg.qr(m.B)[0]
     eta = innovation_factor(F)
     return {
         "loss": value / discarded(eta, d_z) - 1,
@@ -72,8 +76,9 @@ def check_innovation(seed: int = 0, chi: float = 0.6, d_z: int = 3) -> dict[str,
 
 # %% ../../nbs/1_linear/policy.ipynb #d1d6138a
 def llo_policy_quiet(d_o: int, d_a: int, chi: float) -> float:
-    """Quiet world, d_z >= d_a, chi < 1, readout D(o' - o): the action is read in full, and with it
-    a little of the frame.
+    """LLO in a quiet world, d_z >= d_a, chi < 1, readout D(o' - o).
+
+    The action is read in full, and with it a little of the frame.
     """
     return 2 - d_a / d_o * chi**2 / ((1 - chi) ** 2 + chi**2)
 
@@ -82,7 +87,6 @@ def llo_policy(
     chi: float, sigma_agents: float = 0.0, d_z: int = 8, gain: float = 1.0, **world
 ) -> float:
     """LLO at the exact optimum (PCA of the innovation, C = -D), readout D(o' - o)."""
-    F = factors(
-        make_world(gain=gain, sigma_agents=sigma_agents, chi=chi, orthogonal_agents=True, **world)
-    )
+    world |= dict(gain=gain, sigma_agents=sigma_agents, chi=chi, orthogonal_agents=True)
+    F = factors(make_world(**world))
     return llo(readout_factor(optimum([reconstruction(F)], d_z).lam, F), F).llo

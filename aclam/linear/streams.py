@@ -127,7 +127,7 @@ def encoder(self: Streams) -> slice:
 
 # %% ../../nbs/1_linear/streams.ipynb #1ca72997
 def make_streams(settings: list[Setting]) -> Streams:
-    """The streams that the batches of a group need. u and v are the shifted frames of FDM and IDM."""
+    """The streams that the batches of a group need; u and v: shifted frames of FDM and IDM."""
     s = settings[0]
     augmented = s.augment_var > 0
     composed = s.lambda_ac > 0
@@ -217,11 +217,12 @@ class Sources:
 
 # %% ../../nbs/1_linear/streams.ipynb #5d63f2bb
 def make_group(settings: list[Setting], streams: Streams) -> Group:
-    """Prepare settings with equal `group_key`; `streams` as other groups' batches need them, too."""
+    """Prepare settings with equal `group_key`, on `streams` that other settings may share."""
     s = settings[0]
     if any(group_key(x) != group_key(s) for x in settings):
         raise UserError(
-            "these settings differ in sizes, seed, shifts or use of triples: train them in two groups."
+            "these settings differ in sizes, seed, shifts or use of triples: "
+            "train them in two groups."
         )
     world = make_world(s.world)
     X = torch.tensor(world.X / np.sqrt(s.gain), dtype=torch.float32)
