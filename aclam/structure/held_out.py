@@ -37,7 +37,7 @@ def held_out(count: int, first: int | None = None, last: int | None = None) -> r
 
 # %% ../../nbs/5_structure/held_out.ipynb #83ce32a5
 def origin(model: str | Path) -> dict:
-    """What `data.json` beside a model folder says of its training data; empty where there is none."""
+    """What `data.json` beside a model folder says of its training; empty where there is none."""
     file = Path(model).resolve().parent / "data.json"
     return read_json(file) if file.is_file() else {}
 

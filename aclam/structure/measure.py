@@ -118,9 +118,7 @@ def measure_batch(
     sums = torch.cat([z["z_ij"], z["z_ik"], z["z_ij"] + z["z_jk"]])
     hat_ij, hat_ik, hat_sum = lam.decode(torch.cat([o_i] * 3), sums).split(len(frames))
     target = getattr(lam, "target", torch.as_tensor)  # frames, or what the model decodes to
-    i = target(o_i)
-    j = target(o_j)
-    k = target(o_k)
+    i, j, k = (target(o) for o in (o_i, o_j, o_k))
     row = z | {
         "rec": _per_row(hat_ij, j),
         "copy": _per_row(i, j),
@@ -343,7 +341,7 @@ def structure_probe(
     device: str | torch.device = "cpu",
     codebook_size: int | None = None,
 ) -> Callable[[nn.Module, int], dict[str, float]]:
-    """A function `probe(model, step)` that measures a model on the same triples: {metric: float}."""
+    """A function `probe(model, step)` that measures a model: {metric: float}."""
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:
         latents = collect_latents(model, dataset, n, batch_size, device)

@@ -270,7 +270,7 @@ def split_groups(
     count = min(max(round(test_share * len(names)), 1), len(names) - 1)
     return np.isin(member.ravel(), np.random.default_rng(seed).permutation(len(names))[:count])
 
-
+# %% ../../nbs/5_structure/metrics.ipynb #1c66d222
 def linear_probe(
     z,  # (n, d)
     target,  # (n, P)

@@ -9,26 +9,32 @@ __all__ = ['dot_image', 'dot_position', 'DotConfig', 'dot_path', 'dot_scene', 'd
            'DotLatent', 'round_to_levels', 'DotLam', 'check_reconstruction_is_blind']
 
 # %% ../../nbs/5_structure/toy.ipynb #5ab86036
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 # %% ../../nbs/5_structure/toy.ipynb #d896dddb
-def dot_image(p: torch.Tensor, size: int = 32, radius: float = 2.0) -> torch.Tensor:
-    """Gaussian dots at pixel positions `p` (B, 2), as (x, y): images (B, size, size) with values in
-    [0, 1].
-    """
+def dot_image(
+    p: torch.Tensor,  # (B, 2) pixel positions (x, y)
+    size: int = 32,
+    radius: float = 2.0,  # standard deviation in pixels
+) -> torch.Tensor:
+    """Gaussian dots: images (B, size, size) with values in [0, 1]."""
     grid = torch.arange(size, dtype=p.dtype, device=p.device)
     x = torch.exp(-((grid - p[:, :1]) ** 2) / (2 * radius**2))  # (B, W)
     y = torch.exp(-((grid - p[:, 1:]) ** 2) / (2 * radius**2))  # (B, H)
     return y[:, :, None] * x[:, None, :]  # (B, H, W)
 
 
-def dot_position(red: torch.Tensor) -> torch.Tensor:
-    """Where the dot is: the centre of mass of `red` (B, H, W), as (B, 2) pixel positions (x, y)."""
+def dot_position(
+    red: torch.Tensor,  # (B, H, W)
+) -> torch.Tensor:
+    """Where the dot is: the center of mass, as pixel positions (x, y), (B, 2)."""
     mass = red.sum((1, 2)).clamp_min(1e-6)
     x = (red.sum(1) * torch.arange(red.shape[2], device=red.device)).sum(1) / mass
     y = (red.sum(2) * torch.arange(red.shape[1], device=red.device)).sum(1) / mass
@@ -44,33 +50,34 @@ class DotConfig:
     episodes: int = 24  # scenes; the same number of backgrounds
     length: int = 40  # frames an episode
     fps: float = 5.0  # frames a second, as the Emoji Table-Top data
-    span_s: float = (
-        3.0  # longest time between two frames of a triple, seconds (the paper's tau for robots)
-    )
+    # longest time between two frames of a triple, seconds (the paper's tau for robots)
+    span_s: float = 3.0
     seed: int = 0  # draws paths, backgrounds and triples
 
 
 def dot_path(rng: np.random.Generator, config: DotConfig) -> np.ndarray:
     """One smooth path of pixel positions (T, 2), at least three radii away from the border."""
     t = np.arange(config.length) / config.fps  # (T,) seconds
-    hertz, phase = rng.uniform(0.05, 0.2, (2, 2, 1)), rng.uniform(0, 2 * np.pi, (2, 2, 1))
+    hertz = rng.uniform(0.05, 0.2, (2, 2, 1))
+    phase = rng.uniform(0, 2 * np.pi, (2, 2, 1))
     wave = np.sin(2 * np.pi * hertz * t + phase).mean(0)  # (2, T) in [-1, 1]
     middle = (config.size - 1) / 2
     return (middle + (middle - 3 * config.radius) * wave).T  # (T, 2)
 
 # %% ../../nbs/5_structure/toy.ipynb #6657afd4
 def dot_scene(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A still background (2, size, size), the green and blue channels of one scene, in [0, 1]: two
-    soft waves.
-    """
+    """A still background (2, size, size) in [0, 1], green and blue of one scene: two soft waves."""
     y, x = np.mgrid[:size, :size] / size
-    a, b, c = rng.uniform(-6, 6, 2), rng.uniform(-6, 6, 2), rng.uniform(0.08, 0.22, 2)
+    a = rng.uniform(-6, 6, 2)
+    b = rng.uniform(-6, 6, 2)
+    c = rng.uniform(0.08, 0.22, 2)
     return np.stack([c[i] * (1.2 + np.sin(a[i] * x + b[i] * y + 3 * i)) for i in range(2)])
 
 
 def dot_episode(rng: np.random.Generator, config: DotConfig) -> tuple[np.ndarray, np.ndarray]:
     """One episode: frames uint8 (T, 3, H, W) and states (T, 2) in [-1, 1]."""
-    path, scene = dot_path(rng, config), dot_scene(rng, config.size)
+    path = dot_path(rng, config)
+    scene = dot_scene(rng, config.size)
     red = dot_image(torch.from_numpy(path), config.size, config.radius).numpy()  # (T, H, W)
     still = np.broadcast_to(scene, (len(path), *scene.shape))  # (T, 2, H, W)
     frames = np.concatenate([red[:, None], still], 1)  # (T, 3, H, W)
@@ -79,39 +86,37 @@ def dot_episode(rng: np.random.Generator, config: DotConfig) -> tuple[np.ndarray
 
 # %% ../../nbs/5_structure/toy.ipynb #d15355c5
 def dot_triple(index: int, config: DotConfig) -> tuple[int, int, int, int]:
-    """(episode, i, j, k) of row `index`: three frames within `span_s` seconds of one another, in
-    any order.
-    """
+    """(episode, i, j, k) of row `index`: frames within `span_s` seconds, in any order."""
     rng = np.random.default_rng((config.seed, index))
     span = round(config.span_s * config.fps)
     start = rng.integers(0, config.length - span)
-    return int(rng.integers(config.episodes)), *(
-        start + rng.choice(span + 1, 3, replace=False)
-    ).tolist()
+    episode = int(rng.integers(config.episodes))
+    return episode, *(start + rng.choice(span + 1, 3, replace=False)).tolist()
 
 # %% ../../nbs/5_structure/toy.ipynb #72ad0046
 class DotTriples:
-    """Unordered triples of moving dots, with the interface of `aclam.data.triples.TripleDataset`."""
+    """Unordered triples of moving dots, with the interface of a `TripleDataset`."""
 
     def __init__(self, config: DotConfig | None = None, length: int = 4096):
-        self.config, self.length = config or DotConfig(), length
+        self.config = config or DotConfig()
+        self.length = length
         rng = np.random.default_rng(self.config.seed)
         self.episodes = [dot_episode(rng, self.config) for _ in range(self.config.episodes)]
 
     def __len__(self) -> int:
         return self.length
 
-    def batch(self, indices) -> dict:
-        """Rows `indices` as tensors: frames uint8 (B, 3, 3, H, W), proprio (B, 3, 2), has_proprio
-        (B,), index (B, 4).
+    def batch(self, indices: Iterable[int]) -> dict[str, torch.Tensor]:
+        """Rows `indices`.
+
+        frames uint8 (B, 3, 3, H, W), proprio (B, 3, 2), has_proprio (B,), index (B, 4).
         """
         rows = [dot_triple(int(m), self.config) for m in indices]
-        frames = np.stack(
-            [self.episodes[e][0][[i, j, k]] for e, i, j, k in rows]
-        )  # (B, 3, 3, H, W)
-        states = np.stack([self.episodes[e][1][[i, j, k]] for e, i, j, k in rows])  # (B, 3, 2)
-        batch = {"frames": torch.from_numpy(frames), "proprio": torch.from_numpy(states)}
-        return batch | {
+        frames = np.stack([self.episodes[e][0][[i, j, k]] for e, i, j, k in rows])
+        states = np.stack([self.episodes[e][1][[i, j, k]] for e, i, j, k in rows])
+        return {
+            "frames": torch.from_numpy(frames),
+            "proprio": torch.from_numpy(states),
             "has_proprio": torch.ones(len(rows), dtype=torch.bool),
             "index": torch.tensor(rows),
         }
@@ -120,15 +125,16 @@ class DotTriples:
 class DotLatent(NamedTuple):
     """What `DotLam.encode` returns; the fields of `aclam.lam`'s LatentAction."""
 
-    z: torch.Tensor  # (B, d) post-quantisation
+    z: torch.Tensor  # (B, d) post-quantization
     pre_vq: torch.Tensor  # (B, 2, 1) the two coordinates before rounding
-    indices: torch.Tensor | None  # (B, 2) code numbers, or None without quantisation
+    indices: torch.Tensor | None  # (B, 2) code numbers, or None without quantization
 
 
-def round_to_levels(a: torch.Tensor, codes: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Each entry of `a` (B, 2) rounded to the nearest of `codes` levels in [-2, 2], and the level's
-    number.
-    """
+def round_to_levels(
+    a: torch.Tensor,  # (B, 2)
+    codes: int | None,  # levels in [-2, 2]; None: no rounding
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Each entry rounded to the nearest level, and the level's number."""
     if codes is None:
         return a, None
     step = 4 / (codes - 1)
@@ -139,59 +145,61 @@ def round_to_levels(a: torch.Tensor, codes: int | None) -> tuple[torch.Tensor, t
 class DotLam(nn.Module):
     """A latent action model of the dot world, written down: z_ij = W (u_j - (1 - leak) u_i) + c.
 
-    `leak` 0 is the displacement, 1 the goal; `offset` the length of c, which is orthogonal to W's
-    columns; `codes` the number of levels of each of the two coordinates (None: continuous). Images
-    are (B, 3, H, W) in [0, 1].
+    Images are (B, 3, H, W) in [0, 1].
     """
 
     def __init__(
         self,
-        leak=0.0,
-        offset=0.0,
-        codes: int | None = None,
+        leak: float = 0.0,  # 0: z is the displacement, 1: the goal
+        offset: float = 0.0,  # the length of c, which is orthogonal to W's columns
+        codes: int | None = None,  # levels of each of the two coordinates; None: continuous
         d: int = 8,
         size: int = 32,
         seed: int = 0,
     ):
         super().__init__()
-        basis = torch.linalg.qr(
-            torch.randn(d, d, generator=torch.Generator().manual_seed(seed))
-        ).Q  # (d, d)
+        noise = torch.randn(d, d, generator=torch.Generator().manual_seed(seed))
+        basis = torch.linalg.qr(noise).Q  # (d, d)
         self.register_buffer("W", basis[:, :2].clone())  # (d, 2)
         self.register_buffer("c", offset * basis[:, 2])  # (d,)
-        self.leak, self.codes, self.middle, self.size = leak, codes, (size - 1) / 2, size
+        self.leak = leak
+        self.codes = codes
+        self.size = size
+        self.middle = (size - 1) / 2
 
     def where(self, o: torch.Tensor) -> torch.Tensor:
         return (dot_position(o[:, 0]) - self.middle) / self.middle  # (B, 2) in [-1, 1]
 
-    def encode(self, o_i: torch.Tensor, o_j: torch.Tensor) -> DotLatent:
-        a = self.where(o_j) - (1 - self.leak) * self.where(o_i)  # (B, 2)
-        q, indices = round_to_levels(a, self.codes)
-        return DotLatent(q @ self.W.T + self.c, a[:, :, None], indices)
+# %% ../../nbs/5_structure/toy.ipynb #67067b86
+@patch
+def encode(self: DotLam, o_i: torch.Tensor, o_j: torch.Tensor) -> DotLatent:
+    a = self.where(o_j) - (1 - self.leak) * self.where(o_i)  # (B, 2)
+    q, indices = round_to_levels(a, self.codes)
+    return DotLatent(q @ self.W.T + self.c, a[:, :, None], indices)
 
-    def decode(self, o_i: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        u = (z - self.c) @ self.W + (1 - self.leak) * self.where(o_i)  # (B, 2)
-        red = dot_image(u * self.middle + self.middle, self.size)  # (B, H, W)
-        return torch.cat([red[:, None], o_i[:, 1:]], 1)
+
+@patch
+def decode(self: DotLam, o_i: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    u = (z - self.c) @ self.W + (1 - self.leak) * self.where(o_i)  # (B, 2)
+    red = dot_image(u * self.middle + self.middle, self.size)  # (B, H, W)
+    return torch.cat([red[:, None], o_i[:, 1:]], 1)
 
 # %% ../../nbs/5_structure/toy.ipynb #9266ed02
 def check_reconstruction_is_blind(
     leaks=(0.0, 0.5, 1.0), offsets=(0.0, 1.0), tol: float = 1e-3
 ) -> dict:
-    """Check that decode(o_i, z_ij) = o_j for every leak and offset; returns {(leak, offset): mean
-    squared error}.
+    """Check that decode(o_i, z_ij) = o_j for every leak and offset.
 
-    Raises AssertionError where the error exceeds `tol` of the error of copying the frame.
+    Returns {(leak, offset): mean squared error relative to that of copying the frame}.
     """
-    o_i, o_j, _ = (DotTriples().batch(range(64))["frames"].float() / 255).unbind(
-        1
-    )  # (B, 3, H, W) each
-    copy, errors = ((o_i - o_j) ** 2).mean().item(), {}
+    frames = DotTriples().batch(range(64))["frames"].float() / 255
+    o_i, o_j, _ = frames.unbind(1)  # (B, 3, H, W) each
+    copied = ((o_i - o_j) ** 2).mean().item()
+    errors = {}
     for leak in leaks:
         for offset in offsets:
             lam = DotLam(leak, offset)
-            errors[leak, offset] = (
-                (lam.decode(o_i, lam.encode(o_i, o_j).z) - o_j) ** 2
-            ).mean().item() / copy
+            decoded = lam.decode(o_i, lam.encode(o_i, o_j).z)
+            errors[leak, offset] = ((decoded - o_j) ** 2).mean().item() / copied
     assert max(errors.values()) < tol, errors
     return errors

@@ -20,7 +20,10 @@ from ..core import UserError
 # %% ../../nbs/5_structure/watch.ipynb #7d24b521
 @dataclass(frozen=True)
 class WatchConfig:
-    """When a latent is called collapsed or exploded. Not of the paper, which does not say how it told."""
+    """When a latent is called collapsed or exploded.
+
+    Not of the paper, which does not say how it was decided there.
+    """
 
     fall: float = 0.1  # collapse: the norm is below this part of its first reading
     rise: float = 10.0  # explosion: the norm is above this multiple of its first reading
