@@ -285,7 +285,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     return _number(hint, value) if hint in (bool, int, float, str) else value
 
 # %% ../nbs/0_core.ipynb #f028fd02
-OLD_FIELDS: dict[str, str] = {}  # the name of a field in older files -> its name today
+OLD_FIELDS: dict[str, str] = {  # the name of a field in older files -> its name today
+    "normalise": "normalize",
+    "eye_width": "vision_width",
+    "eye_depth": "vision_depth",
+    "eye_heads": "vision_heads",
+}
 
 
 def _renamed(values: dict, names: Iterable[str]) -> dict:

@@ -37,11 +37,11 @@ def step_seconds(lam: LatentActionModel, frames: torch.Tensor) -> float:
 def paint_seconds(lam: LatentActionModel, frames: torch.Tensor) -> float:
     """CPU seconds of painting one frame a triple and going back: the FDM work that AC adds."""
     o, z = (
-        lam.pixels(frames[:, 0]),
+        lam.normalize(frames[:, 0]),
         torch.randn(len(frames), lam.config.latent_dim, requires_grad=True),
     )
     start = time.process_time()
-    lam.paint(o, z).square().mean().backward()
+    lam.predict(o, z).square().mean().backward()
     lam.zero_grad()
     return time.process_time() - start
 

@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.lam.blocks import to_pixel_units
+from aclam.lam.blocks import normalize_pixels
 from aclam.lam.objective import objective, pair_frames
 from aclam.studies.report import hardware
 
@@ -99,7 +99,7 @@ def villa_x(parity: ModuleType, folder: Path, s: Size) -> Peer:
     )
 
     def forward(model: nn.Module, o_i: Tensor, o_j: Tensor) -> Tensor:
-        clips = torch.stack([to_pixel_units(o_i), to_pixel_units(o_j)], dim=1)
+        clips = torch.stack([normalize_pixels(o_i), normalize_pixels(o_j)], dim=1)
         z, reg, _ = model.vq(model.encoder(clips))
         painted, target = model.decoder(clips, z)
         return model.loss(target, painted) + reg
@@ -156,9 +156,9 @@ def univla(parity: ModuleType, folder: Path, s: Size) -> Peer:
         PRESETS["univla"],
         image_size=s.pixels,
         patch_size=s.patch,
-        eye_width=s.width,
-        eye_depth=s.layers,
-        eye_heads=s.heads,
+        vision_width=s.width,
+        vision_depth=s.layers,
+        vision_heads=s.heads,
         width=s.width,
         idm_depth=s.layers,
         fdm_depth=s.layers,

@@ -78,7 +78,7 @@ def small(name: str):
         config = dataclasses.replace(
             config, bottleneck=dataclasses.replace(config.bottleneck, **changes)
         )
-    narrow = {f: 32 for f in ("idm_width", "fdm_width", "width", "eye_width") if hasattr(config, f)}
+    narrow = {f: 32 for f in ("idm_width", "fdm_width", "width", "vision_width") if hasattr(config, f)}
     if preset == "lapa_cpu":
         narrow["head_dim"] = 8
     if hasattr(config, "proprio_dim"):

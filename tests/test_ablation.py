@@ -15,8 +15,8 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.objective import ObjectiveConfig
-from aclam.studies import ablation
 from aclam.structure.watch import Watch, WatchConfig
+from aclam.studies import ablation
 from aclam.studies.ablation import DESIGNS, SMALL, ShortRun, bottlenecks, designs, train_short
 
 TINY = dict(image_size=16, idm_width=32, fdm_width=32, fdm_depth=1, tokens=2)
@@ -100,7 +100,7 @@ def test_real_trainings_are_caught(design, verdict, triples):
 def test_normalised_latents_can_neither_collapse_nor_explode_in_scale(triples):
     torch.manual_seed(0)
     objective = ObjectiveConfig(lambda_ac=20.0, ac_form="idm", ac_stop="sum")
-    fixed = replace(SMALL.bottleneck, continuous_steps=1000, normalise="global", momentum=0.5)
+    fixed = replace(SMALL.bottleneck, continuous_steps=1000, normalize="global", momentum=0.5)
     lam = LatentActionModel(replace(SMALL, **TINY, objective=objective, bottleneck=fixed))
     watch = Watch(triples.batch(range(64))["frames"])
     train_short(lam, triples, ShortRun(steps=60, batch_size=16, lr=3e-3, every=20), watch)

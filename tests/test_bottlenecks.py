@@ -21,7 +21,7 @@ from aclam.lam.bottlenecks import (
     squash,
 )
 from aclam.lam.model import check_saved, step_lowers_loss
-from aclam.lam.quantizer import BottleneckConfig, look_up
+from aclam.lam.quantizer import BottleneckConfig
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_shapes_rows_and_gradient(kind, shared):
     config = BottleneckConfig(kind=kind, shared=shared, codes=8)
     b, x = make_bottleneck(3, 4, config), torch.randn(64, 3, 4, requires_grad=True)
     out, rows = b(x), codebook_size(3, config)
-    assert out.z.shape == out.pre.shape == (64, 3, 4)
+    assert out.z.shape == out.pre_vq.shape == (64, 3, 4)
     (out.z.square().sum() + out.loss).backward()
     assert x.grad.abs().sum() > 0
     assert (out.indices is None) == (rows is None)
@@ -87,11 +87,11 @@ def test_evaluation_repeats_itself(kind):
 def test_noise_bottleneck_gives_codes_and_moves_them(shared):
     torch.manual_seed(0)
     b = make_bottleneck(
-        3, 4, BottleneckConfig(kind="nsvq", codes=8, shared=shared, normalise="none")
+        3, 4, BottleneckConfig(kind="nsvq", codes=8, shared=shared, normalize="none")
     )
     x = torch.randn(64, 3, 4)
     out = b(x)
-    (out.z - out.pre).square().mean().backward()
+    (out.z - out.pre_vq).square().mean().backward()
     assert all(
         book.codebooks.grad.abs().sum() > 0 for book in b.books
     )  # through the length of the noise
@@ -112,27 +112,27 @@ def test_residual_stages_never_do_worse():
     for _ in range(10):
         b(x)
     out = b.eval()(x)
-    rest = out.pre
+    rest = out.pre_vq
     sizes = []
     for book in [b.book, *b.more]:
-        rest = rest - look_up(book, rest, learn=False)[0]
+        rest = rest - book.look_up(rest, learn=False)[0]
         sizes.append(rest.square().mean().item())
     assert sizes[0] > sizes[1] > sizes[2]
-    assert torch.allclose(out.z, out.pre - rest, atol=1e-5)
+    assert torch.allclose(out.z, out.pre_vq - rest, atol=1e-5)
 
 
 def test_lattice_is_odd_and_reaches_its_ends():
     assert squash(torch.tensor([[9.0, -9.0]]), torch.tensor([7.0, 5.0])).round().tolist() == [
         [3.0, -2.0]
     ]
-    b = make_bottleneck(2, 4, BottleneckConfig(kind="fsq", normalise="scale"))
+    b = make_bottleneck(2, 4, BottleneckConfig(kind="fsq", normalize="scale"))
     assert isinstance(b, FiniteScalar)
     check_odd(b, torch.randn(16, 2, 4))
 
 
 def test_variational_is_its_mean_in_evaluation():
     b, x = (
-        make_bottleneck(2, 3, BottleneckConfig(kind="vae", normalise="none")),
+        make_bottleneck(2, 3, BottleneckConfig(kind="vae", normalize="none")),
         torch.randn(256, 2, 3),
     )
     assert (b(x).z - x).std() > 0.05

@@ -16,15 +16,15 @@ from aclam.data.cache import cache_frames
 from aclam.data.source import open_dataset
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.lam.registry import read_tensors
 from aclam.policy import grounding, vlm
 from aclam.policy.experts import LayerSize
-from aclam.sim.environments import prepare_source
+from aclam.sim.sources import prepare_source
 from aclam.train import grounding as training
 from aclam.train import policy as policy_training
 from aclam.train.config import TrainConfig
+from aclam.weights import read_tensors
 
-EYES = dataclasses.replace(
+ENCODER = dataclasses.replace(
     vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu")
 )
 
@@ -37,14 +37,14 @@ def stills(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def eyes(stills, tmp_path_factory):
+def encoder(stills, tmp_path_factory):
     """A run of a few steps, and the folder of its encoder."""
-    out = tmp_path_factory.mktemp("eyes")
+    out = tmp_path_factory.mktemp("encoder")
     loop = TrainConfig(
         steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3
     )
     return out, training.run(
-        training.GroundingTrainConfig(str(stills), str(out), EYES, probe_n=8, train=loop)
+        training.GroundingTrainConfig(str(stills), str(out), ENCODER, probe_n=8, train=loop)
     )
 
 
@@ -112,10 +112,10 @@ def test_stills_from_the_command_line(tmp_path, capsys):
 
 def test_scores_by_hand():
     torch.manual_seed(0)
-    reader = grounding.Reader(EYES, ["fox", "red apple", "key"]).requires_grad_(False)
+    reader = grounding.Reader(ENCODER, ["fox", "red apple", "key"]).requires_grad_(False)
     patches = torch.randn(2, 3, 32)
-    scores = grounding.name_scores(reader, patches)
-    table, numbers = reader.vlm.words, vlm.tokenize(["red apple"], EYES)
+    scores = reader.name_scores(patches)
+    table, numbers = reader.vlm.words, vlm.tokenize(["red apple"], ENCODER)
     said = reader.said(table(numbers)[0, :2].mean(0))
     cosine = torch.nn.functional.cosine_similarity(reader.seen(patches[1, 2]), said, dim=0)
     assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(
@@ -123,10 +123,10 @@ def test_scores_by_hand():
     )
     frames, text = (
         torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8),
-        vlm.tokenize(["a fox", "key"], EYES),
+        vlm.tokenize(["a fox", "key"], ENCODER),
     )
     layer = reader.vlm.read(*reader.vlm.tokens(frames, text))[1]
-    look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (EYES.text_length, 9, 8)
+    look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (ENCODER.text_length, 9, 8)
     for b, n in ((0, 2), (1, 1)):  # pictures, words
         q = layer.q[b, :, -L : n - L].mean(1)  # (H, D)
         by_hand = [2 * (q * layer.k[b, :, p]).sum(-1).mean().item() / D**0.5 for p in range(N)]
@@ -135,14 +135,11 @@ def test_scores_by_hand():
 
 def test_padding_says_nothing():
     torch.manual_seed(0)
-    reader = grounding.Reader(EYES, ["fox"]).eval()
-    longer = grounding.Reader(dataclasses.replace(EYES, text_length=20), ["fox"]).eval()
+    reader = grounding.Reader(ENCODER, ["fox"]).eval()
+    longer = grounding.Reader(dataclasses.replace(ENCODER, text_length=20), ["fox"]).eval()
     longer.load_state_dict({**reader.state_dict(), "names": longer.names})
     frames = torch.randint(256, (1, 3, 48, 48), dtype=torch.uint8)
-    a, b = (
-        grounding.guess(r, frames, vlm.tokenize(["on the fox"], r.vlm.config))
-        for r in (reader, longer)
-    )
+    a, b = (r.locate(frames, vlm.tokenize(["on the fox"], r.vlm.config)) for r in (reader, longer))
     assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -156,17 +153,17 @@ def test_the_report_counts_the_nearest_card():
 def test_questions_say_what_scenes_say(stills):
     data = cache_frames(open_dataset(stills), 48)
     names = sorted({name for t in data for name in t.info["names"]})
-    training.check_questions(training.Questions(data, names, EYES, shift=1, light=0.1))
+    training.check_questions(training.Questions(data, names, ENCODER, shift=1, light=0.1))
 
 
-def test_a_policy_begins_from_trained_eyes(eyes, stills):
-    _, result = eyes
+def test_a_policy_begins_from_a_trained_encoder(encoder, stills):
+    _, result = encoder
     film = synthetic_trajectory(seed=0, T=30, size=48, fps=20)
     wide = dataclasses.replace(
         policy_training.PRESETS["policy_cpu_wo_lam"],
         control="recorded",
-        vlm=dataclasses.replace(EYES, weights=result["model"]),
-        expert=EYES.layer,
+        vlm=dataclasses.replace(ENCODER, weights=result["model"]),
+        expert=ENCODER.layer,
     )
     config = policy_training.PolicyTrainConfig("policy_cpu_wo_lam", ("x",), model=wide)
     acting = [policy_training.Episode(film, wide, None, True)]
@@ -176,15 +173,15 @@ def test_a_policy_begins_from_trained_eyes(eyes, stills):
     assert all(torch.equal(policy.vlm.state_dict()[k], v) for k, v in trained.items())
 
 
-def test_other_eyes_are_another_run(eyes, tmp_path):
+def test_another_encoder_is_another_run(encoder, tmp_path):
     """A policy's run that began from one encoder does not go on from another one at the same place."""
     write_store(
         tmp_path / "films", (synthetic_trajectory(n, T=30, size=48, fps=20) for n in range(3))
     )
-    shutil.copytree(eyes[1]["model"], tmp_path / "eyes")
+    shutil.copytree(encoder[1]["model"], tmp_path / "encoder")
     preset = policy_training.settings_for("policy_cpu_wo_lam")
-    seen = dataclasses.replace(EYES, weights=str(tmp_path / "eyes"))
-    model = dataclasses.replace(preset.model, control="recorded", vlm=seen, expert=EYES.layer)
+    seen = dataclasses.replace(ENCODER, weights=str(tmp_path / "encoder"))
+    model = dataclasses.replace(preset.model, control="recorded", vlm=seen, expert=ENCODER.layer)
     loop = TrainConfig(steps=1, batch_size=2, warmup_steps=0, probe_every=0)
     config = dataclasses.replace(
         preset,
@@ -197,22 +194,22 @@ def test_other_eyes_are_another_run(eyes, tmp_path):
     policy_training.run(config)
     policy_training.run(config)  # the same: nothing to do
     changed = vlm.SmallVLM(seen)
-    shutil.rmtree(tmp_path / "eyes")
-    vlm.save_small(changed, tmp_path / "eyes")
+    shutil.rmtree(tmp_path / "encoder")
+    vlm.save_small(changed, tmp_path / "encoder")
     with pytest.raises(UserError, match="eyes"):
         policy_training.run(config)
 
 
-def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
-    _, whole = eyes
+def test_a_run_goes_on_at_the_same_bits(encoder, stills, tmp_path, capsys):
+    _, whole = encoder
     loop = TrainConfig(
         steps=6, batch_size=8, lr=1e-3, warmup_steps=0, probe_every=3, checkpoint_every=3
     )
-    shutil.copytree(eyes[0], tmp_path / "run")
+    shutil.copytree(encoder[0], tmp_path / "run")
     for late in ("checkpoints/step_000006", "model"):
         shutil.rmtree(tmp_path / "run" / late)
     c = training.GroundingTrainConfig(
-        str(stills), str(tmp_path / "run"), EYES, probe_n=8, train=loop
+        str(stills), str(tmp_path / "run"), ENCODER, probe_n=8, train=loop
     )
     result = training.run(c)
     assert not capsys.readouterr().err.count("0/6")  # it did not begin anew
@@ -220,8 +217,8 @@ def test_a_run_goes_on_at_the_same_bits(eyes, stills, tmp_path, capsys):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_bad_input(eyes, capsys, tmp_path):
-    out, _ = eyes
+def test_bad_input(encoder, capsys, tmp_path):
+    out, _ = encoder
     write_store(tmp_path / "films", (synthetic_trajectory(n, T=9, size=48) for n in range(2)))
     refused(capsys, training.main, [], "aclam-data prepare stills")
     refused(capsys, training.main, ["--data", tmp_path / "nothing"], "nothing")
@@ -234,8 +231,8 @@ def test_bad_input(eyes, capsys, tmp_path):
         (out, "is not a small encoder's folder"),
     ):
         with pytest.raises(UserError, match=word):
-            vlm.load_weights(vlm.SmallVLM(dataclasses.replace(EYES, weights=str(folder))))
-    wrong = dataclasses.replace(EYES, vocab=64, weights=str(out / "model"))
+            vlm.load_weights(vlm.SmallVLM(dataclasses.replace(ENCODER, weights=str(folder))))
+    wrong = dataclasses.replace(ENCODER, vocab=64, weights=str(out / "model"))
     with pytest.raises(UserError, match="vocab"):
         vlm.load_weights(vlm.SmallVLM(wrong))
 
@@ -259,13 +256,13 @@ def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
         )
         for card, words in enumerate(t.info["instructions"]):
             with torch.no_grad():
-                aims = policy.guess_aims(
+                aims = policy.predict_aims(
                     policy.vlm(frames, vlm.tokenize([words] * 8, policy.config.vlm))
                 )
             ends = torch.nn.functional.pad(
                 aims[:, 3:], (0, 4)
             )  # a state begins with the hand's place
-            place = policy.proprio_units.outside(ends)[:, :2].numpy()  # (8, 2) metres
+            place = policy.proprio_units.unnormalize(ends)[:, :2].numpy()  # (8, 2) metres
             far = np.linalg.norm(place[:, None] - np.array(t.info["cards_xy"]), axis=-1)
             right += (far.argmin(1) == card).tolist()
     assert (

@@ -20,7 +20,7 @@ from aclam.lam.objective import ObjectiveConfig, ac_idm_loss, check_stop_gradien
 from aclam.lam.quantizer import (
     Bottleneck,
     BottleneckConfig,
-    Normalise,
+    Normalize,
     check_codes,
     rounding_floor,
     usage,
@@ -74,15 +74,15 @@ def test_additive_latents_have_no_residual():
     additive = residuals(lambda a, b: (b - a).flatten(1), *o)
     constant = residuals(lambda a, b: torch.ones(len(a), 5), *o)
     assert max(additive.values()) < 1e-6
-    assert constant == pytest.approx({"identity": 1, "inverse": 2, "additivity": 1})
+    assert constant == pytest.approx({"identity": 1, "inverse": 2, "composition": 1})
 
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 @pytest.mark.parametrize("init", ["data", "uniform"])
-@pytest.mark.parametrize("normalise", ["none", "centre", "global", "each"])
-def test_every_bottleneck_setting_steps(triples, shared, update, init, normalise):
-    config = BottleneckConfig(codes=8, shared=shared, update=update, init=init, normalise=normalise)
+@pytest.mark.parametrize("normalize", ["none", "center", "global", "each"])
+def test_every_bottleneck_setting_steps(triples, shared, update, init, normalize):
+    config = BottleneckConfig(codes=8, shared=shared, update=update, init=init, normalize=normalize)
     lam = build(small(bottleneck=config))
     before, after = step_lowers_loss(lam, triples.batch(range(16)), lr=1e-3, steps=8)
     assert after < before
@@ -90,7 +90,7 @@ def test_every_bottleneck_setting_steps(triples, shared, update, init, normalise
 
 
 def test_data_start_and_restarts_keep_codes_alive():
-    config = BottleneckConfig(codes=16, normalise="none", decay=0.5)
+    config = BottleneckConfig(codes=16, normalize="none", decay=0.5)
     vq, far = Bottleneck(1, 2, config), torch.tensor([100.0, 0.0])
     vq(torch.randn(256, 1, 2))
     for _ in range(30):  # the data move away: codes that stay behind are restarted
@@ -100,7 +100,7 @@ def test_data_start_and_restarts_keep_codes_alive():
 
 
 def test_a_code_is_the_mean_of_its_samples():
-    vq = Bottleneck(1, 1, BottleneckConfig(codes=2, normalise="none", decay=0.0, restart_below=0))
+    vq = Bottleneck(1, 1, BottleneckConfig(codes=2, normalize="none", decay=0.0, restart_below=0))
     x = torch.tensor([-3.0, -1.0, 1.0, 5.0]).view(4, 1, 1)
     vq.book.codes.copy_(torch.tensor([[[-1.0], [1.0]]]))
     vq.book.ready.fill_(True)
@@ -120,14 +120,14 @@ def test_continuous_phase_then_codes():
 def test_noise_is_for_training_only():
     vq, x = Bottleneck(2, 3, BottleneckConfig(kind="none", noise=1.0)), torch.randn(64, 2, 3)
     out = vq(x)
-    assert 0.5 < (out.z - out.pre).std() < 1.5
+    assert 0.5 < (out.z - out.pre_vq).std() < 1.5
     out = vq.eval()(x)
-    assert torch.equal(out.z, out.pre) and out.loss == 0
+    assert torch.equal(out.z, out.pre_vq) and out.loss == 0
 
 
-def test_normalise_has_unit_power_and_keeps_directions():
+def test_normalize_has_unit_power_and_keeps_directions():
     x = 3 + torch.randn(4096, 2, 3) * torch.tensor([1.0, 2.0, 0.0])
-    y = Normalise(2, 3, "global", 0.1)(x)
+    y = Normalize(2, 3, "global", 0.1)(x)
     assert y.mean(0).abs().max() < 1e-4 and abs(y.square().mean().item() - 1) < 1e-3
     assert y[..., 2].abs().max() < 1e-3  # what carries nothing stays nothing
 
@@ -156,14 +156,14 @@ def test_the_objective_is_eq_6(triples):
     """The loss that is reported equals one computed here from encode and decode, without stacking."""
     lam = build(small(objective=ObjectiveConfig(lambda_ac=0.7, lambda_reg=0.5))).eval()
     batch = triples.batch(range(12))
-    o = lam.pixels(batch["frames"]).unbind(1)
+    o = lam.normalize(batch["frames"]).unbind(1)
     lam.train().loss(batch)  # puts the codebook on data
     lam.eval()
     with torch.no_grad():
         z = {p: lam.latents(o[p[0]], o[p[1]]) for p in ((0, 1), (1, 2), (0, 2))}
-        rec = sum((lam.paint(o[i], c.z) - o[j]).square().mean() for (i, j), c in z.items()) / 3
-        ac = (lam.paint(o[0], z[0, 1].z + z[1, 2].z) - o[2]).square().mean()
-        reg = sum(c.reg for c in z.values()) / 3
+        rec = sum((lam.predict(o[i], c.z) - o[j]).square().mean() for (i, j), c in z.items()) / 3
+        ac = (lam.predict(o[0], z[0, 1].z + z[1, 2].z) - o[2]).square().mean()
+        reg = sum(c.loss for c in z.values()) / 3
         loss, row = lam.loss(batch)
     assert row["rec"] == pytest.approx(rec.item(), rel=1e-4) and row["ac"] == pytest.approx(
         ac.item(), rel=1e-4
@@ -276,7 +276,7 @@ def test_paper_preset_takes_a_step():
         (lambda: BottleneckConfig(decay=1.0), "decay"),
         (lambda: ObjectiveConfig(lambda_ac=-1.0), "lambda_ac"),
         (lambda: build(small()).encode(*torch.rand(2, 1, 3, 20, 20)), "expected by this model"),
-        (lambda: LatentActionModel.from_pretrained("no/such/folder"), "no model at"),
+        (lambda: LatentActionModel.from_pretrained("no/such/folder"), "no latent action model at"),
     ],
 )
 def test_bad_settings_are_one_line(make, words):

@@ -204,7 +204,7 @@ def test_univla_stage_1_is_told_by_t5(triples):
     pytest.importorskip("transformers")
     assert check_t5() < 1e-5
     lam, batch = small("univla_cpu", text_dim=16, text=SMALL_T5), triples.batch(range(4))
-    words, mask = instruction_words(TEXTS, lam.config)
+    words, mask = instruction_words(TEXTS, 16, lam.config.text)
     ids, own = instructions.t5_numbers(TEXTS, lam.config.text)
     library = instructions.t5_encoder(16, lam.config.text)(
         input_ids=ids, attention_mask=own.long()
@@ -274,7 +274,9 @@ def test_t5_from_a_folder_and_what_is_wrong_with_it(tmp_path, monkeypatch):
     )
     text = TextConfig("t5", str(tmp_path))
     words, mask = instructions.t5_words(["put the cube on the thing", "cube"], 16, text)
-    assert instructions.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(1).tolist() == [
+    assert instructions.t5_numbers(["cube"], text)[0].tolist() == [[5, 1]] and mask.sum(
+        1
+    ).tolist() == [
         7,
         2,
     ]

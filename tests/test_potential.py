@@ -26,16 +26,16 @@ from aclam.lam.quantizer import BottleneckConfig
 
 # name: (bottleneck, place); the continuous form in evaluation, and any bottleneck on frames
 EXACT = {
-    "continuous": (BottleneckConfig(kind="none", normalise="scale", noise=0.5), "difference"),
-    "vae": (BottleneckConfig(kind="vae", normalise="none"), "difference"),
+    "continuous": (BottleneckConfig(kind="none", normalize="scale", noise=0.5), "difference"),
+    "vae": (BottleneckConfig(kind="vae", normalize="none"), "difference"),
     "vq on frames": (BottleneckConfig(codes=8), "frame"),
     "rvq on frames": (BottleneckConfig(kind="rvq", codes=8), "frame"),
     "fsq on frames": (BottleneckConfig(kind="fsq"), "frame"),
 }
 ROUNDED = {
-    "vq": BottleneckConfig(codes=8, normalise="scale"),
-    "rvq": BottleneckConfig(kind="rvq", codes=8, normalise="scale"),
-    "fsq": BottleneckConfig(kind="fsq", normalise="scale"),
+    "vq": BottleneckConfig(codes=8, normalize="scale"),
+    "rvq": BottleneckConfig(kind="rvq", codes=8, normalize="scale"),
+    "fsq": BottleneckConfig(kind="fsq", normalize="scale"),
 }
 
 
@@ -91,9 +91,9 @@ def test_a_lattice_on_differences_keeps_identity_and_inverse(triples, clip):
 
 @pytest.mark.parametrize("place", ["difference", "frame"])
 def test_triples_are_read_once_and_give_the_same_latents(place, triples):
-    bottleneck = BottleneckConfig(codes=8, normalise="scale")
+    bottleneck = BottleneckConfig(codes=8, normalize="scale")
     lam = stepped(build(bottleneck=bottleneck, place=place), triples)
-    frames, seen = lam.pixels(triples.batch(range(6))["frames"]), []
+    frames, seen = lam.normalize(triples.batch(range(6))["frames"]), []
     handle = lam.phi.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
     with torch.no_grad():
         short, long = lam.triple_latents(frames), lam.latents(*pair_frames(frames))
@@ -112,13 +112,13 @@ def test_indices_of_frames_name_the_latent(triples, clip):
 
 
 def test_ac_on_top_repeats_the_reconstruction_of_ik_where_latents_are_exact(triples):
-    quiet = BottleneckConfig(kind="none", normalise="scale")
+    quiet = BottleneckConfig(kind="none", normalize="scale")
     lam = build(bottleneck=quiet, objective=ObjectiveConfig(lambda_ac=1.0)).eval()
-    frames = lam.pixels(triples.batch(range(8))["frames"])
+    frames = lam.normalize(triples.batch(range(8))["frames"])
     with torch.no_grad():
         row = lam.loss({"frames": triples.batch(range(8))["frames"]})[1]
         z = lam.latents(frames[:, 0], frames[:, 2]).z
-        again = (lam.paint(frames[:, 0], z) - frames[:, 2]).square().mean().item()
+        again = (lam.predict(frames[:, 0], z) - frames[:, 2]).square().mean().item()
     assert row["ac"] == pytest.approx(again, rel=1e-4)
 
 
@@ -150,9 +150,9 @@ def test_presets_have_their_twin_s_sizes(name):
 @pytest.mark.parametrize("how", ["centre", "global", "each"])
 def test_a_mean_may_not_be_taken_off_differences(how):
     with pytest.raises(UserError, match="mean") as error:
-        PotentialConfig(bottleneck=BottleneckConfig(normalise=how))
+        PotentialConfig(bottleneck=BottleneckConfig(normalize=how))
     assert "\n" not in str(error.value)
-    replace(PotentialConfig(), place="frame", bottleneck=BottleneckConfig(normalise=how))
+    replace(PotentialConfig(), place="frame", bottleneck=BottleneckConfig(normalize=how))
 
 
 def test_commands_and_motion_transfer_take_it(tmp_path, capsys):

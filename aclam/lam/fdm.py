@@ -15,11 +15,10 @@ from .blocks import PatchTokens, transformer, unpatchify
 
 # %% ../../nbs/4_lam/fdm.ipynb #f3512b0e
 class FDM(nn.Module):
-    """Forward dynamics model: a ViT over o_i's patches with z as one prepended token (villa-X;
-    AC-LAM, A.1).
+    """Forward dynamics model: a ViT over o_i's patches with z as one prepended token.
 
-    `forward(o_i, z)`: frame (B, 3, S, S) in pixel units and latent (B, latent_dim) -> frame (B, 3,
-    S, S), not clipped.
+    (villa-X; AC-LAM, A.1.) `forward(o_i, z)`: normalized frame (B, 3, S, S) and latent
+    (B, latent_dim) -> normalized frame (B, 3, S, S).
     """
 
     def __init__(
@@ -33,7 +32,9 @@ class FDM(nn.Module):
         residual: bool = True,
     ):
         super().__init__()
-        self.image_size, self.patch_size, self.residual = image_size, patch_size, residual
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.residual = residual
         self.embed = PatchTokens(image_size, patch_size, width)
         self.act = nn.Linear(latent_dim, width)  # linear: a sum of latents is a sum of tokens
         self.blocks = transformer(width, depth, heads)
@@ -51,22 +52,23 @@ class FDM(nn.Module):
 
 # %% ../../nbs/4_lam/fdm.ipynb #a75565ed
 def check_sum_of_tokens(latent_dim: int = 16, width: int = 64, tol: float = 1e-5) -> float:
-    """The token of a sum of latents is the sum of their tokens minus one bias: the largest error,
-    asserted < tol.
+    """The token of a sum of latents is the sum of their tokens minus one bias.
+
+    Returns the largest error, asserted < tol.
     """
     torch.manual_seed(0)
-    act, (a, b) = FDM(16, 8, width, 1, 4, latent_dim).act, torch.randn(2, 8, latent_dim)
+    act = FDM(16, 8, width, 1, 4, latent_dim).act
+    a, b = torch.randn(2, 8, latent_dim)
     gap = (act(a + b) - (act(a) + act(b) - act.bias)).abs().max().item()
     assert gap < tol, gap
     return gap
 
 # %% ../../nbs/4_lam/fdm.ipynb #37150723
 class ProprioFDM(nn.Module):
-    """Proprioceptive forward dynamics: a two-layer MLP with two heads (AC-LAM, A.1; embodiment
-    context as in villa-X).
+    """Proprioceptive forward dynamics: a two-layer MLP with two heads (AC-LAM, A.1).
 
-    `forward(q_i, z, embodiment)`: state (B, P), latent (B, latent_dim), embodiment numbers (B,)
-    -> predicted state q_j (B, P), predicted action (B, A).
+    The vector of the embodiment is villa-X's. `forward(q_i, z, embodiment)`: state (B, P), latent
+    (B, latent_dim), embodiment numbers (B,) -> predicted state q_j (B, P), action (B, A) or None.
     """
 
     def __init__(
@@ -85,9 +87,8 @@ class ProprioFDM(nn.Module):
         nn.init.zeros_(self.state.weight)
 
     def forward(self, q_i: Tensor, z: Tensor, embodiment: Tensor) -> tuple[Tensor, Tensor | None]:
-        h = torch.relu(
-            self.hidden(torch.cat([q_i, z], dim=-1)) + self.context(embodiment)
-        )  # (B, hidden)
+        h = self.hidden(torch.cat([q_i, z], dim=-1)) + self.context(embodiment)  # (B, hidden)
+        h = torch.relu(h)
         return q_i + self.state(h), self.action(h) if self.action else None
 
 # %% ../../nbs/4_lam/fdm.ipynb #321c3a84
@@ -98,18 +99,19 @@ def masked_mse(
     columns: Tensor | None = None,
     count: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error over the rows where `mask` (B,) is true; 0 (with zero gradient) where
-    there is none. columns (B, P), bool: which columns of each row are real, where sources of
-    different width share a batch.
-    count: by what the sum is divided, see `known_rows` in `aclam.lam.global_batch`; default: the
-    rows of the mask.
+    """Mean squared error over the rows where `mask` (B,) is true; 0 where there is none.
+
+    columns (B, P), bool: which columns of each row are real, where sources of different width
+    share a batch. count: by what the sum is divided, see `known_rows` in `aclam.lam.global_batch`;
+    default: the rows of the mask.
     """
     error = (predicted - target).square()  # (B, P)
-    real = None if columns is None else columns.to(error.dtype)
-    rows = (
-        error.mean(dim=-1)
-        if real is None
-        else (error * real).sum(dim=-1) / real.sum(dim=-1).clamp(min=1.0)
-    )  # (B,)
+    if columns is None:
+        rows = error.mean(dim=-1)  # (B,)
+    else:
+        real = columns.to(error.dtype)
+        rows = (error * real).sum(dim=-1) / real.sum(dim=-1).clamp(min=1.0)
     mask = mask.to(rows.dtype)
-    return (rows * mask).sum() / (mask.sum().clamp(min=1.0) if count is None else count)
+    if count is None:
+        count = mask.sum().clamp(min=1.0)
+    return (rows * mask).sum() / count

@@ -22,13 +22,12 @@ from torch import Tensor
 # %% ../../nbs/4_lam/global_batch.ipynb #9f979a26
 @dataclass(frozen=True)
 class MicroBatch:
-    """Which rows of the global batch a forward pass sees, and what is counted over the whole batch."""
+    """Which rows of the global batch a forward pass sees, and what is counted over all."""
 
     rows: Tensor  # (n,) int64, their numbers in the global batch
     total: int  # rows of the global batch
-    counts: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # see `known_rows`; means over all micro-batches
+    # see `known_rows`; means over all micro-batches
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -40,17 +39,16 @@ _current: MicroBatch | None = None
 
 
 def current_micro_batch() -> MicroBatch | None:
-    """The micro-batch that is being worked on; None outside a training loop: then a batch is taken
-    to be the whole.
+    """The micro-batch that is being worked on.
+
+    None outside a training loop: then a batch is taken to be the whole.
     """
     return _current
 
 
 @contextmanager
 def micro_batch(place: MicroBatch) -> Iterator[None]:
-    """Inside, a model's forward passes are parts of a global batch, and its buffers wait for
-    `commit`.
-    """
+    """Inside, forward passes are parts of a global batch, and buffers wait for `commit`."""
     global _current
     before = _current
     _current = place
@@ -78,22 +76,19 @@ def draw_rows(
 
 # %% ../../nbs/4_lam/global_batch.ipynb #52290ace
 def check_draws_by_row(total: int = 12, parts: int = 4, blocks: int = 3, repeats: int = 2) -> None:
-    """A batch in parts draws the numbers of the batch as a whole, block by block: asserted, to the
-    last bit.
-    """
+    """Assert that a batch in parts draws the numbers of the whole, block by block, bit for bit."""
 
     def draw(rows: int) -> Tensor:
         return torch.randn(rows, 5)
 
     torch.manual_seed(0)
-    whole = draw_rows(draw, blocks * total * repeats, repeats).unflatten(
-        0, (blocks, total, repeats)
-    )
+    everyone = draw_rows(draw, blocks * total * repeats, repeats)
+    everyone = everyone.unflatten(0, (blocks, total, repeats))
     for part in torch.arange(total).chunk(parts):
         torch.manual_seed(0)
         with micro_batch(MicroBatch(part, total)):
-            found = draw_rows(draw, blocks * len(part) * repeats, repeats)
-        assert torch.equal(found, whole[:, part].flatten(0, 2))
+            own = draw_rows(draw, blocks * len(part) * repeats, repeats)
+        assert torch.equal(own, everyone[:, part].flatten(0, 2))
 
 # %% ../../nbs/4_lam/global_batch.ipynb #c66b5016
 def world_size() -> int:
@@ -102,7 +97,7 @@ def world_size() -> int:
 
 
 def sum_over_ranks(t: Tensor) -> Tensor:
-    """The sum of `t` over all processes, without gradient; `t` itself where there is one process."""
+    """The sum of `t` over all processes, without gradient; `t` itself where there is one."""
     if world_size() == 1:
         return t
     t = t.detach().clone()
@@ -111,7 +106,7 @@ def sum_over_ranks(t: Tensor) -> Tensor:
 
 
 def across_ranks(t: Tensor) -> Tensor:
-    """The mean of `t` over all processes, without gradient; `t` itself where there is one process."""
+    """The mean of `t` over all processes, without gradient."""
     return t if world_size() == 1 else sum_over_ranks(t) / world_size()
 
 
@@ -128,16 +123,14 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def mean_over_ranks(t: Tensor) -> Tensor:
-    """The mean of `t` over all processes, with gradient to all of them; `t` itself where there is
-    one process.
-    """
+    """The mean of `t` over all processes, with gradient to all of them."""
     return t if world_size() == 1 else _SumOverRanks.apply(t) / world_size()
 
 # %% ../../nbs/4_lam/global_batch.ipynb #aa219ce5
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x (B, ...) over the rows of all processes, with gradient: (...) each.
+    """Mean and variance (...) of x (B, ...) over the rows of all processes, with gradient.
 
-    Rows are equally many.
+    All processes have equally many rows.
     """
     if world_size() == 1:
         return x.mean(0), x.var(0, unbiased=False)
@@ -155,21 +148,24 @@ def pooled_statistics(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
 
 # %% ../../nbs/4_lam/global_batch.ipynb #17a8f62b
 def known_rows(name: str, known: Tensor) -> Tensor:
-    """By what a masked sum over the rows `known` (n,) is divided; `name` is an entry of
-    `MicroBatch.counts`.
+    """The divisor of a masked sum over the rows `known` (n,).
+
+    name: an entry of `MicroBatch.counts`.
     """
     counts = {} if _current is None else _current.counts
     return counts[name] if name in counts else known.sum().clamp(min=1)
 
 
 def share_counts(counts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `MicroBatch.counts` is, from the numbers of known rows of each micro-batch of this
-    process.
-    """
+    """`MicroBatch.counts`, from the numbers of known rows of this process's micro-batches."""
     if not counts or not counts[0]:
         return {}
     names = sorted(counts[0])
-    mine = torch.stack([torch.stack([c[name].double() for c in counts]).sum() for name in names])
+
+    def total(name: str) -> Tensor:
+        return torch.stack([c[name].double() for c in counts]).sum()
+
+    mine = torch.stack([total(name) for name in names])
     parts = len(counts) * world_size()
     everyone = sum_over_ranks(mine).clamp(min=1) / parts
     return {name: value.float() for name, value in zip(names, everyone, strict=True)}
@@ -181,9 +177,7 @@ def collects() -> bool:
 
 
 def commit(model: torch.nn.Module) -> None:
-    """End a training step: every module with a `commit_step` moves its buffers by what the
-    micro-batches have shown.
-    """
+    """End a training step: every module with a `commit_step` moves its buffers."""
     for module in model.modules():
         if hasattr(module, "commit_step"):
             module.commit_step()
@@ -191,11 +185,10 @@ def commit(model: torch.nn.Module) -> None:
 # %% ../../nbs/4_lam/global_batch.ipynb #93415a09
 @torch.no_grad()
 def global_rows(parts: list[tuple[Tensor, MicroBatch | None]]) -> Tensor:
-    """The rows of the global batch, in its order, from this process's micro-batches (blocks * n,
-    ...) and their places.
+    """The rows (blocks * total, ...) of the global batch, in its order.
 
-    Without places, the rows of one process behind those of the one before. Returns (blocks * total,
-    ...).
+    parts: this process's micro-batches (blocks * n, ...) and their places. Without places, the
+    rows of one process come behind those of the one before.
     """
     x, place = parts[0]
     if len(parts) == 1 and world_size() == 1:
@@ -205,10 +198,10 @@ def global_rows(parts: list[tuple[Tensor, MicroBatch | None]]) -> Tensor:
         dist.all_gather(everyone, x.contiguous())
         return torch.cat(everyone)
     blocks = len(x) // len(place.rows)
-    whole = x.new_zeros(blocks, place.total, *x.shape[1:])
+    rows = x.new_zeros(blocks, place.total, *x.shape[1:])
     for part, at in parts:
-        whole.index_copy_(1, at.rows, part.unflatten(0, (blocks, -1)))
-    return sum_over_ranks(whole).flatten(0, 1)  # where this process has no rows there are zeros
+        rows.index_copy_(1, at.rows, part.unflatten(0, (blocks, -1)))
+    return sum_over_ranks(rows).flatten(0, 1)  # where this process has no rows there are zeros
 
 # %% ../../nbs/4_lam/global_batch.ipynb #6d803a1a
 def widened(value: object) -> object:
@@ -218,9 +211,7 @@ def widened(value: object) -> object:
 
 
 def full_precision(function: Callable) -> Callable:
-    """Decorator for a method (self, x, ...): its floating-point tensors are at least float32,
-    autocast is off inside.
-    """
+    """Decorator for a method (self, x, ...): float32 at least, without autocast."""
 
     @wraps(function)
     def inner(self, x: Tensor, *others, **named):
@@ -233,8 +224,6 @@ def full_precision(function: Callable) -> Callable:
 
 
 def interpolate(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
-    """`torch.lerp` in float32, for tensors of any precision; the result has the precision of
-    `start`.
-    """
+    """`torch.lerp` in float32 for tensors of any precision; the result has that of `start`."""
     with torch.autocast(start.device.type, enabled=False):
         return torch.lerp(widened(start), widened(end), widened(weight)).to(start.dtype)

@@ -8,6 +8,8 @@ Docs: https://aclam-project.github.io/aclam/4_lam/idm.html.md"""
 __all__ = ['IDM', 'residuals']
 
 # %% ../../nbs/4_lam/idm.ipynb #1a3df3d2
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from .blocks import PatchTokens, transformer
 class IDM(nn.Module):
     """Joint-attention inverse dynamics model (AC-LAM, Appendix A.1).
 
-    `forward(o_i, o_j)`: frames (B, 3, S, S) in pixel units, of one scene a row -> latent tokens (B,
+    `forward(o_i, o_j)`: normalized frames (B, 3, S, S), of one scene a row -> latent tokens (B,
     tokens, code_dim).
     """
 
@@ -43,19 +45,22 @@ class IDM(nn.Module):
         x = self.embed(torch.cat([o_i, o_j]))  # (2B, N, width): both frames in one pass
         x_i, x_j = x.chunk(2)
         query = self.query.expand(len(o_i), -1, -1)  # (B, tokens, width)
-        x = torch.cat(
-            [query, x_i + self.frame[0], x_j + self.frame[1]], dim=1
-        )  # (B, tokens + 2N, width)
+        # (B, tokens + 2N, width)
+        x = torch.cat([query, x_i + self.frame[0], x_j + self.frame[1]], dim=1)
         return self.read(self.norm(self.blocks(x)[:, : query.shape[1]]))  # (B, tokens, code_dim)
 
 # %% ../../nbs/4_lam/idm.ipynb #66a820c1
-def residuals(f, o_i: Tensor, o_j: Tensor, o_k: Tensor) -> dict[str, float]:
-    """Identity, inverse and additivity residuals of any f(o_i, o_j) -> (B, ...), relative to the
-    mean norm of z_ij.
+def residuals(
+    f: Callable[[Tensor, Tensor], Tensor], o_i: Tensor, o_j: Tensor, o_k: Tensor
+) -> dict[str, float]:
+    """Mean norms of identity, inverse and composition residuals, divided by that of z_ij.
+
+    f(o_i, o_j) -> latents (B, ...). Composition is the norm of z_ik - z_ij - z_jk, where the
+    paper's additivity (Eq. 7) is a ratio of mean squares.
     """
     with torch.no_grad():
         pairs = ((o_i, o_j), (o_j, o_k), (o_i, o_k), (o_i, o_i), (o_j, o_i))
         ij, jk, ik, ii, ji = (f(a, b).flatten(1) for a, b in pairs)
     scale = ij.norm(dim=1).mean()
-    sizes = {"identity": ii, "inverse": ij + ji, "additivity": ik - ij - jk}
-    return {name: (v.norm(dim=1).mean() / scale).item() for name, v in sizes.items()}
+    left = {"identity": ii, "inverse": ij + ji, "composition": ik - ij - jk}
+    return {name: (v.norm(dim=1).mean() / scale).item() for name, v in left.items()}

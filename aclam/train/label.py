@@ -42,7 +42,7 @@ from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, read_json, say, write_json
 from ..data.cache import resize_frames
 from ..data.files import Recent
-from ..data.lerobot import write_lerobot
+from ..data.lerobot_writer import write_lerobot
 from ..data.source import open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory
@@ -249,7 +249,9 @@ def _by_pair(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device
 
 def _by_frame(lam, frames: torch.Tensor, pairs: Sequence, batch_size: int, device) -> list[tuple]:
     """One pass a frame."""
-    read = [lam.codes(lam.pixels(frames[s].to(device))) for s in batches(len(frames), batch_size)]
+    read = [
+        lam.codes(lam.normalize(frames[s].to(device))) for s in batches(len(frames), batch_size)
+    ]
     whole, out = _stack(read), []
     for i, j in pairs:
         cuts = batches(

@@ -29,8 +29,8 @@ from aclam.lam.global_batch import (
     widened,
     world_size,
 )
-from ..lam.objective import Encoded, losses_of
-from ..lam.quantizer import Bottleneck, starts_now, usage_of
+from ..lam.objective import losses_of
+from ..lam.quantizer import Bottleneck, LatentAction, usage_of
 
 # %% ../../nbs/8_train/step.ipynb #8d4d0a26
 def step(
@@ -151,14 +151,14 @@ class ThreePasses(nn.Module):
     def encode(self, batch: dict) -> Tensor:
         """Tokens (3n, N, c) of a micro-batch."""
         with autocast(batch, self.precision):
-            model = self.model.given(batch)
-            return widened(model.triple_tokens(model.pixels(batch["frames"])))
+            model = self.model.conditioned(batch)
+            return widened(model.triple_tokens(model.normalize(batch["frames"])))
 
-    def decode(self, batch: dict, code: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
+    def decode(self, batch: dict, code: LatentAction) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of a micro-batch from its latents."""
         with autocast(batch, self.precision):
-            model = self.model.given(batch)
-            return losses_of(model, batch, model.pixels(batch["frames"]), code)
+            model = self.model.conditioned(batch)
+            return losses_of(model, batch, model.normalize(batch["frames"]), code)
 
 
 def join(parts: Sequence[Tensor], blocks: int = 3) -> Tensor:
@@ -195,12 +195,12 @@ def add_gradients_exactly(
     seen = []
     for part, place, *own in zip(parts, places, latents, before, rows, strict=True):
         with micro_batch(place):
-            loss, metrics = passes.decode(part, Encoded(*own, code.reg.detach()))
+            loss, metrics = passes.decode(part, LatentAction(*own, code.loss.detach()))
             (loss / A).backward()
         seen.append({**metrics, "loss": loss.detach()})
     ends = [(code.z, _gradients(latents)), (code.pre_vq, _gradients(before))]
-    if code.reg.requires_grad:
-        ends.append((code.reg, code.reg.new_tensor(passes.model.config.objective.lambda_reg)))
+    if code.loss.requires_grad:
+        ends.append((code.loss, code.loss.new_tensor(passes.model.config.objective.lambda_reg)))
     torch.autograd.backward(*zip(*ends, strict=True))
     for part, pull in zip(parts, divide(tokens.grad, A), strict=True):
         passes.encode(part).backward(pull)
@@ -231,7 +231,7 @@ def start_codes(
     """Draw the codes from the samples of the whole batch, where this step is to start them; whether
     it did.
     """
-    due = any(isinstance(m, Bottleneck) and starts_now(m) for m in model.modules())
+    due = any(isinstance(m, Bottleneck) and m.starts_now for m in model.modules())
     if not due or not getattr(model, "has_tokens", False):
         return False
     passes = ThreePasses(model, precision)
