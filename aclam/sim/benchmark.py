@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/benchmark.html.md"""
 
 # %% auto #0
 __all__ = ['REPLAYED', 'MAX_STEPS', 'ENVIRONMENT', 'emoji_split', 'EnvConfig', 'demonstration_layouts', 'recorded_layouts',
-           'sample_start', 'EmojiTableTopEnv', 'expert_rate', 'episode_hash']
+           'EmojiTableTopEnv', 'expert_rate', 'episode_hash']
 
 # %% ../../nbs/7_sim/benchmark.ipynb #2855e383
 import hashlib
@@ -94,7 +94,7 @@ def recorded_layouts(trajectories: Sequence[Trajectory]) -> tuple:
     return tuple(layouts)
 
 # %% ../../nbs/7_sim/benchmark.ipynb #9cabc1bd
-def sample_start(
+def _sample_start(
     rng: np.random.Generator, world: EmojiTableTop, layouts: tuple | None, options: dict
 ) -> TableScene:
     """The start of an episode: cards and target from `options` or a layout, the rest from `rng`."""
@@ -114,7 +114,7 @@ class EmojiTableTopEnv(PolicyEnv):
         super().__init__(config, render_mode)
         emoji = emoji_split(config.split, config.few)
         control = find_control(config.control)
-        # metres, radians, opening: more than there is
+        # meters, radians, opening: more than there is
         limits = (2, 2, 2, 4, 4, 4, 1)
         self.observation_space = observation_space(limits, 100, config.image_size)
         low = np.float32([*control.low, 0])
@@ -128,7 +128,7 @@ class EmojiTableTopEnv(PolicyEnv):
 
     def start(self, seed: int | None, options: dict) -> None:
         """Begin an episode. options: cards (three labels), target (0, 1, 2)."""
-        scene = sample_start(self.np_random, self.world, self.layouts, options)
+        scene = _sample_start(self.np_random, self.world, self.layouts, options)
         self.world.reset(scene=scene)
         apply_scenery(self.world, sample_scenery(self.np_random, self.config.split, scene))
 

@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/expert.html.md"""
 # %% auto #0
 __all__ = ['STEADY', 'GRASP_HEIGHT', 'rotation_error', 'damped_step', 'check_damped_step', 'InverseKinematics', 'check_jacobian',
            'check_ik', 'minimum_jerk', 'Waypoint', 'segment', 'ExpertConfig', 'pointing_down', 'nearest_yaw',
-           'check_nearest_yaw', 'Planner', 'plan', 'commands', 'Demonstration', 'execute', 'demonstrate']
+           'check_nearest_yaw', 'plan', 'commands', 'Demonstration', 'execute', 'demonstrate']
 
 # %% ../../nbs/7_sim/expert.ipynb #3b7cc35b
 from dataclasses import asdict, dataclass
@@ -67,7 +67,7 @@ class InverseKinematics:
     """Joint angles for a pose of the end effector, by damped least squares from a given start."""
 
     damping = 0.01
-    tolerance = 1e-4  # metres and radians
+    tolerance = 1e-4  # meters and radians
     max_steps = 60
 
     def __init__(self, physics: TablePhysics):
@@ -77,7 +77,7 @@ class InverseKinematics:
         self.low, self.high = np.array([link.limits for link in LINKS]).T  # (6,) each, rad
 
     def error(self, q: np.ndarray, x: np.ndarray, R: np.ndarray) -> np.ndarray:
-        """(6,): what is missing from the pose at q to the pose (x, R), in metres and radians."""
+        """(6,): what is missing from the pose at q to the pose (x, R), in meters and radians."""
         physics, scratch = self.physics, self.scratch
         scratch.qpos[physics.qpos] = q
         physics.mj.mj_kinematics(physics.model, scratch)
@@ -216,7 +216,7 @@ def check_nearest_yaw(n: int = 100, seed: int = 0) -> bool:
     return bool(same and (np.abs(nearest) <= np.pi / 4).all())
 
 # %% ../../nbs/7_sim/expert.ipynb #d32b3c30
-class Planner:
+class _Planner:
     """Collects waypoints; how long each takes follows from its distance and the episode's speed."""
 
     def __init__(self, world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig):
@@ -248,13 +248,13 @@ class Planner:
 
 # %% ../../nbs/7_sim/expert.ipynb #9d62090c
 @patch
-def above(self: Planner, point: np.ndarray) -> np.ndarray:
+def above(self: _Planner, point: np.ndarray) -> np.ndarray:
     """A random place over a point (3,)."""
     return point + [*self.rng.uniform(-0.01, 0.01, 2), self.rng.uniform(*self.config.hover)]
 
 
 @patch
-def detour(self: Planner) -> None:
+def detour(self: _Planner) -> None:
     """Perhaps go somewhere else first."""
     if self.rng.random() < self.config.detour:
         off = self.rng.uniform(-1, 1, 3) * (0.08, 0.18, 0.06)
@@ -270,7 +270,7 @@ def plan(
     world: EmojiTableTop, rng: np.random.Generator, config: ExpertConfig = ExpertConfig()
 ) -> list[Waypoint]:
     """The waypoints of one pick-and-place in the world's current scene."""
-    planner = Planner(world, rng, config)
+    planner = _Planner(world, rng, config)
     scene = world.scene
     cube = np.array([*scene.cube_xy, CUBE_HALF + GRASP_HEIGHT])
     off = rng.uniform(-1, 1, 2) * config.place_spread

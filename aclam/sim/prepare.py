@@ -6,8 +6,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/prepare.html.md"""
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'MAX_ATTEMPTS', 'Recorder', 'Source', 'EmojiSource', 'EmojiRecorder', 'Recorders', 'Job', 'variant_of',
-           'record_episode', 'part_episodes', 'record_part', 'recipe', 'count_attempts', 'check_job', 'usable_cores',
-           'prepare', 'prepare_emoji']
+           'record_episode', 'recipe', 'check_job', 'usable_cores', 'prepare', 'prepare_emoji']
 
 # %% ../../nbs/7_sim/prepare.ipynb #27a78775
 import io
@@ -176,23 +175,23 @@ def record_episode(recorders: Recorders, job: Job, episode: int) -> Trajectory:
     )
 
 # %% ../../nbs/7_sim/prepare.ipynb #7004f524
-def part_episodes(job: Job, part: int) -> range:
+def _part_episodes(job: Job, part: int) -> range:
     """The episode numbers of one part."""
     return range(part * job.part_size, min((part + 1) * job.part_size, job.episodes))
 
 
 def _part_trajectories(recorders: Recorders, job: Job, part: int) -> Iterator[Trajectory]:
     """The episodes of one part, one after the other."""
-    for episode in part_episodes(job, part):
+    for episode in _part_episodes(job, part):
         # simulators print; standard output belongs to the command's answer
         with redirect_stdout(io.StringIO()):
             trajectory = record_episode(recorders, job, episode)
         yield trajectory
 
 
-def record_part(recorders: Recorders, job: Job, part: int) -> int:
+def _record_part(recorders: Recorders, job: Job, part: int) -> int:
     """Render one part into the store; returns the number of its episodes."""
-    first = part_episodes(job, part).start
+    first = _part_episodes(job, part).start
     trajectories = _part_trajectories(recorders, job, part)
     return write_shard(job.folder, part, trajectories, first, job.quality)
 
@@ -204,8 +203,8 @@ def _worker_recorders(source: Source) -> Recorders:
 
 
 def _record_part_in_worker(job: Job, part: int) -> int:
-    """`record_part` with this process's own recorders."""
-    return record_part(_worker_recorders(job.source), job, part)
+    """`_record_part` with this process's own recorders."""
+    return _record_part(_worker_recorders(job.source), job, part)
 
 
 def _start_worker() -> None:
@@ -243,7 +242,7 @@ def _record_here(job: Job, parts: list[int]) -> Iterator[int]:
     """The same in this process."""
     with Recorders(job.source) as recorders:
         for part in parts:
-            yield record_part(recorders, job, part)
+            yield _record_part(recorders, job, part)
 
 # %% ../../nbs/7_sim/prepare.ipynb #1b2d9afc
 def recipe(job: Job) -> dict:
@@ -258,7 +257,7 @@ def recipe(job: Job) -> dict:
     return {"source": job.source.name, **source, **job.source.versions(), **settings}
 
 
-def count_attempts(folder: str | os.PathLike) -> dict[str, list[int]]:
+def _count_attempts(folder: str | os.PathLike) -> dict[str, list[int]]:
     """{variant: [successes, attempts]} of the expert, over the finished parts of a store.
 
     Of video, all are successes.
@@ -311,7 +310,7 @@ def _record_parts(job: Job, parts: list[int], workers: int | None) -> Iterable[i
 def _record_missing(job: Job, there: set[int], workers: int | None, progress: bool) -> None:
     """Render the parts that are not there, with a progress bar on standard error."""
     parts = [p for p in range(-(-job.episodes // job.part_size)) if p not in there]
-    missing = sum(len(part_episodes(job, p)) for p in parts)
+    missing = sum(len(_part_episodes(job, p)) for p in parts)
     with tqdm(
         total=job.episodes,
         initial=job.episodes - missing,
@@ -330,7 +329,7 @@ def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict
     """
     _record_missing(job, start_store(job.folder, recipe(job)), workers, progress)
     _remove_temporary_files(job.folder)
-    counts = count_attempts(job.folder)
+    counts = _count_attempts(job.folder)
     successes = sum(count[0] for count in counts.values())
     attempts = sum(count[1] for count in counts.values())
     meta = {"seed": job.seed, "attempts": attempts, "success_rate": successes / attempts}

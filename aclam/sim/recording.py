@@ -60,7 +60,7 @@ def global_seed(seed: int) -> Iterator[None]:
 # %% ../../nbs/7_sim/recording.ipynb #dd8de834
 @dataclass(frozen=True)
 class View:
-    """Where a camera stands: one of the model's own (`name`), or free, in metres and degrees."""
+    """Where a camera stands: one of the model's own (`name`), or free, in meters and degrees."""
 
     name: str | None = None
     at: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the point in the middle of the picture
