@@ -124,7 +124,7 @@ class EmojiTableTopEnv(PolicyEnv):
         if config.split in REPLAYED:
             self.layouts = config.layouts or demonstration_layouts(config.few)
         self.world = EmojiTableTop(EmojiConfig(size=config.image_size, split=emoji, arm=config.arm))
-        self.commands = control(self.world)
+        self.control = control(self.world)
 
     def start(self, seed: int | None, options: dict) -> None:
         """Begin an episode. options: cards (three labels), target (0, 1, 2)."""
@@ -132,9 +132,9 @@ class EmojiTableTopEnv(PolicyEnv):
         self.world.reset(scene=scene)
         apply_scenery(self.world, sample_scenery(self.np_random, self.config.split, scene))
 
-    def control(self, action: np.ndarray) -> None:
+    def act(self, action: np.ndarray) -> None:
         """Do one control step."""
-        self.world.step(self.commands.to_joints(np.asarray(action, np.float64)))
+        self.world.step(self.control.to_joints(np.asarray(action, np.float64)))
 
 # %% ../../nbs/7_sim/benchmark.ipynb #4cf1c64a
 @patch(as_prop=True)
@@ -177,7 +177,7 @@ def run_expert(self: EmojiTableTopEnv, seed: int, config: ExpertConfig = STEADY)
     self.reset(seed=seed)
     rng = np.random.default_rng([seed, 1])
     rows = commands(self.world, plan(self.world, rng, config))
-    return self.play(self.commands.from_joints(row) for row in rows)[0]
+    return self.play(self.control.from_joints(row) for row in rows)[0]
 
 
 def expert_rate(

@@ -30,7 +30,7 @@ gym = library("gymnasium", "sim", "an environment")
 class PolicyEnv(gym.Env):
     """An environment for policies.
 
-    A child sets the two spaces and gives `start`, `control`, `info`, `instruction`, `proprio`,
+    A child sets the two spaces and gives `start`, `act`, `info`, `instruction`, `proprio`,
     `picture` and `run_expert`.
     """
 
@@ -72,7 +72,7 @@ def apply(self: PolicyEnv, action: np.ndarray) -> tuple[float, bool, bool, dict]
     """One command, no picture: reward (1 on success), terminated, truncated, info."""
     self.steps += 1
     with self.timed("physics"):
-        self.control(action)
+        self.act(action)
         info = self.info()
     return float(info["S"]), info["S"], self.steps >= self.config.max_steps, info
 

@@ -96,7 +96,7 @@ class LiberoEnv(PolicyEnv):
             self.recorder.eef.reset(state)
         self.quaternion = None
 
-    def control(self, action: np.ndarray) -> None:
+    def act(self, action: np.ndarray) -> None:
         """Do one control step; numbers beyond [-1, 1] are clipped."""
         action = checked_action(action, "movement, turn, grip")
         self.recorder.eef.advance(action.clip(-1, 1))

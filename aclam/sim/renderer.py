@@ -80,14 +80,14 @@ def choose_backend() -> str:
 
     `UserError` where none does.
     """
-    wish = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if wish and wish != os.environ.get(_PROVEN) and not renderer_works(wish):
+    requested = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if requested and requested != os.environ.get(_PROVEN) and not renderer_works(requested):
         raise UserError(
-            f"MUJOCO_GL={wish} gives no renderer on this machine; unset it, "
+            f"MUJOCO_GL={requested} gives no renderer on this machine; unset it, "
             "or try MUJOCO_GL=egl or osmesa"
         )
-    if wish or platform.system() != "Linux":
-        return wish  # other systems have one way to draw, and MuJoCo knows it
+    if requested or platform.system() != "Linux":
+        return requested  # other systems have one way to draw, and MuJoCo knows it
 
     for backend in _BACKENDS:
         if renderer_works(backend):

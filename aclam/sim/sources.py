@@ -37,14 +37,14 @@ def make_source(name: str, **settings) -> Source:
     return getattr(importlib.import_module(module), cls)(**settings)
 
 # %% ../../nbs/7_sim/sources.ipynb #29a7ed8c
-def _count_episodes(name: str, pieces: int, wish: int | None) -> int:
+def _count_episodes(name: str, pieces: int, requested: int | None) -> int:
     """How many episodes to make; `UserError` where there are only `pieces` of them."""
     usual = _SOURCES[name][2]
-    if usual is None and wish is not None and wish > pieces:
-        raise UserError(f"{name} has {pieces} pieces, not {wish}")
-    if wish is None:
+    if usual is None and requested is not None and requested > pieces:
+        raise UserError(f"{name} has {pieces} pieces, not {requested}")
+    if requested is None:
         return usual or pieces
-    return wish
+    return requested
 
 # %% ../../nbs/7_sim/sources.ipynb #58e02e0e
 def prepare_source(
