@@ -21,14 +21,14 @@ from aclam.policy import attention_mask as masks
 from aclam.policy import experts, flow, model, rollout, vlm
 from aclam.train import policy as training
 from aclam.train import scale
-from aclam.train.loop import TrainConfig
+from aclam.train.config import TrainConfig
 
 TINY = model.TINY
 SQUARE = dataclasses.replace(TINY, latent_dim=32, action_dim=7, proprio_dim=7, control="recorded")
 
 
 @pytest.fixture(autouse=True)
-def same_dice():
+def same_seed():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -53,8 +53,8 @@ def refused(capsys, main, argv, *words) -> None:
 
 def test_the_exact_field_is_exact_and_gives_back_the_moments():
     assert flow.check_exact_field(n=30_000) < 4.5
-    samples = flow.euler(flow.exact_field(flow.Mixture(), 0.001), torch.randn(5000, 2), 100)
-    mean, covariance = flow.moment_errors(samples, flow.Mixture())
+    samples = flow.euler(flow.exact_field(flow.GaussianMixture(), 0.001), torch.randn(5000, 2), 100)
+    mean, covariance = flow.moment_errors(samples, flow.GaussianMixture())
     assert mean < 0.1 and covariance < 0.05
 
 
@@ -110,20 +110,20 @@ def test_cached_prefix_is_exact():
 
 
 def test_words():
-    ids = vlm.text_numbers(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
+    ids = vlm.tokenize(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
     assert torch.equal(ids[0], ids[1])
     for bad in ("", "word " * 17):
         with pytest.raises(UserError, match="1 to 16 words"):
-            vlm.text_numbers([bad], vlm.SMALL)
+            vlm.tokenize([bad], vlm.SMALL)
     with pytest.raises(UserError, match=r"\(B, 3, 96, 96\)"):
         vlm.SmallVLM(vlm.SMALL)(torch.zeros(1, 3, 64, 64), ids[:1])
 
 
 def test_labels_of_all_emoji_have_numbers_of_their_own():
-    from aclam.sim.emoji_tabletop import EMOJI
+    from aclam.sim.emoji import EMOJI
 
     rows = {
-        word: vlm.word_numbers(word)[0] % vlm.SMALL.vocab**2
+        word: vlm.hash_words(word)[0] % vlm.SMALL.vocab**2
         for label in EMOJI
         for word in label.split()
     }
@@ -178,7 +178,7 @@ def test_no_published_files(tmp_path):
     with pytest.raises(UserError, match="no PaliGemma at"):
         vlm.load_weights(own)
     with pytest.raises(UserError, match="no tokenizer at"):
-        vlm.text_numbers(["go"], own.config)
+        vlm.tokenize(["go"], own.config)
 
 
 def test_transformers_missing(monkeypatch):
@@ -192,7 +192,7 @@ def test_transformers_missing(monkeypatch):
 
 
 def inputs(config, n=2):
-    words = vlm.text_numbers(["go left", "go", "go right now"][:n], config.vlm)
+    words = vlm.tokenize(["go left", "go", "go right now"][:n], config.vlm)
     S = config.vlm.image_size
     return (
         torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8),
@@ -257,8 +257,8 @@ def test_overviews_are_tokens_of_the_small_encoder():
 
 
 def test_rows_without_commands_count_nothing():
-    policy, dice = model.Policy(TINY).eval(), torch.Generator().manual_seed(0)
-    batch = model.toy_batch(6, TINY, dice)
+    policy = model.Policy(TINY).eval()
+    batch = model.toy_batch(6, TINY, torch.Generator().manual_seed(0))
     batch["has_action"] = torch.tensor([True] * 3 + [False] * 3)
     losses = []
     for other in (
@@ -279,11 +279,11 @@ FORMS = {"tiny": TINY, "wo_lam": model.without_latents(TINY), "cpu": CPU, "palig
 
 def demonstrations(config, n=12, seed=0):
     """A toy batch in which some rows have no commands, with places to aim at."""
-    dice = torch.Generator().manual_seed(seed)
-    places = {
-        key: torch.rand(n, config.proprio_dim, generator=dice) for key in ("proprio", "turn", "end")
+    rng = torch.Generator().manual_seed(seed)
+    states = {
+        key: torch.rand(n, config.proprio_dim, generator=rng) for key in ("proprio", "turn", "end")
     }
-    batch = model.toy_batch(n, config, dice) | places
+    batch = model.toy_batch(n, config, rng) | states
     return batch | {"has_action": torch.arange(n) % 7 < 3}  # 3, 1, 2 rows in thirds
 
 
@@ -500,9 +500,9 @@ def test_save_and_load(tmp_path):
 
 def test_wrong_settings():
     with pytest.raises(UserError, match='"policy_cpu"'):
-        model.preset("policy_cup")
+        model.POLICIES.preset("policy_cup")
     with pytest.raises(UserError, match='"latents"'):
-        model.preset("policy_cpu", latent=3)
+        model.POLICIES.preset("policy_cpu", latent=3)
     with pytest.raises(UserError, match="share attention"):
         dataclasses.replace(TINY, expert=experts.LayerSize(48, 64, 2, 2, 8))
     lam = LatentActionModel.from_preset("ac_lam_cpu")
@@ -560,7 +560,8 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from aclam.train.label import LabelConfig, label
+    from aclam.train.label import label
+    from aclam.train.label_job import LabelConfig
 
     other = dataclasses.replace(
         synthetic_trajectory(seed=9, T=12, size=24, fps=5), embodiment="other"
@@ -598,7 +599,8 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
 def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
     import shutil
 
-    from aclam.train.label import LabelConfig, label
+    from aclam.train.label import label
+    from aclam.train.label_job import LabelConfig
 
     shutil.copytree(folders / "slow", tmp_path / "slow")
     label(LabelConfig(folders / "lam", tmp_path / "slow", offsets=(1,)))
@@ -617,7 +619,7 @@ def test_random_weights_are_said_aloud(folders, tmp_path, capsys):
 def test_a_run_resumes_at_the_same_bits(folders, tmp_path):
     import shutil
 
-    from aclam.train.loop import read_tensors
+    from aclam.weights import read_tensors
 
     whole = training.run(small(folders, tmp_path / "a"))
     assert whole["probe/action_error"] > 0 and whole["latent"] > 0 and "action" in whole
@@ -669,7 +671,7 @@ def papers_form(folders, out, processes, *words):
     """Run the paper's policy in small by its command, on so many processes: what it said on stderr,
     and its losses.
     """
-    from aclam.train.loop import read_metrics
+    from aclam.train.log import read_metrics
 
     sizes = {
         "vlm.image-size": 28,
@@ -780,7 +782,7 @@ def test_the_papers_form_in_small_by_its_command(folders, tmp_path):
     )
 
 
-# --- the trial
+# --- rollouts
 # ------------------------------------------------------------------------------------------------------
 
 
@@ -794,13 +796,13 @@ def test_wilson():
     assert rollout.wilson(0, 0) == (0, 1) and rollout.wilson(0, 10)[0] == 0
 
 
-def test_lines_cut_in_half_and_other_trials(tmp_path):
+def test_lines_cut_in_half_and_other_rollouts(tmp_path):
     row = json.dumps({"split": "id", "seed": 10, "S": True, "S/A": True, "crashed": False})
     (tmp_path / "episodes.jsonl").write_text(row + "\n" + row[:13])
-    assert len(rollout.prepare_folder(tmp_path, {"policy": "a"})) == 1
+    assert len(rollout.resume(tmp_path, {"policy": "a"})) == 1
     assert (tmp_path / "episodes.jsonl").read_text() == row + "\n"
     with pytest.raises(UserError, match="policy was a and is b"):
-        rollout.prepare_folder(tmp_path, {"policy": "b"})
+        rollout.resume(tmp_path, {"policy": "b"})
 
 
 def test_units_of_commands(folders):
@@ -815,16 +817,16 @@ def test_units_of_commands(folders):
         policy, data = model.Policy(config), training.PolicyDataset(acting, [], config)
         training.set_units(policy, data)
         commands = torch.from_numpy(np.concatenate([e.commands for e in acting]))
-        inside = policy.action_units.inside(commands)
+        normalized = policy.action_units.normalize(commands)
         moving = commands.std(0) > 1e-6
-        assert policy.action_units.reach == reach and inside.abs().max() <= reach
+        assert policy.action_units.reach == reach and normalized.abs().max() <= reach
         if units == "spread":
             assert torch.allclose(
-                inside.std(0, correction=0)[moving], torch.ones(int(moving.sum())), atol=0.05
+                normalized.std(0, correction=0)[moving], torch.ones(int(moving.sum())), atol=0.05
             )
 
 
-def test_bad_input_to_a_trial(capsys, tmp_path):
+def test_bad_input_to_a_rollout(capsys, tmp_path):
     pytest.importorskip("gymnasium")
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     joints = dataclasses.replace(SQUARE, control="joints")
@@ -844,7 +846,7 @@ def test_bad_input_to_a_trial(capsys, tmp_path):
         capsys,
         main,
         [*square, "--split", "id", "libero_object"],
-        "one trial is of Emoji Table-Top or of LIBERO",
+        "one run is of Emoji Table-Top or of LIBERO",
     )
     refused(capsys, main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
     other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
@@ -881,7 +883,7 @@ def test_rates_of_tasks():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_trial_in_libero_is_killed_and_goes_on(tmp_path):
+def test_a_rollout_in_libero_is_killed_and_goes_on(tmp_path):
     pytest.importorskip("libero")
     words = dataclasses.replace(SQUARE.vlm, text_length=16)
     model.Policy(dataclasses.replace(SQUARE, vlm=words, proprio_dim=8)).save_pretrained(
@@ -897,9 +899,9 @@ def test_a_trial_in_libero_is_killed_and_goes_on(tmp_path):
         "--envs",
         "1",
     ]
-    argv += ["--episodes", "2", "--seed", "10", "--out", str(tmp_path / "trial"), "--json"]
+    argv += ["--episodes", "2", "--seed", "10", "--out", str(tmp_path / "rollout"), "--json"]
     command = [sys.executable, "-c", "from aclam.policy.rollout import main; main()", *argv]
-    lines = tmp_path / "trial" / "episodes.jsonl"
+    lines = tmp_path / "rollout" / "episodes.jsonl"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not (lines.exists() and lines.read_text().count("\n")):
             time.sleep(0.05)
@@ -914,7 +916,7 @@ def test_a_trial_in_libero_is_killed_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trial_on_the_table_is_killed_and_goes_on(tmp_path):
+def test_a_rollout_on_the_table_is_killed_and_goes_on(tmp_path):
     pytest.importorskip("mujoco")
     argv = ["--policy", "expert", "--split", "val", "--envs", "2", "--episodes", "4", "--json"]
     command = [sys.executable, "-c", "from aclam.policy.rollout import main; main()", *argv]
@@ -991,11 +993,12 @@ def test_environment_rules(table):
 def test_environment_settings():
     pytest.importorskip("gymnasium")
     from aclam.sim import benchmark as e
+    from aclam.sim.control import find_control
 
     with pytest.raises(UserError, match='"val"'):
         e.emoji_split("vel", False)
     with pytest.raises(UserError, match='"joints"'):
-        e.find_control("joint")
+        find_control("joint")
     layouts = e.demonstration_layouts(few=True, episodes=5)
     assert len(layouts) == 5 and all(
         len(set(cards)) == 3 and target in (0, 1, 2) for cards, target in layouts
@@ -1009,8 +1012,8 @@ def test_delta_commands_replay_what_joint_commands_did(table):
 
     for control in ("delta_pose", "joints"):
         env = e.EmojiTableTopEnv(image_size=0, control=control)
-        info, steps = e.expert_episode(env, 10)
-        assert info["S"] and steps < 150
+        info = env.run_expert(10)
+        assert info["S"] and env.steps < 150
         env.close()
 
 
@@ -1027,13 +1030,14 @@ def test_expert_on_each_split(split):
 
 def test_same_frames_in_two_processes():
     pytest.importorskip("mujoco")
-    from aclam.sim.benchmark import EnvConfig, EnvProcess, film_hash
+    from aclam.sim.benchmark import EnvConfig, episode_hash
+    from aclam.sim.environment import EnvProcess
 
     hashes = []
     for _ in range(2):
         process = EnvProcess(EnvConfig(image_size=32))
-        assert process.answer() is None
-        hashes.append(film_hash(process, 7, 4))
+        assert process.receive() is None
+        hashes.append(episode_hash(process, 7, 4))
         process.close()
     assert len(hashes[0]) == 64 and hashes[0] == hashes[1]
 
@@ -1087,7 +1091,7 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
     import shutil
 
     from aclam.studies import policy_comparison as pc
-    from aclam.train.label import labels_of
+    from aclam.train.label_files import labels_of
 
     shutil.copytree(folders / "data", tmp_path / "data")
     shutil.copytree(folders / "slow", tmp_path / "slow")

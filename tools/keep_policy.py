@@ -1,20 +1,25 @@
-"""Keep what a trained policy, or a comparison of policies, did on the table:
-nbs/results/policy.json.
+"""Keep what trained policies did on the table: nbs/results/policy.json.
 
-    python tools/keep_policy.py --run runs/policy --trial runs/trial     # aclam-train-policy,
-    aclam-rollout python tools/keep_policy.py --run ... --trial ... --other NAME       # one to be
-    held against it python tools/keep_policy.py --comparison runs/policies               #
-    aclam.studies.policy_comparison python tools/keep_policy.py --comparison runs/looks --other
-    looks    # another comparison
+One policy, from the folders of aclam-train-policy and aclam-rollout:
+
+    python tools/keep_policy.py --run runs/policy --rollout runs/rollout
+
+A policy to be held against it:
+
+    python tools/keep_policy.py --run ... --rollout ... --other NAME
+
+A comparison, from the folder of aclam.studies.policy_comparison, and another one:
+
+    python tools/keep_policy.py --comparison runs/policies
+    python tools/keep_policy.py --comparison runs/looks --other looks
 
 Each keeps its own part of the file and leaves the others as they are.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from aclam.core import write_json
+from aclam.core import read_json, write_json
 from aclam.studies.report import hardware
 from aclam.train.log import read_metrics
 
@@ -22,35 +27,36 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "nbs/results/policy.json"
 
 
-def single(run: Path, trial: Path, points: int = 40) -> dict:
-    """One policy: how it was trained, its loss on the way, its trial."""
-    config, result = (
-        json.loads((run / name).read_text()) for name in ("config.json", "result.json")
+def command_of(config: dict, splits: list[str], episodes: int) -> str:
+    """The commands that make one policy and play it."""
+    train = config["train"]
+    encoder, begin = "", ""
+    if config["model"]["vlm"]["weights"]:
+        encoder = "python -m aclam.train.grounding --data data/stills --out runs/encoder; "
+        begin = "--model.vlm.weights runs/encoder/model "
+    return (
+        f"{encoder}aclam-train-policy --preset {config['preset']} {begin}--data data/demos "
+        f"--train.steps {train['steps']} --train.seed {train['seed']}; "
+        f"aclam-rollout --policy runs/policy/model --data data/demos "
+        f"--split {' '.join(splits)} --episodes {episodes}"
     )
-    rows = [
-        {k: r[k] for k in ("step", "loss", "action", "aim") if k in r}
-        for r in read_metrics(run)
-        if "loss" in r
-    ]
-    t, d, played = config["train"], config["data"], json.loads((trial / "result.json").read_text())
+
+
+def single(run: Path, rollout: Path, points: int = 40) -> dict:
+    """One policy: how it was trained, its loss on the way, its rollout."""
+    config = read_json(run / "config.json")
+    result = read_json(run / "result.json")
+    played = read_json(rollout / "result.json")
     splits = [name for name, rates in played.items() if isinstance(rates, dict) and "S" in rates]
-    trained_eyes = bool(config["model"]["vlm"]["weights"])
-    eyes = (
-        "python -m aclam.train.grounding --data data/stills --out runs/eyes; "
-        if trained_eyes
-        else ""
-    )
-    begin = "--model.vlm.weights runs/eyes/model " if trained_eyes else ""
-    command = (
-        f"{eyes}aclam-train-policy --preset {config['preset']} {begin}--data data/demos --train.steps {t['steps']} "
-        f"--train.seed {t['seed']}; aclam-rollout --policy runs/policy/model --data data/demos "
-        f"--split {' '.join(splits)} --episodes {played[splits[0]]['S']['n']}"
-    )
+    curve = []
+    for row in read_metrics(run):
+        if "loss" in row:
+            curve.append({k: row[k] for k in ("step", "loss", "action", "aim") if k in row})
     return {
-        "command": command,
-        "demonstrations": d["demonstrations"],
-        "training": {"train": t, "data": d, **result},
-        "curve": rows[:: max(1, len(rows) // points)],
+        "command": command_of(config, splits, played[splits[0]]["S"]["n"]),
+        "demonstrations": config["data"]["demonstrations"],
+        "training": {"train": config["train"], "data": config["data"], **result},
+        "curve": curve[:: max(1, len(curve) // points)],
         "trial": played,
         "hardware": hardware(),
     }
@@ -60,18 +66,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path), parser.add_argument("--trial", type=Path)
-    parser.add_argument("--comparison", type=Path), parser.add_argument("--other", metavar="NAME")
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--rollout", type=Path)
+    parser.add_argument("--comparison", type=Path)
+    parser.add_argument("--other", metavar="NAME")
     c = parser.parse_args()
-    if bool(c.run) != bool(c.trial) or not (c.run or c.comparison):
-        parser.error("--run and --trial together, or --comparison")
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    if bool(c.run) != bool(c.rollout) or not (c.run or c.comparison):
+        parser.error("--run and --rollout together, or --comparison")
+    kept = read_json(KEPT) if KEPT.exists() else {}
     if c.run and c.other:
-        kept.setdefault("others", {})[c.other] = {"trial": single(c.run, c.trial)["trial"]}
+        other = {"trial": single(c.run, c.rollout)["trial"]}
+        kept.setdefault("others", {})[c.other] = other
     elif c.run:
-        kept["single"] = single(c.run, c.trial)
+        kept["single"] = single(c.run, c.rollout)
     if c.comparison:
-        kept[c.other or "comparison"] = json.loads((c.comparison / "results.json").read_text())
+        kept[c.other or "comparison"] = read_json(c.comparison / "results.json")
     write_json(KEPT, kept)
 
 

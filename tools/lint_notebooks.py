@@ -27,7 +27,6 @@ UNDONE = [
     "nbs/1_linear/",
     "nbs/2_additivity/",
     "nbs/3_data/",
-    "nbs/6_policy/",
     "nbs/8_train/",
     "nbs/9_studies/",
     "nbs/10_commands/",

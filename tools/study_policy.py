@@ -1,11 +1,11 @@
 """What stands in the way of a policy that sees everything? Writes nbs/results/policy_study.json.
 
-    python tools/study_policy.py data/demos          # made by aclam-data prepare emoji --use policy
-    --size 96
+    python tools/study_policy.py data/demos
 
-No pictures: a small network is told where the hand, the cube and the right card are, the last two
-with an error of 2 mm, and imitates the demonstrations of the folder. Only the loss and the units
-differ. So what fails here fails for a reason that has nothing to do with seeing.
+The folder is made by aclam-data prepare emoji --use policy --size 96. No pictures: a small network
+gets where the hand, the cube and the right card are, the last two with an error of 2 mm, and
+imitates the demonstrations of the folder. Only the loss and the units differ. So what fails here
+fails for a reason that has nothing to do with seeing.
 """
 
 import argparse
@@ -24,7 +24,11 @@ from aclam.sim.control import delta_actions
 from aclam.studies.report import hardware
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/policy_study.json"
-CHUNK, EXECUTE, SIGMA, BATCH = 8, 4, 0.001, 256  # as the preset policy_cpu, but for the batch
+# as the preset policy_cpu, but for the batch
+CHUNK = 8
+EXECUTE = 4
+SIGMA = 0.001
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -48,108 +52,125 @@ WAYS = (
 )
 
 
-def read(folder: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """States (n, 7), places (n, 5: cube x y yaw, card x y) and chunks of delta_pose commands (n,
-    CHUNK, 7).
-    """
+@dataclass
+class Demonstrations:
+    """All moments of the demonstrations."""
+
+    states: np.ndarray  # (n, 7)
+    places: np.ndarray  # (n, 5): cube x y yaw, card x y
+    chunks: np.ndarray  # (n, CHUNK, 7) delta_pose commands
+
+
+def read(folder: str) -> Demonstrations:
+    """The demonstrations of a folder."""
     states, places, chunks = [], [], []
     for t in read_store(folder).trajectories:
-        start, rows = t.info["start"], np.arange(len(t))[:, None] + np.arange(CHUNK)
+        start = t.info["start"]
+        card = start["cards_xy"][start["target"]]
+        place = [*start["cube_xy"], start["cube_yaw"], *card]
         commands = delta_actions(t.proprio.astype(np.float64), t.action.astype(np.float64))
-        place = [*start["cube_xy"], start["cube_yaw"], *start["cards_xy"][start["target"]]]
-        states.append(t.proprio), places.append(np.tile(place, (len(t), 1)))
+        rows = np.arange(len(t))[:, None] + np.arange(CHUNK)
+        states.append(t.proprio)
+        places.append(np.tile(place, (len(t), 1)))
         chunks.append(commands[rows.clip(max=len(t) - 1)])
-    return np.concatenate(states), np.concatenate(places), np.concatenate(chunks)
+    return Demonstrations(np.concatenate(states), np.concatenate(places), np.concatenate(chunks))
 
 
-def sight(state: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the network is told, (n, 12): the state, cube and card as seen from the hand, with some
-    error.
-    """
-    off = rng.standard_normal(place.shape) * [0.002, 0.002, 0.05, 0.002, 0.002]  # m, m, rad, m, m
-    seen = place + off - np.concatenate([state[:, :2], 0 * state[:, :1], state[:, :2]], 1)
-    return np.concatenate([state, seen], 1)
+def inputs(state: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What the network gets, (n, 12): the state, and cube and card from the hand, with some error."""
+    error = rng.standard_normal(place.shape) * [0.002, 0.002, 0.05, 0.002, 0.002]  # m, m, rad, m, m
+    hand = np.concatenate([state[:, :2], 0 * state[:, :1], state[:, :2]], 1)
+    return np.concatenate([state, place + error - hand], 1)
 
 
 class Student:
     """A network, its units, and how it is trained and asked."""
 
-    def __init__(self, way: Way, states: np.ndarray, places: np.ndarray, chunks: np.ndarray):
+    def __init__(self, way: Way, data: Demonstrations):
         torch.manual_seed(0)
-        self.way, self.dice, flat = way, np.random.default_rng(0), chunks.reshape(-1, 7)
-        low, high = np.quantile(flat, [0.01, 0.99], axis=0)
-        spread = way.units == "spread"
-        self.middle, self.half = (
-            (flat.mean(0), flat.std(0)) if spread else ((low + high) / 2, (high - low) / 2)
-        )
-        self.limit = 4.0 if spread else 1.0
-        told = sight(states, places, self.dice)
-        self.mean, self.spread, n, flows = (
-            told.mean(0),
-            told.std(0),
-            CHUNK * 7,
-            way.loss != "regression",
-        )
+        self.way = way
+        self.rng = np.random.default_rng(0)
+        commands = data.chunks.reshape(-1, 7)
+        if way.units == "spread":
+            self.middle = commands.mean(0)
+            self.half = commands.std(0)
+            self.limit = 4.0
+        else:
+            low, high = np.quantile(commands, [0.01, 0.99], axis=0)
+            self.middle = (low + high) / 2
+            self.half = (high - low) / 2
+            self.limit = 1.0
+        given = inputs(data.states, data.places, self.rng)
+        self.mean = given.mean(0)
+        self.spread = given.std(0)
+        numbers = CHUNK * 7
+        noisy = numbers + 16 if way.loss != "regression" else 0  # the point and its time
         self.net = nn.Sequential(
-            nn.Linear(12 + (n + 16) * flows, 256),
+            nn.Linear(12 + noisy, 256),
             nn.SiLU(),
             nn.Linear(256, 256),
             nn.SiLU(),
             nn.Linear(256, 256),
             nn.SiLU(),
-            nn.Linear(256, n),
+            nn.Linear(256, numbers),
         )
 
-    def told(self, states: np.ndarray, places: np.ndarray) -> Tensor:
-        return torch.from_numpy(
-            (sight(states, places, self.dice) - self.mean) / self.spread
-        ).float()
+    def given(self, states: np.ndarray, places: np.ndarray) -> Tensor:
+        """Normalized inputs (n, 12)."""
+        x = (inputs(states, places, self.rng) - self.mean) / self.spread
+        return torch.from_numpy(x).float()
 
-    def field(self, told: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def field(self, given: Tensor, x: Tensor, t: Tensor) -> Tensor:
         angle = torch.pi * t[:, None] * 2.0 ** torch.arange(-1, 7)  # (B, 8)
-        said = self.net(torch.cat([told, x, angle.sin(), angle.cos()], 1))
-        return to_velocity(said, x, t, SIGMA) if self.way.loss == "data" else said
+        out = self.net(torch.cat([given, x, angle.sin(), angle.cos()], 1))
+        return to_velocity(out, x, t, SIGMA) if self.way.loss == "data" else out
 
-    def loss(self, told: Tensor, x1: Tensor) -> Tensor:
+    def loss(self, given: Tensor, x1: Tensor) -> Tensor:
         if self.way.loss == "regression":
-            return nn.functional.smooth_l1_loss(self.net(told), x1)
-        x0, t = torch.randn_like(x1), draw_times(len(x1))
-        error = self.field(told, path(x0, x1, t, SIGMA), t) - velocity(x0, x1, SIGMA)
-        weight = remaining(t, SIGMA)[:, None] if self.way.loss == "data" else 1.0
-        return (weight * error).square().mean()
+            return nn.functional.smooth_l1_loss(self.net(given), x1)
+        x0 = torch.randn_like(x1)
+        t = draw_times(len(x1))
+        error = self.field(given, path(x0, x1, t, SIGMA), t) - velocity(x0, x1, SIGMA)
+        if self.way.loss == "data":
+            error = remaining(t, SIGMA)[:, None] * error
+        return error.square().mean()
 
-    def fit(self, states: np.ndarray, places: np.ndarray, chunks: np.ndarray) -> None:
-        inside = ((chunks - self.middle) / self.half).clip(-self.limit, self.limit)
-        target = torch.from_numpy(inside).float().flatten(1)
+    def fit(self, data: Demonstrations) -> None:
+        chunks = ((data.chunks - self.middle) / self.half).clip(-self.limit, self.limit)
+        target = torch.from_numpy(chunks).float().flatten(1)
         adam = torch.optim.AdamW(self.net.parameters(), 2e-3)
         rate = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=self.way.steps)
         for _ in range(self.way.steps):
-            i = self.dice.integers(len(states), size=BATCH)
-            adam.zero_grad(), self.loss(self.told(states[i], places[i]), target[i]).backward()
-            adam.step(), rate.step()
+            i = self.rng.integers(len(data.states), size=BATCH)
+            adam.zero_grad()
+            self.loss(self.given(data.states[i], data.places[i]), target[i]).backward()
+            adam.step()
+            rate.step()
 
     @torch.no_grad()
     def act(self, state: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Commands (CHUNK, 7) for one moment."""
-        told, noise = self.told(state[None], place[None]), torch.randn(1, CHUNK * 7)
-        drawn = self.way.loss != "regression"
-        x = (
-            euler(lambda x, t: self.field(told, x, t), noise, self.way.euler)
-            if drawn
-            else self.net(told)
-        )
+        given = self.given(state[None], place[None])
+        noise = torch.randn(1, CHUNK * 7)
+        if self.way.loss == "regression":
+            x = self.net(given)
+        else:
+            x = euler(lambda x, t: self.field(given, x, t), noise, self.way.euler)
         return x.view(CHUNK, 7).clamp(-self.limit, self.limit).numpy() * self.half + self.middle
 
 
 def play(env: EmojiTableTopEnv, student: Student, seed: int) -> dict:
     """One episode: S, S/A, whether the cube was lifted, the number of commands."""
-    seen, _ = env.reset(seed=seed)
-    scene, top, ended = env.world.scene, 0.0, False
+    env.reset(seed=seed)
+    scene = env.world.scene
     place = np.array([*scene.cube_xy, scene.cube_yaw, *scene.cards_xy[scene.target]])
+    top = 0.0
+    ended = False
     while not ended:
         for row in student.act(env.world.proprio(), place)[:EXECUTE]:
             _, terminated, truncated, info = env.apply(row)
-            top, ended = max(top, env.world.physics.data.body("cube").xpos[2]), terminated or truncated
+            top = max(top, env.world.physics.data.body("cube").xpos[2])
+            ended = terminated or truncated
             if ended:
                 break
     return {**info, "lifted": bool(top > 0.06), "commands": env.steps}
@@ -159,23 +180,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data"), parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("data")
+    parser.add_argument("--episodes", type=int, default=40)
     c = parser.parse_args()
-    data, env, rows = read(c.data), EmojiTableTopEnv(split="id", image_size=0), []
+    data = read(c.data)
+    env = EmojiTableTopEnv(split="id", image_size=0)
+    rows = []
     for way in WAYS:
-        student = Student(way, *data)
-        student.fit(*data)
+        student = Student(way, data)
+        student.fit(data)
         played = [play(env, student, 10 + n) for n in range(c.episodes)]
-        found = {k: sum(p[k] for p in played) for k in ("S", "S/A", "lifted")}
-        rows.append(
-            {**asdict(way), **found, "commands": float(np.mean([p["commands"] for p in played]))}
-        )
-        print(rows[-1], flush=True)
+        row = asdict(way)
+        for key in ("S", "S/A", "lifted"):
+            row[key] = sum(episode[key] for episode in played)
+        row["commands"] = float(np.mean([episode["commands"] for episode in played]))
+        rows.append(row)
+        print(row, flush=True)
     env.close()
     command = f"python tools/study_policy.py data/demos --episodes {c.episodes}"
-    write_json(
-        KEPT, {"command": command, "episodes": c.episodes, "rows": rows, "hardware": hardware()}
-    )
+    study = {"command": command, "episodes": c.episodes, "rows": rows, "hardware": hardware()}
+    write_json(KEPT, study)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/6_policy/flow.html.md"""
 
 # %% auto #0
 __all__ = ['Field', 'FlowConfig', 'path', 'velocity', 'draw_beta', 'draw_times', 'flow_loss', 'euler', 'remaining', 'to_velocity',
-           'Mixture', 'exact_field', 'check_exact_field', 'moment_errors', 'ToyField', 'fit_toy']
+           'GaussianMixture', 'exact_field', 'check_exact_field', 'moment_errors', 'ToyField', 'fit_toy']
 
 # %% ../../nbs/6_policy/flow.ipynb #745b2e49
 from collections.abc import Callable
@@ -26,14 +26,12 @@ class FlowConfig:
 
     sigma_min: float = 0.001  # sigma, spread that is left at t = 1  # assumed
     time: Literal["beta", "uniform"] = "beta"  # how t is drawn in training  # assumed
-    alpha: float = (
-        1.5  # of Beta(alpha, beta) on 1 - t: more of the early, hard part of the way  # assumed
-    )
+    # of Beta(alpha, beta) on 1 - t: more of the early, hard part of the way  # assumed
+    alpha: float = 1.5
     beta: float = 1.0  # assumed
     steps: int = 10  # Euler steps from noise to data  # assumed
-    predicts: Literal["velocity", "data"] = (
-        "velocity"  # what the network is asked for; see below  # assumed
-    )
+    # what the network predicts; see below  # assumed
+    predicts: Literal["velocity", "data"] = "velocity"
 
     def __post_init__(self):
         if not 0 <= self.sigma_min < 1 or self.steps < 1 or min(self.alpha, self.beta) <= 0:
@@ -57,14 +55,14 @@ def velocity(x0: Tensor, x1: Tensor, sigma: float) -> Tensor:
     "aclam::draw_beta", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
 )
 def draw_beta(rows: int, alpha: float, beta: float, device: torch.device) -> Tensor:
-    """Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator, as one operator that a
-    compiler need not open.
+    """Draws (rows,) of Beta(alpha, beta) from PyTorch's global generator.
+
+    One operator, which a compiler need not open.
     """
-    shape = (torch.full((rows,), value, device=device) for value in (alpha, beta))
-    found = torch.distributions.Beta(
-        *shape, validate_args=False
-    ).sample()  # to validate is to wait for the device
-    return found.contiguous()  # it is a column of two
+    a = torch.full((rows,), alpha, device=device)
+    b = torch.full((rows,), beta, device=device)
+    # not validated, for that is to wait for the device; contiguous, for it is a column of two
+    return torch.distributions.Beta(a, b, validate_args=False).sample().contiguous()
 
 
 @draw_beta.register_fake
@@ -78,8 +76,9 @@ def draw_times(
     device: torch.device | str = "cpu",
     repeats: int = 1,  # neighbors that stem from one row of the batch, see `draw_rows`
 ) -> Tensor:
-    """n training times in [0, 1 - sigma_min] from PyTorch's global generator, of the global batch's
-    rows: (n,).
+    """Training times (n,) in [0, 1 - sigma_min], drawn by row of the global batch.
+
+    From PyTorch's global generator.
     """
 
     def draw(rows: int) -> Tensor:
@@ -94,22 +93,19 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (x (B, ...), t (B,)) -> direction 
 
 
 def flow_loss(field: Field, x1: Tensor, config: FlowConfig) -> Tensor:
-    """Squared error of the field on data x1 (B, ...) at random times and with random noise: a
-    scalar.
-    """
-    x0, t = torch.randn_like(x1), draw_times(len(x1), config, x1.device)
-    return (
-        (field(path(x0, x1, t, config.sigma_min), t) - velocity(x0, x1, config.sigma_min))
-        .square()
-        .mean()
-    )
+    """Mean squared error of the field on data x1 (B, ...) at random times, with random noise."""
+    x0 = torch.randn_like(x1)
+    t = draw_times(len(x1), config, x1.device)
+    x = path(x0, x1, t, config.sigma_min)
+    return (field(x, t) - velocity(x0, x1, config.sigma_min)).square().mean()
 
 
 @torch.no_grad()
 def euler(field: Field, x: Tensor, steps: int) -> Tensor:
     """Carry noise x (B, ...) from t = 0 to t = 1 along the field in equal steps."""
     for n in range(steps):
-        x = x + field(x, x.new_full((len(x),), n / steps)) / steps
+        t = x.new_full((len(x),), n / steps)
+        x = x + field(x, t) / steps
     return x
 
 # %% ../../nbs/6_policy/flow.ipynb #2e99effc
@@ -125,27 +121,34 @@ def to_velocity(x1: Tensor, x: Tensor, t: Tensor, sigma: float) -> Tensor:
 
 # %% ../../nbs/6_policy/flow.ipynb #306b8816
 @dataclass(frozen=True)
-class Mixture:
+class GaussianMixture:
     """Round Gaussian blobs in the plane."""
 
     weights: tuple[float, ...] = (0.3, 0.7)
     means: tuple[tuple[float, float], ...] = ((-2.0, 1.0), (1.5, -0.5))
     spreads: tuple[float, ...] = (0.3, 0.5)
 
-    def sample(self, n: int) -> Tensor:  # (n, 2)
-        k = torch.multinomial(torch.tensor(self.weights), n, replacement=True)
-        return torch.tensor(self.means)[k] + torch.tensor(self.spreads)[k, None] * torch.randn(n, 2)
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (K,), means (K, 2), spreads (K,)."""
+        return torch.tensor(self.weights), torch.tensor(self.means), torch.tensor(self.spreads)
 
-    def moments(self) -> tuple[Tensor, Tensor]:  # mean (2,), covariance (2, 2)
-        w, m, s = (torch.tensor(v) for v in (self.weights, self.means, self.spreads))
-        mean = w @ m
-        around = torch.einsum("k,ki,kj->ij", w, m - mean, m - mean)
-        return mean, around + (w @ s.square()) * torch.eye(2)
+    def sample(self, n: int) -> Tensor:
+        """Draws (n, 2)."""
+        weights, means, spreads = self.tensors()
+        k = torch.multinomial(weights, n, replacement=True)
+        return means[k] + spreads[k, None] * torch.randn(n, 2)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (2,) and covariance (2, 2)."""
+        weights, means, spreads = self.tensors()
+        mean = weights @ means
+        around = torch.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
+        return mean, around + (weights @ spreads.square()) * torch.eye(2)
 
 # %% ../../nbs/6_policy/flow.ipynb #412971d5
-def exact_field(mixture: Mixture, sigma: float) -> Field:
+def exact_field(mixture: GaussianMixture, sigma: float) -> Field:
     """The best field for a mixture: the conditional mean of the velocity, in closed form."""
-    w, m, s = (torch.tensor(v) for v in (mixture.weights, mixture.means, mixture.spreads))
+    w, m, s = mixture.tensors()
 
     def field(x: Tensor, t: Tensor) -> Tensor:
         t = t[:, None]  # (B, 1)
@@ -160,32 +163,32 @@ def exact_field(mixture: Mixture, sigma: float) -> Field:
 
 # %% ../../nbs/6_policy/flow.ipynb #a0e8d5fd
 def check_exact_field(
-    mixture: Mixture = Mixture(), sigma: float = 0.001, n: int = 100_000, field=None
+    mixture: GaussianMixture = GaussianMixture(),
+    sigma: float = 0.001,
+    n: int = 100_000,
+    field: Field | None = None,  # default: the exact one
 ) -> float:
-    """Largest mean residual of the exact field times a test function, in standard errors; asserted
-    below 4.5.
-    """
-    x1, x0 = mixture.sample(n), torch.randn(n, 2)
+    """Largest mean of residual times test function, in standard errors; asserted below 4.5."""
+    field = field or exact_field(mixture, sigma)
+    x1 = mixture.sample(n)
+    x0 = torch.randn(n, 2)
     t = torch.rand(n)
     x = path(x0, x1, t, sigma)
-    residual = velocity(x0, x1, sigma) - (field or exact_field(mixture, sigma))(x, t)  # (n, 2)
-    tests = torch.stack(
-        [torch.ones(n), t, *x.T, *x.square().T, x[:, 0] * x[:, 1], *x.sin().T, *(x * t[:, None]).T],
-        1,
-    )
-    products = tests[:, :, None] * residual[:, None]  # (n, F, 2)
+    residual = velocity(x0, x1, sigma) - field(x, t)  # (n, 2)
+    functions = [torch.ones(n), t, *x.T, *x.square().T, x[:, 0] * x[:, 1]]
+    functions += [*x.sin().T, *(x * t[:, None]).T]
+    products = torch.stack(functions, 1)[:, :, None] * residual[:, None]  # (n, F, 2)
     worst = (products.mean(0).abs() / (products.std(0) / n**0.5)).max().item()
     assert worst < 4.5, f"{worst:.1f} standard errors"
     return worst
 
 # %% ../../nbs/6_policy/flow.ipynb #ef6f51c2
-def moment_errors(samples: Tensor, mixture: Mixture) -> tuple[float, float]:
+def moment_errors(samples: Tensor, mixture: GaussianMixture) -> tuple[float, float]:
     """Largest error of the mean, and of the covariance relative to its trace, of samples (n, 2)."""
     mean, covariance = mixture.moments()
-    found = torch.cov(samples.T)
-    return (samples.mean(0) - mean).abs().max().item(), (
-        (found - covariance).abs().max() / covariance.trace()
-    ).item()
+    mean_error = (samples.mean(0) - mean).abs().max()
+    covariance_error = (torch.cov(samples.T) - covariance).abs().max() / covariance.trace()
+    return mean_error.item(), covariance_error.item()
 
 # %% ../../nbs/6_policy/flow.ipynb #7253d41f
 class ToyField(nn.Module):
@@ -208,15 +211,18 @@ class ToyField(nn.Module):
 
 
 def fit_toy(
-    mixture: Mixture, config: FlowConfig = FlowConfig(), steps: int = 1200, batch: int = 256
+    mixture: GaussianMixture,
+    config: FlowConfig = FlowConfig(),
+    steps: int = 1200,
+    batch: int = 256,
 ) -> ToyField:
     """Train a `ToyField` on samples of a mixture with a falling learning rate."""
     field = ToyField()
     adam = torch.optim.Adam(field.parameters(), 2e-3)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         adam.zero_grad()
         flow_loss(field, mixture.sample(batch), config).backward()
         adam.step()
-        fall.step()
+        decay.step()
     return field
