@@ -74,7 +74,7 @@ def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
     """On fake CUDA tensors: layer norms give float32 there, and whatever mixes precisions fails as
     on a GPU.
     """
-    objective = step.Objective(opened(build(name), quantizes))
+    objective = step.LossModule(opened(build(name), quantizes))
     batch = data[name == "policy"].batch(range(2))
 
     def fake(t: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,7 @@ def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
 @pytest.mark.parametrize("quantizes", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_is_one_graph(name, quantizes, data):
-    objective = step.Objective(opened(build(name), quantizes))
+    objective = step.LossModule(opened(build(name), quantizes))
     batch = data[name == "policy"].batch(range(4))
     torch._dynamo.reset()
     whole = torch.compile(objective, backend="eager", fullgraph=True)  # raises at a break

@@ -21,7 +21,8 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset
 from aclam.lam import LatentActionModel
-from aclam.lam.univla import TextConfig, UniVLAConfig, hashed_words
+from aclam.lam.instructions import TextConfig, hashed_words
+from aclam.lam.univla import UniVLAConfig
 from aclam.studies import demo
 from aclam.train import lam, scale
 from aclam.train.config import TrainConfig
@@ -425,7 +426,7 @@ def test_console_scripts_point_here():
 # --- UniVLA's two stages
 # ----------------------------------------------------------------------------------------------
 
-TINY = "--model.width 16 --model.eye-width 16 --model.idm-depth 1 --model.fdm-depth 1 --model.eye-depth 1 --probe-n 16 "
+TINY = "--model.width 16 --model.vision-width 16 --model.idm-depth 1 --model.fdm-depth 1 --model.vision-depth 1 --probe-n 16 "
 TINY += "--model.bottleneck.continuous-steps 2 --train.steps 4 --train.batch-size 4 --train.probe-every 4"
 TINY = TINY.split()
 
@@ -444,10 +445,10 @@ def test_stage_1_hears_the_task_of_each_episode(stage_1, store):
         dataclasses.replace(synthetic_trajectory(seed=n, size=32), task=f"do {'ab'[n % 2]}")
         for n in range(4)
     ]
-    data = lam.Instructed(
+    data = lam.with_tasks(
         TripleDataset(films, TripleConfig(), 32), UniVLAConfig(stage=1, text_dim=6)
     )
-    batch, alone = data.batch(range(8)), data.dataset.batch(range(8))
+    batch, alone = data.batch(range(8)), data.triples.batch(range(8))
     own = [films[n].task for n in batch["index"][:, 0].tolist()]
     assert len(set(own)) == 2 and torch.equal(batch["frames"], alone["frames"])
     for n, task in enumerate(own):
@@ -493,7 +494,7 @@ def test_stage_1_is_told_by_t5_where_it_is_asked_to(store, tmp_path, capsys):
 
 def test_stages_that_do_not_fit_are_one_line(stage_1, store, tmp_path, capsys):
     start = ["--data", store, "--out", tmp_path / "x", "--stage-1", stage_1 / "model"]
-    assert 'not to "univla_cpu"' in fails(capsys, "--preset", "univla_cpu", *TINY, *start)
+    assert "--stage-1 belongs to stage 2" in fails(capsys, "--preset", "univla_cpu", *TINY, *start)
     second = ["--preset", "univla_stage_2_cpu", *TINY, *start]
     assert "code_dim is 8, but 4" in fails(capsys, *second, "--model.code-dim", "8")
     assert "codebook of stage 1 has another size" in fails(

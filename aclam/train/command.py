@@ -113,12 +113,13 @@ class Job:
     describe: dict  # for config.json: another of it is another run
     amount: str  # of data, for a person: "11 episodes of 297 frames"
     unit: str  # what a row of a batch is: "triples"
+    notes: tuple[str, ...] = ()  # what a person should know before the start, a line each
+    finish: Callable[[], None] | None = None  # on the main process, when the model is written
 
 # %% ../../nbs/8_train/command.ipynb #cfc41b07
 def train_job(
     settings: S,
     prepare: Callable[[S], Job],
-    finish: Callable[[], None] | None = None,  # on the main process, when the model is written
 ) -> dict[str, Any]:  # the last metrics and the last probe; where the model is
     """Train what `prepare` makes of the settings, on as many processes as were launched."""
     timeout_s = settings.train.group_timeout_s
@@ -128,6 +129,8 @@ def train_job(
         parameters = sum(p.numel() for p in job.model.parameters())
         if state.is_main_process:
             say(f"{settings.preset}: {parameters:,d} parameters, {job.amount}, {settings.out}")
+            for note in job.notes:
+                say(note)
 
         config = fit_to_card(settings.train, job.model.config, state.num_processes)
         result = train(
@@ -140,8 +143,9 @@ def train_job(
             describe=job.describe,
             needs=needs_of(job.model.config, config, state.num_processes, job.unit),
         )
-        if finish is not None and state.is_main_process:
-            finish()
+        if job.finish is not None and state.is_main_process:
+            job.finish()
+
     model = str(Path(settings.out) / "model")
     return {**result, "preset": settings.preset, "parameters": parameters, "model": model}
 

@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 from .config import TrainConfig
 from .draws import Batches, Draws, TrainingData
 from .optimizer import make_optimizer, set_schedule
-from .step import Objective, seed_step
+from .step import LossModule, seed_step
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -89,7 +89,7 @@ def learner(
     nothing = StepBatches(dataset, dataclasses.replace(config, steps=0), collate)
     return fastai.Learner(
         fastai.DataLoaders(batches, nothing),
-        Objective(model),
+        LossModule(model),
         loss_func=_loss_of,
         opt_func=opt_func,
         cbs=[*callbacks, *cbs],

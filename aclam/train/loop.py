@@ -44,7 +44,7 @@ from .optimizer import make_optimizer, set_schedule
 from .ranks import RankWatch
 from .sharded_files import gathered
 from aclam.train.step import (
-    Objective,
+    LossModule,
     ThreePasses,
     add_gradients,
     add_gradients_exactly,
@@ -111,7 +111,7 @@ def prepare(self: Run) -> tuple[nn.Module, torch.optim.Optimizer]:
     if config.checkpoint_activations:
         checkpoint_activations(self.model)
 
-    objective = Objective(self.model, precision(config))
+    objective = LossModule(self.model, precision(config))
     if self.sharded:
         if config.compile:
             sharded.compile_layers(self.model, **COMPILE)
