@@ -38,6 +38,7 @@ def suggest(
 ) -> str:  # ' Did you mean "..."?' or the empty string
     """Name the option nearest to `word` in a sentence, to be appended to an error line."""
     names = [str(o) for o in options]
+    word = _todays_name(word)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f' Did you mean "{near[0]}"?'
@@ -50,6 +51,15 @@ def suggest(
 
 def _tail(option: str) -> str:
     return option.lstrip("-").split(".")[-1]
+
+
+def _todays_name(word: str) -> str:
+    """The word, with the name that a field has today where it ends in an older one."""
+    tail = _tail(word)
+    new = OLD_FIELDS.get(tail.replace("-", "_"))
+    if new is None:
+        return word
+    return word.removesuffix(tail) + (new if "_" in tail else new.replace("_", "-"))
 
 # %% ../nbs/0_core.ipynb #0724bac3
 def library(
