@@ -34,7 +34,7 @@ def test_differences_of_any_potential_are_additive(phi):
     assert (
         al.identity_error(Z) == 0
         and al.inverse_error(Z) < 1e-12
-        and al.cycle_error(Z, [[0, 3, 1, 5]]) < 1e-12
+        and al.cycle_error(Z, [0, 3, 1, 5]) < 1e-12
     )
     assert np.isclose(al.additive_share(Z), 1)
     assert np.allclose(al.coboundary(al.potential(Z, 2)), Z)

@@ -19,8 +19,9 @@ from ..core import UserError
 def latent_table(
     z: Callable[[np.ndarray, np.ndarray], np.ndarray], scene: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Z[i, j] = z(o_i, o_j) for all ordered pairs of a scene's n observations: (n, n, d). z maps
-    two observations to (d,).
+    """Z[i, j] = z(o_i, o_j) for all ordered pairs of a scene's n observations: (n, n, d).
+
+    z: maps two observations to (d,).
     """
     if len(scene) == 0:
         raise UserError("the scene has no observations.")
@@ -47,36 +48,36 @@ def inverse_error(Z: np.ndarray) -> float:
     return largest(Z + Z.swapaxes(0, 1))
 
 
-def cycle_error(Z: np.ndarray, cycles: Sequence[Sequence[int]]) -> float:
-    """Largest length of the sum round each cycle of indices (the return to the first is implied)
-    (Prop. 3.4 says 0).
-    """
-    return max(
-        float(np.linalg.norm(sum(Z[a, b] for a, b in zip(c, [*c[1:], c[0]], strict=True))))
-        for c in cycles
-    )
+def cycle_error(Z: np.ndarray, cycle: Sequence[int]) -> float:
+    """Length of the sum round a cycle of indices, back to the first (Prop. 3.4 says 0)."""
+    following = [*cycle[1:], cycle[0]]
+    return float(np.linalg.norm(sum(Z[a, b] for a, b in zip(cycle, following, strict=True))))
 
 # %% ../../nbs/2_additivity/algebra.ipynb #bf0eb477
 def check_consequences(Z: np.ndarray, seed: int = 0, longest: int = 6) -> dict[str, float]:
-    """Each error of Props. 3.2 to 3.4 divided by its bound from the largest defect: 1, 2 and m
-    times eps. Never above 1.
+    """Each error of Props. 3.2 to 3.4 divided by its bound; never above 1.
+
+    The bounds are 1, 2 and m (the length of the cycle) times the largest defect.
     """
-    rng, n = np.random.default_rng(seed), len(Z)
+    n = len(Z)
+    rng = np.random.default_rng(seed)
     eps = max(largest(additivity_defect(Z)), 1e-300)
     cycles = [rng.integers(0, n, rng.integers(2, longest + 1)).tolist() for _ in range(50)]
     return {
         "identity": identity_error(Z) / eps,
         "inverse": inverse_error(Z) / (2 * eps),
-        "cycle": max(cycle_error(Z, [c]) / (len(c) * eps) for c in cycles),
+        "cycle": max(cycle_error(Z, cycle) / (len(cycle) * eps) for cycle in cycles),
     }
 
 # %% ../../nbs/2_additivity/algebra.ipynb #b5baebb5
 def check_leaks(Z: np.ndarray, b: np.ndarray, g: np.ndarray) -> dict[str, float]:
-    """Props. 3.5 and 3.6 for an additive table Z (n, n, d), a bias b (d,) and goal terms g (n, d):
-    distance between the defect of the polluted table and the leak itself.
+    """Props. 3.5 and 3.6: distance between the defect of a polluted table and the leak itself.
+
+    Z: an additive table (n, n, d); b: a bias (d,); g: goal terms (n, d).
     """
-    biased, aimed = additivity_defect(Z + b), additivity_defect(Z + g[None])
-    return {"bias": largest(biased + b), "goal": largest(aimed + g[None, :, None])}
+    biased = additivity_defect(Z + b)
+    leaky = additivity_defect(Z + g[None])
+    return {"bias": largest(biased + b), "goal": largest(leaky + g[None, :, None])}
 
 # %% ../../nbs/2_additivity/algebra.ipynb #ffb87658
 def potential(Z: np.ndarray, reference: int = 0) -> np.ndarray:
@@ -90,9 +91,9 @@ def coboundary(phi: np.ndarray) -> np.ndarray:
 
 
 def check_coboundary(Z: np.ndarray) -> float:
-    """Largest distance between Z and the table of its potential, over all references, divided by
-    the largest
-    defect: at most 1.
+    """Largest distance between Z and the table of its potential, over all references.
+
+    Divided by the largest defect: at most 1.
     """
     eps = max(largest(additivity_defect(Z)), 1e-300)
     return max(largest(Z - coboundary(potential(Z, r))) for r in range(len(Z))) / eps
@@ -104,8 +105,12 @@ def nearest_potential(Z: np.ndarray) -> np.ndarray:
 
 
 def additive_share(Z: np.ndarray) -> float:
-    """Share of sum ||z_ij||^2 explained by the nearest additive table: 1 additive, 0 orthogonal to
-    everything additive.
+    """Share of sum ||z_ij||^2 explained by the nearest additive table.
+
+    1: additive; 0: orthogonal to everything additive.
     """
-    near, total = coboundary(nearest_potential(Z)), (Z**2).sum()
-    return float(1 - ((Z - near) ** 2).sum() / total) if total > 0 else 0.0
+    total = (Z**2).sum()
+    if total == 0:
+        return 0.0
+    rest = Z - coboundary(nearest_potential(Z))
+    return float(1 - (rest**2).sum() / total)
