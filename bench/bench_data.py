@@ -26,7 +26,8 @@ from PIL import Image
 
 import aclam.data.store as stored
 from aclam.data.augment import AugmentConfig
-from aclam.data.lerobot import read_lerobot, write_lerobot
+from aclam.data.lerobot_reader import read_lerobot
+from aclam.data.lerobot_writer import write_lerobot
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, Trajectory, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset, collate

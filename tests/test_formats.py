@@ -24,11 +24,13 @@ from PIL import Image
 
 from aclam.commands import data as command
 from aclam.core import UserError
-from aclam.data import source, video
-from aclam.data.lerobot import check_round_trip, download, read_lerobot, write_lerobot
+from aclam.data import declared, video
+from aclam.data.declared import Declared
+from aclam.data.lerobot_reader import download, read_lerobot
+from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
 from aclam.data.rlds import check_crc
-from aclam.data.source import Declared, open_dataset, recognise
+from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
 from aclam.data.video import (
@@ -553,10 +555,10 @@ def test_a_huge_png_in_a_frame_folder_is_refused_by_its_header(tmp_path, squares
 
 def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatch):
     root, cache = tmp_path / "set", tmp_path / "cache"
-    shutil.copytree(LEROBOT["v3.0"], root, ignore=shutil.ignore_patterns(source.PERCENTILES))
+    shutil.copytree(LEROBOT["v3.0"], root, ignore=shutil.ignore_patterns(declared.QUANTILE_FILE))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    count, compute = [], source.percentiles
-    monkeypatch.setattr(source, "percentiles", lambda t: count.append(1) or compute(t))
+    count, compute = [], declared.measured_quantiles
+    monkeypatch.setattr(declared, "measured_quantiles", lambda *a: count.append(1) or compute(*a))
     first = open_dataset(root).meta["quantiles"]
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 1 and not cache.exists()
     told = Declared(layout=ProprioLayout(position=(2, 3)))
@@ -565,8 +567,8 @@ def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatc
     )  # another layout: computed anew
     other = open_dataset(root, Declared(state=("action",))).meta["quantiles"]
     assert len(other["pattern"]["proprio"]["q01"]) == 3 and len(count) == 3
-    (root / source.PERCENTILES).unlink()
-    (root / source.PERCENTILES).mkdir()  # nobody can write a file of this name
+    (root / declared.QUANTILE_FILE).unlink()
+    (root / declared.QUANTILE_FILE).mkdir()  # nobody can write a file of this name
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
     assert len(list(cache.glob("aclam/percentiles-*.json"))) == 1
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
@@ -680,10 +682,10 @@ def test_convert(tmp_path, capsys, to):
 # -----------------------------------------------------------------------------------------------------
 
 
-def test_formats_are_recognised(tmp_path, squares):
+def test_formats_are_recognized(tmp_path, squares):
     write_store(tmp_path / "store", squares[:2])
-    assert recognise(tmp_path / "store") == "store"
-    assert {recognise(p) for p in LEROBOT.values()} == {"lerobot"}
-    assert recognise(LEROBOT["v3.0"] / "videos") == recognise(LEROBOT["v3.0"] / TOP) == "video"
+    assert recognize(tmp_path / "store") == "store"
+    assert {recognize(p) for p in LEROBOT.values()} == {"lerobot"}
+    assert recognize(LEROBOT["v3.0"] / "videos") == recognize(LEROBOT["v3.0"] / TOP) == "video"
     with pytest.raises(UserError, match="is not a dataset"):
-        recognise(FIXTURES / "lerobot_v30" / "data")
+        recognize(FIXTURES / "lerobot_v30" / "data")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from aclam.core import UserError
 from aclam.data.augment import AugmentConfig, apply_augmentation
+from aclam.data.declared import QUANTILE_FILE
 from aclam.data.layout import (
     arm_motion,
     check_harmless,
@@ -24,7 +25,7 @@ from aclam.data.layout import (
     hidden_quaternion,
     mislabels,
 )
-from aclam.data.lerobot import write_lerobot
+from aclam.data.lerobot_writer import write_lerobot
 from aclam.data.mixture import (
     MixtureDataset,
     Source,
@@ -37,7 +38,6 @@ from aclam.data.mixture import (
 from aclam.data.recipe import Part, load_mixture, load_recipe
 from aclam.data.rotation import leg_angles, quaternions, relative_angle
 from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, check_scenes_found
-from aclam.data.source import PERCENTILES
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
 from aclam.data.triples import TripleConfig, TripleDataset, collate, draw_triple, global_indices
@@ -452,8 +452,8 @@ def test_a_lerobot_source_and_a_store_in_one_mixture(foreign_root):
 
 def test_percentiles_of_a_foreign_source_are_computed_once(foreign_root, monkeypatch):
     opened = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
-    assert (foreign_root / "emoji" / PERCENTILES).exists()
-    monkeypatch.setattr("aclam.data.source.percentiles", lambda _: pytest.fail("computed again"))
+    assert (foreign_root / "emoji" / QUANTILE_FILE).exists()
+    monkeypatch.setattr("aclam.data.declared.measured_quantiles", lambda *_: pytest.fail("again"))
     again = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
     assert again[0].quantiles == opened[0].quantiles and len(opened[0].quantiles) == 1
 

@@ -142,7 +142,7 @@ def cache_frames(
 
 # %% ../../nbs/3_data/cache.ipynb #3d51a970
 def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajectory]:
-    """The episodes of a store, decoded to `image_size` once where that takes at most `cache_gib`."""
+    """The episodes of a store, decoded once where that takes at most `cache_gib` of disk."""
     gib = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if gib > cache_gib:
         return store.trajectories

@@ -67,7 +67,7 @@ def _decode_fast(data: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
 
 # %% ../../nbs/3_data/jpeg.ipynb #3904ca3b
 def check_decoders(sizes: Sequence[tuple[int, int]] = ((96, 96), (61, 130)), seed: int = 0) -> int:
-    """Assert that `decode_jpeg` gives Pillow's pixels for every kind of JPEG; how many there were."""
+    """Assert that `decode_jpeg` gives Pillow's pixels; how many JPEGs were compared."""
     rng = np.random.default_rng(seed)
     compared = 0
     for height, width in sizes:

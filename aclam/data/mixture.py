@@ -23,11 +23,12 @@ import torch
 from ..core import UserError
 from . import scenes
 from .augment import AugmentConfig
+from .declared import cached_quantiles
 from .files import Recent
 from .layout import check_layout
 from .quantiles import measured_quantiles, normalize
 from .recipe import Mixture, Part, Recipe, dataset_folders
-from .source import declared_by, kept_percentiles, open_dataset, recognize
+from .source import declared_by, open_dataset, recognize
 from .store import Store
 from .trajectory import Trajectory
 from aclam.data.triples import (
@@ -366,7 +367,7 @@ def open_source(
     quantiles = stores[0].meta["quantiles"]
     if len(stores) > 1:
         files = [s.folder / p["file"] for s in stores for p in s.meta["parts"]]
-        quantiles = kept_percentiles(folder, trajectories, files)
+        quantiles = cached_quantiles(folder, trajectories, files)
     config = source_config(recipe, part, base)
     if part.across != "off":
         trajectories, config = _across(trajectories, part.across), replace(config, rule="anywhere")

@@ -91,7 +91,10 @@ def quantile_table(
     values: Callable[[str, str], Iterable[np.ndarray]],  # (embodiment, column) -> arrays (n, D)
     quantiles: Callable[[Chunks], np.ndarray] = streamed_quantiles,  # or `exact_quantiles`
 ) -> dict:
-    """{embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}, only what was recorded."""
+    """The percentiles of what was recorded.
+
+    {embodiment: {'proprio' | 'action': {'q01': [...], 'q99': [...]}}}
+    """
     table: dict = {}
     for name in sorted(set(embodiments)):
         for column in COLUMNS:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fastcore.basics import patch
 from PIL import Image
 
 from ..core import UserError, atomic_file, atomic_folder, plain, read_json, write_json
@@ -131,7 +132,7 @@ def _frame_rows(episode: int, t: Trajectory, quality: int) -> pa.Table:
     }
     return pa.table(columns, schema=FRAME_SCHEMA)
 
-
+# %% ../../nbs/3_data/store.ipynb #47d67bb4
 def _episode_row(episode: int, t: Trajectory, part: int, first: int, group: int) -> dict:
     """The row of one episode in the episode table."""
     height, width = t.frames[[0]].shape[1:3]
@@ -251,7 +252,8 @@ configs:
 - config_name: episodes
   data_files: episodes/*.parquet
 ---
-Trajectories written by aclam: `frames` has one row a frame, `episodes` one row an episode, `meta.json` what they share.
+Trajectories written by aclam: `frames` has one row a frame, `episodes` one row an episode, \
+`meta.json` what they share.
 """
 
 
@@ -387,21 +389,23 @@ class StoredFrames:
             self._decode(n, frame)
         return frames
 
-    def _decode(self, n: int, out: np.ndarray) -> None:
-        """Frame n into `out` (H, W, 3)."""
-        data = self.jpeg(n)
-        where = f"{self.name}: the image of frame {n}"
-        try:
-            frame = decode_jpeg(data, out)
-        except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
-            raise UserError(f"{where} cannot be read ({_short(e)})") from e
-        if frame.shape != self.shape[1:]:
-            raise UserError(
-                f"{where} is {frame.shape[1]} x {frame.shape[0]} pixels, "
-                f"the others are {self.shape[2]} x {self.shape[1]}"
-            )
+# %% ../../nbs/3_data/store.ipynb #3b0193bb
+@patch
+def _decode(self: StoredFrames, n: int, out: np.ndarray) -> None:
+    """Frame n into `out` (H, W, 3)."""
+    data = self.jpeg(n)
+    where = f"{self.name}: the image of frame {n}"
+    try:
+        frame = decode_jpeg(data, out)
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as e:
+        raise UserError(f"{where} cannot be read ({_short(e)})") from e
+    if frame.shape != self.shape[1:]:
+        raise UserError(
+            f"{where} is {frame.shape[1]} x {frame.shape[0]} pixels, "
+            f"the others are {self.shape[2]} x {self.shape[1]}"
+        )
 
-
+# %% ../../nbs/3_data/store.ipynb #3784a86c
 def _short(error: Exception) -> str:
     """What a library said, without the place in its source."""
     return str(error).splitlines()[0].split(".cpp:")[-1].split(", ", 1)[-1].split(" <_io")[0]

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from fastcore.basics import patch
 from scipy.ndimage import zoom
 
 from ..core import UserError, suggest
@@ -55,44 +56,53 @@ class ProprioLayout:
     Positions in metres, angles in radians. Never guessed, always declared.
     """
 
-    position: tuple[
-        int, ...
-    ] = ()  # columns of x, y, z of the end effector in the robot's base frame
+    # columns of x, y, z of the end effector in the robot's base frame
+    position: tuple[int, ...] = ()
     rotation: tuple[int, ...] = ()  # columns of its rotation
     rotation_repr: str | None = None  # see `rotation_width`; None where there is no rotation
     gripper: tuple[int, ...] = ()  # columns of the gripper
-    gripper_range: tuple[float, float] | None = (
-        None  # its value when closed, when open: range and sign
-    )
+    # its value when closed, when open: range and sign
+    gripper_range: tuple[float, float] | None = None
     joints: tuple[int, ...] = ()  # columns of joint angles
-    rotation_2: tuple[
-        int, ...
-    ] = ()  # columns of a second arm's rotation, in the same representation
+    # columns of a second arm's rotation, in the same representation
+    rotation_2: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in ("position", "rotation", "gripper", "joints", "rotation_2"):
             object.__setattr__(self, name, tuple(int(c) for c in getattr(self, name)))
         if self.gripper_range is not None:
-            closed, opened = self.gripper_range
-            object.__setattr__(self, "gripper_range", (float(closed), float(opened)))
+            object.__setattr__(self, "gripper_range", tuple(map(float, self.gripper_range)))
         if (self.rotation_repr is None) != (not self.rotation):
             raise UserError("a proprio layout has rotation columns and rotation_repr, or neither")
-        for columns in (self.rotation, self.rotation_2) if self.rotation_2 else (self.rotation,):
-            if self.rotation_repr and len(columns) != rotation_width(self.rotation_repr):
-                raise UserError(
-                    f"{self.rotation_repr} has {rotation_width(self.rotation_repr)} columns, "
-                    f"the proprio layout names {len(columns)}: {columns}"
-                )
+        for columns in (self.rotation, self.rotation_2):
+            if columns:
+                self._check_rotation(columns)
 
-    @property
-    def width(self) -> int:
-        """The smallest number of proprio columns that this layout fits."""
-        named = (*self.position, *self.rotation, *self.gripper, *self.joints, *self.rotation_2)
-        return 1 + max(named, default=-1)
+# %% ../../nbs/3_data/trajectory.ipynb #452bb353
+@patch
+def _check_rotation(self: ProprioLayout, columns: Sequence[int]) -> None:
+    """`UserError` unless the representation has as many columns."""
+    if self.rotation_repr is None:
+        return
+    width = rotation_width(self.rotation_repr)
+    if len(columns) != width:
+        raise UserError(
+            f"{self.rotation_repr} has {width} columns, "
+            f"the proprio layout names {len(columns)}: {columns}"
+        )
 
-    def to_dict(self) -> dict:
-        """For JSON; `ProprioLayout(**d)` is the way back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+@patch(as_prop=True)
+def width(self: ProprioLayout) -> int:
+    """The smallest number of proprio columns that this layout fits."""
+    named = (*self.position, *self.rotation, *self.gripper, *self.joints, *self.rotation_2)
+    return 1 + max(named, default=-1)
+
+
+@patch
+def to_dict(self: ProprioLayout) -> dict:
+    """For JSON; `ProprioLayout(**d)` is the way back."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 # %% ../../nbs/3_data/trajectory.ipynb #83599788
 class Frames(Protocol):
@@ -116,9 +126,8 @@ class FrameArray:
         return len(self.array)
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
-        return np.stack(
-            [self.array[i] for i in indices]
-        )  # a copy: nobody can write into the store by accident
+        # a copy: nobody can write into the store by accident
+        return np.stack([self.array[i] for i in indices])
 
 # %% ../../nbs/3_data/trajectory.ipynb #d9e56c97
 def _times(timestamp: Any, name: str) -> np.ndarray:  # (T,) float64
@@ -139,7 +148,7 @@ def _times(timestamp: Any, name: str) -> np.ndarray:  # (T,) float64
         )
     return t
 
-
+# %% ../../nbs/3_data/trajectory.ipynb #b1d82086
 def _rows(values: Any, frames: int, what: str, name: str) -> np.ndarray | None:  # (T, P) float32
     """Proprio or actions, checked against the number of frames."""
     if values is None:
@@ -168,9 +177,8 @@ class Trajectory:
     # anything with len() and [list of int] -> uint8 (N, H, W, 3), decoded when asked for
     frames: Frames
     timestamp: np.ndarray  # (T,) seconds, float64, strictly increasing
-    proprio: np.ndarray | None = (
-        None  # (T, P) float32, None where nothing was measured (human video)
-    )
+    # (T, P) float32, None where nothing was measured (human video)
+    proprio: np.ndarray | None = None
     layout: ProprioLayout | None = None  # what the columns of proprio mean
     action: np.ndarray | None = None  # (T, A) float32, the command sent at each frame
     scene: str = ""  # trajectories with the same name share background and camera
@@ -183,32 +191,41 @@ class Trajectory:
 
     def __post_init__(self):
         self.timestamp = _times(self.timestamp, self.name)
-        if len(self.frames) != len(self.timestamp):
-            raise UserError(
-                f"{self.name}: {len(self.frames)} frames but {len(self.timestamp)} time stamps"
-            )
-        self.proprio = _rows(self.proprio, len(self), "proprio", self.name)
-        self.action = _rows(self.action, len(self), "action", self.name)
+        frames, times = len(self.frames), len(self.timestamp)
+        if frames != times:
+            raise UserError(f"{self.name}: {frames} frames but {times} time stamps")
+        self.proprio = _rows(self.proprio, times, "proprio", self.name)
+        self.action = _rows(self.action, times, "action", self.name)
         if self.kind not in KINDS:
             raise UserError(f'{self.name}: kind is "robot" or "human", not "{self.kind}"')
-        if self.proprio is not None and self.layout and self.layout.width > self.proprio.shape[1]:
-            raise UserError(
-                f"{self.name}: the layout names column {self.layout.width - 1} of proprio, "
-                f"which has {self.proprio.shape[1]} columns"
-            )
+        if self.proprio is not None and self.layout:
+            self._check_layout()
 
     def __len__(self) -> int:
         return len(self.timestamp)
 
-    @property
-    def duration(self) -> float:
-        """Seconds between the first and the last frame."""
-        return float(self.timestamp[-1] - self.timestamp[0])
+# %% ../../nbs/3_data/trajectory.ipynb #2e0b2054
+@patch
+def _check_layout(self: Trajectory) -> None:
+    """`UserError` where the layout names columns that proprio does not have."""
+    width = self.proprio.shape[1]
+    if self.layout.width > width:
+        raise UserError(
+            f"{self.name}: the layout names column {self.layout.width - 1} of proprio, "
+            f"which has {width} columns"
+        )
 
-    @property
-    def fps(self) -> float:
-        """Frames a second, from the median step between time stamps."""
-        return float(1 / np.median(np.diff(self.timestamp)))
+
+@patch(as_prop=True)
+def duration(self: Trajectory) -> float:
+    """Seconds between the first and the last frame."""
+    return float(self.timestamp[-1] - self.timestamp[0])
+
+
+@patch(as_prop=True)
+def fps(self: Trajectory) -> float:
+    """Frames a second, from the median step between time stamps."""
+    return float(1 / np.median(np.diff(self.timestamp)))
 
 # %% ../../nbs/3_data/trajectory.ipynb #773a3629
 def smooth_path(
@@ -228,27 +245,30 @@ TABLE = 0.5  # metres: the width of the table that fills the picture
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:  # (H, W, 3) in 0..255
+    """A coarse random pattern with fine gray grain."""
     coarse = rng.uniform(40, 170, (8, 8, 3))
     smooth = zoom(coarse, (size / 8, size / 8, 1), order=1)
-    return np.clip(smooth + rng.normal(0, 4, (size, size, 1)), 0, 255)  # grey grain
+    return np.clip(smooth + rng.normal(0, 4, (size, size, 1)), 0, 255)
 
 
 def _square(
-    state: np.ndarray, size: int, side: float, colours: np.ndarray
+    state: np.ndarray,  # (T, 4): x, y, angle, gripper
+    size: int,  # pixels
+    side: float,  # metres
+    colors: np.ndarray,  # (2, 3), of its halves
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity (T, H, W, 1) and colour (T, H, W, 3) of the square; state is (T, 4): x, y, angle,
-    gripper.
-    """
-    centre = (np.arange(size) + 0.5) / size * TABLE
+    """Opacity (T, H, W, 1) and color (T, H, W, 3) of the square."""
+    center = (np.arange(size) + 0.5) / size * TABLE
     x, y, angle, closed = (s[:, None, None] for s in state.T)  # each (T, 1, 1)
-    dx, dy = centre[None, None, :] - x, centre[None, :, None] - y  # (T, 1, W), (T, H, 1)
-    u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-    inside = (
-        side / 2 - np.maximum(np.abs(u), np.abs(v))
-    ) * size / TABLE + 0.5  # pixels within the edge
+    dx = center[None, None, :] - x  # (T, 1, W)
+    dy = center[None, :, None] - y  # (T, H, 1)
+    u = np.cos(angle) * dx + np.sin(angle) * dy
+    v = np.cos(angle) * dy - np.sin(angle) * dx
+    to_edge = side / 2 - np.maximum(np.abs(u), np.abs(v))
+    opacity = np.clip(to_edge * size / TABLE + 0.5, 0, 1)  # soft within a pixel of the edge
     half = np.clip(u * size / TABLE + 0.5, 0, 1)[..., None]
-    colour = half * colours[0] + (1 - half) * colours[1]
-    return np.clip(inside, 0, 1)[..., None], colour + (255 - colour) * 0.5 * closed[..., None]
+    color = half * colors[0] + (1 - half) * colors[1]
+    return opacity[..., None], color + (255 - color) * 0.5 * closed[..., None]
 
 # %% ../../nbs/3_data/trajectory.ipynb #d44fb208
 SYNTHETIC_LAYOUT = ProprioLayout(
@@ -259,23 +279,22 @@ SYNTHETIC_LAYOUT = ProprioLayout(
 def _movement(
     seed: int, t: np.ndarray, max_angle: float
 ) -> np.ndarray:  # (T, 4): x, y, angle, gripper
-    """Where the square is, how it is turned, and whether the gripper is closed (from some moment
-    on).
-    """
+    """Where the square is, how it is turned, and from when on the gripper is closed."""
     rng = np.random.default_rng(seed)
-    x, y = (TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE) for _ in range(2))
-    return np.stack([x, y, smooth_path(rng, t, max_angle), t > rng.uniform(0, t[-1])], 1)
+    x = TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE)
+    y = TABLE / 2 + smooth_path(rng, t, 0.3 * TABLE)
+    angle = smooth_path(rng, t, max_angle)
+    closed = t > rng.uniform(0, t[-1])
+    return np.stack([x, y, angle, closed], 1)
 
 
-def _film(scene: int, movement: np.ndarray, size: int) -> np.ndarray:  # uint8 (T, H, W, 3)
+def _draw(scene: int, movement: np.ndarray, size: int) -> np.ndarray:  # uint8 (T, H, W, 3)
     """Draw the movement in one scene."""
     rng = np.random.default_rng([scene, 1])
-    background, colours = (
-        _background(rng, size),
-        rng.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]]),
-    )
-    alpha, colour = _square(movement, size, 0.22 * TABLE, colours[:2])
-    return (background * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+    background = _background(rng, size)
+    colors = rng.permutation([[230, 40, 40], [40, 60, 230], [250, 200, 30]])
+    opacity, color = _square(movement, size, 0.22 * TABLE, colors[:2])
+    return (background * (1 - opacity) + color * opacity).round().astype(np.uint8)
 
 # %% ../../nbs/3_data/trajectory.ipynb #4d2d8461
 def synthetic_trajectory(
@@ -287,23 +306,26 @@ def synthetic_trajectory(
     scene_seed: int | None = None,  # same scene_seed, same background; default: one scene a seed
     max_angle: float = 0.8,  # radians: the square turns within +- max_angle
 ) -> Trajectory:
-    """A coloured square on a smooth random path over a fixed random background, in memory.
+    """A colored square on a smooth random path over a fixed random background, in memory.
 
     proprio (T, 7) = x, y, 0 in metres, the rotation vector (0, 0, angle), the gripper (0 open, 1
     closed); action (T, 7) = the change of the first six until the next frame, and the next gripper.
     """
-    t, scene = np.arange(T) / fps, seed if scene_seed is None else scene_seed
+    t = np.arange(T) / fps
+    scene = seed if scene_seed is None else scene_seed
     movement = _movement(seed, t, max_angle)
     state = np.insert(movement, [2, 2, 2], 0, axis=1)  # (T, 7): x, y, 0, 0, 0, angle, gripper
     after = np.concatenate([state[1:], state[-1:]])
     action = np.concatenate([after[:, :6] - state[:, :6], after[:, 6:]], 1)
-    known = (state, SYNTHETIC_LAYOUT, action) if kind == "robot" else (None, None, None)
+    robot = kind == "robot"
     return Trajectory(
-        FrameArray(_film(scene, movement, size)),
+        FrameArray(_draw(scene, movement, size)),
         t,
-        *known,
+        proprio=state if robot else None,
+        layout=SYNTHETIC_LAYOUT if robot else None,
+        action=action if robot else None,
         scene=f"synthetic/{scene}",
-        embodiment="square" if kind == "robot" else "hand",
+        embodiment="square" if robot else "hand",
         task="move the square",
         kind=kind,
         name=f"synthetic/{seed:06d}",
