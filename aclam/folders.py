@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from .core import UserError, plain, read_json, say, write_json
+from .core import OLD_FIELDS, UserError, plain, read_json, say, write_json
 
 # %% ../nbs/0_folders.ipynb #5301c16c
 @cache
@@ -114,6 +114,15 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, value in values.items() for k, v in flat(value, start + name).items()}
 
 # %% ../nbs/0_folders.ipynb #d0db92d0
+def _todays(settings: Mapping) -> dict[str, Any]:
+    """Nested settings as one dictionary, each field under the name that it has today."""
+    renamed = {}
+    for key, value in flat(plain(dict(settings))).items():
+        parts = [OLD_FIELDS.get(part, part) for part in key.split(".")]
+        renamed[".".join(parts)] = value
+    return renamed
+
+
 def first_difference(
     old: Mapping,
     new: Mapping,
@@ -121,8 +130,8 @@ def first_difference(
     defaults: Mapping[str, Any] | None = None,  # flat; values that older settings do not name
 ) -> str:
     """Say where two nested settings differ: 'lr was 0.001 and is 0.0003'; '' where they agree."""
-    before = {**(defaults or {}), **flat(plain(dict(old)))}
-    now = {**(defaults or {}), **flat(plain(dict(new)))}
+    before = {**(defaults or {}), **_todays(old)}
+    now = {**(defaults or {}), **_todays(new)}
     for key in sorted({*before, *now}):
         if key.split(".")[-1] not in free and before.get(key) != now.get(key):
             return f"{key} was {before.get(key)} and is {now.get(key)}"
