@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/1_linear/batched.html.md"""
 # %% auto #0
 __all__ = ['ADAM', 'GroupTerm', 'group_terms', 'Frame', 'group_frames', 'ResidualParams', 'to_residual', 'to_plain', 'Batch',
            'make_batch', 'times', 'Encoded', 'encode_term', 'frame_gradient', 'latent_gradient', 'label_gradient',
-           'batch_gradient', 'check_batch_gradient', 'Block', 'cut', 'Program', 'make_groups', 'make_sweeps',
-           'train_sweep', 'train']
+           'batch_gradient', 'check_batch_gradient', 'Block', 'Program', 'make_groups', 'make_sweeps', 'train_sweep',
+           'train']
 
 # %% ../../nbs/1_linear/batched.ipynb #eac24be4
 import operator
@@ -16,7 +16,6 @@ from collections import defaultdict
 from functools import reduce
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.optim.adam import adam
 
@@ -30,7 +29,17 @@ from aclam.linear.streams import (
     make_group,
     make_streams,
 )
-from .trainer import Draws, Stack, column, draw_samples, init_params, sweep_key, unstack
+from aclam.linear.trainer import (
+    Draws,
+    Stack,
+    column,
+    cut,
+    draw_samples,
+    in_order,
+    init_params,
+    sweep_key,
+    unstack,
+)
 
 # %% ../../nbs/1_linear/batched.ipynb #6bb75842
 class GroupTerm(NamedTuple):
@@ -279,11 +288,6 @@ class Block:
         return unstack(to_plain(self.x), self.group.settings)
 
 # %% ../../nbs/1_linear/batched.ipynb #90972fe4
-def cut(items: list[int], most: int) -> list[list[int]]:
-    """Nearly equal pieces of at most `most`."""
-    return [piece.tolist() for piece in np.array_split(items, -(-len(items) // most))]
-
-
 class Program:
     """A group with the blocks that share its batches."""
 
@@ -360,16 +364,16 @@ def train_sweep(settings: list[Setting], block: int = 20, chunk: int = 10) -> li
         for program, ahead in zip(programs, zip(*batches, strict=True), strict=True):
             program.steps(ahead)
 
-    done: dict[int, Trained] = {}
-    for members, program in zip(groups, programs, strict=True):
-        done |= dict(zip(members, program.trained(), strict=True))
-    return [done[i] for i in range(len(settings))]
+    models = []
+    for program in programs:
+        models += program.trained()
+    return in_order(models, groups)
 
 
 def train(settings: list[Setting]) -> list[Trained]:
     """Train any list of settings, sweep by sweep; returned in the given order."""
-    done: dict[int, Trained] = {}
-    for members in make_sweeps(settings):
-        models = train_sweep([settings[i] for i in members])
-        done |= dict(zip(members, models, strict=True))
-    return [done[i] for i in range(len(settings))]
+    sweeps = make_sweeps(settings)
+    models = []
+    for members in sweeps:
+        models += train_sweep([settings[i] for i in members])
+    return in_order(models, sweeps)

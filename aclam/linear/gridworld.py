@@ -79,9 +79,10 @@ def move(square: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
 def rollout(
     variants: list[GridConfig], n: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Triples for K variants: frames o_i, o_j, o_k (K, n, 16), and of the first step (K, n):
+    """Triples for K variants: frames o_i, o_j, o_k (K, n, 16), and four columns of the first step.
 
-    action, ours (our effective move), theirs (the other's move) and place (our cell before).
+    These are action, ours (our effective move), theirs (the other's move) and place (our cell
+    before), each (K, n).
     """
     shape = (len(variants), n)
     strength = grid_column(variants, "strength")[:, None, None]

@@ -6,10 +6,11 @@ Docs: https://aclam-project.github.io/aclam/1_linear/trainer.html.md"""
 
 # %% auto #0
 __all__ = ['DRAWN', 'SWEEP', 'Draws', 'column', 'Labels', 'Stack', 'float_stack', 'transition', 'draw_samples', 'shapes',
-           'init_params', 'unstack', 'train_stack', 'sweep_key', 'stack_key', 'train', 'Naive', 'naive_loss',
-           'train_naive']
+           'init_params', 'unstack', 'train_stack', 'sweep_key', 'stack_key', 'cut', 'in_order', 'train', 'Naive',
+           'naive_loss', 'train_naive']
 
 # %% ../../nbs/1_linear/trainer.ipynb #13c4beb7
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
@@ -193,18 +194,28 @@ def stack_key(s: Setting) -> tuple:
     return (*sweep_key(s), s.d_a, s.d_b, s.augment_var > 0, s.lambda_ac > 0, s.label_ratio > 0)
 
 
+def cut(indices: list[int], most: int) -> list[list[int]]:
+    """Nearly equal pieces of at most `most`."""
+    return [piece.tolist() for piece in np.array_split(indices, -(-len(indices) // most))]
+
+
+def in_order(models: list[Trained], parts: list[list[int]]) -> list[Trained]:
+    """The models of all parts, one part after the other, each moved to its index."""
+    return [models[k] for k in np.argsort(np.concatenate(parts))]
+
+
 def train(settings: list[Setting], most: int = 20) -> list[Trained]:
     """Train any list of settings, at most `most` at a time; returned in the given order."""
-    keyed: dict[tuple, list[int]] = {}
+    keyed = defaultdict(list)
     for i, s in enumerate(settings):
-        keyed.setdefault(stack_key(s), []).append(i)
-    done: dict[int, Trained] = {}
+        keyed[stack_key(s)].append(i)
+    models = []
+    parts = []
     for members in keyed.values():
-        for first in range(0, len(members), most):
-            part = members[first : first + most]
-            models = train_stack([settings[i] for i in part])
-            done |= dict(zip(part, models, strict=True))
-    return [done[i] for i in range(len(settings))]
+        for part in cut(members, most):
+            models += train_stack([settings[i] for i in part])
+            parts.append(part)
+    return in_order(models, parts)
 
 # %% ../../nbs/1_linear/trainer.ipynb #a4ede9cd
 class Naive(torch.nn.Module):
