@@ -18,14 +18,17 @@ from aclam.data.cache import resize_frames
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.train.label import LabelConfig, label, read_labels, same_files
+from aclam.train.label import label
+from aclam.train.label_files import read_labels, same_files
+from aclam.train.label_job import LabelConfig
 
 EPISODES, FRAMES, SIZE, LOOP, TRIES = 100, 101, 64, 600, 3
 MODELS = ("ac_lam_cpu", "potential_lam_cpu")  # reads pairs; reads single frames
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from aclam.train.label import LabelConfig, frames_of, label, open_job
+from aclam.train.label import label
+from aclam.train.label_job import LabelConfig, frames_of, open_job
 model, data, out, shard, prefetch = sys.argv[1:]
 config = LabelConfig(Path(model), Path(data), out=Path(out), shard=shard, prefetch=int(prefetch), piece_frames=300)
 frames_of(open_job(config).store.trajectories[:1], 8)  # imports what is imported late

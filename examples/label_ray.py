@@ -15,7 +15,9 @@ from importlib.util import find_spec
 
 from aclam.command_line import cli
 from aclam.core import say
-from aclam.train.label import LabelConfig, label, label_shard, missing, open_job
+from aclam.train.label import label, missing
+from aclam.train.label_job import LabelConfig, open_job
+from aclam.train.label_work import label_shard
 
 
 @dataclass(frozen=True)

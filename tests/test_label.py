@@ -24,13 +24,15 @@ import pytest
 import torch
 
 from aclam.core import UserError
-from aclam.data.lerobot import write_lerobot
-from aclam.data.source import Declared, open_dataset
+from aclam.data.declared import Declared
+from aclam.data.lerobot_writer import write_lerobot
+from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.lam.quantizer import Quantized
-from aclam.train import label as L
+from aclam.lam.quantizer import LatentAction
+from aclam.train import label as command
+from aclam.train import label_files, label_job, label_plan, label_work, pairs
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,15 +53,15 @@ def place(tmp_path_factory):
     return folder
 
 
-def config(place, **changes) -> L.LabelConfig:
-    return L.LabelConfig(
+def config(place, **changes) -> label_job.LabelConfig:
+    return label_job.LabelConfig(
         **{"model": place / "run" / "model", "data": place / "data", "piece_frames": 30} | changes
     )
 
 
 def column(folder, name: str) -> np.ndarray:
-    labels = L.read_labels(folder)
-    return L.rows_of(labels, name, range(len(labels)))
+    labels = label_files.read_labels(folder)
+    return label_files.rows_of(labels, name, range(len(labels)))
 
 
 def digest(folder) -> str:
@@ -70,7 +72,7 @@ def digest(folder) -> str:
 
 @pytest.fixture(scope="module")
 def whole(place):
-    return L.label(config(place, offsets=(1, 4, -2), out=place / "whole"))
+    return command.label(config(place, offsets=(1, 4, -2), out=place / "whole"))
 
 
 def test_every_pair_is_that_of_a_plain_loop(place, whole):
@@ -79,11 +81,13 @@ def test_every_pair_is_that_of_a_plain_loop(place, whole):
         LatentActionModel.from_pretrained(place / "run" / "model"),
     )
     for offset in (1, 4, -2):
-        L.check_labels(place / "whole", lam, store, offset)
+        label_files.check_labels(place / "whole", lam, store, offset)
         assert whole["pairs"][str(offset)] == sum(20 + s - abs(offset) for s in range(7))
     tables = [
         table
-        for _, table in L.blocks(L.read_labels(place / "whole"), ["episode_index", "frame_index"])
+        for _, table in label_files.blocks(
+            label_files.read_labels(place / "whole"), ["episode_index", "frame_index"]
+        )
     ]
     frames = [(e, n) for e, t in enumerate(store.trajectories) for n in range(len(t))]
     assert [
@@ -98,9 +102,9 @@ def test_a_dataset_in_a_foreign_format_is_labelled_too(place):
     write_lerobot(
         place / "lerobot", [synthetic_trajectory(s, T=12, size=40) for s in range(3)], "image", 5
     )
-    done = L.label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
+    done = command.label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
     lam = LatentActionModel.from_pretrained(place / "run" / "model")
-    L.check_labels(place / "foreign", lam, open_dataset(place / "lerobot"), 1)
+    label_files.check_labels(place / "foreign", lam, open_dataset(place / "lerobot"), 1)
     assert done["pairs"] == {"1": 3 * 11}
 
 
@@ -124,16 +128,18 @@ def test_a_killed_job_ends_at_the_same_bytes(place, whole):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(UserError, match="not complete"):
-        L.read_labels(out)
+        label_files.read_labels(out)
     there = {p: p.stat().st_mtime_ns for p in out.rglob("part*.parquet")}
     assert there
-    L.label(config(place, offsets=(1, 4, -2), out=out))
+    command.label(config(place, offsets=(1, 4, -2), out=out))
     assert digest(out) == digest(place / "whole")
     assert all(
         p.stat().st_mtime_ns == t for p, t in there.items() if p.exists()
     )  # nothing was done twice
     before = digest(out)
-    assert L.label(config(place, offsets=(1, 4, -2), out=out))["done"] and digest(out) == before
+    assert (
+        command.label(config(place, offsets=(1, 4, -2), out=out))["done"] and digest(out) == before
+    )
 
 
 class Phi(torch.nn.Module):
@@ -141,7 +147,7 @@ class Phi(torch.nn.Module):
         super().__init__()
         self.phi, self.asked = torch.nn.Linear(3 * 8 * 8, 5), 0
 
-    def pixels(self, o):
+    def normalize(self, o):
         return o.float() / 255
 
 
@@ -151,18 +157,18 @@ class ByFrame(Phi):
     def codes(self, o):
         self.asked += len(o)
         phi = self.phi(o.flatten(1))
-        return Quantized(phi, phi, None, phi.new_zeros(()))
+        return LatentAction(phi, phi, None, phi.new_zeros(()))
 
     def between(self, i, j):
-        return Quantized(j.z - i.z, j.z - i.z, None, i.loss)
+        return LatentAction(j.z - i.z, j.z - i.z, None, i.loss)
 
 
 class ByPair(Phi):
     """The same latents from pairs."""
 
     def encode(self, o_i, o_j):
-        z = self.phi(self.pixels(o_j).flatten(1)) - self.phi(self.pixels(o_i).flatten(1))
-        return Quantized(z, z, None, z.new_zeros(()))
+        z = self.phi(self.normalize(o_j).flatten(1)) - self.phi(self.normalize(o_i).flatten(1))
+        return LatentAction(z, z, None, z.new_zeros(()))
 
 
 def test_a_model_that_reads_frames_reads_each_once():
@@ -170,9 +176,9 @@ def test_a_model_that_reads_frames_reads_each_once():
     one, frames = ByFrame(), torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     two = ByPair()
     two.load_state_dict(one.state_dict())
-    pairs = [L.pair_rows([20, 30], k) for k in (1, 7, -3)]
-    assert L.reads_frames(one) and not L.reads_frames(two)
-    fast, slow = (L.encode_pairs(lam, frames, pairs, 16) for lam in (one, two))
+    rows = [pairs.pair_rows([20, 30], k) for k in (1, 7, -3)]
+    assert pairs.reads_frames(one) and not pairs.reads_frames(two)
+    fast, slow = (pairs.encode_pairs(lam, frames, rows, 16) for lam in (one, two))
     assert one.asked == 50
     assert all(np.allclose(a[0], b[0], atol=1e-5) for a, b in zip(fast, slow, strict=True))
 
@@ -184,8 +190,8 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
     )
     lam = LatentActionModel(quantised)
     lam.save_pretrained(tmp_path / "model")
-    L.label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
-    assert L.read_labels(tmp_path / "labels").column_names[2:] == [
+    command.label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
+    assert label_files.read_labels(tmp_path / "labels").column_names[2:] == [
         "latent_action_1",
         "latent_codes_1",
     ]
@@ -210,7 +216,7 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
 )
 def test_jobs_that_are_refused(place, whole, changes, words):
     with pytest.raises(UserError, match=words):
-        L.label(config(place, out=place / "whole", **changes))
+        command.label(config(place, out=place / "whole", **changes))
 
 
 def test_the_command(place, capsys):
@@ -223,13 +229,13 @@ def test_the_command(place, capsys):
         "3",
         "--json",
     ]
-    L.main(words)
+    command.main(words)
     found = json.loads(capsys.readouterr().out)
     assert found["folder"].endswith("labels/run") and found["pairs"] == {
         "3": sum(17 + s for s in range(7))
     }
     with pytest.raises(SystemExit) as stopped:
-        L.main([*words[:2], "--data", str(place / "nowhere")])
+        command.main([*words[:2], "--data", str(place / "nowhere")])
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and out == "" and err.count("\n") == 1
 
@@ -237,7 +243,9 @@ def test_the_command(place, capsys):
 @pytest.fixture(scope="module")
 def vla(place, whole):
     """The episodes and their labels as one LeRobot dataset; the folder."""
-    done = L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla"))
+    done = command.label(
+        config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla")
+    )
     assert done["lerobot"] == [
         f"latent_action_{k}{end}" for k in (1, 4, -2) for end in ("", "_is_pad")
     ]
@@ -250,7 +258,7 @@ def bytes_of(folder) -> dict:
 
 def test_labels_become_columns_of_a_lerobot_dataset(place, vla):
     info = json.loads((vla / "meta" / "info.json").read_text())
-    d = L.read_labels(place / "whole").about["latent_dim"]
+    d = label_files.read_labels(place / "whole").about["latent_dim"]
     assert info["features"]["latent_action_4"] == {"dtype": "float32", "shape": [d], "names": None}
     assert info["features"]["latent_action_4_is_pad"] == {
         "dtype": "bool",
@@ -304,10 +312,10 @@ def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(
     before = bytes_of(vla)
     for path in [*vla.glob("meta/episodes/*/*"), *vla.glob("data/*/*"), vla / "meta" / "info.json"]:
         path.unlink()  # as if it had been killed before its first part was done
-    L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
+    command.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
     assert bytes_of(vla) == before
     with pytest.raises(UserError, match=r"vla holds another dataset \(extra"):
-        L.label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
+        command.label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
 
 
 def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
@@ -316,7 +324,7 @@ def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
         preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform")
     )
     LatentActionModel(quantised).save_pretrained(tmp_path / "model")
-    L.label(
+    command.label(
         config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla")
     )
     codes = column(tmp_path / "labels", "latent_codes_1")
@@ -346,10 +354,12 @@ def test_extra_columns_must_fit_the_episodes(tmp_path):
 
 
 def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypatch):
-    from aclam.data import lerobot
+    from aclam.data import lerobot_writer
 
-    monkeypatch.setattr(lerobot, "HELD", 0)
-    L.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed"))
+    monkeypatch.setattr(lerobot_writer, "IN_MEMORY", 0)
+    command.label(
+        config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed")
+    )
     one, two = (
         json.loads((folder / "meta" / "stats.json").read_text())
         for folder in (vla, tmp_path / "streamed")
@@ -380,9 +390,9 @@ def quantizing(place):
 @pytest.mark.parametrize("values", ["codes", "float16", "float32"])
 def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, values):
     words = {"model": quantizing, "out": tmp_path / "labels", "offsets": (2,), "values": values}
-    L.label(config(place, **words, lerobot=tmp_path / "vla"))
+    command.label(config(place, **words, lerobot=tmp_path / "vla"))
     lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
-    L.check_labels(tmp_path / "labels", lam, store, 2)
+    label_files.check_labels(tmp_path / "labels", lam, store, 2)
     kinds = {
         f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")
     }
@@ -404,23 +414,23 @@ def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, va
 def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place, quantizing):
     lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
     for values, offsets in (("codes", (1, 2, 3)), ("float16", (1, 2)), ("float32", (1,))):
-        L.label(
+        command.label(
             config(place, model=quantizing, name=f"kept_{values}", offsets=offsets, values=values)
         )
-    assert {k: f.name for k, f in L.labels_of(store, lam).items()} == {
+    assert {k: f.name for k, f in label_files.labels_of(store, lam).items()} == {
         1: "kept_float32",
         2: "kept_float16",
     }
-    assert sorted(L.labels_of(store, lam, ("codes",))) == [1, 2, 3]
+    assert sorted(label_files.labels_of(store, lam, ("codes",))) == [1, 2, 3]
 
 
 def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
     with pytest.raises(UserError, match="no codebook"):
-        L.label(config(place, values="codes", out=tmp_path / "labels"))
+        command.label(config(place, values="codes", out=tmp_path / "labels"))
     assert not (tmp_path / "labels").exists()
-    kind = L.schema((1,), 2, None, "float16").field(2).type
+    kind = label_files.schema((1,), 2, None, "float16").field(2).type
     with pytest.raises(UserError, match="7e.04, float16 ends at 65504"):
-        L._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, kind)
+        label_job._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, kind)
 
 
 def to_version_1(folder: Path, **changes) -> None:
@@ -436,28 +446,28 @@ def to_version_1(folder: Path, **changes) -> None:
 
 def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
     out = tmp_path / "old"
-    L.label(config(place, offsets=(1, 4, -2), out=out))
+    command.label(config(place, offsets=(1, 4, -2), out=out))
     to_version_1(out)
     assert np.array_equal(
         column(out, "latent_action_4"), column(place / "whole", "latent_action_4"), equal_nan=True
     )
-    assert L.label(config(place, offsets=(1, 4, -2), out=out))["done"]
+    assert command.label(config(place, offsets=(1, 4, -2), out=out))["done"]
     with pytest.raises(UserError, match="values was float32 and is float16"):
-        L.label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
+        command.label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
     to_version_1(out, done=False)
     (out / "part-00001.parquet").unlink()
-    L.label(config(place, offsets=(1, 4, -2), out=out))
-    L.same_files(place / "whole", out)
+    command.label(config(place, offsets=(1, 4, -2), out=out))
+    label_files.same_files(place / "whole", out)
     to_version_1(out, format_version=3)
     with pytest.raises(UserError, match="format version 3, this package reads 1 and 2"):
-        L.read_labels(out)
+        label_files.read_labels(out)
 
 
 def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
-    L.label(config(place, offsets=(1,), out=tmp_path / "labels"))
+    command.label(config(place, offsets=(1,), out=tmp_path / "labels"))
     (tmp_path / "labels" / "part-00000.parquet").unlink()
     with pytest.raises(UserError, match="a part was removed"):
-        L.read_labels(tmp_path / "labels")
+        label_files.read_labels(tmp_path / "labels")
 
 
 # --- division
@@ -466,19 +476,19 @@ def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
 def test_shards_cover_the_pieces_once_and_evenly(place, count):
-    pieces = L.plan(read_store(place / "data"), 30)
+    pieces = label_plan.plan(read_store(place / "data"), 30)
     assert sorted({p.part for p in pieces}) == [0, 1] and len(pieces) > 3
-    assert L.check_shares(pieces, count) <= 1
+    assert label_plan.check_shares(pieces, count) <= 1
 
 
 @pytest.mark.parametrize("text", ["8/8", "-1/8", "1", "a/b", "1/0", "1/2/3", "1.5/4"])
 def test_shards_that_there_are_not(text):
     with pytest.raises(UserError, match="from 0/8 to 7/8"):
-        L.parse_shard(text)
+        label_plan.parse_shard(text)
 
 
 def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole, tmp_path):
-    steps = L.check_shards(
+    steps = command.check_shards(
         config(place, offsets=(1, 4, -2), out=tmp_path / "labels"), place / "whole", 2
     )
     assert steps[0]["shards"] == [0, 1] and steps[-1]["done"] and steps[-1]["pieces"] == 0
@@ -487,33 +497,35 @@ def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole,
 def test_more_shards_than_pieces_in_any_order(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for index in np.random.default_rng(0).permutation(12).tolist():
-        L.label(replace(out, shard=f"{index}/12"))
-    L.same_files(place / "whole", tmp_path / "labels")
+        command.label(replace(out, shard=f"{index}/12"))
+    label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     asked = replace(out, missing=4)
-    first = L.missing(asked)
+    first = command.missing(asked)
     assert (
         first["shards"] == [0, 1, 2, 3] and not first["done"] and not (tmp_path / "labels").exists()
     )
-    L.label(replace(out, shard="1/4"))
-    assert L.missing(asked)["shards"] == [0, 2, 3]
-    job = L.open_job(out)
-    with L.at_work(job):  # all pieces, but killed before parts were made of them
+    command.label(replace(out, shard="1/4"))
+    assert command.missing(asked)["shards"] == [0, 2, 3]
+    job = label_job.open_job(out)
+    with label_work.at_work(job):  # all pieces, but killed before parts were made of them
         for piece in job.pieces:
             if not job.has(piece):
                 sizes = [job.store.trajectories[e] for e in piece.episodes]
-                L.write_piece(job, piece, L.frames_of(sizes, job.lam.config.image_size))
-    found = L.missing(asked)
+                label_work.write_piece(
+                    job, piece, label_job.frames_of(sizes, job.lam.config.image_size)
+                )
+    found = command.missing(asked)
     assert found["pieces"] == 0 and found["parts"] == [0, 1] and found["shards"] == [1, 3]
-    L.label(replace(out, shard="3/4"))
-    L.same_files(place / "whole", tmp_path / "labels")
-    assert L.missing(asked)["shards"] == []
+    command.label(replace(out, shard="3/4"))
+    label_files.same_files(place / "whole", tmp_path / "labels")
+    assert command.missing(asked)["shards"] == []
     about = json.loads((tmp_path / "labels" / "labels.json").read_text())
     (tmp_path / "labels" / "labels.json").write_text(json.dumps(about | {"done": False}))
-    assert L.missing(asked)["shards"] == [3]  # killed before labels.json was marked
+    assert command.missing(asked)["shards"] == [3]  # killed before labels.json was marked
 
 
 def test_the_commands_of_shards(place, tmp_path, capsys):
@@ -532,7 +544,7 @@ def test_the_commands_of_shards(place, tmp_path, capsys):
     def outcome(*more):
         status = 0
         try:
-            L.main([*words, *more])
+            command.main([*words, *more])
         except SystemExit as e:
             status = e.code
         return status, *capsys.readouterr()
@@ -598,7 +610,7 @@ def by_one_process(place: Path, out: Path) -> None:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    L.label(config(place, offsets=(1, 4), out=out))
+    command.label(config(place, offsets=(1, 4), out=out))
     torch.set_num_threads(threads)
 
 
@@ -619,7 +631,7 @@ def test_killed_shards_end_at_the_bytes_of_one_process(longer, tmp_path):
     found = kills(longer, tmp_path / "killed", 4, 5)
     assert found["kills"] >= 5 and found["starts"] == found["kills"] + 4, found
     by_one_process(longer, tmp_path / "one")
-    assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
+    assert label_files.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
 
 @pytest.mark.slow
@@ -630,23 +642,23 @@ def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
     print(found)
     assert found["kills"] >= 20 and found["starts"] == found["kills"] + 8
     by_one_process(longer, tmp_path / "one")
-    assert L.same_files(tmp_path / "one", tmp_path / "killed") == 6
+    assert label_files.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
 
-def twins(config: L.LabelConfig, number: int = 3) -> list[dict]:
+def twins(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
     with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(L.label, [config] * number))
+        return list(pool.map(command.label, [config] * number))
 
 
 def counted(monkeypatch) -> list:
     """Pieces that are computed from now on, in their order."""
-    seen, work = [], L.label_piece
+    seen, work = [], label_work.label_piece
 
     def counting(job, piece, frames):
         seen.append(piece.name)
         return work(job, piece, frames)
 
-    monkeypatch.setattr(L, "label_piece", counting)
+    monkeypatch.setattr(label_work, "label_piece", counting)
     return seen
 
 
@@ -654,8 +666,8 @@ def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path,
     seen = counted(monkeypatch)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     assert all(found["done"] for found in twins(out))
-    assert sorted(seen) == [p.name for p in L.plan(read_store(place / "data"), 30)]
-    L.same_files(place / "whole", tmp_path / "labels")
+    assert sorted(seen) == [p.name for p in label_plan.plan(read_store(place / "data"), 30)]
+    label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 @pytest.mark.parametrize("locks", ["none", "refused"])
@@ -663,94 +675,96 @@ def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, 
     """A file system whose locks do nothing, and one that says that it has none."""
 
     def refuse(*_):
-        raise OSError(L.errno.ENOLCK, "No locks available")
+        raise OSError(label_work.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(L, "fcntl", None) if locks == "none" else monkeypatch.setattr(
-        L.fcntl, "flock", refuse
+    monkeypatch.setattr(label_work, "fcntl", None) if locks == "none" else monkeypatch.setattr(
+        label_work.fcntl, "flock", refuse
     )
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for _ in range(3):
         assert all(found["done"] for found in twins(replace(out, resume=True)))
-        L.same_files(place / "whole", tmp_path / "labels")
+        label_files.same_files(place / "whole", tmp_path / "labels")
         for path in [*(tmp_path / "labels").glob("part*"), tmp_path / "labels" / "labels.json"]:
             path.unlink()
 
 
 def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
-    job = L.open_job(out)
-    with L.at_work(job):
-        slow = L.claim(job, job.pieces[1])  # stopped in the midst of a piece
-        assert slow is not None and L.claim(job, job.pieces[1]) is None
-        monkeypatch.setattr(L, "PATIENCE_S", 0.3)
+    job = label_job.open_job(out)
+    with label_work.at_work(job):
+        slow = label_work.claim(job, job.pieces[1])  # stopped in the midst of a piece
+        assert slow is not None and label_work.claim(job, job.pieces[1]) is None
+        monkeypatch.setattr(label_work, "PATIENCE_S", 0.3)
         start = time.monotonic()
-        assert L.label(out)["done"] and time.monotonic() - start > 0.3
-        L.write_piece(
+        assert command.label(out)["done"] and time.monotonic() - start > 0.3
+        label_work.write_piece(
             job,
             job.pieces[1],
-            L.frames_of(
+            label_job.frames_of(
                 [job.store.trajectories[e] for e in job.pieces[1].episodes],
                 job.lam.config.image_size,
             ),
         )
         slow.free()
-        assert L.finish(job)["done"]  # what it left is swept, and nobody is harmed
-    L.same_files(place / "whole", tmp_path / "labels")
+        assert label_work.finish(job)["done"]  # what it left is swept, and nobody is harmed
+    label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 def test_work_goes_on_when_its_holder_ends(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
-    job = L.open_job(out)
-    with L.at_work(job):
-        held = L.claim(job, job.pieces[0])
+    job = label_job.open_job(out)
+    with label_work.at_work(job):
+        held = label_work.claim(job, job.pieces[0])
         threading.Timer(0.5, held.free).start()
-        assert L.label(out)["done"]
-    L.same_files(place / "whole", tmp_path / "labels")
+        assert command.label(out)["done"]
+    label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 def test_nobody_starts_anew_under_another(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
-    job = L.open_job(out)
-    with L.at_work(job):
-        L.label_pieces(job, job.pieces[:2])
+    job = label_job.open_job(out)
+    with label_work.at_work(job):
+        label_work.label_pieces(job, job.pieces[:2])
         with pytest.raises(UserError, match="being written by another process"):
-            L.label(replace(out, resume=False))
-    assert L.label(replace(out, resume=False))["done"]
-    L.same_files(place / "whole", tmp_path / "labels")
-    assert L.label(replace(out, resume=False, offsets=(1,)))["offsets"] == [1]
+            command.label(replace(out, resume=False))
+    assert command.label(replace(out, resume=False))["done"]
+    label_files.same_files(place / "whole", tmp_path / "labels")
+    assert command.label(replace(out, resume=False, offsets=(1,)))["offsets"] == [1]
     assert len(list((tmp_path / "labels").glob("part*"))) == 2
 
 
 def test_finished_labels_may_lie_where_nobody_can_write(place, tmp_path, capsys):
     out = config(place, offsets=(2,), out=tmp_path / "labels")
-    L.label(out)
+    command.label(out)
     there = {p.name for p in (tmp_path / "labels").iterdir()}
     (tmp_path / "labels" / ".lock").unlink()
-    assert L.label(out)["done"] and {p.name for p in (tmp_path / "labels").iterdir()} == there - {
-        ".lock"
-    }
+    assert command.label(out)["done"] and {
+        p.name for p in (tmp_path / "labels").iterdir()
+    } == there - {".lock"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make .*Not a directory"):
-        L.label(replace(out, out=tmp_path / "file" / "labels"))
+        command.label(replace(out, out=tmp_path / "file" / "labels"))
 
 
 def test_a_folder_of_something_else_is_left_alone(place, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        L.label(config(place, out=tmp_path))
+        command.label(config(place, out=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_ranks_begin_at_their_share_and_go_round(place):
-    job = L.open_job(config(place))
+    job = label_job.open_job(config(place))
     for world in (1, 2, 3, 9):
-        orders = [L.order_of(job, rank, world) for rank in range(world)]
+        orders = [label_work.order_of(job, rank, world) for rank in range(world)]
         assert all(sorted(order) == sorted(job.pieces) for order in orders)
         for rank, order in enumerate(orders):
-            own = L.share(job.pieces, L.Shard(rank, world))
+            own = label_plan.share(job.pieces, label_plan.Shard(rank, world))
             assert order[: len(own)] == own
-    in_shard = L.open_job(config(place, shard="1/2"))
-    assert sorted(L.order_of(in_shard, 1, 2)) == L.share(job.pieces, L.Shard(1, 2))
+    in_shard = label_job.open_job(config(place, shard="1/2"))
+    assert sorted(label_work.order_of(in_shard, 1, 2)) == label_plan.share(
+        job.pieces, label_plan.Shard(1, 2)
+    )
 
 
 @pytest.mark.slow
@@ -779,7 +793,7 @@ def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads(done.stdout)["done"]  # one object, of the main process
     by_one_process(place, tmp_path / "one")
-    L.same_files(tmp_path / "one", tmp_path / "ranks")
+    label_files.same_files(tmp_path / "one", tmp_path / "ranks")
 
 
 # --- clusters
@@ -905,7 +919,7 @@ def test_the_job_array_writes_the_bytes_of_one_process(slurm, place, tmp_path):
         and "--array=2 " in (folder / "log").read_text()
     )
     by_one_process(place, tmp_path / "one")
-    L.same_files(tmp_path / "one", tmp_path / "array")
+    label_files.same_files(tmp_path / "one", tmp_path / "array")
 
 
 def ray_python() -> str | None:
@@ -951,7 +965,7 @@ def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "4 shards were missing" in done.stdout, done.stderr[-2000:]
     by_one_process(place, tmp_path / "one")
-    L.same_files(tmp_path / "one", tmp_path / "ray")
+    label_files.same_files(tmp_path / "one", tmp_path / "ray")
 
 
 # --- memory
@@ -985,13 +999,13 @@ def test_ten_million_rows_are_read_in_less_than_two_gigabytes(tmp_path):
 def test_rows_are_read_in_any_order_by_copies_and_by_spawned_workers(place, whole):
     import pickle  # as a DataLoader does that spawns its workers
 
-    labels = L.read_labels(place / "whole")
+    labels = label_files.read_labels(place / "whole")
     every = column(place / "whole", "latent_action_-2")
     rows = np.random.default_rng(0).integers(len(labels), size=200)
     for reader in (labels, pickle.loads(pickle.dumps(labels))):
         assert np.array_equal(
-            L.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True
+            label_files.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True
         )
     labels.owner = -1  # as in a process that was forked
-    assert np.array_equal(L.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
+    assert np.array_equal(label_files.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
     assert labels.owner == os.getpid()

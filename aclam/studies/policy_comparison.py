@@ -29,7 +29,9 @@ from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
 from .report import hardware
 from ..train import policy as training
-from ..train.label import LabelConfig, label, weights_hash
+from ..train.label import label
+from ..train.label_files import weights_hash
+from ..train.label_job import LabelConfig
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #73790cc2
 PAPER_TABLE_3 = {  # percent: (S, S/A) in splits id, train, val; R is their ratio
