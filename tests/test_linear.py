@@ -1,6 +1,5 @@
 """Part 1: every proposition's check, the independent expected values, the trainer, the command."""
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +32,7 @@ RESULTS = Path(__file__).parents[1] / "nbs" / "results"
 SMALL = Setting(d_o=24, d_a=3, d_b=3, d_z=3, steps=2500)
 
 
-# ---- the world and the model
-# ------------------------------------------------------------------------------------
+# --- the world and the model
 
 
 def test_sampler_and_moments_agree():
@@ -80,8 +78,7 @@ def test_llo_of_known_latents():
     assert np.isclose(llo.llo(F["o"][:4], F).llo, 1 - 4 / 16)
 
 
-# ---- propositions
-# -----------------------------------------------------------------------------------------------
+# --- propositions
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -181,8 +178,7 @@ def test_limits_of_composition():
     )
 
 
-# ---- independent expected values (closed forms)
-# -------------------------------------------------------------------
+# --- independent expected values (closed forms)
 
 
 def test_expected_values_iid():
@@ -231,8 +227,7 @@ def test_policy_and_composition_overlap():
     )
 
 
-# ---- the trainer
-# --------------------------------------------------------------------------------------------------
+# --- the trainer
 
 
 @pytest.mark.parametrize(
@@ -306,31 +301,28 @@ def test_labels_on_both_sides():
     assert rescued["theory_method"] == "closed form"
 
 
-# ---- the command
-# --------------------------------------------------------------------------------------------------
+# --- the command
 
 
-def run(capsys, *words):
-    code = 0
-    try:
-        command.main(list(words))
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
+@pytest.fixture
+def answer(outcome):
+    """Run aclam-linear on a line of words; its JSON, and what it says on standard error."""
+
+    def run(line: str) -> tuple[dict, str]:
+        status, out, err = outcome(command.main, *line.split())
+        assert status == 0 and out.count("\n") == 1
+        return json.loads(out), err
+
+    return run
 
 
-def test_json_has_the_contract(capsys):
-    code, out, err = run(
-        capsys, "--json", "--d-o", "12", "--d-a", "2", "--d-z", "3", "--d-b", "2", "--steps", "20"
-    )
-    answer = json.loads(out)
-    wanted = (
-        "loss min_loss llo llo_theory nmse_a nmse_eps nmse_o norm_B_C_plus_D subspace_error".split()
-    )
-    assert code == 0 and set(wanted) <= set(answer) and out.count("\n") == 1
-    assert (
-        err.count("\n") == 1 and "not at its minimum" in err and "80 for example" in err
-    )  # after 20 steps
+def test_json_has_the_contract(answer):
+    found, err = answer("--json --d-o 12 --d-a 2 --d-z 3 --d-b 2 --steps 20")
+    for name in ("loss", "min_loss", "llo", "llo_theory", "nmse_a", "nmse_eps", "nmse_o"):
+        assert isinstance(found[name], float)
+    assert {"norm_B_C_plus_D", "subspace_error"} <= set(found)
+    # after 20 steps
+    assert err.count("\n") == 1 and "not at its minimum" in err and "80 for example" in err
 
 
 @pytest.mark.parametrize(
@@ -348,96 +340,87 @@ def test_json_has_the_contract(capsys):
         ("--seed -1", "seed is -1"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(capsys, words, says):
-    code, out, err = run(capsys, "--json", *words.split())
-    assert code == 2 and out == "" and err.count("\n") == 1 and says in err
+def test_bad_input_is_one_line_and_exit_2(refused, words, says):
+    refused(command.main, ["--json", *words.split()], says)
 
 
-def test_bad_figures(capsys):
-    for words, says in [
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         ("figure 5", "not one of 3, 4"),
         ("figure", "not one of 3, 4"),
         ("figure 3 --seeds 0", "seeds"),
-    ]:
-        code, out, err = run(capsys, *words.split())
-        assert code == 2 and out == "" and err.count("\n") == 1 and says in err
+        ("figure 3 --workers 0", "workers"),
+        ("figure 3 --out figure.pdf", ".png"),
+    ],
+)
+def test_bad_figures(refused, words, says):
+    refused(command.main, words.split(), says)
 
 
-def test_a_figure_writes_png_and_csv(capsys, tmp_path):
+def test_a_figure_writes_png_and_csv(answer, tmp_path):
     png = tmp_path / "f.png"
-    words = f"figure 4 --seeds 1 --steps 3 --d-o 26 --workers 1 --json --out {png}".split()
-    code, out, err = run(capsys, *words)
-    answer = json.loads(out)
-    assert code == 0 and png.read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader(open(answer["csv"])))
-    assert len(rows) == answer["models"] and {r["panel"] for r in rows} == {
-        "4 left",
-        "4 middle",
-        "4 right",
-    }
+    found, _ = answer(f"figure 4 --seeds 1 --steps 3 --d-o 26 --workers 1 --json --out {png}")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    rows = figures.read_csv(found["csv"])
+    assert len(rows) == found["models"]
+    assert {row["panel"] for row in rows} == {"4 left", "4 middle", "4 right"}
 
 
 OUTSIDE_THE_BOOK = [
     "--d-o 40 --d-a 5 --d-z 5 --d-b 3 --gain 3 --sigma-iid 0.4 --lambda-ac 1 --readout raw",
-    "--d-o 20 --d-a 2 --d-z 3 --d-b 4 --gain 0.5 --sigma-agents 1.5 --lambda-ac 0.5 --readout raw --seed 3",
-    "--d-o 32 --d-a 6 --d-z 4 --d-b 2 --gain 2 --sigma-iid 0.3 --sigma-agents 0.3 --augment-var 0.2 --readout raw",
+    "--d-o 20 --d-a 2 --d-z 3 --d-b 4 --gain 0.5 --sigma-agents 1.5 --lambda-ac 0.5 --readout raw "
+    "--seed 3",
+    "--d-o 32 --d-a 6 --d-z 4 --d-b 2 --gain 2 --sigma-iid 0.3 --sigma-agents 0.3 "
+    "--augment-var 0.2 --readout raw",
     "--d-o 24 --d-a 3 --d-z 3 --d-b 2 --gain 4 --chi 0.3 --sigma-iid 0.2 --augment-var 0.1 --seed 5",
 ]
 
 
-@pytest.mark.parametrize("words", OUTSIDE_THE_BOOK)
-def test_json_agrees_with_its_own_closed_form(capsys, words):
+@pytest.mark.parametrize("line", OUTSIDE_THE_BOOK)
+def test_json_agrees_with_its_own_closed_form(answer, line):
     """LLO within 0.03, the loss within 5 % above its minimum (never below)."""
-    code, out, _ = run(capsys, "--json", *words.split())
-    answer = json.loads(out)
-    assert code == 0 and abs(answer["llo"] - answer["llo_theory"]) < 0.03
-    assert 1 - 1e-9 < answer["loss"] / answer["min_loss"] < 1.05
+    found, _ = answer(f"--json {line}")
+    assert abs(found["llo"] - found["llo_theory"]) < 0.03
+    assert 1 - 1e-9 < found["loss"] / found["min_loss"] < 1.05
 
 
 @pytest.mark.parametrize("extra", ["--chi 0.4", "--lambda-ac 0.5"])
-def test_labels_beside_a_policy_or_composition(capsys, extra):
-    """No closed form there: the minimum is found by L-BFGS, and is below what a short training
-    reaches.
-    """
-    words = (
-        f"--d-o 10 --d-a 2 --d-z 2 --d-b 2 --sigma-iid 0.3 --label-ratio 0.2 --steps 300 {extra}"
-    )
-    code, out, _ = run(capsys, "--json", *words.split())
-    answer = json.loads(out)
-    assert (
-        code == 0
-        and answer["theory_method"] == "L-BFGS"
-        and answer["loss"] > answer["min_loss"] > 0
-    )
+def test_labels_beside_a_policy_or_composition(answer, extra):
+    """No closed form there: L-BFGS finds a minimum below what a short training reaches."""
+    world = "--d-o 10 --d-a 2 --d-z 2 --d-b 2 --sigma-iid 0.3"
+    found, _ = answer(f"--json {world} --label-ratio 0.2 --steps 300 {extra}")
+    assert found["theory_method"] == "L-BFGS" and found["loss"] > found["min_loss"] > 0
 
 
 def direct_minimum(s: Setting) -> float:
-    """The minimum of the loss from a covariance written out by hand: none of the package's factors
-    or objectives.
+    """The minimum of the loss from a covariance written out by hand.
+
+    It uses none of the package's factors or objectives.
     """
-    w, eye = make_world(s.world), np.eye(s.d_o)
-    noise = s.sigma_iid**2 * eye + s.sigma_agents**2 * w.Y @ w.Y.T
-    part = (1 - s.chi) ** 2 * w.X @ w.X.T + noise  # what the frame does not predict
-    seen = s.chi * w.X @ w.Pi  # E[delta o^T], as E[o o^T] = 1
-    part = part + seen @ seen.T * s.augment_var / (
-        1 + s.augment_var
-    )  # ridge: what a shifted frame does not predict
-    return float(np.linalg.eigvalsh(part)[: s.d_o - s.d_z].sum() * (1 + 2 * s.lambda_ac))
+    w = make_world(s.world)
+    noise = s.sigma_iid**2 * np.eye(s.d_o) + s.sigma_agents**2 * w.Y @ w.Y.T
+    unpredicted = (1 - s.chi) ** 2 * w.X @ w.X.T + noise  # what the frame does not predict
+    with_frame = s.chi * w.X @ w.Pi  # E[delta o^T], as E[o o^T] = 1
+    # ridge: what a shifted frame does not predict
+    ridge = with_frame @ with_frame.T * s.augment_var / (1 + s.augment_var)
+    rest = np.linalg.eigvalsh(unpredicted + ridge)[: s.d_o - s.d_z].sum()
+    return float(rest * (1 + 2 * s.lambda_ac))
 
 
-@pytest.mark.parametrize("words", OUTSIDE_THE_BOOK)
-def test_closed_form_agrees_with_a_direct_eigendecomposition(words):
-    pairs = [
-        w.removeprefix("--").replace("-", "_") for w in words.replace("--readout raw", "").split()
-    ]
-    kinds = {"d_o": int, "d_a": int, "d_z": int, "d_b": int, "seed": int}
-    s = Setting(**{k: kinds.get(k, float)(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)})
+@pytest.mark.parametrize("line", OUTSIDE_THE_BOOK)
+def test_closed_form_agrees_with_a_direct_eigendecomposition(line):
+    words = line.replace("--readout raw", "").replace("--", "").replace("-", "_").split()
+    integers = ("d_o", "d_a", "d_z", "d_b", "seed")
+    fields = {}
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        fields[name] = int(value) if name in integers else float(value)
+    s = Setting(**fields)
     F = factors(make_world(s.world), steps=2 if s.lambda_ac else 1)
     assert np.isclose(theory(s, F)[1], direct_minimum(s), rtol=1e-9)
 
 
-# ---- the figures at full size (made by `aclam-linear figure NAME --seeds 3`, see the notebooks)
-# -------------------
+# --- the figures at full size (made by `aclam-linear figure NAME --seeds 3`, see the notebooks)
 
 
 def saved(name):
