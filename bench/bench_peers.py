@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.blocks import normalize_pixels
 from aclam.lam.objective import objective, pair_frames
-from aclam.studies.report import hardware
+from aclam.studies.processes import hardware
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 7
@@ -101,8 +101,8 @@ def villa_x(parity: ModuleType, folder: Path, s: Size) -> Peer:
     def forward(model: nn.Module, o_i: Tensor, o_j: Tensor) -> Tensor:
         clips = torch.stack([normalize_pixels(o_i), normalize_pixels(o_j)], dim=1)
         z, reg, _ = model.vq(model.encoder(clips))
-        painted, target = model.decoder(clips, z)
-        return model.loss(target, painted) + reg
+        predicted, target = model.decoder(clips, z)
+        return model.loss(target, predicted) + reg
 
     return Peer(
         LatentActionModel(ours), parity.villa_x_module(str(folder / "villa-x"), **sizes), forward
@@ -200,7 +200,7 @@ class Apart:
         return self.lam.latents(*pair_frames(frames))
 
 
-def optimiser_step(model: nn.Module, forward: Step) -> Callable[[], float]:
+def optimizer_step(model: nn.Module, forward: Step) -> Callable[[], float]:
     """A function that makes one AdamW step and returns its CPU seconds."""
     adam = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], lr=1e-4)
 
@@ -223,9 +223,9 @@ def times(peer: Peer, s: Size) -> dict[str, float]:
     batch = {"frames": torch.rand(s.triples, 3, 3, s.pixels, s.pixels)}
     o_i, o_j = pair_frames(batch["frames"])
     steps = {
-        "ours": optimiser_step(peer.ours, lambda: peer.ours.loss(batch)[0]),
-        "apart": optimiser_step(peer.ours, lambda: objective(Apart(peer.ours), batch)[0]),
-        "official": optimiser_step(peer.official, lambda: peer.forward(peer.official, o_i, o_j)),
+        "ours": optimizer_step(peer.ours, lambda: peer.ours.loss(batch)[0]),
+        "apart": optimizer_step(peer.ours, lambda: objective(Apart(peer.ours), batch)[0]),
+        "official": optimizer_step(peer.official, lambda: peer.forward(peer.official, o_i, o_j)),
     }
     spent = {name: [] for name in steps}
     for _ in range(ROUNDS):

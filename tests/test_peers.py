@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aclam.core import UserError
+from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LatentActionModel, instructions, univla
 from aclam.lam.bottlenecks import NSVQ
+from aclam.lam.instructions import SMALL_T5, TextConfig, check_t5, hashed_words, instruction_words
 from aclam.lam.lapa import check_shared
 from aclam.lam.model import step_lowers_loss
-from aclam.lam.instructions import SMALL_T5, TextConfig, check_t5, hashed_words, instruction_words
 from aclam.lam.registry import LAMS, check_parity
 from aclam.lam.univla import check_shortcuts, stage_two
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
 from aclam.structure.measure import measure_batch
 from aclam.train import lam as train_lam
-from aclam.weights import read_torch
 from aclam.weights import read_torch
 
 FIXTURES = Path(__file__).parent / "fixtures"
