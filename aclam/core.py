@@ -300,6 +300,8 @@ OLD_FIELDS: dict[str, str] = {  # the name of a field in older files -> its name
     "eye_width": "vision_width",
     "eye_depth": "vision_depth",
     "eye_heads": "vision_heads",
+    "eyes": "encoder",
+    "light": "brightness",
 }
 
 

@@ -30,12 +30,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from aclam.core import UserError, read_json, write_json
 from aclam.data.cache import cache_frames
 from aclam.data.loading import loader_settings
+from aclam.data.sampling import TripleConfig
 from aclam.data.store import finish_store, read_store, start_store, write_shard
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.policy.model import TINY as TINY_POLICY
 from aclam.policy.model import Policy, PolicyConfig
+from aclam.train.activations import checkpoint_activations
 from aclam.train.cards import card_of, largest_rows
 from aclam.train.config import TrainConfig
 from aclam.train.lam import LamTrainConfig, settings_for
@@ -44,7 +46,6 @@ from aclam.train.log import read_metrics
 from aclam.train.loop import train
 from aclam.train.memory import Setup, memory
 from aclam.train.optimizer import make_optimizer
-from aclam.train.activations import checkpoint_activations
 from aclam.train.step_cost import flops_per_triple
 
 PACKAGES = (
@@ -293,7 +294,7 @@ def lam_batch(config: Any, rows: int, device: str) -> dict[str, Tensor]:
 
 
 def policy_batch(c: PolicyConfig, rows: int, device: str) -> dict[str, Tensor]:
-    """What `aclam.policy.model.flow_matching` takes, at random."""
+    """What `Policy.loss` takes, at random."""
     size = c.vlm.image_size
     yes = torch.ones(rows, dtype=torch.bool, device=device)
     return {

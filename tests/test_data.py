@@ -43,17 +43,10 @@ from aclam.data.rotation import (
     relative_angle,
     to_rotation,
 )
+from aclam.data.sampling import EPS, TripleConfig, check_draws, draw_triple, global_indices
 from aclam.data.store import finish_store, read_store, start_store, write_shard, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
-from aclam.data.triples import (
-    EPS,
-    TripleConfig,
-    TripleDataset,
-    check_draws,
-    collate,
-    draw_triple,
-    global_indices,
-)
+from aclam.data.triples import TripleDataset, collate
 
 quick = settings(max_examples=150, deadline=None, database=None, derandomize=True)
 
@@ -473,7 +466,7 @@ def test_training_needs_no_library_for_video_simulators_or_language(tmp_path):
     missing = 'needs the library av, which is not installed: pip install "aclam[video]"'
     assert done.stdout.splitlines() == [
         f"a video file {missing}",
-        f"a film {missing}",
+        f"a video {missing}",
     ] and not list(tmp_path.iterdir())
 
 

@@ -153,7 +153,7 @@ def test_the_report_counts_the_nearest_card():
 def test_questions_say_what_scenes_say(stills):
     data = cache_frames(open_dataset(stills), 48)
     names = sorted({name for t in data for name in t.info["names"]})
-    training.check_questions(training.Questions(data, names, ENCODER, shift=1, light=0.1))
+    training.check_questions(training.Questions(data, names, ENCODER, shift=1, brightness=0.1))
 
 
 def test_a_policy_begins_from_a_trained_encoder(encoder, stills):
@@ -196,7 +196,7 @@ def test_another_encoder_is_another_run(encoder, tmp_path):
     changed = vlm.SmallVLM(seen)
     shutil.rmtree(tmp_path / "encoder")
     vlm.save_small(changed, tmp_path / "encoder")
-    with pytest.raises(UserError, match="eyes"):
+    with pytest.raises(UserError, match="encoder was"):
         policy_training.run(config)
 
 

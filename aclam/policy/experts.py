@@ -89,10 +89,11 @@ def read(self: Layer, x: Tensor, positions: Tensor) -> QKV:
     def heads(projection: nn.Linear) -> Tensor:
         return projection(y).unflatten(-1, (-1, self.size.head_dim)).transpose(1, 2)
 
-    q = rotate(heads(self.q), positions)  # (B, H, T, D)
-    k = rotate(heads(self.k), positions)  # (B, H_kv, T, D)
-    v = heads(self.v).clone()  # a view would not outlive the sharding of its layer
-    return QKV(q, k, v)
+    q = heads(self.q)  # (B, H, T, D)
+    k = heads(self.k)  # (B, H_kv, T, D)
+    v = heads(self.v)
+    # the clone: a view of v would not outlive the sharding of its layer
+    return QKV(rotate(q, positions), rotate(k, positions), v.clone())
 
 
 @patch

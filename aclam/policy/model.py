@@ -312,13 +312,13 @@ def flow_targets(self: Policy, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @patch
-def squared_error(self: Policy, found: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
+def squared_error(self: Policy, predicted: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
     """Squared error of directions (R, n, dim) at times t (R,).
 
     A network that predicts the data is judged by them: their error is the direction's, times the
     share of the way that remains.
     """
-    error = found - wanted
+    error = predicted - wanted
     if self.config.flow.predicts == "data":
         error = remaining(t, self.config.flow.sigma_min)[:, None, None] * error
     return error.square()
@@ -345,14 +345,14 @@ def flow_terms(
 
     state = repeat_rows(self.proprio_units.normalize(batch["proprio"]), c.draws)  # (R, proprio_dim)
     prefix = prefix.repeat(c.draws)  # the encoder has seen each picture once
-    found = self.field(prefix, Pair(z_t, a_t), t, state, hide=self.training)
+    predicted = self.field(prefix, Pair(z_t, a_t), t, state, hide=self.training)
 
     terms = {}
     if self.latent is not None:
-        error = self.squared_error(found.latent, z_direction, t)  # (R, N, d)
+        error = self.squared_error(predicted.latent, z_direction, t)  # (R, N, d)
         known = repeat_rows(batch["has_latent"], c.draws)  # (R,)
         terms["latent"] = (mean_of_known("latent", error, known), c.lambda_latent)
-    error = self.squared_error(found.action, a_direction, t)  # (R, M, A)
+    error = self.squared_error(predicted.action, a_direction, t)  # (R, M, A)
     known = repeat_rows(batch["has_action"], c.draws)
     terms["action"] = (mean_of_known("action", error, known), c.lambda_action)
     return terms

@@ -222,7 +222,7 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> N
 
     An odd row or column is left out.
     """
-    av = library("av", "video", "a film")
+    av = library("av", "video", "a video")
     height, width = (n - n % 2 for n in frames[0].shape[:2])
     with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as video:
         stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))

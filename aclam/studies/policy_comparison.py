@@ -21,13 +21,13 @@ from pathlib import Path
 from scipy import stats
 
 from ..command_line import cli
-from ..core import UserError, plain, print_json, read_json, say, write_json
+from ..core import OLD_FIELDS, UserError, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..lam import LatentActionModel
 from ..policy import rollout
 from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
-from .report import hardware
+from .processes import hardware
 from ..train import policy as training
 from ..train.label import label
 from ..train.label_files import weights_hash
@@ -73,7 +73,7 @@ class PolicyCompareConfig:
     video: tuple[str, ...] = ()  # further folders, of any robots, of which no commands are used
     # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained
     # one
-    eyes: str = ""
+    encoder: str = ""
     seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
     steps: int = 0  # optimiser steps of every policy; 0: as the preset is usually trained
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
@@ -144,7 +144,7 @@ def training_of(c: PolicyCompareConfig, e: Entry) -> training.PolicyTrainConfig:
     usual = training.settings_for(c.preset if lam else f"{c.preset}_wo_lam")
     loop = replace(usual.train, seed=e.seed, steps=c.steps or usual.train.steps)
     model = replace(
-        usual.model, vlm=replace(usual.model.vlm, weights=c.eyes or usual.model.vlm.weights)
+        usual.model, vlm=replace(usual.model.vlm, weights=c.encoder or usual.model.vlm.weights)
     )
     return replace(
         usual,
@@ -182,7 +182,7 @@ SHARED = (
     "data",
     "preset",
     "video",
-    "eyes",
+    "encoder",
     "steps",
     "few",
 )  # settings that all policies of a folder have in common
@@ -195,7 +195,8 @@ def claim_folder(c: PolicyCompareConfig) -> Path:
         {f"model {m}": folder for m, folder in methods_of(c).items() if folder},
     )
     about = plain({**{key: getattr(c, key) for key in SHARED}, **models})
-    old = read_json(file) if file.exists() else {}
+    kept = read_json(file) if file.exists() else {}
+    old = {OLD_FIELDS.get(key, key): value for key, value in kept.items()}
     for key in about:
         if old.get(key, about[key]) != about[key]:
             raise UserError(

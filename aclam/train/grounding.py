@@ -56,7 +56,7 @@ class GroundingTrainConfig:
     )
     val_fraction: float = 0.05  # of the scenes, the last ones; at least one
     shift: int = 1  # pictures are shifted by up to so many pixels, as for policies
-    light: float = 0.1  # and made brighter or darker by up to this share  # assumed
+    brightness: float = 0.1  # and made brighter or darker by up to this share  # assumed
     cache_gib: float = 16.0  # pictures are decoded once if all fit into this many GiB on disk
     probe_n: int = 512  # held-out questions
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
@@ -111,13 +111,13 @@ class Questions:
         vlm: VlmConfig,
         seed: int = 0,
         shift: int = 0,  # pixels, see `augment_frame`
-        light: float = 0.0,
+        brightness: float = 0.0,
     ):
         self.stills = list(stills)
         self.vlm = vlm
         self.seed = seed
         self.shift = shift
-        self.light = light
+        self.brightness = brightness
         self.number = {name: n for n, name in enumerate(names)}
         for t in self.stills:
             check_stills(t)
@@ -150,7 +150,7 @@ def picture(self: Questions, question: Question, rng: np.random.Generator) -> np
     """The picture of a question, uint8 (3, S, S)."""
     frames = question.scene.frames[[question.picture]]
     frame = resize_frames(frames, self.vlm.image_size)[0].numpy()
-    return augment_frame(frame, self.shift, self.light, rng)
+    return augment_frame(frame, self.shift, self.brightness, rng)
 
 
 @patch
@@ -242,8 +242,8 @@ def settings_from(argv: Sequence[str], prog: str = "aclam.train.grounding") -> G
     c = parse(GroundingTrainConfig, argv, prog, GroundingTrainConfig())
     if c.vlm.kind != "small" or not 0 <= c.grounding.look_layer < c.vlm.depth:
         raise UserError("--vlm.kind small, and --grounding.look-layer one of its layers, expected")
-    if c.shift < 0 or not 0 <= c.light < 1 or c.probe_n < 1:
-        raise UserError("light lies in [0, 1), shift is at least 0 and probe_n at least 1")
+    if c.shift < 0 or not 0 <= c.brightness < 1 or c.probe_n < 1:
+        raise UserError("brightness lies in [0, 1), shift is at least 0 and probe_n at least 1")
     return c
 
 # %% ../../nbs/8_train/grounding.ipynb #b558f206
@@ -255,7 +255,7 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     stills, held_out = open_stills(c)
     names = all_names([*stills, *held_out])
-    data = Questions(stills, names, c.vlm, c.train.seed, c.shift, c.light)
+    data = Questions(stills, names, c.vlm, c.train.seed, c.shift, c.brightness)
     measured = Questions(held_out, names, c.vlm, c.train.seed + 1)
     reader = build(c, data)
     if state.is_main_process:
@@ -264,7 +264,7 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
         "vlm": asdict(c.vlm),
         "grounding": asdict(c.grounding),
         "shift": c.shift,
-        "light": c.light,
+        "brightness": c.brightness,
         "scenes": [stills[0].name, stills[-1].name, len(stills)],
         "names": names,
     }

@@ -83,7 +83,7 @@ class PolicyTrainConfig:
     train: TrainConfig = TrainConfig()  # the loop
     # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
     shift: int = 1
-    light: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
+    brightness: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
     # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
     proprio_noise: float = 0.01
     # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
@@ -127,8 +127,8 @@ def check_settings(c: PolicyTrainConfig) -> None:
         raise UserError(
             f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset"
         )
-    if not (0 <= c.video_share < 1 and 0 <= c.light < 1):
-        raise UserError("video_share and light lie in [0, 1)")
+    if not (0 <= c.video_share < 1 and 0 <= c.brightness < 1):
+        raise UserError("video_share and brightness lie in [0, 1)")
     if min(c.shift, c.proprio_noise, c.demonstrations) < 0:
         raise UserError("shift, proprio_noise and demonstrations are at least 0")
 
@@ -350,16 +350,16 @@ def moment(self: Episode, frame: int, c: PolicyConfig) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/8_train/policy.ipynb #4df7b51f
 def augment_frame(
-    frame: np.ndarray, shift: int, light: float, rng: np.random.Generator
+    frame: np.ndarray, shift: int, brightness: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Shift a frame uint8 (3, S, S) by up to `shift` pixels and change its brightness.
 
-    Edges are repeated; the brightness changes by up to the share `light`.
+    Edges are repeated; the brightness changes by up to the share `brightness`.
     """
-    if not shift and not light:
+    if not shift and not brightness:
         return frame
     down, right = rng.integers(-shift, shift + 1, 2)
-    gain = 1 + light * rng.uniform(-1, 1)
+    gain = 1 + brightness * rng.uniform(-1, 1)
     pixels = np.arange(frame.shape[-1])
     rows = (pixels + down).clip(0, len(pixels) - 1)
     columns = (pixels + right).clip(0, len(pixels) - 1)
@@ -380,7 +380,7 @@ class PolicyDataset:
         video_share: float = 0.5,  # of the rows
         seed: int = 0,
         shift: int = 0,  # pixels, see `augment_frame`
-        light: float = 0.0,
+        brightness: float = 0.0,
         noise: float = 0.0,  # on states, as a share of each column's spread
     ):
         if not acting:
@@ -390,7 +390,7 @@ class PolicyDataset:
         self.video_share = video_share if video else 0.0
         self.seed = seed
         self.shift = shift
-        self.light = light
+        self.brightness = brightness
         states = np.concatenate([episode.trajectory.proprio for episode in acting])
         self.noise = noise * states.std(0)  # (P,)
         # of each group: frames up to the end of each episode
@@ -423,7 +423,7 @@ def row(self: PolicyDataset, n: int) -> dict[str, np.ndarray]:
     picture = episode.trajectory.frames[[number]]
     picture = resize_frames(picture, self.model.vlm.image_size)[0].numpy()  # (3, S, S)
     row = episode.moment(number, self.model)
-    row["frames"] = augment_frame(picture, self.shift, self.light, rng)
+    row["frames"] = augment_frame(picture, self.shift, self.brightness, rng)
     if row["has_action"] and self.noise.any():
         noise = self.noise * rng.standard_normal(len(self.noise))
         row["proprio"] = (row["proprio"] + noise).astype(np.float32)
@@ -598,7 +598,7 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
         config.video_share,
         config.train.seed,
         config.shift,
-        config.light,
+        config.brightness,
         config.proprio_noise,
     )
     held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=config.train.seed + 1)
@@ -615,7 +615,7 @@ def describe(
         "content": content_of([r.trajectory for r in roles.acting + roles.video]),
         "video_share": config.video_share,
         "shift": config.shift,
-        "light": config.light,
+        "brightness": config.brightness,
         "proprio_noise": config.proprio_noise,
         "lam": None if lam is None else weights_hash(lam),
     }
@@ -723,7 +723,7 @@ def prepare(config: PolicyTrainConfig) -> Job:
         "preset": config.preset,
         "model": asdict(data.model),
         "data": data.description,
-        "eyes": weights_hash(policy.vlm) if trained else None,
+        "encoder": weights_hash(policy.vlm) if trained else None,
     }
     d = data.description
     return Job(
