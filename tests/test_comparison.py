@@ -11,7 +11,9 @@ from dataclasses import replace
 import pytest
 
 from aclam.core import UserError, read_json
+from aclam.structure.table import TABLE_1
 from aclam.studies import comparison as c
+from aclam.studies import tables
 from aclam.train.lam import main as train_lam
 
 
@@ -92,7 +94,7 @@ def test_the_whole_path(tmp_path, monkeypatch):
             < rows["ac_lam_cpu"]["additivity"]["mean"]
         )
     probes = results["table_2"]
-    assert tuple(probes) == (*ALL, c.MOTION) and probes["lapa_cpu"]["chance"] == pytest.approx(
+    assert tuple(probes) == (*ALL, tables.MOTION) and probes["lapa_cpu"]["chance"] == pytest.approx(
         1 / 3
     )
     figures = {f.stem for f in (quick.out / "figures").glob("*.png")}
@@ -115,11 +117,11 @@ def test_more_steps_are_another_training(tmp_path):
 
 
 def test_a_training_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
-    def start(words, folder):
-        folder.mkdir(parents=True)
-        (folder / "train.log").write_text("1 %\r2 %\nthe disk is full\n")
+    def start(command, log):
+        log.parent.mkdir(parents=True)
+        log.write_text("1 %\r2 %\nthe disk is full\n")
         return subprocess.Popen(
-            [sys.executable, "-c", f"raise SystemExit({int('no_ac_cpu' in words)})"]
+            [sys.executable, "-c", f"raise SystemExit({int('no_ac_cpu' in command)})"]
         )
 
     monkeypatch.setattr(c, "start_training", start)
@@ -132,7 +134,7 @@ def test_a_training_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
 
 
 def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
-    rows = {k: 0.5 for k in c.METRICS}
+    rows = {k: 0.5 for k in TABLE_1}
     one = {
         "structure": {"a": rows},
         "leakage": {},
@@ -157,25 +159,25 @@ def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
 
 
 def test_intervals_of_seeds_and_episodes():
-    c.check_combine()
-    one = c.combine([0.4], [(0.3, 0.5)])
-    assert (one["low"], one["high"]) == pytest.approx((0.3, 0.5)) and c.cell(one).endswith("*")
-    same = c.combine(
+    tables.check_combine()
+    one = tables.combine([0.4], [(0.3, 0.5)])
+    assert (one["low"], one["high"]) == pytest.approx((0.3, 0.5)) and tables.cell(one).endswith("*")
+    same = tables.combine(
         [0.4] * 3, [(0.3, 0.5)] * 3
     )  # episodes are shared: more seeds do not narrow their part
     assert (same["low"], same["high"]) == pytest.approx((0.3, 0.5))
-    assert math.isnan(c.combine([None, 1.0], [None, None])["mean"])
+    assert math.isnan(tables.combine([None, 1.0], [None, None])["mean"])
 
 
 def test_a_collapsed_model_is_named():
     good = {"perplexity_per_token": [9.0, 12.0], "reconstruction": 0.2, "norm": 3.0}
-    assert c.collapsed(good) == "" and "1.20 codes" in c.collapsed(
+    assert tables.collapsed(good) == "" and "1.20 codes" in tables.collapsed(
         good | {"perplexity_per_token": [1.0, 1.4]}
     )
-    assert "copying" in c.collapsed(good | {"reconstruction": 1.0})
+    assert "copying" in tables.collapsed(good | {"reconstruction": 1.0})
     assert (
-        c.collapsed(good | {"norm": 0.0})
-        == c.collapsed(good | {"norm": math.nan})
+        tables.collapsed(good | {"norm": 0.0})
+        == tables.collapsed(good | {"norm": math.nan})
         == "latents have vanished"
     )
 
@@ -185,39 +187,39 @@ def test_only_clear_differences_count():
     far = cell | {"mean": 0.4, "low": 0.3, "high": 0.5}
     table = {
         "s": {
-            "ac_lam_cpu": {m: far for m in c.METRICS},
-            "villa_x_cpu": {m: cell for m in c.METRICS},
+            "ac_lam_cpu": {m: far for m in TABLE_1},
+            "villa_x_cpu": {m: cell for m in TABLE_1},
         }
     }
     assert (
-        c.order_differs(table)[0]
+        tables.order_differs(table)[0]
         == "s, additivity: villa-X ahead of AC-LAM; in the paper AC-LAM is ahead"
     )
     table["s"]["villa_x_cpu"]["additivity"] = far
-    assert "no clear order of AC-LAM and villa-X" in c.order_differs(table)[0]
-    assert c.order_differs({"s": {"ac_lam_cpu": table["s"]["ac_lam_cpu"]}}) == []
+    assert "no clear order of AC-LAM and villa-X" in tables.order_differs(table)[0]
+    assert tables.order_differs({"s": {"ac_lam_cpu": table["s"]["ac_lam_cpu"]}}) == []
 
 
 def test_goals_are_judged_by_code():
     near, far = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "seeds": 2} for x in (0.1, 0.4))
-    good = dict.fromkeys(c.METRICS, near) | {
+    good = dict.fromkeys(TABLE_1, near) | {
         "norm_correlation_uniform": far,
         "note": "",
         "watch": "stable",
     }
-    bad = dict.fromkeys(c.METRICS, far) | {
+    bad = dict.fromkeys(TABLE_1, far) | {
         "norm_correlation_uniform": near,
         "note": "",
         "watch": "collapse",
     }
     table = {"table_1": {"s": {"ac_lam_cpu": good, "villa_x_cpu": bad}}, "table_2": {}}
-    assert [v["met"] for v in c.verdicts(table)] == [True, True, True, True, True, False]
+    assert [v["met"] for v in tables.verdicts(table)] == [True, True, True, True, True, False]
     table["table_1"]["s"] = {"ac_lam_cpu": bad, "villa_x_cpu": good}
-    assert not any(v["met"] for v in c.verdicts(table))
-    near_tie = dict.fromkeys(c.METRICS, near | {"mean": 0.11}) | {"note": "", "watch": "stable"}
+    assert not any(v["met"] for v in tables.verdicts(table))
+    near_tie = dict.fromkeys(TABLE_1, near | {"mean": 0.11}) | {"note": "", "watch": "stable"}
     table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": near_tie}
-    assert [v["met"] for v in c.verdicts(table)[:3]] == [False, False, None]
+    assert [v["met"] for v in tables.verdicts(table)[:3]] == [False, False, None]
     table["table_1"]["s"] = {"ac_lam_cpu": good, "villa_x_cpu": bad | {"note": "collapsed"}}
-    assert [v["met"] for v in c.verdicts(table)] == [None] * 5 + [
+    assert [v["met"] for v in tables.verdicts(table)] == [None] * 5 + [
         False
     ]  # won against a model that learned nothing

@@ -12,9 +12,10 @@ import torch
 
 from aclam.commands.structure import main
 from aclam.core import UserError, write_json
+from aclam.data.sampling import TripleConfig
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.structure import leakage as leak
 from aclam.structure import measure
 from aclam.structure import metrics as m
@@ -29,12 +30,15 @@ from aclam.structure.motion_transfer import (
     transfer_pairs,
 )
 from aclam.structure.norm_trajectory import (
+    COLORS,
     check_offset_flattens,
     draw_norm_trajectories,
     episode_arrays,
     norm_trajectory,
 )
 from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruction_is_blind
+from aclam.studies import figures
+from aclam.studies import findings as said
 from aclam.studies import report as r
 
 FOUR = ("additivity", "norm_correlation", "identity", "inverse")
@@ -537,23 +541,26 @@ def toy_results() -> dict:
 
 def test_goals_and_words_follow_the_numbers():
     results = toy_results()
-    assert [g["met"] for g in r.goals(results)] == [True] * 5
+    assert [g["met"] for g in said.goals(results)] == [True] * 5
     swapped = {"models": dict(reversed(results["models"].items()))}
-    assert [g["met"] for g in r.goals(swapped)] == [False, False, False, False, True]
-    assert "5.0 times less" in r.findings(results)[0] and "5.0 times more" in r.findings(swapped)[0]
+    assert [g["met"] for g in said.goals(swapped)] == [False, False, False, False, True]
+    assert (
+        "5.0 times less" in said.findings(results)[0]
+        and "5.0 times more" in said.findings(swapped)[0]
+    )
     results["models"]["twin"]["codes_share"] = 0.1
-    assert r.goals(results)[-1]["met"] is False
+    assert said.goals(results)[-1]["met"] is False
 
 
 def test_table_shows_every_number():
-    text = r.format_table(toy_results())
+    text = said.format_table(toy_results())
     line = next(x for x in text.splitlines() if x.startswith("Inverse"))
     assert line.split()[-3:] == ["0.200", "1.700", "0.118"]
     assert text.splitlines()[0] == "A & <B>" and len({len(x) for x in text.splitlines()[3:]}) == 1
 
 
 def test_report_is_one_page_that_fetches_nothing(tmp_path):
-    png = r.png_bytes(r.draw_film_strip([np.zeros((2, 3, 8, 8), np.uint8)], [0.0, 0.2]))
+    png = figures.png_bytes(figures.draw_film_strip([np.zeros((2, 3, 8, 8), np.uint8)], [0.0, 0.2]))
     (tmp_path / "a.png").write_bytes(png)
     results = toy_results() | {"notes": ["see https://example.org <script>alert(1)</script>"]}
     path = r.write_report(
@@ -578,27 +585,29 @@ def test_training_curves_find_prefixed_keys():
         {"step": 2, "probe/additivity": 0.5},
         {"step": 3, "loss": 1.0, "additivity": None},
     ]
-    assert r.series(log, "loss")[0].tolist() == [1, 3] and r.series(log, "additivity")[
+    assert figures.series(log, "loss")[0].tolist() == [1, 3] and figures.series(log, "additivity")[
         1
     ].tolist() == [0.5]
-    titles = [ax.get_title(loc="left") for ax in r.draw_training({"a": log}).axes]
+    titles = [ax.get_title(loc="left") for ax in figures.draw_training({"a": log}).axes]
     assert titles == ["training loss", "additivity residual"]
     with pytest.raises(UserError):
-        r.draw_training({"a": [{"step": 1}]})
+        figures.draw_training({"a": [{"step": 1}]})
 
 
 def test_no_model_is_left_out_of_a_figure_because_colours_end():
-    many = [f"model {i}" for i in range(len(r.COLORS) + 2)]
+    many = [f"model {i}" for i in range(len(COLORS) + 2)]
     log = [{"step": i, "loss": 1.0} for i in range(3)]
-    loss = r.draw_training({name: log for name in many}).axes[0]
+    loss = figures.draw_training({name: log for name in many}).axes[0]
     assert [line.get_label() for line in loss.lines] == many
-    shares = r.draw_code_usage({name: np.array([0, 1]) for name in many}, 2)
+    shares = figures.draw_code_usage({name: np.array([0, 1]) for name in many}, 2)
     assert [len(ax.patches) for ax in shares.axes] == [2] * len(many)
 
 
 def test_save_figures(tmp_path, dots):
     z = measure.collect_latents(DotLam(codes=9), dots, n=32)
-    paths = r.save_figures(tmp_path, {"codes": r.draw_code_usage({"a": z["indices"]}, 9)})
+    paths = figures.save_figures(
+        tmp_path, {"codes": figures.draw_code_usage({"a": z["indices"]}, 9)}
+    )
     assert paths == [tmp_path / "codes.png"] and paths[0].read_bytes().startswith(b"\x89PNG")
 
 

@@ -17,9 +17,10 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from aclam.core import UserError
+from aclam.data.sampling import TripleConfig
 from aclam.data.store import write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.instructions import TextConfig, hashed_words
 from aclam.lam.univla import UniVLAConfig
@@ -293,11 +294,11 @@ def test_a_stage_that_was_stopped_goes_on(tmp_path):
 
 
 def test_the_demo_trains_both_alike():
-    words = [set(demo.train_command(demo.DemoConfig(steps=30), p)) for p in demo.MODELS]
+    words = [set(demo.model_command(demo.DemoConfig(steps=30), p)) for p in demo.MODELS]
     assert words[0] ^ words[1] == {
         f"{folder}{p}" for folder in ("", "runs/demo/") for p in demo.MODELS
     }
-    config = lam.settings_from(demo.train_command(demo.DemoConfig(steps=30), "no_ac_cpu")[3:])
+    config = lam.settings_from(demo.model_command(demo.DemoConfig(steps=30), "no_ac_cpu")[3:])
     usual = lam.settings_for("no_ac_cpu")
     share = usual.model.bottleneck.continuous_steps / usual.train.steps
     assert config.train.steps == 30 and config.model.bottleneck.continuous_steps == round(
@@ -314,9 +315,11 @@ def test_a_training_that_fails_stops_the_other(tmp_path, monkeypatch):
         )
         return [sys.executable, "-c", work]
 
-    started, real = [], demo.start
-    monkeypatch.setattr(demo, "train_command", command)
-    monkeypatch.setattr(demo, "start", lambda *a: started.append(real(*a)) or started[-1])
+    started, real = [], demo.start_training
+    monkeypatch.setattr(demo, "model_command", command)
+    monkeypatch.setattr(
+        demo, "start_training", lambda *a, **k: started.append(real(*a, **k)) or started[-1]
+    )
     with pytest.raises(UserError, match="training ac_lam_cpu failed: no such luck"):
         demo.train_both(demo.DemoConfig(out=str(tmp_path), steps=5), every=0.05)
     assert [p.poll() is not None for p in started] == [True, True]

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from aclam.core import read_json, write_json
-from aclam.studies.report import hardware
+from aclam.studies.processes import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "nbs/results/grounding.json"

@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from aclam.core import read_json, write_json
-from aclam.studies.report import hardware
+from aclam.studies.processes import hardware
 from aclam.train.log import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent

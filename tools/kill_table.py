@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 
 from aclam.core import write_json
-from aclam.studies.report import hardware
+from aclam.studies.processes import hardware
 
 FAIL = """import signal
 def fail(number, frame): raise RuntimeError("an exception made by the kill table")

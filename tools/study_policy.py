@@ -21,7 +21,7 @@ from aclam.data.store import read_store
 from aclam.policy.flow import draw_times, euler, path, remaining, to_velocity, velocity
 from aclam.sim.benchmark import EmojiTableTopEnv
 from aclam.sim.control import delta_actions
-from aclam.studies.report import hardware
+from aclam.studies.processes import hardware
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/policy_study.json"
 # as the preset policy_cpu, but for the batch

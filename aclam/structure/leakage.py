@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/5_structure/leakage.html.md"""
 # %% auto #0
 __all__ = ['Classifier', 'COLUMNS', 'boosted_trees', 'held_out_rows', 'even_rows', 'mean_recall', 'environment_probe',
            'check_environment_probe', 'check_unequal_stores', 'check_split_matters', 'latent_profile', 'one_sidedness',
-           'check_one_sidedness', 'probe_rows', 'leakage', 'leaky_latents', 'check_what_stays']
+           'check_one_sidedness', 'probe_rows', 'leakage', 'motion_probe', 'leaky_latents', 'check_what_stays']
 
 # %% ../../nbs/5_structure/leakage.ipynb #0e8e2679
 import math
@@ -310,6 +310,32 @@ def _probes(r: Mapping, seed: int) -> dict[str, float]:
         s = np.clip(r["proprio"][known], -1, 1)  # (n, 3, P)
         found["one_sidedness"] = one_sidedness(r["z"][known], s[:, 0], s[:, 1])
     return found
+
+# %% ../../nbs/5_structure/leakage.ipynb #7fb1a120
+def motion_probe(
+    data: Mapping,  # datasets of triples, by the name of their environment
+    n: int,  # the first n of each
+) -> dict | None:
+    """The environment probe on the hand's true displacement, which no latent is asked to hide.
+
+    None where it is not known, or where there is one store only.
+    """
+    moved = []
+    store = []
+    episode = []
+    for number, d in enumerate(data.values()):
+        batch = d.batch(range(n))
+        if not bool(batch["has_proprio"].all()):
+            return None
+        # (n, 3, 3): position at i, j, k, in units of the store's range
+        hand = batch["proprio"][:, :, :3].numpy()
+        moved.append(hand[:, 1] - hand[:, 0])
+        store.append(np.full(n, number))
+        episode.append(batch["index"][:, 0].numpy())
+    if len(moved) < 2:
+        return None
+    rows = [np.concatenate(x) for x in (moved, store, episode)]
+    return {by: environment_probe(*rows, by) for by in ("random", "trajectory")}
 
 # %% ../../nbs/5_structure/leakage.ipynb #caf6c195
 def leaky_latents(

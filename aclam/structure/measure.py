@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/5_structure/measure.html.md"""
 # %% auto #0
 __all__ = ['ERRORS', 'TAILS', 'evaluating', 'in_batches', 'motion_of', 'trajectory_of', 'frames_of', 'measure_batch',
            'collect_latents', 'encode_pairs', 'magnitude_draws', 'collect_even', 'collect', 'structure_metrics',
-           'scalars', 'structure_probe']
+           'inverse_parts', 'scalars', 'structure_probe']
 
 # %% ../../nbs/5_structure/measure.ipynb #162696c7
 import math
@@ -30,6 +30,7 @@ from aclam.structure.metrics import (
     LATENTS,
     code_usage,
     four_numbers,
+    inverse,
     lengths,
     linear_probe,
     norm_correlation,
@@ -322,6 +323,26 @@ def _more_intervals(latents: Mapping, resamples: int, seed: int) -> dict:
         drawn = resample(terms, latents.get("even_trajectory"), resamples, seed)
         out["norm_correlation_uniform"] = finite_quantiles(correlations(drawn), TAILS)
     return out
+
+# %% ../../nbs/5_structure/measure.ipynb #25f4d737
+def inverse_parts(
+    lam: nn.Module, dataset, n: int = 1024, device: str | torch.device = "cpu"
+) -> dict[str, float]:
+    """Eq. 10 taken apart: as it is (`whole`), before the codes (`before`), and `centred`.
+
+    That is without what all pairs share, the mean latent of a frame with itself.
+    """
+    frames = frames_of(dataset.batch(range(n)), device)  # (n, 3, 3, S, S)
+    with torch.no_grad():
+        there = lam.encode(frames[:, 0], frames[:, 1])
+        back = lam.encode(frames[:, 1], frames[:, 0])
+        shared = lam.encode(frames[:, 0], frames[:, 0]).z.mean(0)
+    pairs = {
+        "whole": (there.z, back.z),
+        "before": (there.pre_vq.flatten(1), back.pre_vq.flatten(1)),
+        "centred": (there.z - shared, back.z - shared),
+    }
+    return {k: inverse(a.cpu().numpy(), b.cpu().numpy()) for k, (a, b) in pairs.items()}
 
 # %% ../../nbs/5_structure/measure.ipynb #d7b9278e
 def scalars(row: Mapping) -> dict[str, float]:

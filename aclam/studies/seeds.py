@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..core import UserError, read_json
-from .report import GOALS, comparison, goals, number
+from ..structure.table import number
+from .findings import GOALS, comparison, goals
 
 # %% ../../nbs/9_studies/seeds.ipynb #dd754496
 KEPT = (
