@@ -115,18 +115,14 @@ class Normalize(nn.Module):
         # mean and variance of each micro-batch of this step
         self.pending: list[tuple[Tensor, Tensor]] = []
 
-    @full_precision
-    def forward(self, x: Tensor) -> Tensor:
-        if self.how == "none":
-            return x
-        mean, var = self.statistics(x)
-        if self.how == "scale":
-            return x / (var.mean() + mean.square().mean() + 1e-6).sqrt()
-        if self.how == "center":
-            return x - mean
-        if self.how == "global":
-            var = var.mean()
-        return (x - mean) / (var + 1e-6).sqrt()
+    @torch.no_grad()
+    def commit_step(self) -> None:
+        """Move the running averages by what the micro-batches of this step have shown."""
+        if self.pending:
+            mean, var = pooled_statistics(self.pending)
+            self.mean.lerp_(mean, self.momentum)
+            self.var.lerp_(var, self.momentum)
+        self.pending = []
 
 # %% ../../nbs/4_lam/quantizer.ipynb #d98fb0da
 @patch
@@ -142,14 +138,18 @@ def statistics(self: Normalize, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @patch
-@torch.no_grad()
-def commit_step(self: Normalize) -> None:
-    """Move the running averages by what the micro-batches of this step have shown."""
-    if self.pending:
-        mean, var = pooled_statistics(self.pending)
-        self.mean.lerp_(mean, self.momentum)
-        self.var.lerp_(var, self.momentum)
-    self.pending = []
+@full_precision
+def forward(self: Normalize, x: Tensor) -> Tensor:
+    if self.how == "none":
+        return x
+    mean, var = self.statistics(x)
+    if self.how == "scale":
+        return x / (var.mean() + mean.square().mean() + 1e-6).sqrt()
+    if self.how == "center":
+        return x - mean
+    if self.how == "global":
+        var = var.mean()
+    return (x - mean) / (var + 1e-6).sqrt()
 
 # %% ../../nbs/4_lam/quantizer.ipynb #5fcf52f8
 class LatentAction(NamedTuple):
@@ -371,12 +371,14 @@ class Bottleneck(nn.Module):
             commit(self)
         return code
 
-    def quantize(self, x: Tensor) -> LatentAction:
-        """Normalized tokens (B, N, c) through the channel."""
-        if self.continuous:
-            return self.unquantized(x)
-        e, rows, loss = self.book.look_up(x, self.training)
-        return LatentAction(straight_through(x, e), x, rows, loss)
+    @torch.no_grad()
+    def commit_step(self) -> None:
+        """Count a training step."""
+        if self.trained:
+            self.steps += 1
+            self.steps_seen += 1
+            self.open = self.steps_seen >= self.config.continuous_steps
+        self.trained = False
 
 # %% ../../nbs/4_lam/quantizer.ipynb #358aa360
 def _reread_steps(bottleneck: Bottleneck, _: object) -> None:
@@ -386,14 +388,12 @@ def _reread_steps(bottleneck: Bottleneck, _: object) -> None:
 
 
 @patch
-@torch.no_grad()
-def commit_step(self: Bottleneck) -> None:
-    """Count a training step."""
-    if self.trained:
-        self.steps += 1
-        self.steps_seen += 1
-        self.open = self.steps_seen >= self.config.continuous_steps
-    self.trained = False
+def quantize(self: Bottleneck, x: Tensor) -> LatentAction:
+    """Normalized tokens (B, N, c) through the channel."""
+    if self.continuous:
+        return self.unquantized(x)
+    e, rows, loss = self.book.look_up(x, self.training)
+    return LatentAction(straight_through(x, e), x, rows, loss)
 
 
 @patch(as_prop=True)
