@@ -28,9 +28,10 @@ import aclam.data.store as stored
 from aclam.data.augment import AugmentConfig
 from aclam.data.lerobot_reader import read_lerobot
 from aclam.data.lerobot_writer import write_lerobot
+from aclam.data.sampling import TripleConfig
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, Trajectory, synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset, collate
+from aclam.data.triples import TripleDataset, collate
 from aclam.data.video import VideoFrames, VideoPool, VideoWriter
 
 FRAMES, FPS, ROUNDS, BATCH = 300, 30, 4, 32

@@ -16,8 +16,9 @@ import torch
 
 from aclam.core import say
 from aclam.data.cache import cache_frames
+from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.train.checkpoint import save_checkpoint
 from aclam.train.draws import Batches, Draws

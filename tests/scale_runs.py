@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 
 from aclam.core import write_json
+from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
-from aclam.policy.model import TINY, Policy, toy_batch
+from aclam.policy.model import TINY, Policy
+from aclam.policy.promises import toy_batch
 from aclam.train.config import TrainConfig
 from aclam.train.log import read_metrics
 from aclam.train.loop import leave_group, train
@@ -78,7 +80,9 @@ def small(name: str):
         config = dataclasses.replace(
             config, bottleneck=dataclasses.replace(config.bottleneck, **changes)
         )
-    narrow = {f: 32 for f in ("idm_width", "fdm_width", "width", "vision_width") if hasattr(config, f)}
+    narrow = {
+        f: 32 for f in ("idm_width", "fdm_width", "width", "vision_width") if hasattr(config, f)
+    }
     if preset == "lapa_cpu":
         narrow["head_dim"] = 8
     if hasattr(config, "proprio_dim"):

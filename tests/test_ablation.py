@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from aclam.core import UserError
+from aclam.data.sampling import TripleConfig
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.objective import ObjectiveConfig
 from aclam.structure.watch import Watch, WatchConfig

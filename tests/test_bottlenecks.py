@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from aclam.core import UserError
+from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.bottlenecks import (
     KINDS,

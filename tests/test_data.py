@@ -451,7 +451,8 @@ MODULES = [
     "aclam.studies.demo",
     "aclam.train.label",
     "aclam.train.grounding",
-    "aclam.data.lerobot",
+    "aclam.data.lerobot_reader",
+    "aclam.data.lerobot_writer",
     "aclam.data.rlds",
 ]
 

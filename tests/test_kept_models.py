@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from aclam.core import read_json
+from aclam.data.sampling import TripleConfig
 from aclam.data.source import open_dataset
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.sim.prepare import prepare_emoji
 from aclam.structure.measure import collect_latents, structure_metrics

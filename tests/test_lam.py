@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from aclam.core import UserError
+from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset
+from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LamConfig, LatentActionModel
 from aclam.lam.blocks import check_blind_to_order, patchify, unpatchify
 from aclam.lam.fdm import check_sum_of_tokens, masked_mse

@@ -37,10 +37,11 @@ from aclam.data.mixture import (
 )
 from aclam.data.recipe import Part, load_mixture, load_recipe
 from aclam.data.rotation import leg_angles, quaternions, relative_angle
+from aclam.data.sampling import TripleConfig, draw_triple, global_indices
 from aclam.data.scenes import by_first_frame, by_label, chain, chain_scenes, check_scenes_found
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
-from aclam.data.triples import TripleConfig, TripleDataset, collate, draw_triple, global_indices
+from aclam.data.triples import TripleDataset, collate
 from aclam.lam.fdm import masked_mse
 
 # --- layouts
@@ -211,7 +212,7 @@ def test_a_mixture_of_one_source_is_a_triple_dataset(sources):
 def test_weights_are_shares_of_draws_and_epochs_differ(sources):
     mix = MixtureDataset(sources, 16, seed=1)
     n = 4000
-    drawn = Counter(mix._draws.source(mix.draw(m).trajectory) for m in range(n))
+    drawn = Counter(int(mix.parts.sample.source_of(mix.draw(m).trajectory)) for m in range(n))
     for s, source in enumerate(sources):
         share = source.weight / 100.01
         assert abs(drawn[s] / n - share) < 4 * np.sqrt(share * (1 - share) / n)
@@ -253,7 +254,7 @@ import sys, hashlib
 from aclam.data.mixture import MixtureDataset, Source, batch_digest
 from aclam.data.store import read_store
 from aclam.data.augment import AugmentConfig
-from aclam.data.triples import global_indices
+from aclam.data.sampling import global_indices
 folder, start, die = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 sources = [Source(n, read_store(f"{folder}/{n}").trajectories, w) for n, w in (("a", 2), ("b", 1))]
 data = MixtureDataset(sources, 16, seed=4, augment=AugmentConfig())
