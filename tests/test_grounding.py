@@ -16,16 +16,21 @@ from aclam.data.cache import cache_frames
 from aclam.data.source import open_dataset
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
-from aclam.policy import grounding, vlm
+from aclam.policy import grounding, small_vlm, vlm
 from aclam.policy.experts import LayerSize
 from aclam.sim.sources import prepare_source
+from aclam.train import demonstrations
 from aclam.train import grounding as training
 from aclam.train import policy as policy_training
 from aclam.train.config import TrainConfig
 from aclam.weights import read_tensors
 
 ENCODER = dataclasses.replace(
-    vlm.SMALL, image_size=48, vision_width=32, depth=2, layer=LayerSize(32, 64, 4, 4, 8, "silu")
+    small_vlm.SMALL,
+    image_size=48,
+    vision_width=32,
+    depth=2,
+    layer=LayerSize(32, 64, 4, 4, 8, "silu"),
 )
 
 
@@ -115,7 +120,7 @@ def test_scores_by_hand():
     reader = grounding.Reader(ENCODER, ["fox", "red apple", "key"]).requires_grad_(False)
     patches = torch.randn(2, 3, 32)
     scores = reader.name_scores(patches)
-    table, numbers = reader.vlm.words, vlm.tokenize(["red apple"], ENCODER)
+    table, numbers = reader.vlm.words, small_vlm.tokenize(["red apple"], ENCODER)
     said = reader.said(table(numbers)[0, :2].mean(0))
     cosine = torch.nn.functional.cosine_similarity(reader.seen(patches[1, 2]), said, dim=0)
     assert scores.shape == (2, 3, 3) and scores[1, 2, 1] == pytest.approx(
@@ -123,7 +128,7 @@ def test_scores_by_hand():
     )
     frames, text = (
         torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8),
-        vlm.tokenize(["a fox", "key"], ENCODER),
+        small_vlm.tokenize(["a fox", "key"], ENCODER),
     )
     layer = reader.vlm.read(*reader.vlm.tokens(frames, text))[1]
     look, (L, N, D) = grounding.look_scores(layer, text > 0, 9), (ENCODER.text_length, 9, 8)
@@ -139,7 +144,9 @@ def test_padding_says_nothing():
     longer = grounding.Reader(dataclasses.replace(ENCODER, text_length=20), ["fox"]).eval()
     longer.load_state_dict({**reader.state_dict(), "names": longer.names})
     frames = torch.randint(256, (1, 3, 48, 48), dtype=torch.uint8)
-    a, b = (r.locate(frames, vlm.tokenize(["on the fox"], r.vlm.config)) for r in (reader, longer))
+    a, b = (
+        r.locate(frames, small_vlm.tokenize(["on the fox"], r.vlm.config)) for r in (reader, longer)
+    )
     assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -166,8 +173,8 @@ def test_a_policy_begins_from_a_trained_encoder(encoder, stills):
         expert=ENCODER.layer,
     )
     config = policy_training.PolicyTrainConfig("policy_cpu_wo_lam", ("x",), model=wide)
-    acting = [policy_training.Episode(film, wide, None, True)]
-    data = policy_training.PolicyDataset(acting, [], wide)
+    acting = [demonstrations.Episode(film, wide, None, True)]
+    data = demonstrations.PolicyDataset(acting, [], wide)
     policy = policy_training.build(config, policy_training.PolicyData(data, data, wide, {}))
     trained = read_tensors(f"{result['model']}/model.safetensors")
     assert all(torch.equal(policy.vlm.state_dict()[k], v) for k, v in trained.items())
@@ -193,9 +200,9 @@ def test_another_encoder_is_another_run(encoder, tmp_path):
     )
     policy_training.run(config)
     policy_training.run(config)  # the same: nothing to do
-    changed = vlm.SmallVLM(seen)
+    changed = small_vlm.SmallVLM(seen)
     shutil.rmtree(tmp_path / "encoder")
-    vlm.save_small(changed, tmp_path / "encoder")
+    small_vlm.save_small(changed, tmp_path / "encoder")
     with pytest.raises(UserError, match="encoder was"):
         policy_training.run(config)
 
@@ -231,10 +238,10 @@ def test_bad_input(encoder, capsys, tmp_path):
         (out, "is not a small encoder's folder"),
     ):
         with pytest.raises(UserError, match=word):
-            vlm.load_weights(vlm.SmallVLM(dataclasses.replace(ENCODER, weights=str(folder))))
+            vlm.load_weights(small_vlm.SmallVLM(dataclasses.replace(ENCODER, weights=str(folder))))
     wrong = dataclasses.replace(ENCODER, vocab=64, weights=str(out / "model"))
     with pytest.raises(UserError, match="vocab"):
-        vlm.load_weights(vlm.SmallVLM(wrong))
+        vlm.load_weights(small_vlm.SmallVLM(wrong))
 
 
 def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
@@ -257,7 +264,7 @@ def test_the_kept_policy_still_points_at_the_named_card(tmp_path):
         for card, words in enumerate(t.info["instructions"]):
             with torch.no_grad():
                 aims = policy.predict_aims(
-                    policy.vlm(frames, vlm.tokenize([words] * 8, policy.config.vlm))
+                    policy.vlm(frames, small_vlm.tokenize([words] * 8, policy.config.vlm))
                 )
             ends = torch.nn.functional.pad(
                 aims[:, 3:], (0, 4)

@@ -18,9 +18,9 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.policy import attention_mask as masks
-from aclam.policy import experts, flow, model, rollout, vlm
+from aclam.policy import experts, flow, model, promises, rollout, small_vlm, vlm
+from aclam.train import demonstrations, scale
 from aclam.train import policy as training
-from aclam.train import scale
 from aclam.train.config import TrainConfig
 
 TINY = model.TINY
@@ -110,20 +110,20 @@ def test_cached_prefix_is_exact():
 
 
 def test_words():
-    ids = vlm.tokenize(["Place it on the FOX", "place it on the fox"], vlm.SMALL)
+    ids = small_vlm.tokenize(["Place it on the FOX", "place it on the fox"], small_vlm.SMALL)
     assert torch.equal(ids[0], ids[1])
     for bad in ("", "word " * 17):
         with pytest.raises(UserError, match="1 to 16 words"):
-            vlm.tokenize([bad], vlm.SMALL)
+            small_vlm.tokenize([bad], small_vlm.SMALL)
     with pytest.raises(UserError, match=r"\(B, 3, 96, 96\)"):
-        vlm.SmallVLM(vlm.SMALL)(torch.zeros(1, 3, 64, 64), ids[:1])
+        small_vlm.SmallVLM(small_vlm.SMALL)(torch.zeros(1, 3, 64, 64), ids[:1])
 
 
 def test_labels_of_all_emoji_have_numbers_of_their_own():
     from aclam.sim.emoji import EMOJI
 
     rows = {
-        word: vlm.hash_words(word)[0] % vlm.SMALL.vocab**2
+        word: small_vlm.hash_words(word)[0] % small_vlm.SMALL.vocab**2
         for label in EMOJI
         for word in label.split()
     }
@@ -178,7 +178,7 @@ def test_no_published_files(tmp_path):
     with pytest.raises(UserError, match="no PaliGemma at"):
         vlm.load_weights(own)
     with pytest.raises(UserError, match="no tokenizer at"):
-        vlm.tokenize(["go"], own.config)
+        small_vlm.tokenize(["go"], own.config)
 
 
 def test_transformers_missing(monkeypatch):
@@ -192,7 +192,7 @@ def test_transformers_missing(monkeypatch):
 
 
 def inputs(config, n=2):
-    words = vlm.tokenize(["go left", "go", "go right now"][:n], config.vlm)
+    words = small_vlm.tokenize(["go left", "go", "go right now"][:n], config.vlm)
     S = config.vlm.image_size
     return (
         torch.randint(0, 256, (n, 3, S, S), dtype=torch.uint8),
@@ -205,9 +205,9 @@ def inputs(config, n=2):
 def test_promises(config):
     policy = model.Policy(config).eval()
     given = inputs(config)
-    assert model.check_cached_sample(policy, given) < 1e-5
+    assert promises.check_cached_sample(policy, given) < 1e-5
     if config.latents:
-        model.check_plan_and_robot(policy, given)
+        promises.check_plan_and_robot(policy, given)
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
@@ -223,7 +223,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
 def test_video_trains_the_plan_only():
     policy = model.Policy(TINY)
     loss, metrics = policy.loss(
-        model.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0)
+        promises.toy_batch(4, TINY, torch.Generator().manual_seed(0), p_action=0.0)
     )
     loss.backward()
     assert metrics["action"] == 0 and policy.latent.embed.weight.grad is not None
@@ -234,7 +234,7 @@ def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
     config = dataclasses.replace(model.without_latents(TINY), flow=flow.FlowConfig(predicts="data"))
     policy, batch = (
         model.Policy(config).eval(),
-        model.toy_batch(5, config, torch.Generator().manual_seed(0)),
+        promises.toy_batch(5, config, torch.Generator().manual_seed(0)),
     )
     with torch.no_grad():  # whatever it sees, it says 0.25
         policy.robot.head.weight.zero_(), policy.robot.head.bias.fill_(0.25)
@@ -245,7 +245,7 @@ def test_a_policy_that_says_data_is_judged_and_sampled_by_them():
 
 
 def test_overviews_are_tokens_of_the_small_encoder():
-    plain = vlm.SmallVLM(dataclasses.replace(TINY.vlm, overviews=0))
+    plain = small_vlm.SmallVLM(dataclasses.replace(TINY.vlm, overviews=0))
     given = inputs(TINY)[:2]
     assert (
         plain.tokens(*given)[0].shape[1]
@@ -253,12 +253,12 @@ def test_overviews_are_tokens_of_the_small_encoder():
         == TINY.vlm.tokens - TINY.vlm.overviews
     )
     with pytest.raises(UserError, match="overviews"):
-        vlm.VlmConfig(overviews=2)
+        small_vlm.VlmConfig(overviews=2)
 
 
 def test_rows_without_commands_count_nothing():
     policy = model.Policy(TINY).eval()
-    batch = model.toy_batch(6, TINY, torch.Generator().manual_seed(0))
+    batch = promises.toy_batch(6, TINY, torch.Generator().manual_seed(0))
     batch["has_action"] = torch.tensor([True] * 3 + [False] * 3)
     losses = []
     for other in (
@@ -277,13 +277,13 @@ REDUCED = dataclasses.replace(TINY, vlm=vlm.REDUCED, expert=experts.LayerSize(24
 FORMS = {"tiny": TINY, "wo_lam": model.without_latents(TINY), "cpu": CPU, "paligemma": REDUCED}
 
 
-def demonstrations(config, n=12, seed=0):
+def some_rows(config, n=12, seed=0):
     """A toy batch in which some rows have no commands, with places to aim at."""
     rng = torch.Generator().manual_seed(seed)
     states = {
         key: torch.rand(n, config.proprio_dim, generator=rng) for key in ("proprio", "turn", "end")
     }
-    batch = model.toy_batch(n, config, rng) | states
+    batch = promises.toy_batch(n, config, rng) | states
     return batch | {"has_action": torch.arange(n) % 7 < 3}  # 3, 1, 2 rows in thirds
 
 
@@ -292,7 +292,7 @@ def test_a_divided_batch_teaches_what_the_whole_does(form):
     if form == "paligemma":
         pytest.importorskip("transformers")
     policy = model.Policy(dataclasses.replace(FORMS[form], draws=2)).train()
-    gap = model.check_divided(policy, demonstrations(policy.config))
+    gap = promises.check_divided(policy, some_rows(policy.config))
     print(form, gap)
     assert gap < 1e-5
 
@@ -300,7 +300,7 @@ def test_a_divided_batch_teaches_what_the_whole_does(form):
 def test_a_divided_batch_without_counts_teaches_something_else():
     """The comparison above can fail: means of parts are not the mean."""
     policy = model.Policy(TINY).train()
-    batch = demonstrations(TINY)
+    batch = some_rows(TINY)
     losses = [model.mean_of_known("action", batch["action"].square(), batch["has_action"])]
     parts = [{k: v[rows] for k, v in batch.items()} for rows in torch.arange(12).chunk(3)]
     means = [model.mean_of_known("action", b["action"].square(), b["has_action"]) for b in parts]
@@ -339,7 +339,7 @@ class Waits(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_step_waits_for_nothing(form):
     policy = model.Policy(FORMS[form]).train()
-    batch = demonstrations(policy.config)
+    batch = some_rows(policy.config)
     with Waits() as waits:
         loss, metrics = policy.loss(batch)
         loss.backward()
@@ -360,7 +360,7 @@ def losses(form, steps=60, autocast=False):
     for s in range(steps):
         torch.manual_seed(s)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss, _ = policy.loss(demonstrations(policy.config, seed=s))
+            loss, _ = policy.loss(some_rows(policy.config, seed=s))
         adam.zero_grad(), loss.backward(), adam.step()
         found.append(loss.item())
     return torch.tensor(found)
@@ -380,7 +380,7 @@ def test_a_step_under_cudas_rules_for_bf16(form):
     """No GPU is needed to see which types meet: shapes on a device that is not there."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    policy, batch = model.Policy(FORMS[form]).train(), demonstrations(FORMS[form])
+    policy, batch = model.Policy(FORMS[form]).train(), some_rows(FORMS[form])
     with FakeTensorMode(allow_non_fake_inputs=True):
 
         def there(t):
@@ -418,7 +418,7 @@ def test_a_step_compiles_in_one_graph(form):
     from aclam.lam.global_batch import MicroBatch, micro_batch
 
     policy = model.Policy(FORMS[form]).train()
-    batch = demonstrations(policy.config, 4)
+    batch = some_rows(policy.config, 4)
     step, counts = Step(policy), {"latent": torch.tensor(3.0), "action": torch.tensor(2.0)}
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
@@ -445,7 +445,7 @@ def test_the_default_compiler_trains_what_eager_does(form):
     compiled = torch.compile(Step(other), fullgraph=True, options={"fallback_random": True})
     adams = [torch.optim.AdamW(policy.parameters(), 1e-3) for policy in (plain, other)]
     for s in range(4):
-        losses, batch = [], demonstrations(plain.config, 4, seed=s)
+        losses, batch = [], some_rows(plain.config, 4, seed=s)
         for call, adam in zip((Step(plain), compiled), adams, strict=True):
             torch.manual_seed(s)
             loss, _ = call(batch)
@@ -551,7 +551,7 @@ def small(folders, out, **changes):
 def test_rows_are_what_the_episodes_say(folders):
     data = training.open_data(small(folders, "", demonstrations=3))
     assert [len(g) for g in data.train.groups] == [3, 2] and len(data.held_out.groups[0]) == 1
-    training.check_rows(data.train, training.open_lam(str(folders / "lam")))
+    demonstrations.check_rows(data.train, training.open_lam(str(folders / "lam")))
 
 
 def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
@@ -590,7 +590,7 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
     assert not batch["has_action"].all() and batch["has_latent"].all() and batch["has_action"].any()
     label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(3,), name="three"))
     torch.nn.init.normal_(next(lam.parameters()))
-    assert training.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [
+    assert demonstrations.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [
         None
     ]  # other weights
     assert "are needed" not in capsys.readouterr().err
@@ -605,15 +605,15 @@ def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
     shutil.copytree(folders / "slow", tmp_path / "slow")
     label(LabelConfig(folders / "lam", tmp_path / "slow", offsets=(1,)))
     store, lam = training.open_dataset(tmp_path / "slow"), training.open_lam(str(folders / "lam"))
-    assert training.known_latents(store, lam, 0.4) == [None] * 3
+    assert demonstrations.known_latents(store, lam, 0.4) == [None] * 3
     assert "aclam-label --offsets 2" in capsys.readouterr().err
 
 
 def test_random_weights_are_said_aloud(folders, tmp_path, capsys):
     training.run(small(folders, tmp_path / "run"))
     assert capsys.readouterr().err.count("weights are random") == 1
-    assert "google/paligemma" in training.random_weights(vlm.VlmConfig())
-    assert training.random_weights(vlm.VlmConfig(weights="somewhere")) == ""
+    assert "google/paligemma" in training.random_weights(small_vlm.VlmConfig())
+    assert training.random_weights(small_vlm.VlmConfig(weights="somewhere")) == ""
 
 
 def test_a_run_resumes_at_the_same_bits(folders, tmp_path):
@@ -809,12 +809,12 @@ def test_units_of_commands(folders):
     for units, reach in (("percentiles", 1.0), ("spread", 4.0)):
         config = dataclasses.replace(SQUARE, units=units, latents=0)
         acting = [
-            training.Episode(
+            demonstrations.Episode(
                 synthetic_trajectory(seed=n, T=40, size=24, fps=20), config, None, True
             )
             for n in range(3)
         ]
-        policy, data = model.Policy(config), training.PolicyDataset(acting, [], config)
+        policy, data = model.Policy(config), demonstrations.PolicyDataset(acting, [], config)
         training.set_units(policy, data)
         commands = torch.from_numpy(np.concatenate([e.commands for e in acting]))
         normalized = policy.action_units.normalize(commands)

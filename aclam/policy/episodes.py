@@ -203,7 +203,7 @@ def receive(self: Rollout, slot: EnvSlot) -> None:
     try:
         report = slot.worker.receive()
     except EOFError:
-        self.restart(slot)
+        self.recover(slot)
         return
     if report is None:  # a process that has just begun
         self.reset(slot)
@@ -235,7 +235,7 @@ def reset(self: Rollout, slot: EnvSlot) -> None:
 
 # %% ../../nbs/6_policy/episodes.ipynb #65d54b76
 @patch
-def restart(self: Rollout, slot: EnvSlot) -> None:
+def recover(self: Rollout, slot: EnvSlot) -> None:
     """Count the episode of a dead process as lost, and start a new process.
 
     Many deaths in a row are a `UserError`.

@@ -20,7 +20,14 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .experts import QKV
-from .vlm import SmallVLM, VlmConfig, mean_of_words, readouts, save_small, tokenize
+from aclam.policy.small_vlm import (
+    SmallVLM,
+    VlmConfig,
+    mean_of_words,
+    readouts,
+    save_small,
+    tokenize,
+)
 
 # %% ../../nbs/6_policy/grounding.ipynb #584b89b9
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 230)}

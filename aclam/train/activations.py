@@ -101,7 +101,7 @@ class Filled(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found = {}
+        self.storages = {}  # where -> a reference that does not keep it, bytes
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -110,7 +110,7 @@ class Filled(TorchDispatchMode):
         for t in tree_leaves(answer):
             if isinstance(t, Tensor):
                 memory = t.untyped_storage()
-                self.found[memory._cdata] = StorageWeakRef(memory), memory.nbytes()
+                self.storages[memory._cdata] = StorageWeakRef(memory), memory.nbytes()
         return answer
 
 
@@ -119,11 +119,12 @@ def activation_bytes(model: nn.Module, batch: Mapping[str, Tensor]) -> int:
     own = {t.untyped_storage()._cdata for t in named_tensors(model).values()}
     with Filled() as mode:
         loss, _ = model.loss(batch)
-    found = sum(
-        size for key, (ref, size) in mode.found.items() if key not in own and not ref.expired()
-    )
+    kept = 0
+    for key, (reference, size) in mode.storages.items():
+        if key not in own and not reference.expired():
+            kept += size
     del loss  # until here: it holds what was kept
-    return found
+    return kept
 
 # %% ../../nbs/8_train/activations.ipynb #daf9c533
 def loss_and_gradients(

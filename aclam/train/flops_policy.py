@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ..policy.experts import LayerSize
 from ..policy.model import PolicyConfig
-from ..policy.vlm import VlmConfig, factors
+from ..policy.small_vlm import VlmConfig, factors
 from aclam.train.flops import (
     Cost,
     Part,
@@ -71,7 +71,9 @@ def gemma_layer(rows: float, keys: float, size: LayerSize) -> Cost:
 # %% ../../nbs/8_train/flops_policy.ipynb #81ee6971
 def gemma(rows: float, keys: float, depth: int, size: LayerSize) -> Stack:
     """Such layers, checkpointed in two halves: what attention itself keeps stays."""
-    tail = product(rows, size.mlp, size.width).forward
+    # of each half the last product is not repeated: the values, and the end of the MLP
+    values = product(rows, size.width, key_width(size)).forward
+    tail = values + product(rows, size.mlp, size.width).forward
     spared = gemma_attention(rows, keys, size)
     return Stack(gemma_layer(rows, keys, size), depth, rows * size.width, tail, spared)
 
@@ -131,7 +133,8 @@ def small_vlm(config: VlmConfig) -> Part:
     layers = gemma(config.tokens, config.tokens, config.depth - 1, layer)
     unread_queries = frozen(product(config.tokens, layer.width, inner_width(layer)))
     last_block = last_keys(config.tokens, layer) + unread_queries
-    last = Stack(last_block, 1, config.tokens * layer.width)
+    values = product(config.tokens, layer.width, key_width(layer)).forward
+    last = Stack(last_block, 1, config.tokens * layer.width, values)
     return Part(outside, (vision, layers, last))
 
 # %% ../../nbs/8_train/flops_policy.ipynb #05516317

@@ -26,11 +26,11 @@ from ..data.cache import decoded_once, resize_frames
 from ..data.source import open_dataset
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report
-from ..policy.vlm import SMALL, VlmConfig, tokenize
+from ..policy.small_vlm import SMALL, VlmConfig, tokenize
 from .command import train_command
 from .config import TrainConfig
 from .loop import train
-from .policy import augment_frame
+from .demonstrations import augment_frame
 
 # %% ../../nbs/8_train/grounding.ipynb #62ac36ba
 @dataclass(frozen=True)
