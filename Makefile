@@ -13,7 +13,7 @@ help:
 	@echo "make test-slow  what takes long: kills of labels and rollouts, launched ranks, compilers, whole studies"
 	@echo "make book    the notebooks as a web site that needs no network: _docs/site/index.html"
 	@echo "make bench   what things cost on this machine, as a table"
-	@echo "make export  notebooks to modules and README.md, after editing a notebook"
+	@echo "make export  notebooks to modules, texts of --help and README.md, after editing a notebook"
 	@echo "make lock    requirements.in to requirements.lock, after editing the former"
 	@echo "make clean   remove what the other targets made, except .venv and runs/"
 
@@ -38,6 +38,7 @@ bench: $(STAMP)
 export: $(STAMP)
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
+	@$(BIN)/python tools/help_texts.py
 	@$(BIN)/python site/readme.py
 
 lock: $(STAMP)

@@ -41,6 +41,7 @@ NEEDED = {  # module: what brings it
     "tyro": "tyro",
     "docstring_parser": "docstring_parser",
     "typeguard": "typeguard",
+    "fastcore": "fastcore",
 }
 NAMES = (
     "machine",

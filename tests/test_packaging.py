@@ -11,7 +11,6 @@ import sys
 import tomllib
 import zipfile
 from configparser import ConfigParser
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,8 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    for pattern in ("*.py", "configs/*.yaml", "data_recipes/*/*.yaml", "data_recipes/*/*.md"):
+    data = ("configs/*.yaml", "configs/help/*.txt", "data_recipes/*/*.yaml", "data_recipes/*/*.md")
+    for pattern in ("*.py", *data):
         there = {p.relative_to(ROOT).as_posix() for p in (ROOT / "aclam").rglob(pattern)}
         assert there <= held, there - held
     assert not [name for name in held if not re.match(r"aclam(-[\d.]+\.dist-info)?/", name)]
@@ -179,11 +179,9 @@ def test_the_wheel_alone_imports_quickly_and_lightly(wheel, tmp_path):
 
 
 def test_the_package_does_not_need_the_notebook_tools():
-    """What is exported may import neither nbdev nor what comes with it: users do not have them."""
+    """What is exported may import neither nbdev nor IPython: users do not have them."""
     for path in (ROOT / "aclam").rglob("*.py"):
-        found = re.findall(
-            r"^\s*(?:from|import) (nbdev|fastcore|execnb|IPython)\b", path.read_text(), re.M
-        )
+        found = re.findall(r"^\s*(?:from|import) (nbdev|execnb|IPython)\b", path.read_text(), re.M)
         assert not found, f"{path.relative_to(ROOT)} imports {found[0]}"
 
 
@@ -191,21 +189,70 @@ def test_the_package_does_not_need_the_notebook_tools():
 # -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", SCRIPTS)
-def test_every_command_exists_and_answers_help(command):
+def run_script(command: str, *words: str) -> tuple[subprocess.CompletedProcess, float]:
+    """A console script as pip makes it, in a process of its own, and its CPU seconds."""
     module, function = SCRIPTS[command].split(":")
-    assert find_spec(module), f"{command}: there is no module {module}"
-    code = f"import sys; from {module} import {function}; sys.argv = [{command!r}, '--help']; {function}()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and f"usage: {command}" in done.stdout, done.stderr[-2000:]
-    assert done.stderr == ""
+    source = f"import sys; from {module} import {function}; sys.argv[0] = {command!r}; {function}()"
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-c", source, *words], capture_output=True, text=True, timeout=120
+    )
+    after = os.times()
+    used = after.children_user + after.children_system
+    return done, used - before.children_user - before.children_system
+
+
+@pytest.fixture(scope="module")
+def torch_alone() -> float:
+    """CPU seconds of a process that imports PyTorch and does nothing."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    after = os.times()
+    used = after.children_user + after.children_system
+    return used - before.children_user - before.children_system
+
+
+def test_the_kept_help_is_what_the_programs_print():
+    tool = ROOT / "tools" / "help_texts.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_command_answers_help_at_once(command, torch_alone):
+    done, seconds = run_script(command, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {command}"), done.stderr
+    assert done.stderr == "" and seconds < torch_alone
+
+
+WRONG_PATHS = [
+    ("aclam-data", ["inspect", "nowhere"]),
+    ("aclam-data", ["convert", "nowhere", "--out", "x"]),
+    ("aclam-label", ["--model", "nowhere", "--data", "."]),
+    ("aclam-label", ["--model", ".", "--data", "nowhere"]),
+    ("aclam-rollout", ["--policy", "nowhere"]),
+    ("aclam-structure", ["--model", "nowhere", "--data", "."]),
+    ("aclam-structure", ["--latents", "nowhere.npz"]),
+    ("aclam-structure", ["compare", "--data", "nowhere"]),
+    ("aclam-structure", ["leakage", "--model", "nowhere", "--data", "."]),
+    ("aclam-train-lam", ["--data", "nowhere"]),
+    ("aclam-train-lam", ["--data", ".", "--held-out", "nowhere"]),
+    ("aclam-train-policy", ["--data", "nowhere"]),
+    ("aclam-train-policy", ["--lam=nowhere", "--data", "."]),
+]
+
+
+@pytest.mark.parametrize("command, words", WRONG_PATHS)
+def test_every_command_names_a_wrong_path_at_once(command, words, torch_alone, tmp_path):
+    done, seconds = run_script(command, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(command) and done.stderr.count("\n") == 1
+    assert "nowhere" in done.stderr and seconds < torch_alone
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_every_command_answers_a_wrong_option_in_one_line(command):
-    module, function = SCRIPTS[command].split(":")
-    code = f"import sys; from {module} import {function}; sys.argv = [{command!r}, '--no-such-option']; {function}()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done, _ = run_script(command, "--no-such-option")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(command) and done.stderr.count("\n") == 1
 
