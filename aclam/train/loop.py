@@ -241,14 +241,14 @@ def optimize(self: Run, s: int, parts: Sequence[dict]) -> list[dict]:
 @patch
 def suspects(self: Run, numbers: Sequence[int]) -> list[str]:
     """Name the draws whose own loss is not finite; all of them where no single one is to blame."""
-    guilty = []
+    bad = []
     if not self.sharded:  # a model in pieces cannot look at single draws on one process
         with torch.no_grad():
             for draw in numbers:
                 loss, _ = step(self.model, self.load([draw]))
                 if not torch.isfinite(loss):
-                    guilty.append(draw)
-    return [origin(self.dataset, draw) for draw in guilty or numbers]
+                    bad.append(draw)
+    return [origin(self.dataset, draw) for draw in bad or numbers]
 
 # %% ../../nbs/8_train/loop.ipynb #feb9b22e
 @patch

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from ..core import UserError
-from ..lam import lapa, univla, villa_x
 from ..lam.bottlenecks import NSVQ
 from aclam.lam.global_batch import (
     MicroBatch,
@@ -36,8 +35,11 @@ from aclam.lam.global_batch import (
     sum_over_ranks,
     world_size,
 )
+from ..lam.lapa import Layer as LapaLayer
 from ..lam.quantizer import Bottleneck
-from ..policy import experts
+from ..lam.univla_parts import UniBlock
+from ..lam.villa_x import STBlock, VillaBlock
+from ..policy.experts import Layer as ExpertLayer
 from ..policy.vlm import PaliGemma
 
 # %% ../../nbs/8_train/sharded.ipynb #f6c04ea9
@@ -49,7 +51,7 @@ def state_gb(weights: int, world: int = 1) -> float:
     return BYTES * weights / world / 1e9
 
 # %% ../../nbs/8_train/sharded.ipynb #b800aa3c
-LAYERS = (Block, villa_x.STBlock, villa_x.VillaBlock, lapa.Layer, univla.UniBlock, experts.Layer)
+LAYERS = (Block, STBlock, VillaBlock, LapaLayer, UniBlock, ExpertLayer)
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -80,11 +82,11 @@ def replicated_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     bottlenecks = [m for m in model.modules() if isinstance(m, (Bottleneck, NSVQ))]
     own = {id(p) for module in bottlenecks for p in module.parameters()}
 
-    found = {}
+    stay_whole = {}
     for name, p in model.named_parameters():
         if id(p) in own or p.ndim == 0 or p.numel() == 0:
-            found[name] = p
-    return found
+            stay_whole[name] = p
+    return stay_whole
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -104,15 +106,15 @@ ENTRANCES = (  # methods through which a model is entered from outside
     "sample",
     "encode",
     "decode",
-    "pixels",
+    "normalize",
     "latents",
     "triple_latents",
     "triple_tokens",
     "quantize",
-    "paint",
+    "predict",
 )
 
-
+# %% ../../nbs/8_train/sharded.ipynb #28ccde0d
 def fsdp_library() -> ModuleType:
     """Import PyTorch's sharding, which must be able to leave parameters whole (a `UserError`)."""
     module = importlib.import_module("torch.distributed.fsdp")

@@ -309,18 +309,19 @@ def combined(seen: Sequence[Mapping], device: torch.device) -> dict[str, float]:
 def tensor_digest(t: Tensor) -> Tensor:
     """Compute a 64-bit number, (), that changes with any bit of a tensor and with their order."""
     bits = t.detach().contiguous().flatten().view(torch.uint8).long()
-    place = torch.arange(1, len(bits) + 1, device=bits.device) % 65_521
-    return ((bits + 1) * place).sum()
+    position = torch.arange(1, len(bits) + 1, device=bits.device) % 65_521
+    return ((bits + 1) * position).sum()
 
 
 def replicated(model: nn.Module) -> dict[str, Tensor]:
     """Find what must be equal on all processes: parameters, and buffers that `commit` moves."""
     # shards differ rightly
-    found = {name: p for name, p in model.named_parameters() if not hasattr(p, "to_local")}
+    tensors = {name: p for name, p in model.named_parameters() if not hasattr(p, "to_local")}
     for prefix, module in model.named_modules():
         if hasattr(module, "commit_step"):
-            found |= {f"{prefix}.{name}": t for name, t in module.named_buffers(recurse=False)}
-    return found
+            for name, buffer in module.named_buffers(recurse=False):
+                tensors[f"{prefix}.{name}"] = buffer
+    return tensors
 
 
 def check_replicas(model: nn.Module, s: int) -> None:
