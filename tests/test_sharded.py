@@ -22,6 +22,7 @@ from aclam.lam import LatentActionModel
 from aclam.lam.global_batch import world_size
 from aclam.lam.registry import preset
 from aclam.policy import model as policies
+from aclam.policy import promises
 from aclam.policy.experts import LayerSize
 from aclam.policy.vlm import REDUCED
 from aclam.train import activations, sharded, sharded_files
@@ -66,7 +67,7 @@ def make(name: str, seed: int = 0):
 def batch(name: str, s: int) -> dict:
     dice = torch.Generator().manual_seed(s)
     if name in POLICIES:
-        return policies.toy_batch(8, POLICIES[name], dice, p_action=0.6)
+        return promises.toy_batch(8, POLICIES[name], dice, p_action=0.6)
     return {"frames": torch.randint(0, 256, (8, 3, 3, 32, 32), dtype=torch.uint8, generator=dice)}
 
 

@@ -71,9 +71,7 @@ def gemma_layer(rows: float, keys: float, size: LayerSize) -> Cost:
 # %% ../../nbs/8_train/flops_policy.ipynb #81ee6971
 def gemma(rows: float, keys: float, depth: int, size: LayerSize) -> Stack:
     """Such layers, checkpointed in two halves: what attention itself keeps stays."""
-    # of each half the last product is not repeated: the values, and the end of the MLP
-    values = product(rows, size.width, key_width(size)).forward
-    tail = values + product(rows, size.mlp, size.width).forward
+    tail = product(rows, size.mlp, size.width).forward  # the last product is not repeated
     spared = gemma_attention(rows, keys, size)
     return Stack(gemma_layer(rows, keys, size), depth, rows * size.width, tail, spared)
 
@@ -133,8 +131,7 @@ def small_vlm(config: VlmConfig) -> Part:
     layers = gemma(config.tokens, config.tokens, config.depth - 1, layer)
     unread_queries = frozen(product(config.tokens, layer.width, inner_width(layer)))
     last_block = last_keys(config.tokens, layer) + unread_queries
-    values = product(config.tokens, layer.width, key_width(layer)).forward
-    last = Stack(last_block, 1, config.tokens * layer.width, values)
+    last = Stack(last_block, 1, config.tokens * layer.width)
     return Part(outside, (vision, layers, last))
 
 # %% ../../nbs/8_train/flops_policy.ipynb #05516317
