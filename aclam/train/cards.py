@@ -159,7 +159,7 @@ def cures(setup: Setup) -> list[tuple[str, Setup]]:
         found += [(" --train.shard" + more, replace(other, shard=True)) for more, other in found]
     return found
 
-
+# %% ../../nbs/8_train/cards.ipynb #5851d776
 def out_of_memory_advice(
     config: Settings,
     rows: int,  # of the micro-batch that did not fit

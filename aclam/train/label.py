@@ -195,7 +195,7 @@ def summary(found: dict, config: LabelConfig) -> str:
         text += f"\n{config.lerobot}: LeRobot v3.0, columns {', '.join(found['lerobot'])}"
     return text
 
-
+# %% ../../nbs/8_train/label.ipynb #93528dcb
 def _run_missing(config: LabelConfig) -> int:
     """`--missing`: the shards on standard output, a sentence on standard error."""
     found = missing(config)

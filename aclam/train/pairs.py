@@ -96,7 +96,7 @@ def _by_frame(lam, frames, pairs, batch_size, device) -> Iterator[list[LatentAct
         cuts = batches(len(i), 16 * batch_size)
         yield [lam.between(said.take(i[s]), said.take(j[s])) for s in cuts]
 
-
+# %% ../../nbs/8_train/pairs.ipynb #a2e93d3e
 def _as_arrays(found: list[LatentAction]) -> PairLatents:
     """Batches as NumPy arrays."""
     if not found:

@@ -347,7 +347,7 @@ def hear(self: Center, link: JsonSocket, message: dict) -> None:
     if "bye" in message:
         del self.members[link]
 
-
+# %% ../../nbs/8_train/ranks.ipynb #c63f1901
 @patch
 def lose(self: Center, link: JsonSocket) -> None:
     """Take note of the end of a connection."""
@@ -486,7 +486,7 @@ def take_note(self: Spoke, message: dict, now: float) -> None:
     if "bye" in message:
         self.leave()
 
-
+# %% ../../nbs/8_train/ranks.ipynb #732831e7
 @patch
 def look_at_center(self: Spoke, gone: bool, now: float) -> None:
     """Rank 0 itself may be gone or silent; one process on each machine, and rank 1, says so."""
