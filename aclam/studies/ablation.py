@@ -278,12 +278,12 @@ def channel_study(config: AblationConfig, kinds: Sequence[str] = tuple(CHANNELS)
     """Train and measure what is missing in `config.out`; the runs are in a folder beside it."""
     file = Path(config.out)
     about = {
-        "command": " ".join(["aclam-train-lam", *BUDGET, "..."]),
+        "command": " ".join(["aclam-train-lam", *BUDGET]),
         "data": config.data,
         "n": config.run.n,
     }
     found = read_json(file) if file.exists() else {**about, "rows": {}}
-    if {key: found.get(key) for key in about} != about:
+    if any(found.get(key, value) != value for key, value in about.items()):
         raise UserError(f"{file} holds another study or budget: choose another --out")
     for kind in kinds:
         for name, weight in AC.items():
