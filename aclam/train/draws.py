@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from ..core import UserError
+from ..data.triples import TripleSource
 from .config import TrainConfig
 
 # %% ../../nbs/8_train/draws.ipynb #f746f5d3
@@ -123,10 +124,10 @@ class NamedDraws(Protocol):
 
 
 def origin(dataset: TrainingData, draw: int) -> str:
-    """Say where a draw comes from: what `dataset.origin(draw)` says, or just its number."""
+    """Say where a draw comes from: trajectory and frames, what the data say, or its number."""
     if isinstance(dataset, NamedDraws):
         return dataset.origin(draw)
-    if hasattr(dataset, "trajectories"):
+    if isinstance(dataset, TripleSource):
         d = dataset.draw(draw)
         return f"{dataset.trajectories[d.trajectory].name} frames {d.i}, {d.j}, {d.k}"
     return f"draw {draw}"
