@@ -6,11 +6,15 @@ by bench/gpu.sh)
 runs the sections of gpu_sections.py one after the other, each in a process of its own that may
 fail, hang or run out of memory without harm to the others, and writes one JSON file. While a
 section measures, the next one imports its libraries. `--tiny` runs the same sections with tiny
-models on a CPU: it shows that they work, and no speed.
+models on a CPU: it shows that they work, and no speed. Then the libraries are imported once, and
+each section is a fork of that process: without a GPU nothing forbids it, and ten imports would take
+longer than what is measured.
 """
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +66,11 @@ WITHOUT = "there is no GPU here that PyTorch can use; --tiny runs every section 
 PATIENCE_S = 5  # a section that is out of time may still finish its row
 
 
+def forks(args: argparse.Namespace) -> bool:
+    """Whether sections are forks of a process that has imported everything."""
+    return args.tiny and hasattr(os, "fork")
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/gpu.sh", description=(__doc__ or "").splitlines()[0]
@@ -84,9 +94,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--missing", action="store_true", help="print the packages that are not there, and stop"
     )
-    parser.add_argument(
-        "--section", choices=NAMES, help=argparse.SUPPRESS
-    )  # this process is one section
+    # this process is one section
+    parser.add_argument("--section", choices=NAMES, help=argparse.SUPPRESS)
     return parser.parse_args(list(argv))
 
 
@@ -98,95 +107,148 @@ def missing() -> list[str]:
 # -------------------------------------------------------------------------------
 
 
+def load_sections() -> ModuleType:
+    """The sections, and with them all libraries."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    return importlib.import_module("gpu_sections")
+
+
 def run_section(args: argparse.Namespace) -> int:
     """Import everything, wait for the word, measure.
 
     The word is a line with the seconds that there are.
     """
-    sys.path.insert(0, str(Path(__file__).parent))
-    import gpu_sections as sections
-    import torch
-
+    load_sections()
     word = sys.stdin.readline()
     if not word.strip():
         return 0  # the run ended before it was this section's turn
-    clock = sections.Clock(time.monotonic() + float(word))
-    cpu = args.tiny or not torch.cuda.is_available()
+    return measure(args, args.section, float(word))
+
+
+def measure(args: argparse.Namespace, name: str, seconds: float) -> int:
+    """Run one section in this process."""
+    sections = load_sections()
+    clock = sections.Clock(time.monotonic() + seconds)
+    cpu = args.tiny or not sections.torch.cuda.is_available()
     plan = sections.Plan(tiny=args.tiny, device="cpu" if cpu else "cuda", out=args.out)
-    page = sections.Page(args.out / "pages" / f"{args.section}.json")
+    page = sections.Page(args.out / "pages" / f"{name}.json")
     if cpu and not args.tiny:
         page.put(error=WITHOUT)
         return NO_GPU
     try:
-        sections.SECTIONS[args.section](plan, page, clock)
-    except (
-        Exception
-    ) as error:  # whatever it is, it belongs on the page, and the traceback into the log
+        sections.SECTIONS[name](plan, page, clock)
+    # whatever it is, it belongs on the page, and the traceback into the log
+    except Exception as error:
         page.put(error=sections.first_line(error))
         raise
     return 0
+
+
+def settings(args: argparse.Namespace) -> dict[str, str]:
+    """Environment variables of a section."""
+    # of its own: one that was killed may leave half a file
+    cache = str(args.out / "runs" / "compiled_code")
+    found = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache}
+    if args.tiny:
+        found |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return found
 
 
 class Child:
     """A section's process: started early, told to begin later."""
 
     def __init__(self, args: argparse.Namespace, name: str):
+        self.args = args
         self.name = name
         self.page = args.out / "pages" / f"{name}.json"
         self.log = open(args.out / "logs" / f"{name}.log", "w")
-        words = [
-            sys.executable,
-            __file__,
-            "--section",
-            name,
-            "--out",
-            args.out,
-            *(["--tiny"] if args.tiny else []),
-        ]
-        cache = str(
-            args.out / "runs" / "compiled_code"
-        )  # its own: one that was killed may leave half a file
-        extra = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache}
-        extra |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} if args.tiny else {}
+        self.start()
+
+    def start(self) -> None:
+        """Have it import its libraries."""
+        words = [sys.executable, __file__, "--section", self.name, "--out", str(self.args.out)]
         self.process = subprocess.Popen(
-            [str(w) for w in words],
+            [*words, "--tiny"] if self.args.tiny else words,
             stdin=subprocess.PIPE,
             stdout=self.log,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, **extra},
+            env={**os.environ, **settings(self.args)},
         )
 
-    def measure(self, seconds: float) -> dict[str, Any]:
-        """Give it so many seconds, and a few more to notice; what became of it."""
-        start = time.monotonic()
+    def begin(self, seconds: float) -> None:
+        """Give it the word."""
         try:
             self.process.stdin.write(f"{seconds}\n")
             self.process.stdin.close()
-            self.process.wait(seconds + PATIENCE_S)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
+        except BrokenPipeError:
             pass
-        status = {None: "out of time", 0: "done"}.get(self.process.poll(), "failed")
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit status, if it has ended in time."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def measure(self, seconds: float) -> tuple[dict[str, Any], int | None]:
+        """Give it so many seconds, and a few more to notice; what became of it, and its status."""
+        start = time.monotonic()
+        self.begin(seconds)
+        code = self.wait(seconds + PATIENCE_S)
+        status = {None: "out of time", 0: "done"}.get(code, "failed")
         self.end()
         found = json.loads(self.page.read_text()) if self.page.exists() else {}
         if status == "failed" and "error" not in found:
-            found["error"] = self.last_words()
-        return {"status": status, "seconds": round(time.monotonic() - start, 1), "result": found}
+            found["error"] = self.last_words(code)
+        took = round(time.monotonic() - start, 1)
+        return {"status": status, "seconds": took, "result": found}, code
 
-    def last_words(self) -> str:
+    def last_words(self, code: int | None) -> str:
         """The last line of the log."""
         lines = Path(self.log.name).read_text(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else f"exit status {self.process.returncode}"
+        return lines[-1][:300] if lines else f"exit status {code}"
 
     def end(self) -> None:
-        """The process and all that it has started."""
+        """End the process and all that it has started."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self.process.wait()
+        self.wait(PATIENCE_S)
         self.log.close()
+
+
+class Fork(Child):
+    """The same as a fork of this process, which has imported everything."""
+
+    def start(self) -> None:
+        os.environ.update(settings(self.args))  # before the first import: threads are counted there
+        load_sections()
+        self.process = None
+
+    def begin(self, seconds: float) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.process = fork.Process(target=self.work, args=(seconds,))
+        self.process.start()
+
+    def work(self, seconds: float) -> None:
+        """What the fork does."""
+        os.setsid()
+        os.dup2(self.log.fileno(), 1)
+        os.dup2(self.log.fileno(), 2)
+        sys.exit(measure(self.args, self.name, seconds))
+
+    def wait(self, seconds: float) -> int | None:
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def end(self) -> None:
+        if self.process is None:
+            self.log.close()
+        else:
+            super().end()
 
 
 class NoGpu(Exception):
@@ -197,33 +259,23 @@ class NoGpu(Exception):
 # ------------------------------------------------------------------------------------------------------
 
 
+LIMITS = {  # seconds on a GPU: the most, and the least
+    "machine": (30, 5),
+    "stores": (40, 15),
+    "sweep": (70, 25),
+    "loop": (75, 25),
+    "compiled": (150, 60),
+    "profile": (40, 20),
+    "families": (70, 30),
+    "policy": (70, 25),
+    "curves": (50, 25),
+    "twins": (150, 45),
+}
+
+
 def limits(tiny: bool) -> dict[str, tuple[float, float]]:
     """Of each section: the most seconds it may take, and the least that it should be left."""
-    most = {
-        "machine": 30,
-        "stores": 40,
-        "sweep": 70,
-        "loop": 75,
-        "compiled": 150,
-        "profile": 40,
-        "families": 70,
-        "policy": 70,
-        "curves": 50,
-        "twins": 150,
-    }
-    least = {
-        "machine": 5,
-        "stores": 15,
-        "sweep": 25,
-        "loop": 25,
-        "compiled": 60,
-        "profile": 20,
-        "families": 30,
-        "policy": 25,
-        "curves": 25,
-        "twins": 45,
-    }
-    return {name: (300 if tiny else most[name], 5 if tiny else least[name]) for name in NAMES}
+    return dict.fromkeys(NAMES, (300, 5)) if tiny else dict(LIMITS)
 
 
 def allowed(name: str, todo: Sequence[str], left: float, tiny: bool) -> float:
@@ -246,24 +298,23 @@ def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
         "minutes": args.minutes,
         "sections": {},
     }
-    todo, waiting = list(args.only), None
+    kind = Fork if forks(args) else Child
+    todo = list(args.only)
+    waiting = None
     while todo:
         name = todo.pop(0)
-        child = waiting or Child(args, name)
-        waiting = Child(args, todo[0]) if todo else None
+        child = waiting or kind(args, name)
+        waiting = kind(args, todo[0]) if todo else None
         seconds = allowed(name, todo, end - time.time(), args.tiny)
-        report["sections"][name] = child.measure(seconds)
+        row, code = child.measure(seconds)
+        report["sections"][name] = row
         write(args, report)
-        if child.process.returncode == NO_GPU:
+        if code == NO_GPU:
             if waiting:
                 waiting.end()
             raise NoGpu(WITHOUT)
-        row = report["sections"][name]
-        print(
-            f"{name:10s} {row['status']:12s} {row['seconds']:6.1f} s  {row['result'].get('error', '')}",
-            file=sys.stderr,
-            flush=True,
-        )
+        outcome = f"{name:10s} {row['status']:12s} {row['seconds']:6.1f} s"
+        print(f"{outcome}  {row['result'].get('error', '')}", file=sys.stderr, flush=True)
     report["seconds"] = round(time.time() - started, 1)
     return report
 

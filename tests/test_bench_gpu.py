@@ -116,6 +116,7 @@ def test_a_section_that_dies_or_hangs_costs_only_itself(tmp_path, monkeypatch, c
     monkeypatch.setattr(bench_gpu.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(bench_gpu, "allowed", lambda name, *_: 0.3 if name == "curves" else 20)
     monkeypatch.setattr(bench_gpu, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(bench_gpu, "forks", lambda args: False)  # the stub is a program
     start = time.monotonic()
     status = bench_gpu.main(
         ["--tiny", "--out", str(tmp_path / "out"), "--only", "sweep", "curves", "machine"]

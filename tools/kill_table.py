@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -32,19 +32,9 @@ FAIL = """import signal
 def fail(number, frame): raise RuntimeError("an exception made by the kill table")
 signal.signal(signal.SIGUSR2, fail)
 """
-NOISE = (
-    " ",
-    "Traceback",
-    "W0",
-    "W1",
-    "E0",
-    "E1",
-    "[W",
-    "[E",
-    "[rank",
-    "====",
-    "---",
-)  # how other lines begin
+# how other lines begin
+NOISE = (" ", "Traceback", "W0", "W1", "E0", "E1", "[W", "[E", "[rank", "====", "---")
+PROGRESS = ("it/s]", "s/it]")  # what a progress bar has in it
 OURS = ("-m", "aclam.train.cluster", "torchrun")
 PLAIN = ("-m", "torch.distributed.run")
 
@@ -86,6 +76,13 @@ class Sitting:
             except (psutil.Error, KeyError):
                 continue
         return [found[rank] for rank in sorted(found)]
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def everybody(self) -> list[psutil.Process]:
+        """What was started, and all that it has started."""
+        return [self.process, *self.process.children(recursive=True)]
 
     def said(self) -> list[str]:
         text = self.log.read_text(errors="replace").replace("\r", "\n")
@@ -168,12 +165,13 @@ def wait_for(true: Callable[[], bool], patience: float) -> bool:
 
 def working(sitting: Sitting) -> None:
     """Wait until it has made its steps."""
-    setup, begun = sitting.setup, steps_done(sitting.setup.out)
+    setup = sitting.setup
+    begun = steps_done(setup.out)
 
     def ready():
-        return steps_done(setup.out) >= begun + setup.after or sitting.process.poll() is not None
+        return steps_done(setup.out) >= begun + setup.after or sitting.ended()
 
-    if not wait_for(ready, setup.patience) or sitting.process.poll() is not None:
+    if not wait_for(ready, setup.patience) or sitting.ended():
         raise SystemExit("the command did not train:\n" + "\n".join(sitting.said()[-20:]))
 
 
@@ -193,40 +191,37 @@ def clear(processes: Sequence[psutil.Process]) -> None:
             continue
 
 
+def log_rows(out: Path) -> list[str]:
+    """The lines of a run's log."""
+    log = out / "metrics.jsonl"
+    return log.read_text().splitlines() if log.exists() else []
+
+
 def goes_on(setup: Setup) -> bool:
     """Whether the same command begins with the step after the newest checkpoint."""
-    kept, log = steps_kept(setup.out), setup.out / "metrics.jsonl"
-    before = log.read_text().splitlines() if log.exists() else []
+    kept = steps_kept(setup.out)
+    before = log_rows(setup.out)[:kept]
     sitting = start(setup, "second")
 
-    def rows():
-        return log.read_text().splitlines() if log.exists() else []
+    def new_steps():
+        rows = [row for row in log_rows(setup.out) if row.endswith("}") and row not in before]
+        return [step for step in (json.loads(row)["step"] for row in rows) if step > kept]
 
-    def new():
-        return [json.loads(r)["step"] for r in rows() if r.endswith("}") and r not in before[:kept]]
-
-    wait_for(
-        lambda: any(s > kept for s in new()) or sitting.process.poll() is not None, setup.patience
-    )
-    begun, everybody = (
-        [s for s in new() if s > kept],
-        [sitting.process, *sitting.process.children(recursive=True)],
-    )
-    clear(everybody)
+    wait_for(lambda: new_steps() or sitting.ended(), setup.patience)
+    begun = new_steps()
+    clear(sitting.everybody())
     sitting.process.wait()
-    return bool(begun) and kept + 1 in begun
+    return kept + 1 in begun
 
 
 def telling(lines: Sequence[str]) -> str:
-    """The line that tells the cause: of rank 0 about another, or the last one that a person would
-    read.
+    """The line that tells the cause.
+
+    That of rank 0 about another, or the last one that a person would read.
     """
     ranks = [line for line in lines if line.startswith("rank ")]
-    own = [
-        line
-        for line in lines
-        if not line.startswith(NOISE) and "it/s]" not in line and "s/it]" not in line
-    ]
+    words = [line for line in lines if not line.startswith(NOISE)]
+    own = [line for line in words if not any(mark in line for mark in PROGRESS)]
     return (ranks or own or [""])[-1]
 
 
@@ -235,61 +230,77 @@ def harm(deed: str, setup: Setup, do: Callable[[Sitting], None], before: Sequenc
     sitting = start(setup, words=before)
     if not before:
         working(sitting)
-    everybody = [sitting.process, *sitting.process.children(recursive=True)]
+    everybody = sitting.everybody()
+
+    def all_ended():
+        return not any(map(alive, everybody)) and sitting.ended()
+
     begun = time.monotonic()
     do(sitting)
     try:
-        if not wait_for(
-            lambda: not any(map(alive, everybody)) and sitting.process.poll() is not None,
-            setup.patience,
-        ):
-            raise SystemExit(
-                f"{deed}: still there after {setup.patience:g} s:\n"
-                + "\n".join(sitting.said()[-20:])
-            )
+        if not wait_for(all_ended, setup.patience):
+            said = "\n".join(sitting.said()[-20:])
+            raise SystemExit(f"{deed}: still there after {setup.patience:g} s:\n{said}")
     finally:
         clear(everybody)
     seconds = time.monotonic() - begun
-    status, done, kept = sitting.process.wait(), steps_done(setup.out), steps_kept(setup.out)
-    again = goes_on(setup) if setup.again else None
+    said = sitting.said()
     return Row(
-        deed,
-        setup.processes,
-        seconds,
-        status,
-        done,
-        kept,
-        again,
-        telling(sitting.said()),
-        sitting.said(),
+        deed=deed,
+        processes=setup.processes,
+        seconds=seconds,
+        status=sitting.process.wait(),
+        done=steps_done(setup.out),
+        kept=steps_kept(setup.out),
+        goes_on=goes_on(setup) if setup.again else None,
+        line=telling(said),
+        said=said,
     )
 
 
 def send(number: int, rank: int | None = None) -> Callable[[Sitting], None]:
     """Send a signal to one rank, or to what was started."""
-    return lambda sitting: (sitting.process if rank is None else sitting.ranks()[rank]).send_signal(
-        number
-    )
+
+    def do(sitting: Sitting) -> None:
+        process = sitting.process if rank is None else sitting.ranks()[rank]
+        process.send_signal(number)
+
+    return do
+
+
+def harmed(
+    deed: str, number: int, rank: int | None = None, launcher: tuple[str, ...] = OURS
+) -> Callable[[Setup], Row]:
+    """A row of the table: what a signal does."""
+    return lambda setup: harm(deed, replace(setup, launcher=launcher), send(number, rank))
 
 
 def second_run(setup: Setup) -> Row:
     """The same command while the first start of it runs."""
     first = start(setup)
     working(first)
-    everybody = [first.process, *first.process.children(recursive=True)]
+    everybody = first.everybody()
     try:
         begun = time.monotonic()
         second = start(setup, "refused")
         status = second.process.wait(timeout=setup.patience)
-        seconds, steps = time.monotonic() - begun, steps_done(setup.out)
+        seconds = time.monotonic() - begun
+        steps = steps_done(setup.out)
         unharmed = wait_for(lambda: steps_done(setup.out) > steps or first.process.poll() == 0, 30)
     finally:
         clear(everybody)
         first.process.wait()
     said = second.said()
-    line = telling(said)
     return Row(
-        "two runs on one folder", setup.processes, seconds, status, 0, 0, unharmed, line, said
+        deed="two runs on one folder",
+        processes=setup.processes,
+        seconds=seconds,
+        status=status,
+        done=0,
+        kept=0,
+        goes_on=unharmed,
+        line=telling(said),
+        said=said,
     )
 
 
@@ -297,64 +308,49 @@ def unshared(setup: Setup) -> Row:
     """Ranks whose folder of the same name is not the same folder."""
     python, *words = setup.command
     inner = " ".join([python, *words, "--out", f"{setup.out}_$RANK"])
-    group = [
-        "--standalone",
-        "--nproc_per_node",
-        str(setup.processes),
-        "--no_python",
-        "bash",
-        "-c",
-        f"exec {inner}",
-    ]
-    row = harm(
-        "an unshared folder",
-        replace_again(setup),
-        lambda _: None,
-        [python, *setup.launcher, *group],
-    )
+    group = ["--standalone", "--nproc_per_node", str(setup.processes)]
+    command = [python, *setup.launcher, *group, "--no_python", "bash", "-c", f"exec {inner}"]
+    row = harm("an unshared folder", replace(setup, again=False), lambda _: None, command)
     row.done = steps_done(Path(f"{setup.out}_0"))
     return row
 
 
-def replace_again(setup: Setup) -> Setup:
-    return Setup(**{**vars(setup), "again": False})
-
-
-def plain(setup: Setup) -> Setup:
-    return Setup(**{**vars(setup), "launcher": PLAIN})
-
-
-ROWS: dict[
-    str, tuple[int, Callable[[Setup], Row]]
-] = {  # name: (smallest number of processes, how it is made)
-    "sigterm": (1, lambda s: harm("SIGTERM to one process", s, send(signal.SIGTERM, -1))),
-    "sigusr1": (1, lambda s: harm("SIGUSR1 to one process", s, send(signal.SIGUSR1, -1))),
-    "launcher": (2, lambda s: harm("SIGTERM to our launcher", s, send(signal.SIGTERM))),
-    "launcher_usr1": (2, lambda s: harm("SIGUSR1 to our launcher", s, send(signal.SIGUSR1))),
-    "torchrun": (2, lambda s: harm("SIGTERM to torchrun", plain(s), send(signal.SIGTERM))),
-    "sigkill": (1, lambda s: harm("SIGKILL of the last rank", s, send(signal.SIGKILL, -1))),
-    "sigkill_0": (2, lambda s: harm("SIGKILL of rank 0", s, send(signal.SIGKILL, 0))),
-    "sigkill_torchrun": (2, lambda s: harm("SIGKILL of torchrun", plain(s), send(signal.SIGKILL))),
-    "sigstop": (2, lambda s: harm("SIGSTOP of the last rank", s, send(signal.SIGSTOP, -1))),
-    "exception": (1, lambda s: harm("an exception on the last rank", s, send(signal.SIGUSR2, -1))),
+ROWS: dict[str, tuple[int, Callable[[Setup], Row]]] = {
+    # name: (smallest number of processes, how it is made)
+    "sigterm": (1, harmed("SIGTERM to one process", signal.SIGTERM, -1)),
+    "sigusr1": (1, harmed("SIGUSR1 to one process", signal.SIGUSR1, -1)),
+    "launcher": (2, harmed("SIGTERM to our launcher", signal.SIGTERM)),
+    "launcher_usr1": (2, harmed("SIGUSR1 to our launcher", signal.SIGUSR1)),
+    "torchrun": (2, harmed("SIGTERM to torchrun", signal.SIGTERM, launcher=PLAIN)),
+    "sigkill": (1, harmed("SIGKILL of the last rank", signal.SIGKILL, -1)),
+    "sigkill_0": (2, harmed("SIGKILL of rank 0", signal.SIGKILL, 0)),
+    "sigkill_torchrun": (2, harmed("SIGKILL of torchrun", signal.SIGKILL, launcher=PLAIN)),
+    "sigstop": (2, harmed("SIGSTOP of the last rank", signal.SIGSTOP, -1)),
+    "exception": (1, harmed("an exception on the last rank", signal.SIGUSR2, -1)),
     "two_runs": (1, second_run),
     "unshared": (2, unshared),
 }
+GOES_ON = {True: "yes", False: "NO", None: "-"}
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table; what is lost are the steps after the newest checkpoint."""
-    head = (
-        "| what was done | processes | seconds | status | steps lost | goes on | what was said |\n"
-        + "|---" * 7
-        + "|"
-    )
-    body = [
-        f"| {r.deed} | {r.processes} | {r.seconds:.1f} | {r.status} | {r.done - r.kept} of {r.done} | "
-        f"{ {True: 'yes', False: 'NO', None: '-'}[r.goes_on] } | {r.line} |"
-        for r in rows
-    ]
-    return "\n".join([head, *body])
+    titles = ["what was done", "processes", "seconds", "status", "steps lost", "goes on"]
+    lines = [f"| {' | '.join([*titles, 'what was said'])} |", "|---" * 7 + "|"]
+    for r in rows:
+        lost = f"{r.done - r.kept} of {r.done}"
+        columns = [r.deed, str(r.processes), f"{r.seconds:.1f}", str(r.status), lost]
+        lines.append(f"| {' | '.join([*columns, GOES_ON[r.goes_on], r.line])} |")
+    return "\n".join(lines)
+
+
+def one_row(name: str, setup: Setup) -> Row:
+    """Make one row in a folder of its own, and print it."""
+    with tempfile.TemporaryDirectory() as folder:
+        row = ROWS[name][1](replace(setup, folder=Path(folder)))
+    row.line = row.line.replace(folder, "...").replace(socket.gethostname(), "node1")
+    print(as_markdown([row]).splitlines()[-1], file=sys.stderr, flush=True)
+    return row
 
 
 def main() -> None:
@@ -375,23 +371,16 @@ def main() -> None:
     python = sys.executable if given.command[0] == "python" else given.command[0]
     rows = []
     for n in given.processes:
-        for name in given.rows:
-            least, make = ROWS[name]
-            if n >= least:
-                with tempfile.TemporaryDirectory() as folder:
-                    setup = Setup(
-                        (python, *given.command[1:]),
-                        Path(folder),
-                        n,
-                        after=given.after,
-                        patience=given.patience,
-                        again=not given.no_again,
-                        gpus=given.gpus,
-                    )
-                    row = make(setup)
-                row.line = row.line.replace(folder, "...").replace(socket.gethostname(), "node1")
-                print(as_markdown([row]).splitlines()[-1], file=sys.stderr, flush=True)
-                rows.append(row)
+        setup = Setup(
+            command=(python, *given.command[1:]),
+            folder=Path(),
+            processes=n,
+            after=given.after,
+            patience=given.patience,
+            again=not given.no_again,
+            gpus=given.gpus,
+        )
+        rows += [one_row(name, setup) for name in given.rows if n >= ROWS[name][0]]
     print(as_markdown(rows))
     if given.json:
         kept = [{k: v for k, v in asdict(row).items() if k != "said"} for row in rows]
