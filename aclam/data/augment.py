@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/augment.html.md"""
 
 # %% auto #0
 __all__ = ['LUMA', 'PARAMETERS', 'BITS', 'AugmentConfig', 'color_matrix', 'from_uniform', 'augmentation_parameters', 'crop',
-           'crop_one', 'check_crop', 'Looks', 'take_apart', 'relight', 'augment_frames', 'apply_augmentation',
+           'crop_one', 'check_crop', 'Augmentation', 'unpack', 'jitter_color', 'augment_frames', 'apply_augmentation',
            'augment_triple', 'check_augmentation']
 
 # %% ../../nbs/3_data/augment.ipynb #52fcc94a
@@ -26,27 +26,24 @@ from ..core import UserError
 class AugmentConfig:
     """Color jitter and a random crop, shared by the three frames of a triple."""
 
-    brightness: float = (
-        0.2  # factor in 1 +- this # assumed, the papers name the four but give no strength
-    )
+    # factor in 1 +- this # assumed, the papers name the four but give no strength
+    brightness: float = 0.2
     contrast: float = 0.2  # assumed
     saturation: float = 0.2  # assumed
     hue: float = 0.05  # shift in +- this, of a full turn of the color wheel # assumed
     crop: float = 0.9  # side of the crop window is uniform in [this, 1] of the frame # assumed
 
     def __post_init__(self):
-        strengths = self.brightness, self.contrast, self.saturation, self.hue
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         if not (0 < self.crop <= 1 and self.hue <= 0.5 and min(strengths) >= 0):
             raise UserError(
-                "augmentation: crop lies in (0, 1], hue in [0, 0.5], the other strengths are not negative"
+                "augmentation: crop lies in (0, 1], hue in [0, 0.5], "
+                "the other strengths are not negative"
             )
 
 # %% ../../nbs/3_data/augment.ipynb #bbcc0458
-LUMA = (
-    0.299,
-    0.587,
-    0.114,
-)  # weights of red, green, blue in the perceived brightness (ITU-R BT.601)
+# weights of red, green, blue in the perceived brightness (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)
 
 
 def color_matrix(
@@ -58,9 +55,12 @@ def color_matrix(
 
     Gray pixels only scale.
     """
-    c, s = np.cos(turn), np.sin(turn) / np.sqrt(3)
+    c = np.cos(turn)
+    s = np.sin(turn) / np.sqrt(3)
     third = (1 - c) / 3
-    same, before, after = c + third, third - s, third + s
+    same = c + third
+    before = third - s
+    after = third + s
     rows = [[same, before, after], [after, same, before], [before, after, same]]
     hue = np.moveaxis(np.array(rows), 2, 0)  # (B, 3, 3)
     keep = np.asarray(saturation)[:, None, None]
@@ -78,18 +78,18 @@ def from_uniform(
     width: int,
 ) -> Tensor:  # float32 (B, PARAMETERS)
     """The numbers that `augment_frames` takes, from uniform ones."""
-    strengths = np.array(
-        [config.brightness, config.contrast, config.saturation, 2 * np.pi * config.hue]
-    )
+    hue = 2 * np.pi * config.hue
+    strengths = np.array([config.brightness, config.contrast, config.saturation, hue])
     brightness, contrast, saturation, turn = (strengths * (2 * u[:, :4] - 1)).T
     side = config.crop + (1 - config.crop) * u[:, 4]
-    rows, columns = (np.maximum(np.rint(side * pixels), 1) for pixels in (height, width))
-    top, left = np.rint(u[:, 5] * (height - rows)), np.rint(u[:, 6] * (width - columns))
+    rows = np.maximum(np.rint(side * height), 1)
+    columns = np.maximum(np.rint(side * width), 1)
+    top = np.rint(u[:, 5] * (height - rows))
+    left = np.rint(u[:, 6] * (width - columns))
     gain = (1 + brightness) * -contrast
     matrix = (1 + brightness)[:, None, None] * color_matrix(1 + contrast, 1 + saturation, turn)
-    numbers = np.concatenate(
-        [np.stack([top, left, rows, columns, gain], 1), matrix.reshape(-1, 9)], 1
-    )
+    first = np.stack([top, left, rows, columns, gain], 1)
+    numbers = np.concatenate([first, matrix.reshape(-1, 9)], 1)
     return torch.from_numpy(numbers.astype(np.float32))
 
 # %% ../../nbs/3_data/augment.ipynb #2493b48e
@@ -101,40 +101,38 @@ def augmentation_parameters(
     epoch: int,
     indices: Sequence[int],  # global indices of triples
 ) -> Tensor:  # float32 (B, PARAMETERS)
-    """What is drawn for these triples: each from a random stream of its own, apart from the one
-    that draws its frames.
+    """What is drawn for these triples, each from a random stream of its own.
+
+    It is another stream than the one that draws the triple's frames.
     """
     streams = [np.random.default_rng([seed, epoch, int(n), 1]) for n in indices]
     u = np.array([rng.random(7) for rng in streams])
     return from_uniform(u.reshape(-1, 7), config, height, width)
 
 # %% ../../nbs/3_data/augment.ipynb #edce9a0e
-BITS = (
-    14  # of a weight: a bit less than what fits into 16 bits with a sign, as in PyTorch and Pillow
-)
+# of a weight: a bit less than what fits into 16 bits with a sign, as in PyTorch and Pillow
+BITS = 14
 
 
-def _neighbors(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a window [start, start + length) that is stretched to `size` pixels: the left neighbor of
-    each output pixel, the right one, and its weight in units of 2^-BITS. start, length: int64 (B,).
-    All three: (B, size).
-    """
+def _neighbors(
+    start: Tensor,  # int64 (B,): a window [start, start + length) is stretched to `size` pixels
+    length: Tensor,  # int64 (B,)
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # all (B, size)
+    """The left neighbor of each output pixel, the right one, and its weight in 2^-BITS."""
     o = torch.arange(size, device=start.device)
     position = (2 * o + 1) * length[:, None] - size  # (B, size), in units of 1 / (2 size)
     floor = position.div(2 * size, rounding_mode="floor")
     rest = position - 2 * size * floor
-    weight = (rest * 2 ** (BITS + 1) + 2 * size).div(
-        4 * size, rounding_mode="floor"
-    )  # rounded, not cut off
+    # rounded, not cut off
+    weight = (rest * 2 ** (BITS + 1) + 2 * size).div(4 * size, rounding_mode="floor")
     left = floor.clamp(min=0)
     right = (floor + 1).minimum(length[:, None] - 1)
     return start[:, None] + left, start[:, None] + right, weight.int()
 
 
 def _stretch(frames: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
-    """Stretch a window of every row (dim -1) or column (dim -2) to its whole length. uint8 (B, 3,
-    3, H, W).
-    """
+    """Stretch a window of every row (dim -1) or column (dim -2) of (B, 3, 3, H, W) to its length."""
     along = [-1, 1, 1, 1, 1]  # (B, 1, 1, 1, W), or (B, 1, 1, H, 1)
     along[dim] = frames.shape[dim]
     left, right, weight = (t.view(along) for t in _neighbors(start, length, frames.shape[dim]))
@@ -158,8 +156,8 @@ def crop_one(
 ) -> Tensor:  # uint8 (3, 3, H, W)
     """The same for one triple by PyTorch's own function, on a CPU ten times as fast as `gather`."""
     top, left, rows, columns = window
-    inside = frames[..., top : top + rows, left : left + columns]
-    return interpolate(inside, frames.shape[-2:], mode="bilinear", antialias=True)
+    cut = frames[..., top : top + rows, left : left + columns]
+    return interpolate(cut, frames.shape[-2:], mode="bilinear", antialias=True)
 
 # %% ../../nbs/3_data/augment.ipynb #624cbcaf
 def check_crop(height: int, width: int, n: int = 12, seed: int = 0) -> int:  # pixels compared
@@ -174,7 +172,7 @@ def check_crop(height: int, width: int, n: int = 12, seed: int = 0) -> int:  # p
     return ours.numel()
 
 # %% ../../nbs/3_data/augment.ipynb #0d1f0859
-class Looks(NamedTuple):
+class Augmentation(NamedTuple):
     """The parameters of B triples, taken apart."""
 
     window: Tensor  # int64 (B, 4): top, left, rows, columns
@@ -182,19 +180,21 @@ class Looks(NamedTuple):
     matrix: Tensor  # float32 (B, 3, 3)
 
 
-def take_apart(parameters: Tensor) -> Looks:  # parameters: float32 (B, PARAMETERS)
-    return Looks(parameters[:, :4].long(), parameters[:, 4], parameters[:, 5:].unflatten(1, (3, 3)))
+def unpack(parameters: Tensor) -> Augmentation:  # parameters: float32 (B, PARAMETERS)
+    matrix = parameters[:, 5:].unflatten(1, (3, 3))
+    return Augmentation(parameters[:, :4].long(), parameters[:, 4], matrix)
 
 
-def relight(frames: Tensor, looks: Looks) -> Tensor:
-    """One linear change of color for all pixels of a triple. frames: uint8 (B, 3, 3, H, W); returns
-    float32, rounded.
-    """
+def jitter_color(
+    frames: Tensor,  # uint8 (B, 3, 3, H, W)
+    drawn: Augmentation,
+) -> Tensor:  # float32 (B, 3, 3, H, W), rounded
+    """One linear change of color for all pixels of a triple."""
     pixels = 3 * frames.shape[-2] * frames.shape[-1]  # of one color in a triple
     sums = frames.sum((1, 3, 4), dtype=torch.int32)  # (B, 3), exact
     gray = (sums[:, 0] * LUMA[0] + sums[:, 1] * LUMA[1] + sums[:, 2] * LUMA[2]) / pixels
-    offset = (looks.gain * gray).view(-1, 1, 1, 1, 1)
-    m = looks.matrix[:, None, :, :, None, None]  # (B, 1, 3 out, 3 in, 1, 1)
+    offset = (drawn.gain * gray).view(-1, 1, 1, 1, 1)
+    m = drawn.matrix[:, None, :, :, None, None]  # (B, 1, 3 out, 3 in, 1, 1)
     x = frames.float()
     y = x[:, :, 0:1] * m[:, :, :, 0]
     y += x[:, :, 1:2] * m[:, :, :, 1]
@@ -207,32 +207,31 @@ def augment_frames(
     frames: Tensor,  # uint8 (B, 3, 3, H, W): triple, frame, channel, row, column
     parameters: Tensor,  # float32 (B, PARAMETERS), on the same device
 ) -> Tensor:  # uint8 (B, 3, 3, H, W)
-    """Window and light of each triple.
+    """Window and color of each triple.
 
     No number leaves the device, and nothing depends on the rest of the batch.
     """
-    looks = take_apart(parameters)
+    drawn = unpack(parameters)
     if frames.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _one_by_one(frames, looks)
-    return relight(crop(frames, looks.window), looks).to(torch.uint8)
+        return _one_by_one(frames, drawn)
+    return jitter_color(crop(frames, drawn.window), drawn).to(torch.uint8)
 
 
-def _one_by_one(frames: Tensor, looks: Looks) -> Tensor:
+def _one_by_one(frames: Tensor, drawn: Augmentation) -> Tensor:
     """The same, triple by triple."""
     out = torch.empty(frames.shape, dtype=torch.uint8)
-    for n, window in enumerate(looks.window.tolist()):
-        one = Looks(*(t[n : n + 1] for t in looks))
-        out[n] = relight(crop_one(frames[n], window)[None], one)[0]
+    for n, window in enumerate(drawn.window.tolist()):
+        one = Augmentation(*(t[n : n + 1] for t in drawn))
+        out[n] = jitter_color(crop_one(frames[n], window)[None], one)[0]
     return out
 
 # %% ../../nbs/3_data/augment.ipynb #472cc760
 def apply_augmentation(
-    # of `dataset.batch`; with `frames` uint8 (B, 3, 3, H, W), perhaps with `augment` (B,
-    # PARAMETERS)
-    batch: dict,
-) -> dict:  # without `augment`
-    """Augment a batch that carries its parameters, on the device where it is; any other batch comes
-    back as it is.
+    batch: dict[str, Tensor],  # frames uint8 (B, 3, 3, H, W), perhaps augment (B, PARAMETERS)
+) -> dict[str, Tensor]:  # without `augment`
+    """Augment a batch that carries its parameters, on the device where it is.
+
+    Any other batch comes back as it is.
     """
     if "augment" not in batch:
         return batch
@@ -245,21 +244,19 @@ def augment_triple(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> Tensor:  # uint8 (3, 3, H, W)
-    """One triple, by a generator of one's own: for looking at."""
-    return augment_frames(
-        frames[None], from_uniform(rng.random((1, 7)), config, *frames.shape[-2:])
-    )[0]
+    """One triple, by a generator of one's own: to look at it."""
+    height, width = frames.shape[-2:]
+    parameters = from_uniform(rng.random((1, 7)), config, height, width)
+    return augment_frames(frames[None], parameters)[0]
 
 # %% ../../nbs/3_data/augment.ipynb #8ff58914
 def check_augmentation(size: int = 48, n: int = 10, seed: int = 0) -> int:  # bytes compared
-    """Assert that all at once and one by one agree in every byte, and that a triple does not see
-    its neighbors.
-    """
+    """Assert that all at once and one by one agree, and that a triple does not see the others."""
     rng = np.random.default_rng(seed)
     frames = torch.from_numpy(rng.integers(0, 256, (n, 3, 3, size, size), dtype=np.uint8))
     parameters = augmentation_parameters(AugmentConfig(), size, size, seed, 0, range(n))
-    looks = take_apart(parameters)
-    at_once = relight(crop(frames, looks.window), looks).to(torch.uint8)
+    drawn = unpack(parameters)
+    at_once = jitter_color(crop(frames, drawn.window), drawn).to(torch.uint8)
     assert torch.equal(at_once, augment_frames(frames, parameters))
     some = torch.from_numpy(rng.permutation(n)[: n // 2])
     assert torch.equal(at_once[some], augment_frames(frames[some], parameters[some]))

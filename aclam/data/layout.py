@@ -21,16 +21,16 @@ def hidden_quaternion(
     values: np.ndarray,  # (T, P) proprio
     columns: tuple[int, ...],  # that are declared to be something else
     tolerance: float = 1e-3,  # of the norm
-) -> tuple[int, ...] | None:  # four neighbouring columns, or None
-    """Four neighbouring columns around `columns` whose norm is one in every frame although they
-    change.
-    """
-    for first in range(columns[0] - 1, columns[0] + 1):
-        window = values[:, first : first + 4] if first >= 0 else values[:, :0]
-        if window.shape[1] == 4:
-            unit = np.abs(np.linalg.norm(window, axis=1) - 1).max() < tolerance
-            if unit and (np.ptp(window, axis=0) > 10 * tolerance).sum() >= 2:
-                return tuple(range(first, first + 4))
+) -> tuple[int, ...] | None:  # four neighboring columns, or None
+    """Four columns around `columns` whose norm is one in every frame although they change."""
+    for first in (columns[0] - 1, columns[0]):
+        if first < 0 or first + 4 > values.shape[1]:
+            continue
+        window = values[:, first : first + 4]
+        unit = np.abs(np.linalg.norm(window, axis=1) - 1).max() < tolerance
+        moving = np.ptp(window, axis=0) > 10 * tolerance
+        if unit and moving.sum() >= 2:
+            return tuple(range(first, first + 4))
     return None
 
 # %% ../../nbs/3_data/layout.ipynb #4eb5ed9c
@@ -38,32 +38,34 @@ TURN = 200.0  # degrees a second: 20 degrees a frame at 10 Hz # assumed
 REACH = 10.0  # metres # assumed
 
 
-def _gripper(t: Trajectory, values: np.ndarray) -> None:
+def _check_gripper(t: Trajectory) -> None:
+    """`UserError` where the gripper is far outside of its declared range."""
+    values = t.proprio[:, t.layout.gripper]
     low, high = sorted(t.layout.gripper_range)
     slack = 0.25 * (high - low)
-    off = np.maximum(low - slack - values, values - high - slack).max(1)  # (T,)
-    if off.max() > 0:
-        n = int(off.argmax())
+    outside = np.maximum(low - slack - values, values - high - slack).max(1)  # (T,)
+    if outside.max() > 0:
+        n = int(outside.argmax())
         raise UserError(
-            f"{t.name}: frame {n}: the gripper is at {values[n][0]:.3g}, declared are {low:g} to {high:g}: "
-            f"is column {t.layout.gripper[0]} the gripper?"
+            f"{t.name}: frame {n}: the gripper is at {values[n][0]:.3g}, "
+            f"declared are {low:g} to {high:g}: is column {t.layout.gripper[0]} the gripper?"
         )
 
 
-def _units(t: Trajectory, columns: tuple[int, ...], limit: float, what: str) -> None:
+def _check_units(t: Trajectory, columns: tuple[int, ...], limit: float, question: str) -> None:
+    """`UserError` where a column is larger than the limit."""
     values = np.abs(t.proprio[:, columns])
     if len(columns) and values.max() > limit:
         n, c = np.unravel_index(values.argmax(), values.shape)
-        raise UserError(
-            f"{t.name}: frame {n}: column {columns[c]} is {t.proprio[n, columns[c]]:.4g}: {what}"
-        )
+        value = t.proprio[n, columns[c]]
+        raise UserError(f"{t.name}: frame {n}: column {columns[c]} is {value:.4g}: {question}")
 
 # %% ../../nbs/3_data/layout.ipynb #879c7f88
 def check_layout(
     t: Trajectory,
     tolerance: float = 1e-2,  # allowed deviation from unit norm or orthogonality
-    turn: float
-    | None = TURN,  # degrees a second; at least 20 degrees a frame are allowed. None: no limit
+    # degrees a second; at least 20 degrees a frame are allowed. None: no limit
+    turn: float | None = TURN,
 ) -> dict:  # what was measured; empty where nothing is declared
     """Hold a declared layout against the data.
 
@@ -72,52 +74,61 @@ def check_layout(
     layout = t.layout
     if t.proprio is None or layout is None:
         return {}
-    _units(t, layout.position, REACH, "are positions in metres?")
-    angles = layout.rotation_repr == "rotvec" or (layout.rotation_repr or "").startswith("euler")
-    if angles:
-        _units(t, layout.rotation, 4 * np.pi, "are angles in radians?")
-        if found := hidden_quaternion(t.proprio, layout.rotation):
+    _check_units(t, layout.position, REACH, "are positions in metres?")
+    representation = layout.rotation_repr or ""
+    if representation == "rotvec" or representation.startswith("euler"):
+        _check_units(t, layout.rotation, 4 * np.pi, "are angles in radians?")
+        columns = hidden_quaternion(t.proprio, layout.rotation)
+        if columns:
             raise UserError(
-                f"{t.name}: columns {found} have norm 1 in every frame: a quaternion? "
-                f"Declared is {layout.rotation_repr} in columns {layout.rotation}"
+                f"{t.name}: columns {columns} have norm 1 in every frame: a quaternion? "
+                f"Declared is {representation} in columns {layout.rotation}"
             )
     if layout.gripper_range and layout.gripper:
-        _gripper(t, t.proprio[:, layout.gripper])
-    limit = np.inf if turn is None else max(20.0, turn * float(np.median(np.diff(t.timestamp))))
-    return check_rotation(t, tolerance, limit)
+        _check_gripper(t)
+    step = float(np.median(np.diff(t.timestamp)))
+    return check_rotation(t, tolerance, np.inf if turn is None else max(20.0, turn * step))
 
 # %% ../../nbs/3_data/layout.ipynb #0235309d
 def arm_motion(seed: int, frames: int = 60, fps: float = 10.0) -> dict:
-    """A gripper that points down and moves: position (T, 3), rotation, joints (T, 7), width (T, 1)
-    in metres, time (T,).
+    """A gripper that points down and moves.
+
+    position (T, 3), rotation, joints (T, 7), width (T, 1) in metres, time t (T,).
     """
-    rng, t = np.random.default_rng(seed), np.arange(frames) / fps
-    path = lambda reach: smooth_path(rng, t, reach)  # noqa: E731
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames) / fps
+
+    def path(reach: float) -> np.ndarray:  # (T,)
+        return smooth_path(rng, t, reach)
+
     tilt = Rotation.from_rotvec(np.stack([path(0.5), path(0.5), path(1.5)], 1))  # radians
     down = Rotation.from_euler("xyz", [np.pi, 0, rng.uniform(-np.pi, np.pi)])
     position = np.stack([0.5 + path(0.2), path(0.2), 0.3 + path(0.1)], 1)
     joints = np.stack([rng.uniform(-1.5, 1.5) + path(0.8) for _ in range(7)], 1)
+    width = np.clip(0.04 + path(0.06), 0, 0.08)[:, None]
     return {
         "t": t,
         "position": position,
         "rotation": tilt * down,
         "joints": joints,
-        "width": np.clip(0.04 + path(0.06), 0, 0.08)[:, None],
+        "width": width,
     }
 
 
-def _stored(m: dict, *names: str) -> np.ndarray:  # (T, P)
+def _stored(motion: dict, *names: str) -> np.ndarray:  # (T, P)
     """Some of a motion, side by side; rotations by the name of their representation."""
-    known = {"position", "joints", "width"}
-    return np.concatenate(
-        [m[n] if n in known else from_rotation(m["rotation"], n) for n in names], 1
-    )
+    columns = []
+    for name in names:
+        as_it_is = name in ("position", "joints", "width")
+        columns.append(motion[name] if as_it_is else from_rotation(motion["rotation"], name))
+    return np.concatenate(columns, 1)
 
 # %% ../../nbs/3_data/layout.ipynb #2062ed55
-def _homogeneous(m: dict) -> np.ndarray:  # (T, 16)
+def _homogeneous(motion: dict) -> np.ndarray:  # (T, 16)
     """4 x 4 poses, stored column by column."""
-    pose = np.tile(np.eye(4), (len(m["t"]), 1, 1))
-    pose[:, :3, :3], pose[:, :3, 3] = m["rotation"].as_matrix(), m["position"]
+    pose = np.tile(np.eye(4), (len(motion["t"]), 1, 1))
+    pose[:, :3, :3] = motion["rotation"].as_matrix()
+    pose[:, :3, 3] = motion["position"]
     return pose.transpose(0, 2, 1).reshape(-1, 16)
 
 
@@ -125,38 +136,42 @@ def _layout(representation: str, first: int = 3, width: int = 3, **more) -> Prop
     return ProprioLayout((0, 1, 2), tuple(range(first, first + width)), representation, **more)
 
 
-def mislabels(m: dict) -> dict:  # source -> (values, layout in common use, layout of the recipe)
+def mislabels(
+    motion: dict,
+) -> dict:  # source -> (values, layout in common use, layout of the recipe)
     """How seven sources store a motion, what is commonly said about it, and what is true."""
-    quaternion, euler = _layout("quat_xyzw", width=4), _layout("euler_xyz")
-    sirius = np.concatenate([_homogeneous(m), _stored(m, "joints", "width")], 1)
+    quaternion = _layout("quat_xyzw", width=4)
+    euler = _layout("euler_xyz")
+    posed = _stored(motion, "position", "quat_xyzw")
+    turned = _stored(motion, "position", "euler_xyz", "width")
+    zxy = _stored(motion, "position", "euler_zxy", "width")
+    rotvec = _stored(motion, "position", "rotvec", "width")
+    width = _stored(motion, "width")
+    joints = _stored(motion, "joints")
     matrix = ProprioLayout((12, 13, 14), (0, 4, 8, 1, 5, 9, 2, 6, 10), "matrix")
+    joints_as_quaternion = ProprioLayout((), (19, 20, 21, 22), "quat_xyzw")
     in_metres = {"gripper_range": (0.0, 0.08)}
+    joint_as_gripper = _layout("euler_xyz", gripper=(7,), **in_metres)
+    gripper = _layout("euler_xyz", gripper=(6,), **in_metres)
+    sirius = np.concatenate([_homogeneous(motion), joints, width], 1)
     return {
-        "jaco_play": (_stored(m, "position", "quat_xyzw"), euler, quaternion),
-        "fmb": (_stored(m, "position", "quat_xyzw", "width"), euler, quaternion),
-        "austin_sirius": (sirius, ProprioLayout((), (19, 20, 21, 22), "quat_xyzw"), matrix),
-        "bc_z": (_stored(m, "position", "rotvec", "width"), euler, _layout("rotvec")),
-        "dlr_edan": (_stored(m, "position", "euler_zxy", "width"), euler, _layout("euler_zxy")),
-        "taco_play": (
-            _stored(m, "position", "euler_xyz", "width", "joints"),
-            _layout("euler_xyz", gripper=(7,), **in_metres),
-            _layout("euler_xyz", gripper=(6,), **in_metres),
-        ),
-        "droid": (_stored(m, "position", "euler_xyz", "width"), quaternion, euler),
+        "jaco_play": (posed, euler, quaternion),
+        "fmb": (np.concatenate([posed, width], 1), euler, quaternion),
+        "austin_sirius": (sirius, joints_as_quaternion, matrix),
+        "bc_z": (rotvec, euler, _layout("rotvec")),
+        "dlr_edan": (zxy, euler, _layout("euler_zxy")),
+        "taco_play": (np.concatenate([turned, joints], 1), joint_as_gripper, gripper),
+        "droid": (turned, quaternion, euler),
     }
 
 # %% ../../nbs/3_data/layout.ipynb #073e75c0
-def _episode(values: np.ndarray, layout: ProprioLayout, m: dict, name: str) -> Trajectory:
-    blank = FrameArray(np.zeros((len(values), 1, 1, 3), np.uint8))
-    return Trajectory(blank, m["t"], values, layout, name=name)
-
-
 def refusal(
-    values: np.ndarray, layout: ProprioLayout, m: dict, name: str = "episode"
+    values: np.ndarray, layout: ProprioLayout, motion: dict, name: str = "episode"
 ) -> str | None:
     """The line with which a layout is refused, None where it is accepted."""
+    blank = FrameArray(np.zeros((len(values), 1, 1, 3), np.uint8))
     try:
-        check_layout(_episode(values, layout, m, name))
+        check_layout(Trajectory(blank, motion["t"], values, layout, name=name))
     except UserError as e:
         return str(e)
     return None
@@ -164,42 +179,42 @@ def refusal(
 
 def check_mislabels(episodes: int = 40) -> dict:  # source -> share of the episodes that are refused
     """Assert the claim about the seven wrong labels on random motions of an arm."""
-    share: dict = {}
-    for m in map(arm_motion, range(episodes)):
-        for name, (values, common, right) in mislabels(m).items():
-            assert refusal(values, right, m) is None, (name, refusal(values, right, m))
-            share[name] = share.get(name, 0) + (refusal(values, common, m) is not None) / episodes
-    sure = ("jaco_play", "fmb", "austin_sirius", "taco_play", "droid")
-    assert (
-        all(abs(share[n] - 1) < 1e-9 for n in sure)
-        and share["bc_z"] > 0.9
-        and share["dlr_edan"] == 0
-    ), share
-    return share
+    refused: dict[str, int] = {}
+    for motion in map(arm_motion, range(episodes)):
+        for name, (values, common, right) in mislabels(motion).items():
+            message = refusal(values, right, motion)
+            assert message is None, (name, message)
+            caught = refusal(values, common, motion) is not None
+            refused[name] = refused.get(name, 0) + caught
+    for name in ("jaco_play", "fmb", "austin_sirius", "taco_play", "droid"):
+        assert refused[name] == episodes, (name, refused)
+    assert refused["bc_z"] > 0.9 * episodes and refused["dlr_edan"] == 0, refused
+    return {name: count / episodes for name, count in refused.items()}
 
 # %% ../../nbs/3_data/layout.ipynb #ed8e136f
 def _turns(values: np.ndarray, representation: str) -> np.ndarray:  # (T - 9,) radians
     """Relative angles over nine frames."""
     i = np.arange(len(values) - 9)
-    return relative_angle(
-        values, ProprioLayout((), range(values.shape[1]), representation), i, i + 9
-    )
+    layout = ProprioLayout((), range(values.shape[1]), representation)
+    return relative_angle(values, layout, i, i + 9)
 
 
 def check_harmless(episodes: int = 20) -> dict:  # largest error of the relative angle, in degrees
-    """Assert that a cyclic mix-up of Euler axes and a permuted quaternion leave relative angles
-    alone.
-    """
-    worst = {"euler_xyz for euler_zxy": 0.0, "wxyz for xyzw": 0.0, "columns permuted": 0.0}
-    for m in map(arm_motion, range(episodes)):
-        quaternion, zxy = _stored(m, "quat_xyzw"), _stored(m, "euler_zxy")
+    """Assert that cyclic Euler axes and a permuted quaternion leave relative angles alone."""
+    worst: dict[str, float] = {}
+    for motion in map(arm_motion, range(episodes)):
+        quaternion = _stored(motion, "quat_xyzw")
+        zxy = _stored(motion, "euler_zxy")
         true = _turns(quaternion, "quat_xyzw")
-        readings = (
-            _turns(zxy, "euler_xyz"),
-            _turns(quaternion, "quat_wxyz"),
-            _turns(zxy[:, [1, 2, 0]], "euler_xyz"),
-        )
-        for name, read in zip(worst, readings, strict=True):
-            worst[name] = max(worst[name], float(np.degrees(np.abs(read - true).max())))
-    assert max(list(worst.values())[:2]) < 1e-5 and worst["columns permuted"] > 5, worst
+        readings = {
+            "euler_xyz for euler_zxy": _turns(zxy, "euler_xyz"),
+            "wxyz for xyzw": _turns(quaternion, "quat_wxyz"),
+            "columns permuted": _turns(zxy[:, [1, 2, 0]], "euler_xyz"),
+        }
+        for name, angles in readings.items():
+            error = float(np.degrees(np.abs(angles - true).max()))
+            worst[name] = max(worst.get(name, 0.0), error)
+    assert worst["euler_xyz for euler_zxy"] < 1e-5, worst
+    assert worst["wxyz for xyzw"] < 1e-5, worst
+    assert worst["columns permuted"] > 5, worst
     return worst
