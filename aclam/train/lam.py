@@ -20,14 +20,16 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..core import UserError, digest, say, write_json
+from ..data.augment import AugmentConfig
 from ..data.cache import decoded_once
 from ..data.mixture import MixtureDataset, Source, open_mixture, source_embodiments
 from ..data.quantiles import measured_quantiles
 from ..data.recipe import load_mixture
+from ..data.sampling import TripleConfig
 from ..data.source import open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint, split_episodes
-from ..data.triples import AugmentConfig, TripleConfig, TripleDataset
+from ..data.triples import TripleDataset
 from ..lam import LamConfig, LatentActionModel
 from ..lam.registry import LAMS, FamilyConfig, ProprioConfig, preset
 from ..structure.measure import structure_probe
