@@ -4,7 +4,9 @@ command.
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,3 +155,15 @@ def test_bad_settings_are_one_line(changes):
     with pytest.raises(UserError) as error:
         WatchConfig(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_the_study_of_the_preset_trains_only_what_is_missing(tmp_path, monkeypatch, capsys):
+    kept = Path(__file__).parents[1] / "nbs/results/bottlenecks.json"
+    shutil.copyfile(kept, tmp_path / "found.json")
+    monkeypatch.setattr(ablation, "train_lam", None)  # whoever calls it fails
+    words = ["--study", "channels", "--data", "data/emoji", "--out", str(tmp_path / "found.json")]
+    ablation.main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads(kept.read_text())
+    with pytest.raises(SystemExit):
+        ablation.main([*words, "--run.n", "8"])
+    assert "another study or budget" in capsys.readouterr().err

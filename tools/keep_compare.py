@@ -15,14 +15,13 @@ from PIL import Image
 
 from aclam.core import atomic_folder, read_json, write_json
 
-ROOT, WIDTH = Path(__file__).resolve().parent.parent, 1100
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs/results"
+WIDTH = 1100  # pixels of the picture
 
 
 def keep_model(run: Path, folder: Path) -> None:
-    """A trained model with what measuring it needs: weights and sizes, the episodes held out, the
-    units of states.
-    """
+    """Keep what measuring a model needs: weights and sizes, episodes held out, units of states."""
     with atomic_folder(folder) as temporary:
         (temporary / "model").mkdir()
         for name in ("model/config.json", "model/model.safetensors", "data.json"):
@@ -33,13 +32,13 @@ def main() -> None:
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/compare")
     results = read_json(run / "results.json")
     write_json(RESULTS / "compare.json", results)
-    picture = Image.open(run / "figures" / f"motion_transfer_{results['data'][0]}.png").convert(
-        "RGB"
-    )
+
+    drawn = run / "figures" / f"motion_transfer_{results['data'][0]}.png"
+    picture = Image.open(drawn).convert("RGB")
     size = (WIDTH, round(picture.height * WIDTH / picture.width))
-    picture.resize(size, Image.Resampling.LANCZOS).save(
-        ROOT / "nbs/images/compare_transfer.png", optimize=True
-    )
+    small = picture.resize(size, Image.Resampling.LANCZOS)
+    small.save(ROOT / "nbs/images/compare_transfer.png", optimize=True)
+
     for preset, seeds in results["models"].items():
         if "0" in seeds:
             keep_model(run / "runs" / preset / "seed0", RESULTS / "models" / preset)

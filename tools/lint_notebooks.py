@@ -24,7 +24,6 @@ MAX_CELL_LINES = (
 )
 # rooms that are still to be rewritten; until then their cells may be wide, long and packed
 UNDONE = [
-    "nbs/3_data/",
     "nbs/10_commands/",
 ]
 MAX_BYTES = 400_000  # of a notebook with its figures

@@ -300,11 +300,11 @@ def _probe_goal(probes: Mapping, other: str) -> dict:
 
 
 def _alive_goal(table: Mapping) -> dict:
-    ill: dict = {}
+    failed: dict = {}
     for store, row in table.items():
         for preset, r in row.items():
             if r["note"] or r["watch"] not in ("stable", "unknown"):
-                ill.setdefault(f"{preset} ({r['note'] or r['watch']})", []).append(store)
-    found = "; ".join(f"{what} on {', '.join(stores)}" for what, stores in ill.items())
+                failed.setdefault(f"{preset} ({r['note'] or r['watch']})", []).append(store)
+    found = "; ".join(f"{what} on {', '.join(stores)}" for what, stores in failed.items())
     claim = "no model has collapsed or exploded"
-    return {"claim": claim, "found": found or "none has", "met": not ill}
+    return {"claim": claim, "found": found or "none has", "met": not failed}
