@@ -22,7 +22,11 @@ from aclam.train.label import label
 from aclam.train.label_files import read_labels, same_files
 from aclam.train.label_job import LabelConfig
 
-EPISODES, FRAMES, SIZE, LOOP, TRIES = 100, 101, 64, 600, 3
+EPISODES = 100
+FRAMES = 101
+SIZE = 64
+LOOP = 600
+TRIES = 3
 MODELS = ("ac_lam_cpu", "potential_lam_cpu")  # reads pairs; reads single frames
 WORKER = """
 import json, sys, time
@@ -42,10 +46,12 @@ print(json.dumps({"wall": time.monotonic() - wall, "cpu": time.process_time() - 
 
 def plain_loop(lam: LatentActionModel, store, pairs: int) -> float:
     """Pairs a second when each pair is read, encoded and kept by itself."""
-    start, kept = time.perf_counter(), []
+    start = time.perf_counter()
+    kept = []
     with torch.inference_mode():
         for n in range(pairs):
-            t, at = store.trajectories[n // (FRAMES - 1)], n % (FRAMES - 1)
+            t = store.trajectories[n // (FRAMES - 1)]
+            at = n % (FRAMES - 1)
             o = resize_frames(t.frames[[at, at + 1]], lam.config.image_size)
             kept.append(lam.encode(o[:1], o[1:]).z)
     return pairs / (time.perf_counter() - start)
@@ -111,10 +117,8 @@ def rows() -> Iterator[tuple[str, float, str]]:
             lam = LatentActionModel.from_preset(preset).eval()
             lam.save_pretrained(folder / preset / "model")
             loop = plain_loop(lam, store, LOOP)
-            config, start = (
-                LabelConfig(folder / preset / "model", folder / "data"),
-                time.perf_counter(),
-            )
+            config = LabelConfig(folder / preset / "model", folder / "data")
+            start = time.perf_counter()
             done = label(config)
             rate = sum(done["pairs"].values()) / (time.perf_counter() - start)
             assert len(read_labels(done["folder"])) == EPISODES * FRAMES

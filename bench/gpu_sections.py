@@ -274,7 +274,8 @@ def stores(plan: Plan, page: Page, clock: Clock) -> None:
         read_store(plan.out / "large").trajectories, TripleConfig(), plan.large, length=10**6
     )
     data.batch(range(4))
-    start, n = time.process_time(), 16 if plan.tiny else 128
+    start = time.process_time()
+    n = 16 if plan.tiny else 128
     data.batch(range(n))
     page.put(triples_per_core_second=n / (time.process_time() - start))
 
@@ -348,7 +349,8 @@ def throughput(
     plan: Plan, trainer: Trainer, batch: dict, flops: float, repeats: int
 ) -> dict[str, Any]:
     """Rows a second, MFU and memory of a step at one batch; {'fits': False} where memory runs out."""
-    rows, peak = len(batch["frames"]), peak_of(plan)
+    rows = len(batch["frames"])
+    peak = peak_of(plan)
     forget_memory(plan)
     try:
         spent = seconds_each(plan, lambda: trainer.step(batch), repeats, warm=2)
@@ -548,8 +550,10 @@ def steady(folder: str | Path, rows: int) -> dict[str, Any]:
         for key in ("data_wait", "mfu")
         if key in half[-1]
     }
-    first, last = lines[max(len(lines) // 2 - 1, 0)], lines[-1]
-    steps, seconds = last["step"] - first["step"], last["seconds"] - first["seconds"]
+    first = lines[max(len(lines) // 2 - 1, 0)]
+    last = lines[-1]
+    steps = last["step"] - first["step"]
+    seconds = last["seconds"] - first["seconds"]
     rate = steps * rows / seconds if seconds > 0 else None
     memory = max(
         (line["peak_memory_gib"] for line in lines if "peak_memory_gib" in line), default=None
@@ -577,7 +581,8 @@ def loop_row(
     )
     train_lam(config)
     found = steady(config.out, rows)
-    peak, flops = peak_of(plan), page_number(plan, "sweep", "flops_per_triple")
+    peak = peak_of(plan)
+    flops = page_number(plan, "sweep", "flops_per_triple")
     if peak and flops and found["triples_per_second"]:
         found["mfu"] = found["triples_per_second"] * flops / peak
     settings = loader_settings(config.train.num_workers, plan.device, in_memory=cache_gib > 0)
@@ -643,7 +648,8 @@ def profile(plan: Plan, page: Page, clock: Clock) -> None:
     """The ten longest kernels of a step, and what share of the time each kind of kernel has."""
     set_arithmetic(plan)
     model = build(plan, plan.lam)
-    trainer, rows = Trainer(plan, model), best_micro_batch(plan)
+    trainer = Trainer(plan, model)
+    rows = best_micro_batch(plan)
     batch = lam_batch(model.config, rows, plan.device)
     for _ in range(2):
         trainer.step(batch)
@@ -758,7 +764,8 @@ def synchronizations(plan: Plan, clock: Clock) -> dict[str, float]:
     """Waits of a step beside those of a log line: the difference between a run of 12 and one of 4,
     by the step.
     """
-    few, many = waits_of(plan, 4), waits_of(plan, 12)
+    few = waits_of(plan, 4)
+    many = waits_of(plan, 12)
     return {name: (many[name] - few.get(name, 0)) / 8 for name in sorted(many)}
 
 

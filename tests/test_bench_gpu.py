@@ -37,7 +37,8 @@ def test_names_limits_and_sections_agree():
 
 @pytest.mark.parametrize("left", [480, 300, 120, 40])
 def test_a_section_leaves_time_for_those_that_follow(left):
-    todo, end = list(bench_gpu.NAMES), left
+    todo = list(bench_gpu.NAMES)
+    end = left
     while todo:
         name = todo.pop(0)
         seconds = bench_gpu.allowed(name, todo, end, tiny=False)

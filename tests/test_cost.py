@@ -108,10 +108,8 @@ def test_the_idm_form_decodes_no_sum():
 
 
 def test_exact_accumulation_adds_an_encoder_pass():
-    plain, exact = (
-        step_flops(PRESETS["univla"]),
-        step_flops(PRESETS["univla"], exact=True),
-    )
+    plain = step_flops(PRESETS["univla"])
+    exact = step_flops(PRESETS["univla"], exact=True)
     row = row_cost(PRESETS["univla"])
     assert exact.model == plain.model and plain.again == 0
     assert exact.again == row.encoder.total.forward + 2 * row.vision.total.forward
@@ -246,7 +244,8 @@ def test_memory_of_one_of_eight_shards(bf16, checkpointed):
 
 def test_shards_and_exact_accumulation_take_less():
     config = POLICIES["policy_paper"]
-    whole, eight = memory(config, 1), memory(config, 1, Setup(shard=True, world=8))
+    whole = memory(config, 1)
+    eight = memory(config, 1, Setup(shard=True, world=8))
     assert eight.optimizer == whole.optimizer / 8 and whole.gathered == 0 < eight.gathered
     assert whole.weights + whole.gradients + whole.optimizer == pytest.approx(56.9e9, rel=0.01)
     row = PRESETS["ac_lam_paper"]
@@ -315,7 +314,8 @@ def test_peaks_are_dense_and_ordered():
     "setup", [Setup(), Setup(bf16=False), Setup(checkpointed=True), Setup(shard=True, world=8)]
 )
 def test_the_largest_micro_batch_fits_and_one_more_does_not(setup):
-    config, room = PRESETS["ac_lam_paper"], 0.9 * 24e9
+    config = PRESETS["ac_lam_paper"]
+    room = 0.9 * 24e9
     most = largest_rows(config, 24e9, setup)
     assert memory(config, most, setup).total <= room < memory(config, most + 1, setup).total
 
@@ -369,7 +369,8 @@ def test_messages():
 
 
 def test_the_papers_ten_days_are_five_hours_or_many_more_steps():
-    config, peak = PRESETS["ac_lam_paper"], CARDS["a100-80"].peak("bf16")
+    config = PRESETS["ac_lam_paper"]
+    peak = CARDS["a100-80"].peak("bf16")
     assert run_seconds(config, 100_000, 512, 32, peak, 0.4) / 3600 == pytest.approx(5.1, rel=0.02)
     assert run_steps(config, 10 * DAY, 512, 32, peak, 0.4) == pytest.approx(4.7e6, rel=0.01)
     assert run_mfu(config, 10 * DAY, 100_000, 512, 32, peak) < 0.01

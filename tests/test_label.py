@@ -31,8 +31,8 @@ from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import LatentAction
-from aclam.train import label as command
 from aclam.train import label_files, label_job, label_plan, label_work, pairs
+from aclam.train.label import check_shards, label, main, missing
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,14 +72,12 @@ def digest(folder) -> str:
 
 @pytest.fixture(scope="module")
 def whole(place):
-    return command.label(config(place, offsets=(1, 4, -2), out=place / "whole"))
+    return label(config(place, offsets=(1, 4, -2), out=place / "whole"))
 
 
 def test_every_pair_is_that_of_a_plain_loop(place, whole):
-    store, lam = (
-        read_store(place / "data"),
-        LatentActionModel.from_pretrained(place / "run" / "model"),
-    )
+    store = read_store(place / "data")
+    lam = LatentActionModel.from_pretrained(place / "run" / "model")
     for offset in (1, 4, -2):
         label_files.check_labels(place / "whole", lam, store, offset)
         assert whole["pairs"][str(offset)] == sum(20 + s - abs(offset) for s in range(7))
@@ -102,7 +100,7 @@ def test_a_dataset_in_a_foreign_format_is_labelled_too(place):
     write_lerobot(
         place / "lerobot", [synthetic_trajectory(s, T=12, size=40) for s in range(3)], "image", 5
     )
-    done = command.label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
+    done = label(config(place, data=place / "lerobot", offsets=(1,), out=place / "foreign"))
     lam = LatentActionModel.from_pretrained(place / "run" / "model")
     label_files.check_labels(place / "foreign", lam, open_dataset(place / "lerobot"), 1)
     assert done["pairs"] == {"1": 3 * 11}
@@ -131,21 +129,20 @@ def test_a_killed_job_ends_at_the_same_bytes(place, whole):
         label_files.read_labels(out)
     there = {p: p.stat().st_mtime_ns for p in out.rglob("part*.parquet")}
     assert there
-    command.label(config(place, offsets=(1, 4, -2), out=out))
+    label(config(place, offsets=(1, 4, -2), out=out))
     assert digest(out) == digest(place / "whole")
     assert all(
         p.stat().st_mtime_ns == t for p, t in there.items() if p.exists()
     )  # nothing was done twice
     before = digest(out)
-    assert (
-        command.label(config(place, offsets=(1, 4, -2), out=out))["done"] and digest(out) == before
-    )
+    assert label(config(place, offsets=(1, 4, -2), out=out))["done"] and digest(out) == before
 
 
 class Phi(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.phi, self.asked = torch.nn.Linear(3 * 8 * 8, 5), 0
+        self.phi = torch.nn.Linear(3 * 8 * 8, 5)
+        self.asked = 0
 
     def normalize(self, o):
         return o.float() / 255
@@ -173,7 +170,8 @@ class ByPair(Phi):
 
 def test_a_model_that_reads_frames_reads_each_once():
     torch.manual_seed(0)
-    one, frames = ByFrame(), torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
+    one = ByFrame()
+    frames = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     two = ByPair()
     two.load_state_dict(one.state_dict())
     rows = [pairs.pair_rows([20, 30], k) for k in (1, 7, -3)]
@@ -190,7 +188,7 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
     )
     lam = LatentActionModel(quantised)
     lam.save_pretrained(tmp_path / "model")
-    command.label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
+    label(config(place, model=tmp_path / "model", out=tmp_path / "labels"))
     assert label_files.read_labels(tmp_path / "labels").column_names[2:] == [
         "latent_action_1",
         "latent_codes_1",
@@ -216,7 +214,7 @@ def test_codes_are_kept_where_there_is_a_codebook(place, whole, tmp_path):
 )
 def test_jobs_that_are_refused(place, whole, changes, words):
     with pytest.raises(UserError, match=words):
-        command.label(config(place, out=place / "whole", **changes))
+        label(config(place, out=place / "whole", **changes))
 
 
 def test_the_command(place, capsys):
@@ -229,13 +227,13 @@ def test_the_command(place, capsys):
         "3",
         "--json",
     ]
-    command.main(words)
+    main(words)
     found = json.loads(capsys.readouterr().out)
     assert found["folder"].endswith("labels/run") and found["pairs"] == {
         "3": sum(17 + s for s in range(7))
     }
     with pytest.raises(SystemExit) as stopped:
-        command.main([*words[:2], "--data", str(place / "nowhere")])
+        main([*words[:2], "--data", str(place / "nowhere")])
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and out == "" and err.count("\n") == 1
 
@@ -243,9 +241,7 @@ def test_the_command(place, capsys):
 @pytest.fixture(scope="module")
 def vla(place, whole):
     """The episodes and their labels as one LeRobot dataset; the folder."""
-    done = command.label(
-        config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla")
-    )
+    done = label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=place / "vla"))
     assert done["lerobot"] == [
         f"latent_action_{k}{end}" for k in (1, 4, -2) for end in ("", "_is_pad")
     ]
@@ -312,10 +308,10 @@ def test_a_labelled_dataset_goes_on_to_the_same_bytes_and_refuses_other_labels(
     before = bytes_of(vla)
     for path in [*vla.glob("meta/episodes/*/*"), *vla.glob("data/*/*"), vla / "meta" / "info.json"]:
         path.unlink()  # as if it had been killed before its first part was done
-    command.label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
+    label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=vla))
     assert bytes_of(vla) == before
     with pytest.raises(UserError, match=r"vla holds another dataset \(extra"):
-        command.label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
+        label(config(place, offsets=(1,), out=tmp_path / "other", lerobot=vla))
 
 
 def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
@@ -324,7 +320,7 @@ def test_codes_of_a_labelled_dataset_are_whole_numbers(place, tmp_path):
         preset, bottleneck=replace(preset.bottleneck, continuous_steps=0, init="uniform")
     )
     LatentActionModel(quantised).save_pretrained(tmp_path / "model")
-    command.label(
+    label(
         config(place, model=tmp_path / "model", out=tmp_path / "labels", lerobot=tmp_path / "vla")
     )
     codes = column(tmp_path / "labels", "latent_codes_1")
@@ -357,9 +353,7 @@ def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypa
     from aclam.data import lerobot_writer
 
     monkeypatch.setattr(lerobot_writer, "IN_MEMORY", 0)
-    command.label(
-        config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed")
-    )
+    label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed"))
     one, two = (
         json.loads((folder / "meta" / "stats.json").read_text())
         for folder in (vla, tmp_path / "streamed")
@@ -390,8 +384,9 @@ def quantizing(place):
 @pytest.mark.parametrize("values", ["codes", "float16", "float32"])
 def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, values):
     words = {"model": quantizing, "out": tmp_path / "labels", "offsets": (2,), "values": values}
-    command.label(config(place, **words, lerobot=tmp_path / "vla"))
-    lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
+    label(config(place, **words, lerobot=tmp_path / "vla"))
+    lam = LatentActionModel.from_pretrained(quantizing)
+    store = read_store(place / "data")
     label_files.check_labels(tmp_path / "labels", lam, store, 2)
     kinds = {
         f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")
@@ -412,9 +407,10 @@ def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, va
 
 
 def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place, quantizing):
-    lam, store = LatentActionModel.from_pretrained(quantizing), read_store(place / "data")
+    lam = LatentActionModel.from_pretrained(quantizing)
+    store = read_store(place / "data")
     for values, offsets in (("codes", (1, 2, 3)), ("float16", (1, 2)), ("float32", (1,))):
-        command.label(
+        label(
             config(place, model=quantizing, name=f"kept_{values}", offsets=offsets, values=values)
         )
     assert {k: f.name for k, f in label_files.labels_of(store, lam).items()} == {
@@ -426,7 +422,7 @@ def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place,
 
 def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
     with pytest.raises(UserError, match="no codebook"):
-        command.label(config(place, values="codes", out=tmp_path / "labels"))
+        label(config(place, values="codes", out=tmp_path / "labels"))
     assert not (tmp_path / "labels").exists()
     kind = label_files.schema((1,), 2, None, "float16").field(2).type
     with pytest.raises(UserError, match="7e.04, float16 ends at 65504"):
@@ -446,17 +442,17 @@ def to_version_1(folder: Path, **changes) -> None:
 
 def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
     out = tmp_path / "old"
-    command.label(config(place, offsets=(1, 4, -2), out=out))
+    label(config(place, offsets=(1, 4, -2), out=out))
     to_version_1(out)
     assert np.array_equal(
         column(out, "latent_action_4"), column(place / "whole", "latent_action_4"), equal_nan=True
     )
-    assert command.label(config(place, offsets=(1, 4, -2), out=out))["done"]
+    assert label(config(place, offsets=(1, 4, -2), out=out))["done"]
     with pytest.raises(UserError, match="values was float32 and is float16"):
-        command.label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
+        label(config(place, offsets=(1, 4, -2), out=out, values="float16"))
     to_version_1(out, done=False)
     (out / "part-00001.parquet").unlink()
-    command.label(config(place, offsets=(1, 4, -2), out=out))
+    label(config(place, offsets=(1, 4, -2), out=out))
     label_files.same_files(place / "whole", out)
     to_version_1(out, format_version=3)
     with pytest.raises(UserError, match="format version 3, this package reads 1 and 2"):
@@ -464,7 +460,7 @@ def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
 
 
 def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
-    command.label(config(place, offsets=(1,), out=tmp_path / "labels"))
+    label(config(place, offsets=(1,), out=tmp_path / "labels"))
     (tmp_path / "labels" / "part-00000.parquet").unlink()
     with pytest.raises(UserError, match="a part was removed"):
         label_files.read_labels(tmp_path / "labels")
@@ -488,7 +484,7 @@ def test_shards_that_there_are_not(text):
 
 
 def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole, tmp_path):
-    steps = command.check_shards(
+    steps = check_shards(
         config(place, offsets=(1, 4, -2), out=tmp_path / "labels"), place / "whole", 2
     )
     assert steps[0]["shards"] == [0, 1] and steps[-1]["done"] and steps[-1]["pieces"] == 0
@@ -497,19 +493,19 @@ def test_shards_stopped_and_resumed_write_the_bytes_of_one_process(place, whole,
 def test_more_shards_than_pieces_in_any_order(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for index in np.random.default_rng(0).permutation(12).tolist():
-        command.label(replace(out, shard=f"{index}/12"))
+        label(replace(out, shard=f"{index}/12"))
     label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     asked = replace(out, missing=4)
-    first = command.missing(asked)
+    first = missing(asked)
     assert (
         first["shards"] == [0, 1, 2, 3] and not first["done"] and not (tmp_path / "labels").exists()
     )
-    command.label(replace(out, shard="1/4"))
-    assert command.missing(asked)["shards"] == [0, 2, 3]
+    label(replace(out, shard="1/4"))
+    assert missing(asked)["shards"] == [0, 2, 3]
     job = label_job.open_job(out)
     with label_work.at_work(job):  # all pieces, but killed before parts were made of them
         for piece in job.pieces:
@@ -518,14 +514,14 @@ def test_what_is_missing_is_named_until_nothing_is(place, whole, tmp_path):
                 label_work.write_piece(
                     job, piece, label_job.frames_of(sizes, job.lam.config.image_size)
                 )
-    found = command.missing(asked)
+    found = missing(asked)
     assert found["pieces"] == 0 and found["parts"] == [0, 1] and found["shards"] == [1, 3]
-    command.label(replace(out, shard="3/4"))
+    label(replace(out, shard="3/4"))
     label_files.same_files(place / "whole", tmp_path / "labels")
-    assert command.missing(asked)["shards"] == []
+    assert missing(asked)["shards"] == []
     about = json.loads((tmp_path / "labels" / "labels.json").read_text())
     (tmp_path / "labels" / "labels.json").write_text(json.dumps(about | {"done": False}))
-    assert command.missing(asked)["shards"] == [3]  # killed before labels.json was marked
+    assert missing(asked)["shards"] == [3]  # killed before labels.json was marked
 
 
 def test_the_commands_of_shards(place, tmp_path, capsys):
@@ -544,7 +540,7 @@ def test_the_commands_of_shards(place, tmp_path, capsys):
     def outcome(*more):
         status = 0
         try:
-            command.main([*words, *more])
+            main([*words, *more])
         except SystemExit as e:
             status = e.code
         return status, *capsys.readouterr()
@@ -610,7 +606,7 @@ def by_one_process(place: Path, out: Path) -> None:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    command.label(config(place, offsets=(1, 4), out=out))
+    label(config(place, offsets=(1, 4), out=out))
     torch.set_num_threads(threads)
 
 
@@ -647,12 +643,13 @@ def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
 
 def twins(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
     with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(command.label, [config] * number))
+        return list(pool.map(label, [config] * number))
 
 
 def counted(monkeypatch) -> list:
     """Pieces that are computed from now on, in their order."""
-    seen, work = [], label_work.label_piece
+    seen = []
+    work = label_work.label_piece
 
     def counting(job, piece, frames):
         seen.append(piece.name)
@@ -696,7 +693,7 @@ def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_
         assert slow is not None and label_work.claim(job, job.pieces[1]) is None
         monkeypatch.setattr(label_work, "PATIENCE_S", 0.3)
         start = time.monotonic()
-        assert command.label(out)["done"] and time.monotonic() - start > 0.3
+        assert label(out)["done"] and time.monotonic() - start > 0.3
         label_work.write_piece(
             job,
             job.pieces[1],
@@ -716,7 +713,7 @@ def test_work_goes_on_when_its_holder_ends(place, whole, tmp_path):
     with label_work.at_work(job):
         held = label_work.claim(job, job.pieces[0])
         threading.Timer(0.5, held.free).start()
-        assert command.label(out)["done"]
+        assert label(out)["done"]
     label_files.same_files(place / "whole", tmp_path / "labels")
 
 
@@ -726,30 +723,30 @@ def test_nobody_starts_anew_under_another(place, whole, tmp_path):
     with label_work.at_work(job):
         label_work.label_pieces(job, job.pieces[:2])
         with pytest.raises(UserError, match="being written by another process"):
-            command.label(replace(out, resume=False))
-    assert command.label(replace(out, resume=False))["done"]
+            label(replace(out, resume=False))
+    assert label(replace(out, resume=False))["done"]
     label_files.same_files(place / "whole", tmp_path / "labels")
-    assert command.label(replace(out, resume=False, offsets=(1,)))["offsets"] == [1]
+    assert label(replace(out, resume=False, offsets=(1,)))["offsets"] == [1]
     assert len(list((tmp_path / "labels").glob("part*"))) == 2
 
 
 def test_finished_labels_may_lie_where_nobody_can_write(place, tmp_path, capsys):
     out = config(place, offsets=(2,), out=tmp_path / "labels")
-    command.label(out)
+    label(out)
     there = {p.name for p in (tmp_path / "labels").iterdir()}
     (tmp_path / "labels" / ".lock").unlink()
-    assert command.label(out)["done"] and {
-        p.name for p in (tmp_path / "labels").iterdir()
-    } == there - {".lock"}
+    assert label(out)["done"] and {p.name for p in (tmp_path / "labels").iterdir()} == there - {
+        ".lock"
+    }
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make .*Not a directory"):
-        command.label(replace(out, out=tmp_path / "file" / "labels"))
+        label(replace(out, out=tmp_path / "file" / "labels"))
 
 
 def test_a_folder_of_something_else_is_left_alone(place, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        command.label(config(place, out=tmp_path))
+        label(config(place, out=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -67,7 +67,8 @@ def test_a_second_sigterm_after_some_time_ends_at_once():
 
 
 def test_handlers_are_put_back_and_other_threads_left_alone():
-    before, seen = signal.getsignal(signal.SIGTERM), []
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
     with stop.StopRequest() as request:
         assert signal.getsignal(signal.SIGTERM) == request._note
         thread = threading.Thread(target=lambda: seen.append(bool(stop.StopRequest().__enter__())))
@@ -128,11 +129,11 @@ def test_the_commands_that_train_in_children_leave_none(tmp_path, who):
     work = [sys.executable, "-c", "import time; print('on', flush=True); time.sleep(60)"]
     if sys.argv[2] == "demo":
         from aclam.studies import demo
-        demo.train_command = lambda config, preset: work
+        demo.train_command = lambda words: work
         demo.train_both(demo.DemoConfig(out=out, steps=5), every=0.1)
     else:
         from aclam.studies import comparison as c
-        c.start_training = lambda words, folder: start_child(work, folder / "train.log")
+        c.start_training = lambda command, log: start_child(work, log)
         list(c.train_all(c.CompareConfig(data=(Path(out),), out=Path(out), workers=2)))
     """
     parent = start(textwrap.dedent(source), tmp_path, who)

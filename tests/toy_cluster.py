@@ -52,7 +52,8 @@ def save(folder: Path, s: int) -> None:
 
 
 def train(config: Config, state: PartialState, watch) -> None:
-    folder, main = Path(config.out), state.is_main_process
+    folder = Path(config.out)
+    main = state.is_main_process
     found = checkpoints(folder)[-1:] if main else []
     start = agree_on_start(folder, found[0] if found else None, within_s=2.0)
     first = read_json(start / "progress.json")["step"] if start else 0
