@@ -627,7 +627,7 @@ def test_cached_frames_give_the_same_batches(episodes, folder):
     fast = TripleDataset(
         cache_frames(opened, 16), TripleConfig(), 16, quantiles=opened.meta["quantiles"]
     )
-    assert fast._pictures.block is not None and slow._pictures.block is None
+    assert fast.in_memory and not slow.in_memory
     assert same(slow.batch(range(20)), fast.batch(range(20)))
     held_out = TripleDataset(cache_frames(opened, 16)[3:], TripleConfig(), 16)
     assert same(
@@ -989,7 +989,7 @@ def test_wrong_command_lines_end_in_one_line(capsys, folder, tmp_path, monkeypat
 
 
 def test_prepare_without_the_simulator_says_what_to_install(capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "aclam.sim.sources", None)  # importing it now fails
+    monkeypatch.setitem(sys.modules, "mujoco", None)  # importing it now fails
     out, err, status = run(capsys, "prepare", "emoji", "--episodes", 1, "--out", tmp_path / "e")
     assert status == 2 and 'pip install "aclam[sim]"' in err and err.count("\n") == 1
 

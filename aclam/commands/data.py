@@ -9,11 +9,12 @@ __all__ = ['Path_', 'SUBCOMMANDS', 'Prepare', 'Inspect', 'Frame', 'Convert', 'Tr
            'describe', 'inspect', 'convert', 'frame', 'draw_row', 'draws_report', 'triples', 'main']
 
 # %% ../../nbs/10_commands/data.ipynb #8d896ffe
+import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -21,9 +22,21 @@ from PIL import Image
 
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, say
+from ..data import recipe
+from ..data.lerobot_reader import download
+from ..data.lerobot_writer import write_lerobot
+from ..data.sampling import TripleConfig
 from ..data.source import declared_for, open_dataset
-from ..data.store import Store
+from ..data.store import Store, write_store
 from ..data.trajectory import Trajectory
+from ..sim.emoji_tabletop import EmojiConfig
+from ..sim.expert import STEADY
+from ..sim.libero import libero_settings
+from ..sim.sources import prepare_source
+
+# %% ../../nbs/10_commands/data.ipynb #cacdb2cc
+if TYPE_CHECKING:
+    from aclam.data.triples import Draw, TripleDataset
 
 # %% ../../nbs/10_commands/data.ipynb #91356b27
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -41,36 +54,31 @@ class Prepare:
         tyro.conf.Positional,
     ]
     out: str  # folder of the store
-    episodes: int | None = (
-        None  # in the store; default: 440 of emoji, 2500 of stills, all pieces of hands, 100 else
-    )
+    # in the store; default: 440 of emoji, 2500 of stills, all pieces of hands, 100 else
+    episodes: int | None = None
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
-    use: Literal["video", "policy"] = (
-        "video"  # policy: of emoji or libero, a frame at each command, a steady hand
-    )
+    # policy: of emoji or libero, a frame at each command, a steady hand
+    use: Literal["video", "policy"] = "video"
     # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task
     split: str = ""
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
     quality: int = 95  # of the JPEGs, 1 to 100
-    clips: str | None = (
-        None  # hands: folder of box.mp4 and cup.mp4 (or .mp4.gz); default: Debian's opencv-doc
-    )
+    # hands: folder of box.mp4 and cup.mp4 (or .mp4.gz); default: Debian's opencv-doc
+    clips: str | None = None
     json: bool = False  # one JSON object on standard output
 
-
+# %% ../../nbs/10_commands/data.ipynb #50d3643d
 @dataclass(frozen=True)
 class Inspect:
     """Say what a dataset holds."""
 
     path: Path_  # folder of the dataset
-    recipe: str | None = (
-        None  # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
-    )
-    rate: float | None = (
-        None  # frames a second of folders of images and RLDS; default: the recipe's
-    )
+    # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
+    recipe: str | None = None
+    # frames a second of folders of images and RLDS; default: the recipe's
+    rate: float | None = None
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
     json: bool = False  # one JSON object on standard output
 
@@ -111,9 +119,8 @@ class Triples:
     n: int = 8  # triples
     seed: int = 0  # of the draws
     epoch: int = 0  # another epoch, other draws
-    rule: Literal["span", "offsets", "anywhere"] = (
-        "span"  # within tau, two chained offsets, or whatever the time
-    )
+    # within tau, two chained offsets, or whatever the time
+    rule: Literal["span", "offsets", "anywhere"] = "span"
     order: Literal["unordered", "ordered"] = "unordered"  # all six orders, or forward in time only
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     recipe: str | None = None  # as for inspect
@@ -124,50 +131,49 @@ class Triples:
 # %% ../../nbs/10_commands/data.ipynb #c448c4d7
 @dataclass(frozen=True)
 class Plan:
-    """Hold a mixture against a disk: present, missing, hours, bytes, expected epochs, how to get
-    the rest.
+    """Hold a mixture against a disk.
+
+    Present, missing, hours, bytes, expected epochs, how to get the rest.
     """
 
-    mixture: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="MIXTURE.yaml")
-    ]  # a file, or ac_lam, cpu, ...
+    # a file, or ac_lam, cpu, ...
+    mixture: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MIXTURE.yaml")]
     root: str = "data"  # folder with one folder a source
     json: bool = False  # one JSON object on standard output
 
 # %% ../../nbs/10_commands/data.ipynb #1af7c9c9
 def plan(config: Plan) -> int:
     """`aclam-data plan`. Returns 3 when a source is missing, else 0."""
-    from aclam.data import recipe  # here: the other subcommands need no YAML
-
     report = recipe.plan(recipe.load_mixture(config.mixture), config.root)
-    print_json(report) if config.json else print(recipe.plan_text(report))
+    if config.json:
+        print_json(report)
+    else:
+        print(recipe.plan_text(report))
     return 3 if report["missing"] else 0
 
 # %% ../../nbs/10_commands/data.ipynb #88485fc7
 def use_settings(config: Prepare) -> dict:
-    """What --use and --split say about a source and its expert; `UserError` for one that has
-    neither.
+    """What --use and --split say about a source and its expert.
+
+    `UserError` for a source that has neither.
     """
     acts = config.use == "policy"
     if not acts and not config.split:
         return {}
     if config.source == "libero":
-        from aclam.sim.libero import libero_settings  # here: needs the simulator
-
         return libero_settings(config.split, acts)
     if config.source == "stills" and not acts:
         return {"split": config.split}
     if config.source != "emoji":
         raise UserError(
-            f"--use policy is for emoji and libero, --split for them and stills, not for {config.source}"
+            "--use policy is for emoji and libero, --split for them and stills, "
+            f"not for {config.source}"
         )
-    from aclam.sim.emoji_tabletop import EmojiConfig
-    from aclam.sim.expert import STEADY
-
-    world = EmojiConfig(
-        split=config.split or "train100", record_every=1 if acts else EmojiConfig().record_every
-    )
-    return {"world": world} | ({"expert": STEADY} if acts else {})
+    every = 1 if acts else EmojiConfig().record_every
+    settings = {"world": EmojiConfig(split=config.split or "train100", record_every=every)}
+    if acts:
+        settings["expert"] = STEADY
+    return settings
 
 # %% ../../nbs/10_commands/data.ipynb #8d7a8bdf
 def prepare(config: Prepare) -> None:
@@ -176,14 +182,11 @@ def prepare(config: Prepare) -> None:
         raise UserError("--quality lies in 1 to 100 and --workers is at least 1")
     if config.clips and config.source != "hands":
         raise UserError(f"--clips is for hands, {config.source} has none")
-    try:
-        from aclam.sim.sources import prepare_source  # here: needs a simulator
-    except ModuleNotFoundError as e:
-        raise UserError(
-            f'rendering needs {e.name}, which is not installed: pip install "aclam[sim]"'
-        ) from e
-    start, more = time.monotonic(), {"clips": config.clips} if config.clips else {}
-    more |= use_settings(config)
+    settings = use_settings(config)
+    if config.clips:
+        settings["clips"] = config.clips
+
+    start = time.monotonic()
     meta = prepare_source(
         config.source,
         config.out,
@@ -193,13 +196,11 @@ def prepare(config: Prepare) -> None:
         config.workers,
         successes_only=config.successes_only,
         quality=config.quality,
-        **more,
+        **settings,
     )
-    report = {
-        "path": config.out,
-        **{k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")},
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    report = {"path": config.out}
+    report |= {k: meta.get(k) for k in ("episodes", "frames", "fps", "attempts", "success_rate")}
+    report["seconds"] = round(time.monotonic() - start, 1)
     if config.json:
         print_json(report)
     else:
@@ -208,26 +209,27 @@ def prepare(config: Prepare) -> None:
 # %% ../../nbs/10_commands/data.ipynb #61fa781a
 def describe(store: Store) -> dict:
     """What a dataset holds, as JSON types."""
-    t, meta = store.trajectories, store.meta
-    widths = sorted({x.proprio.shape[1] for x in t if x.proprio is not None})
-    known = [x.success for x in t if x.success is not None]
+    trajectories = store.trajectories
+    meta = store.meta
+    widths = sorted({t.proprio.shape[1] for t in trajectories if t.proprio is not None})
+    successes = [t.success for t in trajectories if t.success is not None]
     return {
         "path": str(store.folder),
         "format": meta["format"],
-        "episodes": len(t),
-        "frames": sum(map(len, t)),
+        "episodes": len(trajectories),
+        "frames": sum(map(len, trajectories)),
         "fps": meta["fps"],
         "cameras": meta.get("cameras", [meta["camera"]]),
         "image_size": meta["image_size"],
         "proprio": {"columns": widths[-1], **(meta["layout"] or {})} if widths else None,
         "embodiment": ", ".join(meta["embodiment"]),
-        "kinds": sorted({x.kind for x in t}),
-        "scenes": len({x.scene for x in t}),
-        "tasks": len({x.task for x in t}),
-        "seconds": round(sum(x.duration for x in t), 3),
-        "successes": sum(known) if known else None,
-        "bytes": sum(p["bytes"] for p in meta["parts"]),
-        "lengths": [len(x) for x in t],
+        "kinds": sorted({t.kind for t in trajectories}),
+        "scenes": len({t.scene for t in trajectories}),
+        "tasks": len({t.task for t in trajectories}),
+        "seconds": round(sum(t.duration for t in trajectories), 3),
+        "successes": sum(successes) if successes else None,
+        "bytes": sum(part["bytes"] for part in meta["parts"]),
+        "lengths": [len(t) for t in trajectories],
     }
 
 
@@ -235,7 +237,8 @@ def inspect(config: Inspect) -> None:
     """`aclam-data inspect`."""
     report = describe(_opened(config.path, config.recipe, rate=config.rate, verify=config.verify))
     if config.json:
-        return print_json(report)
+        print_json(report)
+        return
     lengths = report.pop("lengths")
     for name, value in report.items():
         print(f"{name:12s}{value}")
@@ -254,8 +257,6 @@ def _opened(
     A dataset of the hub has no recipe of its own.
     """
     if path.startswith("hub:"):
-        from aclam.data.lerobot_reader import download
-
         path = str(download(path.removeprefix("hub:")))
     return open_dataset(path, declared_for(path, recipe, camera, rate), verify)
 
@@ -263,36 +264,23 @@ def _opened(
 def convert(config: Convert) -> None:
     """`aclam-data convert`."""
     store = _opened(config.path, config.recipe, config.camera, config.rate)
+    trajectories = store.trajectories
     if config.to == "lerobot":
-        from aclam.data.lerobot_writer import write_lerobot
-
-        write_lerobot(
-            config.out,
-            store.trajectories,
-            store.meta["camera"].split("/")[-1],
-            config.fps,
-            workers=config.workers,
-        )
+        camera = store.meta["camera"].split("/")[-1]
+        write_lerobot(config.out, trajectories, camera, config.fps, workers=config.workers)
     else:
-        from aclam.data.store import write_store
-
-        write_store(
-            config.out,
-            store.trajectories,
-            {"source": {"path": config.path, "format": store.meta["format"]}},
-        )
-    report = {
-        "path": config.out,
-        "format": config.to,
-        "episodes": len(store),
-        "frames": store.meta["frames"],
-    }
-    print_json(report) if config.json else say(
-        f"{config.out}: {len(store)} episodes, {report['frames']} frames"
-    )
+        source = {"path": config.path, "format": store.meta["format"]}
+        write_store(config.out, trajectories, {"source": source})
+    frames = store.meta["frames"]
+    report = {"path": config.out, "format": config.to, "episodes": len(store), "frames": frames}
+    if config.json:
+        print_json(report)
+    else:
+        say(f"{config.out}: {len(store)} episodes, {frames} frames")
 
 # %% ../../nbs/10_commands/data.ipynb #c5566cf3
 def _within(what: str, value: int, count: int, where: str) -> int:
+    """The value; `UserError` where there is nothing of that number."""
     if not 0 <= value < count:
         raise UserError(f"{where} has {what}s 0 to {count - 1}, there is no {what} {value}")
     return value
@@ -307,19 +295,20 @@ def frame(config: Frame) -> None:
             f'{config.path} has no camera "{config.camera}", its only one is "{camera}"'
         )
     t = store.trajectories[_within("episode", config.episode, len(store), config.path)]
-    pixels = t.frames[
-        [_within("frame", config.index, len(t), f"{config.path}: episode {config.episode}")]
-    ][0]
+    where = f"{config.path}: episode {config.episode}"
+    n = _within("frame", config.index, len(t), where)
+    pixels = t.frames[[n]][0]
     with atomic_file(config.out) as path:
         Image.fromarray(pixels).save(path, "PNG")
-    say(
-        f"{config.out}: {t.name}, frame {config.index} at {t.timestamp[config.index]:.3f} s, {t.task!r}"
-    )
+    say(f"{config.out}: {t.name}, frame {n} at {t.timestamp[n]:.3f} s, {t.task!r}")
 
 # %% ../../nbs/10_commands/data.ipynb #3c5fe4b8
-def draw_row(draw, trajectory: Trajectory, limit: float | None) -> dict:
+def draw_row(draw: "Draw", trajectory: Trajectory, limit: float | None) -> dict:
     """One `Draw` of a `TripleDataset` as JSON types."""
     frames = [draw.i, draw.j, draw.k]
+    reason = None
+    if not draw.kept:
+        reason = f"none of {draw.dropped} draws turned at most {limit:g} degrees"
     return {
         "trajectory": trajectory.name,
         "episode": draw.trajectory,
@@ -327,33 +316,32 @@ def draw_row(draw, trajectory: Trajectory, limit: float | None) -> dict:
         "times": trajectory.timestamp[frames],
         "angle_deg": float(np.degrees(draw.angle)),
         "kept": draw.kept,
-        "reason": None
-        if draw.kept
-        else f"none of {draw.dropped} draws turned at most {limit:g} degrees",
+        "reason": reason,
         "dropped": draw.dropped,
         "clamped": draw.clamped,
     }
 
 
-def draws_report(dataset, n: int) -> dict:
+def draws_report(dataset: "TripleDataset", n: int) -> dict:
     """The first n draws of a `TripleDataset` and the filter's counts, as JSON types."""
-    rows = [
-        draw_row(d, dataset.trajectories[d.trajectory], dataset.config.max_rotation_deg)
-        for d in map(dataset.draw, range(n))
-    ]
-    counts = dataset.filter_counts(n)
-    return plain(
-        {"config": dataset.config, "epoch": dataset.epoch, "counts": counts, "triples": rows}
-    )
+    limit = dataset.config.max_rotation_deg
+    draws = [dataset.draw(m) for m in range(n)]
+    report = {
+        "config": dataset.config,
+        "epoch": dataset.epoch,
+        "counts": dataset.filter_counts(n),
+        "triples": [draw_row(d, dataset.trajectories[d.trajectory], limit) for d in draws],
+    }
+    return plain(report)
 
 # %% ../../nbs/10_commands/data.ipynb #7228c97e
-def _triples_of(config: Triples):
-    """The dataset that `config` speaks of."""
-    from aclam.data.triples import (
-        TripleConfig,
-        TripleDataset,
-    )  # here: needs torch, which takes seconds to import
+def _triples_module() -> ModuleType:
+    """`aclam.data.triples`, which brings PyTorch: seconds that no other subcommand should pay."""
+    return importlib.import_module("aclam.data.triples")
 
+
+def _triples_of(config: Triples) -> "TripleDataset":
+    """The dataset that `config` speaks of."""
     if config.n < 1 or config.epoch < 0:
         raise UserError("--n is at least 1 and --epoch is not negative")
     store = _opened(config.path, config.recipe, rate=config.rate)
@@ -363,12 +351,10 @@ def _triples_of(config: Triples):
         max_rotation_deg=config.max_rotation_deg,
         seed=config.seed,
     )
-    return TripleDataset(
-        store.trajectories,
-        settings,
-        max(store.meta["image_size"]),
-        epoch=config.epoch,
-        quantiles=store.meta["quantiles"],
+    size = max(store.meta["image_size"])
+    quantiles = store.meta["quantiles"]
+    return _triples_module().TripleDataset(
+        store.trajectories, settings, size, epoch=config.epoch, quantiles=quantiles
     )
 
 
@@ -377,12 +363,14 @@ def triples(config: Triples) -> None:
     dataset = _triples_of(config)
     report = draws_report(dataset, config.n)
     if config.png:
-        from aclam.data.triples import contact_sheet
-
-        with atomic_file(Path(config.png)) as path:
-            contact_sheet(dataset, range(config.n)).savefig(path, format="png", dpi=150)
+        with atomic_file(config.png) as path:
+            sheet = _triples_module().contact_sheet(dataset, range(config.n))
+            sheet.savefig(path, format="png", dpi=150)
         say(f"{config.png}: {config.n} triples")
-    print_json(report) if config.json else _print_draws(report)
+    if config.json:
+        print_json(report)
+    else:
+        _print_draws(report)
 
 # %% ../../nbs/10_commands/data.ipynb #14e301f7
 def _print_draws(report: dict) -> None:
@@ -405,5 +393,6 @@ SUBCOMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script `aclam-data`. Exit status 0, or 2 after one line on standard error."""
-    types, functions = ({name: pair[n] for name, pair in SUBCOMMANDS.items()} for n in (0, 1))
+    types = {name: config_type for name, (config_type, _) in SUBCOMMANDS.items()}
+    functions = {name: function for name, (_, function) in SUBCOMMANDS.items()}
     cli(types, functions, argv, "aclam-data")

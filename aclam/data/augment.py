@@ -132,7 +132,7 @@ def _neighbors(
 
 
 def _stretch(frames: Tensor, dim: int, start: Tensor, length: Tensor) -> Tensor:
-    """Stretch a window of every row (dim -1) or column (dim -2) of (B, 3, 3, H, W) to its length."""
+    """Stretch a window of every row (dim -1) or column (dim -2) of frames (B, 3, 3, H, W)."""
     along = [-1, 1, 1, 1, 1]  # (B, 1, 1, 1, W), or (B, 1, 1, H, 1)
     along[dim] = frames.shape[dim]
     left, right, weight = (t.view(along) for t in _neighbors(start, length, frames.shape[dim]))
