@@ -24,7 +24,7 @@ from ..lam import LatentActionModel
 from ..structure.held_out import held_out_triples, origin
 from ..structure.measure import collect
 from ..structure.latent_file import measure_file, save_latents
-from ..structure.leakage import leakage, probe_rows
+from ..structure.leakage import leakage_metrics, probe_rows
 from ..structure.measure import structure_metrics
 from ..structure.table import METRICS, metrics_text
 from ..studies.comparison import CompareConfig, as_text, compare
@@ -131,7 +131,7 @@ class LeakageConfig:
 
 
 def measure_leakage(config: LeakageConfig) -> dict:
-    """Collect `config.n` latents from the unseen episodes of each store and measure `leakage`."""
+    """Measure `leakage_metrics` on `config.n` latents of the unseen episodes of each store."""
     if len({folder.resolve() for folder in config.data}) < len(config.data):
         raise UserError("--data names a folder twice: each is an environment of its own")
     device = device_of(config.device)
@@ -146,11 +146,11 @@ def measure_leakage(config: LeakageConfig) -> dict:
         rows[name] = probe_rows(lam, dataset, config.n, config.batch_size, device)
     if len(rows) < 2:
         say("one environment: nothing to tell it apart from, so only the other probes are measured")
-    return leakage(rows, config.seed)
+    return leakage_metrics(rows, config.seed)
 
 # %% ../../nbs/10_commands/structure.ipynb #7ecffec3
 def leakage_text(row: dict) -> str:
-    """What `leakage` found, for a person."""
+    """What `leakage_metrics` found, for a person."""
     lines = []
     for by, got in row.get("environment", {}).items():
         low, high = got["interval"]

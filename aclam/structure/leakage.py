@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/5_structure/leakage.html.md"""
 # %% auto #0
 __all__ = ['Classifier', 'COLUMNS', 'boosted_trees', 'held_out_rows', 'even_rows', 'mean_recall', 'environment_probe',
            'check_environment_probe', 'check_unequal_stores', 'check_split_matters', 'latent_profile', 'one_sidedness',
-           'check_one_sidedness', 'probe_rows', 'leakage', 'motion_probe', 'leaky_latents', 'check_what_stays']
+           'check_one_sidedness', 'probe_rows', 'leakage_metrics', 'motion_probe', 'leaky_latents', 'check_what_stays']
 
 # %% ../../nbs/5_structure/leakage.ipynb #0e8e2679
 import math
@@ -277,7 +277,7 @@ def probe_rows(
     return encode_pairs(lam, dataset, range(n), batch_size, device, also)
 
 # %% ../../nbs/5_structure/leakage.ipynb #d5ab4020
-def leakage(
+def leakage_metrics(
     rows: Mapping[str, Mapping],  # of `probe_rows`, by the name of their environment
     seed: int = 0,
 ) -> dict:

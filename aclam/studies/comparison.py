@@ -35,7 +35,7 @@ from ..device import device_of
 from ..lam import PRESETS, LatentActionModel
 from ..lam.registry import preset as lam_preset
 from ..structure.held_out import held_out_triples, origin
-from ..structure.leakage import leakage, motion_probe, probe_rows
+from ..structure.leakage import leakage_metrics, motion_probe, probe_rows
 from ..structure.measure import collect, inverse_parts, structure_metrics
 from ..structure.motion_transfer import draw_motion_transfer, motion_transfer, transfer_pairs
 from aclam.structure.norm_trajectory import (
@@ -263,7 +263,9 @@ class Measure:
     def leakage(self, lam: nn.Module, data: Datasets) -> dict:
         """The probes of one model over all stores."""
         n = self.config.probe_n
-        return leakage({k: probe_rows(lam, d, n, device=self.device) for k, d in data.items()})
+        return leakage_metrics(
+            {k: probe_rows(lam, d, n, device=self.device) for k, d in data.items()}
+        )
 
     def curves(self, lam: nn.Module, data: Datasets) -> dict:
         """{store: Figures 1, 3 and 6 of one model}, over the first held-out episodes."""
