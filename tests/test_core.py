@@ -401,7 +401,11 @@ def test_a_bug_keeps_its_traceback(toy):
 )
 def test_a_reader_that_goes_away_ends_the_command_quietly(work):
     """`command --json | head`: no traceback, the status that a shell gives for SIGPIPE."""
-    code = f"from aclam.command_line import run_cli\nfrom aclam.core import print_json\nrun_cli(lambda: {work} and None, 'toy')"
+    code = (
+        "from aclam.command_line import run_cli\n"
+        "from aclam.core import print_json\n"
+        f"run_cli(lambda: {work} and None, 'toy')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

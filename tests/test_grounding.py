@@ -57,14 +57,6 @@ def scenes(folder) -> list:
     return open_dataset(folder).trajectories
 
 
-def refused(capsys, main, argv, *words) -> None:
-    with pytest.raises(SystemExit) as e:
-        main(list(map(str, argv)))
-    out, err = capsys.readouterr()
-    assert e.value.code == 2 and out == "" and err.count("\n") == 1, err
-    assert all(word in err for word in words), err
-
-
 def test_stills_are_a_function_of_the_seed(stills, tmp_path):
     prepare_source("stills", tmp_path / "again", episodes=4, size=48, workers=1, progress=False)
     for a, b in zip(scenes(stills), scenes(tmp_path / "again"), strict=True):
@@ -92,7 +84,7 @@ def test_the_cube_is_on_the_table_or_in_the_hand(stills):
     assert (heights > 0.0149).all() and (heights < 0.02).sum() > 10 and (heights > 0.03).sum() > 3
 
 
-def test_stills_from_the_command_line(tmp_path, capsys):
+def test_stills_from_the_command_line(tmp_path, capsys, refused):
     argv = [
         "prepare",
         "stills",
@@ -112,7 +104,7 @@ def test_stills_from_the_command_line(tmp_path, capsys):
 
     assert {*scenes(tmp_path / "s")[0].info["names"]} <= {*SPLITS["val100"]}
     wrong = ["prepare", "stills", "--use", "policy", "--out", tmp_path / "x"]
-    refused(capsys, data_command.main, wrong, "--use policy")
+    refused(data_command.main, wrong, "--use policy")
 
 
 def test_scores_by_hand():
@@ -224,15 +216,15 @@ def test_a_run_goes_on_at_the_same_bits(encoder, stills, tmp_path, capsys):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_bad_input(encoder, capsys, tmp_path):
+def test_bad_input(encoder, refused, tmp_path):
     out, _ = encoder
     write_store(tmp_path / "films", (synthetic_trajectory(n, T=9, size=48) for n in range(2)))
-    refused(capsys, training.main, [], "aclam-data prepare stills")
-    refused(capsys, training.main, ["--data", tmp_path / "nothing"], "nothing")
+    refused(training.main, [], "aclam-data prepare stills")
+    refused(training.main, ["--data", tmp_path / "nothing"], "nothing")
     films = ["--data", tmp_path / "films", "--out", tmp_path / "o"]
-    refused(capsys, training.main, films, 'does not say "instructions"')
+    refused(training.main, films, 'does not say "instructions"')
     large = ["--data", "x", "--vlm.kind", "paligemma", "--vlm.overviews", "0"]
-    refused(capsys, training.main, large, "--vlm.kind small")
+    refused(training.main, large, "--vlm.kind small")
     for folder, word in (
         (tmp_path / "no", "no small encoder"),
         (out, "is not a small encoder's folder"),

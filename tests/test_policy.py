@@ -36,17 +36,6 @@ def same_seed():
     torch.set_num_threads(threads)
 
 
-def refused(capsys, main, argv, *words) -> None:
-    """A command ends with status 2, one line on standard error that has the words, nothing on
-    standard output.
-    """
-    with pytest.raises(SystemExit) as e:
-        main(list(map(str, argv)))
-    out, err = capsys.readouterr()
-    assert e.value.code == 2 and out == "" and err.count("\n") == 1 and "Traceback" not in err, err
-    assert all(str(word) in err for word in words), err
-
-
 # --- flow
 # -----------------------------------------------------------------------------------------------------------
 
@@ -633,17 +622,16 @@ def test_a_run_resumes_at_the_same_bits(folders, tmp_path):
         training.run(small(folders, tmp_path / "b", shift=0))
 
 
-def test_bad_input_to_training(folders, capsys):
+def test_bad_input_to_training(folders, refused):
     main, data = training.main, ["--data", folders / "data"]
-    refused(capsys, main, ["--preset", "policy_cup"], '"policy_cpu"')
-    refused(capsys, main, [], "which demonstrations?")
-    refused(capsys, main, data, "which latent actions?")
-    refused(capsys, main, [*data, "--preset", "policy_cpu_wo_lam", "--lam", "x"], "leave out --lam")
-    refused(capsys, main, [*data, "--lam", folders / "lam"], '"square"', "recorded")
+    refused(main, ["--preset", "policy_cup"], '"policy_cpu"')
+    refused(main, [], "which demonstrations?")
+    refused(main, data, "which latent actions?")
+    refused(main, [*data, "--preset", "policy_cpu_wo_lam", "--lam", "x"], "leave out --lam")
+    refused(main, [*data, "--lam", folders / "lam"], '"square"', "recorded")
     slow = ["--data", folders / "slow", "--lam", folders / "lam", "--model.control", "recorded"]
-    refused(capsys, main, slow, "5 frames a second", "20 commands", "--use policy")
+    refused(main, slow, "5 frames a second", "20 commands", "--use policy")
     refused(
-        capsys,
         main,
         [*data, "--lam", folders / "nowhere", "--model.control", "recorded"],
         "nowhere",
@@ -826,7 +814,7 @@ def test_units_of_commands(folders):
             )
 
 
-def test_bad_input_to_a_rollout(capsys, tmp_path):
+def test_bad_input_to_a_rollout(refused, tmp_path):
     pytest.importorskip("gymnasium")
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     joints = dataclasses.replace(SQUARE, control="joints")
@@ -835,40 +823,38 @@ def test_bad_input_to_a_rollout(capsys, tmp_path):
         tmp_path / "lam"
     )
     main, out = rollout.main, ["--out", tmp_path / "out"]
-    refused(capsys, main, out, "which policy?")
-    refused(capsys, main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
-    refused(capsys, main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
+    refused(main, out, "which policy?")
+    refused(main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
+    refused(main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
     wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
-    refused(capsys, main, wrong, 'commands "joints"', 'expects "delta_pose"')
+    refused(main, wrong, 'commands "joints"', 'expects "delta_pose"')
     square = [*out, "--policy", tmp_path / "square"]
-    refused(capsys, main, square, 'commands "recorded"', 'Emoji Table-Top expects "delta_pose"')
+    refused(main, square, 'commands "recorded"', 'Emoji Table-Top expects "delta_pose"')
     refused(
-        capsys,
         main,
         [*square, "--split", "id", "libero_object"],
         "one run is of Emoji Table-Top or of LIBERO",
     )
-    refused(capsys, main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
+    refused(main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
     other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
-    refused(capsys, main, other, "16 numbers", "made for 32")
+    refused(main, other, "16 numbers", "made for 32")
 
 
-def test_bad_input_to_libero(capsys, tmp_path):
+def test_bad_input_to_libero(refused, tmp_path):
     pytest.importorskip("libero")
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
     model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "joints")
     argv = ["--out", tmp_path / "out", "--policy", tmp_path / "square", "--split", "libero_spatial"]
     refused(
-        capsys,
         rollout.main,
         argv,
         "reads 7",
         "LIBERO takes commands of 7 numbers and gives states of 8",
     )
-    refused(capsys, rollout.main, [*argv, "--few"], "--few", "LIBERO has none")
-    refused(capsys, rollout.main, [*argv[:-1], "libero_spacial"], '"libero_spatial"')
+    refused(rollout.main, [*argv, "--few"], "--few", "LIBERO has none")
+    refused(rollout.main, [*argv[:-1], "libero_spacial"], '"libero_spatial"')
     argv[3] = tmp_path / "joints"
-    refused(capsys, rollout.main, argv, 'commands "joints"', 'LIBERO expects "recorded"')
+    refused(rollout.main, argv, 'commands "joints"', 'LIBERO expects "recorded"')
 
 
 def test_rates_of_tasks():
@@ -935,7 +921,7 @@ def test_a_rollout_on_the_table_is_killed_and_goes_on(tmp_path):
     assert sorted(row["seed"] for row in after) == [10, 11, 12, 13] and result["val"]["S"]["n"] == 4
 
 
-def test_missing_renderer(tmp_path, capsys, monkeypatch):
+def test_missing_renderer(tmp_path, refused, monkeypatch):
     pytest.importorskip("mujoco")
     model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "policy")
     for name in ("PYOPENGL_PLATFORM", "ACLAM_RENDERER"):
@@ -951,7 +937,7 @@ def test_missing_renderer(tmp_path, capsys, monkeypatch):
         "--split",
         "val",
     ]
-    refused(capsys, rollout.main, argv, "MUJOCO_GL=nosuch gives no renderer")
+    refused(rollout.main, argv, "MUJOCO_GL=nosuch gives no renderer")
 
 
 # --- the environment
@@ -1077,14 +1063,14 @@ def test_two_worlds_in_one_process_show_their_own_cards():
 # -------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_to_a_comparison(folders, capsys):
+def test_bad_input_to_a_comparison(folders, refused):
     from aclam.studies import policy_comparison as pc
 
     data = ["--data", folders / "data"]
-    refused(capsys, pc.main, ["--lams", f"a={folders / 'lam'}"], "--data FOLDER")
-    refused(capsys, pc.main, [*data, "--lams", folders / "lam"], "NAME=FOLDER")
-    refused(capsys, pc.main, [*data, "--lams", "a=nowhere"], "no latent action model at nowhere")
-    refused(capsys, pc.main, [*data, "--preset", "policy_cpu_wo_lam"], "a policy with latents")
+    refused(pc.main, ["--lams", f"a={folders / 'lam'}"], "--data FOLDER")
+    refused(pc.main, [*data, "--lams", folders / "lam"], "NAME=FOLDER")
+    refused(pc.main, [*data, "--lams", "a=nowhere"], "no latent action model at nowhere")
+    refused(pc.main, [*data, "--preset", "policy_cpu_wo_lam"], "a policy with latents")
 
 
 def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):

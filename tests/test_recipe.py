@@ -270,16 +270,9 @@ def test_a_plan_adds_up(root):
     assert all(load_recipe(n).title in text or rows[n]["present"] for n in PAPER)
 
 
-def run(capsys, *argv):
-    with pytest.raises(SystemExit) as e:
-        command.main(list(argv))
-    out = capsys.readouterr()
-    return e.value.code, out.out, out.err
-
-
-def test_the_plan_of_the_paper_prints_every_row_missing_and_exits_with_3(tmp_path, capsys):
+def test_the_plan_of_the_paper_prints_every_row_missing_and_exits_with_3(tmp_path, outcome):
     """Must show 3 of the issue."""
-    code, out, err = run(capsys, "plan", "mixtures/ac_lam.yaml", "--root", str(tmp_path))
+    code, out, err = outcome(command.main, "plan", "mixtures/ac_lam.yaml", "--root", str(tmp_path))
     table = out.split("\n\n")[0].splitlines()[1:]
     assert (code, err, len(table)) == (3, "", 28)
     assert all(
@@ -289,14 +282,14 @@ def test_the_plan_of_the_paper_prints_every_row_missing_and_exits_with_3(tmp_pat
         "0 of 28 sources present, 0.00 % of the draws" in out
         and "gsutil -m cp -r gs://gresearch" in out
     )
-    code, out, err = run(capsys, "plan", "ac_lam", "--root", str(tmp_path), "--json")
+    code, out, err = outcome(command.main, "plan", "ac_lam", "--root", str(tmp_path), "--json")
     assert code == 3 and len(json.loads(out)["missing"]) == 28
 
 
-def test_a_complete_plan_ends_well(root, tmp_path, capsys):
+def test_a_complete_plan_ends_well(root, tmp_path, capsys, outcome):
     (tmp_path / "m.yaml").write_text(
         "name: m\nparts:\n- {recipe: bridge, weight: 1}\n- {recipe: rt1, weight: 1}"
     )
     command.main(["plan", str(tmp_path / "m.yaml"), "--root", str(root)])  # does not exit
     assert "2 of 2 sources present, 100.00 %" in capsys.readouterr().out
-    assert run(capsys, "plan", "ac_lma")[0] == 2
+    assert outcome(command.main, "plan", "ac_lma")[0] == 2

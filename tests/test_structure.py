@@ -54,16 +54,6 @@ def dots() -> DotTriples:
     return DotTriples(DotConfig(span_s=1.4, episodes=8), length=128)
 
 
-def run(capsys, *argv) -> tuple[int, str, str]:
-    status = 0
-    try:
-        main([str(a) for a in argv])
-    except SystemExit as e:
-        status = e.code
-    out, err = capsys.readouterr()
-    return status, out, err.strip()
-
-
 # The metrics
 
 
@@ -309,10 +299,10 @@ def test_json_is_one_object_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*m.LATENTS, "ds"])
-def test_a_missing_array_is_named(tmp_path, capsys, name):
+def test_a_missing_array_is_named(tmp_path, outcome, name):
     np.savez(tmp_path / "z.npz", **{k: v for k, v in random_latents().items() if k != name})
-    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
-    assert status == 2 and out == "" and "\n" not in err and f"no array {name} " in err
+    status, out, err = outcome(main, "--latents", tmp_path / "z.npz", "--json")
+    assert status == 2 and out == "" and err.count("\n") == 1 and f"no array {name} " in err
 
 
 @pytest.mark.parametrize(
@@ -324,42 +314,42 @@ def test_a_missing_array_is_named(tmp_path, capsys, name):
         (b"\x93NUMPY\x01\x00", "a single array"),
     ],
 )
-def test_files_that_are_none(tmp_path, capsys, content, words):
+def test_files_that_are_none(tmp_path, outcome, content, words):
     (tmp_path / "z.npz").write_bytes(content)
-    status, out, err = run(capsys, "--latents", tmp_path / "z.npz")
-    assert status == 2 and out == "" and "\n" not in err and words in err
+    status, out, err = outcome(main, "--latents", tmp_path / "z.npz")
+    assert status == 2 and out == "" and err.count("\n") == 1 and words in err
 
 
-def test_a_damaged_member(tmp_path, capsys):
+def test_a_damaged_member(tmp_path, outcome):
     np.savez_compressed(tmp_path / "z.npz", **random_latents())
     data = bytearray((tmp_path / "z.npz").read_bytes())
     data[300:1500] = bytes(1200)
     (tmp_path / "z.npz").write_bytes(data)
-    status, out, err = run(capsys, "--latents", tmp_path / "z.npz")
-    assert status == 2 and out == "" and "\n" not in err and "cannot read" in err
+    status, out, err = outcome(main, "--latents", tmp_path / "z.npz")
+    assert status == 2 and out == "" and err.count("\n") == 1 and "cannot read" in err
 
 
-def test_no_pickle_is_loaded(tmp_path, capsys):
+def test_no_pickle_is_loaded(tmp_path, outcome):
     class Trap:
         def __reduce__(self):
             return (open, (str(tmp_path / "trapped"), "w"))
 
     np.savez(tmp_path / "z.npz", **random_latents() | {"z_ij": np.array([Trap()], dtype=object)})
     (tmp_path / "trapped").unlink(missing_ok=True)
-    status, _, err = run(capsys, "--latents", tmp_path / "z.npz")
+    status, _, err = outcome(main, "--latents", tmp_path / "z.npz")
     assert status == 2 and "z_ij" in err and not (tmp_path / "trapped").exists()
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_too_few_rows(tmp_path, capsys, n):
+def test_too_few_rows(tmp_path, outcome, n):
     np.savez(tmp_path / "z.npz", **{k: v[:n] for k, v in random_latents().items()})
-    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
-    assert status == 2 and out == "" and "\n" not in err
+    status, out, err = outcome(main, "--latents", tmp_path / "z.npz", "--json")
+    assert status == 2 and out == "" and err.count("\n") == 1
 
 
-def test_a_constant_displacement_is_null(tmp_path, capsys):
+def test_a_constant_displacement_is_null(tmp_path, outcome):
     np.savez(tmp_path / "z.npz", **random_latents() | {"ds": np.ones(200)})
-    status, out, err = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    status, out, err = outcome(main, "--latents", tmp_path / "z.npz", "--json")
     assert (
         status == 0
         and json.loads(out)["norm_correlation"] is None
@@ -380,9 +370,11 @@ def test_a_constant_displacement_is_null(tmp_path, capsys):
         "--latentz a",
     ],
 )
-def test_command_lines_that_make_no_sense(capsys, words):
-    status, out, err = run(capsys, *words.split())
-    assert status == 2 and out == "" and "\n" not in err and err.startswith("aclam-structure: ")
+def test_command_lines_that_make_no_sense(outcome, words):
+    status, out, err = outcome(main, *words.split())
+    assert (
+        status == 2 and out == "" and err.count("\n") == 1 and err.startswith("aclam-structure: ")
+    )
 
 
 def test_held_out_episodes():
@@ -422,7 +414,7 @@ def test_what_the_training_left_beside_the_model_decides(tmp_path):
     )
 
 
-def test_saved_latents_are_read_back(tmp_path, capsys):
+def test_saved_latents_are_read_back(tmp_path, capsys, outcome):
     write_store(
         tmp_path / "store", (synthetic_trajectory(seed, T=30, size=32) for seed in range(3))
     )
@@ -431,7 +423,7 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     got = measure.collect_latents(DotLam(), dataset, n=32)
     save_latents(tmp_path / "z.npz", got)
     capsys.readouterr()
-    status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json", "--intervals", 50)
+    status, out, _ = outcome(main, "--latents", tmp_path / "z.npz", "--json", "--intervals", 50)
     row, want = json.loads(out), measure.structure_metrics(got, intervals=50)
     assert status == 0 and all(row[k] == pytest.approx(want[k], rel=1e-6) for k in FOUR)
     assert row["intervals"]["additivity"] == pytest.approx(
@@ -439,7 +431,7 @@ def test_saved_latents_are_read_back(tmp_path, capsys):
     )
 
 
-def test_a_saved_model_on_a_store(tmp_path, capsys):
+def test_a_saved_model_on_a_store(tmp_path, outcome):
     from aclam.lam import LatentActionModel
 
     write_store(
@@ -458,7 +450,7 @@ def test_a_saved_model_on_a_store(tmp_path, capsys):
         "24",
         "--save",
     ]
-    status, out, _ = run(capsys, *words, tmp_path / "z.npz", "--json")
+    status, out, _ = outcome(main, *words, tmp_path / "z.npz", "--json")
     row = json.loads(out)
     assert (
         status == 0
@@ -466,10 +458,10 @@ def test_a_saved_model_on_a_store(tmp_path, capsys):
         and math.isfinite(row["additivity"])
         and 0 < row["reconstruction"]
     )
-    status, out, _ = run(capsys, "--latents", tmp_path / "z.npz", "--json")
+    status, out, _ = outcome(main, "--latents", tmp_path / "z.npz", "--json")
     assert json.loads(out)["inverse"] == pytest.approx(row["inverse"], rel=1e-6)
-    status, out, err = run(capsys, "--model", tmp_path / "nowhere", "--data", tmp_path / "store")
-    assert status == 2 and out == "" and "\n" not in err
+    status, out, err = outcome(main, "--model", tmp_path / "nowhere", "--data", tmp_path / "store")
+    assert status == 2 and out == "" and err.count("\n") == 1
 
 
 # Pictures
@@ -644,7 +636,7 @@ def test_a_split_by_trajectory_tests_every_environment():
         leak.environment_probe(np.ones((120, 2)), 0 * environment, trajectory)
 
 
-def test_the_leakage_command(tmp_path, capsys):
+def test_the_leakage_command(tmp_path, outcome):
     from aclam.lam import LatentActionModel
 
     for name, seeds in (("a", range(3)), ("b", range(3, 6))):
@@ -665,7 +657,7 @@ def test_the_leakage_command(tmp_path, capsys):
         "--data",
         tmp_path / "a",
     ]
-    status, out, err = run(capsys, *words, tmp_path / "b", "--json")
+    status, out, err = outcome(main, *words, tmp_path / "b", "--json")
     row = json.loads(out)
     assert status == 0 and row["n"] == {"a": 40, "b": 40} and err.count("episodes 1 to 2") == 2
     assert (
@@ -674,9 +666,9 @@ def test_the_leakage_command(tmp_path, capsys):
     assert {"motion_r2", "place_r2", "goal_r2", "action_r2", "one_sidedness"} == set(
         row["probes"]["a"]
     )
-    status, out, _ = run(capsys, *words, "--json")
+    status, out, _ = outcome(main, *words, "--json")
     assert status == 0 and "environment" not in json.loads(out)
-    status, out, err = run(capsys, *words, tmp_path / "a")
+    status, out, err = outcome(main, *words, tmp_path / "a")
     assert (status, out) == (2, "") and "twice" in err
-    status, out, err = run(capsys, "leekage")
+    status, out, err = outcome(main, "leekage")
     assert (status, out) == (2, "")

@@ -22,6 +22,8 @@ def test_a_room_shows_three_to_ten_names_and_each_is_there(room):
     assert all(getattr(package, name) is not None for name in names)
     with pytest.raises(AttributeError):
         _ = package.no_such_name
+    files = {p.stem for p in Path(package.__file__).parent.glob("*.py")}
+    assert not files & set(names), "what such a name means depends on what was imported before"
 
 
 def test_the_faces_are_light():
