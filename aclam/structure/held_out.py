@@ -14,9 +14,10 @@ from typing import Literal
 
 from ..core import UserError, read_json, say
 from ..data.cache import cache_frames
+from ..data.sampling import TripleConfig
 from ..data.store import Store
 from ..data.trajectory import fingerprint
-from ..data.triples import TripleConfig, TripleDataset
+from ..data.triples import TripleDataset
 
 # %% ../../nbs/5_structure/held_out.ipynb #8ff73b14
 def held_out(count: int, first: int | None = None, last: int | None = None) -> range:
