@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from .core import OLD_FIELDS, UserError, plain, read_json, say, write_json
+from .core import OLD_FIELDS, OLD_VALUES, UserError, plain, read_json, say, write_json
 
 # %% ../nbs/0_folders.ipynb #5301c16c
 @cache
@@ -119,7 +119,7 @@ def _todays(settings: Mapping) -> dict[str, Any]:
     renamed = {}
     for key, value in flat(plain(dict(settings))).items():
         parts = [OLD_FIELDS.get(part, part) for part in key.split(".")]
-        renamed[".".join(parts)] = value
+        renamed[".".join(parts)] = OLD_VALUES.get(value, value) if isinstance(value, str) else value
     return renamed
 
 
