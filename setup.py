@@ -1,4 +1,6 @@
-"""Build aclam: what it is called, needs and installs is in settings.ini, its version in aclam/__init__.py."""
+"""Build aclam: what it is called, needs and installs is in settings.ini, its version in
+aclam/__init__.py.
+"""
 
 import re
 from configparser import ConfigParser

@@ -103,8 +103,7 @@ def missing() -> list[str]:
     return sorted({package for module, package in NEEDED.items() if find_spec(module) is None})
 
 
-# --- a section, in a process of its own
-# -------------------------------------------------------------------------------
+# --- a section, in a process of its own -----------------------------------------------------------
 
 
 def load_sections() -> ModuleType:
@@ -255,8 +254,7 @@ class NoGpu(Exception):
     """There is nothing to measure with."""
 
 
-# --- all of them
-# ------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 LIMITS = {  # seconds on a GPU: the most, and the least
@@ -336,8 +334,7 @@ def write(args: argparse.Namespace, report: dict[str, Any]) -> None:
     write_json(args.out / "gpu.json", report)
 
 
-# --- what it says
-# -----------------------------------------------------------------------------------------------------
+# --- what it says ---------------------------------------------------------------------------------
 
 
 def result_of(report: dict, section: str) -> dict:

@@ -69,8 +69,7 @@ class Peer(NamedTuple):
     forward: Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-# --- the three, with the losses that their trainers use
-# ------------------------------------------------------------
+# --- the three, with the losses that their trainers use -------------------------------------------
 
 
 def villa_x(parity: ModuleType, folder: Path, s: Size) -> Peer:
@@ -183,8 +182,7 @@ def univla(parity: ModuleType, folder: Path, s: Size) -> Peer:
 PEERS = {"villa-X": villa_x, "LAPA": lapa, "UniVLA": univla}
 
 
-# --- the clock
-# -----------------------------------------------------------------------------------------------------
+# --- the clock ------------------------------------------------------------------------------------
 
 
 class Apart:
@@ -254,8 +252,7 @@ def matmul_peak(n: int = 768) -> float:
     return 2 * n**3 / best
 
 
-# --- rows
-# ----------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def rows(folder: str = "") -> Iterator[tuple[str, float, str]]:

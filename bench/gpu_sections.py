@@ -136,8 +136,7 @@ class Clock:
         return self.deadline - time.monotonic()
 
 
-# --- the card
-# ---------------------------------------------------------------------------------------------------------
+# --- the card -------------------------------------------------------------------------------------
 
 
 def card_name(plan: Plan) -> str:
@@ -227,8 +226,7 @@ def machine(plan: Plan, page: Page, clock: Clock) -> None:
     page.put(copy_tb_per_second=2 * large.numel() / seconds_each(plan, large.clone, 5) / 1e12)
 
 
-# --- data
-# -------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def _part(folder: Path, part: int, episodes: range, frames: int, size: int) -> None:
@@ -280,8 +278,7 @@ def stores(plan: Plan, page: Page, clock: Clock) -> None:
     page.put(triples_per_core_second=n / (time.process_time() - start))
 
 
-# --- steps
-# ------------------------------------------------------------------------------------------------------------
+# --- steps ----------------------------------------------------------------------------------------
 
 
 def lam_batch(config: Any, rows: int, device: str) -> dict[str, Tensor]:
@@ -477,8 +474,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
-# --- the policy
-# -------------------------------------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------
 
 
 def policy(plan: Plan, page: Page, clock: Clock) -> None:
@@ -510,8 +506,7 @@ def policy(plan: Plan, page: Page, clock: Clock) -> None:
             return
 
 
-# --- the loop
-# ---------------------------------------------------------------------------------------------------------
+# --- the loop -------------------------------------------------------------------------------------
 
 
 def loop_settings(
@@ -623,8 +618,7 @@ def compiled(plan: Plan, page: Page, clock: Clock) -> None:
     )
 
 
-# --- where the time goes
-# ----------------------------------------------------------------------------------------------
+# --- where the time goes --------------------------------------------------------------------------
 
 KINDS = {  # of kernels, by what their names contain
     "matrix products": r"gemm|cutlass|nvjet|cublas|xmma|aten::(mm|addmm|bmm|linear)\b",
@@ -769,8 +763,7 @@ def synchronizations(plan: Plan, clock: Clock) -> dict[str, float]:
     return {name: (many[name] - few.get(name, 0)) / 8 for name in sorted(many)}
 
 
-# --- precision
-# --------------------------------------------------------------------------------------------------------
+# --- precision ------------------------------------------------------------------------------------
 
 
 def curves(plan: Plan, page: Page, clock: Clock) -> None:
@@ -827,8 +820,7 @@ def apart(a: list[float], b: list[float], window: int = 20) -> dict[str, float]:
     }
 
 
-# --- structure
-# --------------------------------------------------------------------------------------------------------
+# --- structure ------------------------------------------------------------------------------------
 
 
 WHOLE = settings_for("ac_lam_cpu").train.steps
@@ -920,8 +912,7 @@ def twin_row(preset: str, result: dict) -> dict[str, Any]:
     }
 
 
-# --- in this order
-# ----------------------------------------------------------------------------------------------------
+# --- in this order --------------------------------------------------------------------------------
 
 
 SECTIONS: dict[str, Callable[[Plan, Page, Clock], None]] = {

@@ -14,8 +14,7 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import Trajectory, synthetic_trajectory
 from aclam.train.lam import main as train_lam
 
-# --- aclam-structure --latents
-# ----------------------------------------------------------------------------------------
+# --- aclam-structure --latents --------------------------------------------------------------------
 
 HAND = {  # one-dimensional but for z_ij, so that every number can be had without a computer
     "z_ij": [[3.0, 4.0], [0.0, 5.0], [6.0, 8.0]],  # lengths 5, 5, 10
@@ -91,8 +90,7 @@ def test_structure_refuses_a_missing_file_and_an_empty_command(refused, tmp_path
     refused(structure, [], "--latents")
 
 
-# --- aclam-data
-# -------------------------------------------------------------------------------------------------------
+# --- aclam-data -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -164,8 +162,7 @@ def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says)
         Trajectory(frames, np.array(times), **options)
 
 
-# --- aclam-train-lam
-# --------------------------------------------------------------------------------------------------
+# --- aclam-train-lam ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

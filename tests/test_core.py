@@ -51,8 +51,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
 
 
-# --- suggestions
-# ----------------------------------------------------------------------------------------------------
+# --- suggestions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,8 +68,7 @@ def test_suggest(word, options, found):
     assert suggest(word, options) == (f' Did you mean "{found}"?' if found else "")
 
 
-# --- files and folders
-# ----------------------------------------------------------------------------------------------
+# --- files and folders ----------------------------------------------------------------------------
 
 
 def names(folder: Path) -> list[str]:
@@ -192,8 +190,7 @@ def test_sigkill_in_the_middle_leaves_the_old_file(tmp_path):
     assert read_json(tmp_path / "progress.json") == {"step": 1}
 
 
-# --- JSON
-# -----------------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def test_plain_is_json():
@@ -245,8 +242,7 @@ def test_print_json_is_one_object(capsys):
     assert capsys.readouterr() == ('{"loss": null}\n', "")
 
 
-# --- configurations
-# -------------------------------------------------------------------------------------------------
+# --- configurations -------------------------------------------------------------------------------
 
 
 def test_option_names_are_dotted():
@@ -322,8 +318,7 @@ def test_defaults_from_a_file_and_options_on_top():
     )
 
 
-# --- commands in processes of their own
-# -----------------------------------------------------------------------------
+# --- commands in processes of their own -----------------------------------------------------------
 
 COMMAND = """
 from dataclasses import dataclass

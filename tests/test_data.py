@@ -895,19 +895,10 @@ def test_a_worker_has_one_thread_and_ends_when_its_run_says_so(folder, tmp_path)
 # ---------------------------------------------------------------- aclam-data
 
 
-def run(capsys, *words) -> tuple[str, str, int]:
-    status = 0
-    try:
-        command.main([str(w) for w in words])
-    except SystemExit as e:
-        status = e.code or 0
-    return (*capsys.readouterr(), status)
-
-
-def test_inspect(capsys, folder, episodes):
-    out, err, status = run(capsys, "inspect", folder, "--json")
+def test_inspect(outcome, folder, episodes):
+    status, out, err = outcome(command.main, "inspect", folder, "--json")
     answer = json.loads(out)
-    assert (err, status) == ("", 0) and answer["lengths"] == [len(t) for t in episodes]
+    assert (status, err) == (0, "") and answer["lengths"] == [len(t) for t in episodes]
     assert (
         answer["format"] == "aclam-store"
         and answer["episodes"] == 6
@@ -919,26 +910,26 @@ def test_inspect(capsys, folder, episodes):
         and answer["embodiment"] == "hand, square"
     )
     assert answer["proprio"]["columns"] == 7 and answer["proprio"]["rotation_repr"] == "rotvec"
-    out, err, status = run(capsys, "inspect", folder)
+    status, out, err = outcome(command.main, "inspect", folder)
     assert status == 0 and "aclam-store" in out
 
 
-def test_frame_is_exact(capsys, folder, tmp_path):
+def test_frame_is_exact(outcome, folder, tmp_path):
     image = pytest.importorskip("PIL.Image")
-    out, err, status = run(
-        capsys, "frame", folder, "--episode", 4, "--index", 11, "--out", tmp_path / "f.png"
+    status, out, err = outcome(
+        command.main, "frame", folder, "--episode", 4, "--index", 11, "--out", tmp_path / "f.png"
     )
-    assert (out, status) == ("", 0)
+    assert (status, out) == (0, "")
     assert (
         np.asarray(image.open(tmp_path / "f.png"))
         == read_store(folder).trajectories[4].frames[[11]][0]
     ).all()
 
 
-def test_triples_say_what_training_draws(capsys, folder, tmp_path):
-    out, err, status = run(
-        capsys, "triples", folder, "--n", 5, "--seed", 2, "--json", "--png", tmp_path / "t.png"
-    )
+def test_triples_say_what_training_draws(outcome, folder, tmp_path):
+    picture = tmp_path / "t.png"
+    words = ["triples", folder, "--n", 5, "--seed", 2, "--json", "--png", picture]
+    status, out, err = outcome(command.main, *words)
     rows, opened = json.loads(out)["triples"], read_store(folder)
     data = TripleDataset(opened.trajectories, TripleConfig(seed=2), 32)
     for n, row in enumerate(rows):
@@ -948,7 +939,7 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
             and row["trajectory"] == opened.trajectories[d.trajectory].name
         )
         assert (row["angle_deg"] is None) == (opened.trajectories[d.trajectory].kind == "human")
-    assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG" and status == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG" and status == 0
 
 
 @pytest.mark.parametrize(
@@ -976,11 +967,11 @@ def test_triples_say_what_training_draws(capsys, folder, tmp_path):
         (["plot", "STORE"], "unknown subcommand"),
     ],
 )
-def test_wrong_command_lines_end_in_one_line(capsys, folder, tmp_path, monkeypatch, words, says):
+def test_wrong_command_lines_end_in_one_line(outcome, folder, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
-    out, err, status = run(capsys, *[folder if w == "STORE" else w for w in words])
+    status, out, err = outcome(command.main, *[folder if w == "STORE" else w for w in words])
     assert (
-        (out, status) == ("", 2)
+        (status, out) == (2, "")
         and err.count("\n") == 1
         and err.startswith("aclam-data")
         and says in err
@@ -988,13 +979,15 @@ def test_wrong_command_lines_end_in_one_line(capsys, folder, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_prepare_without_the_simulator_says_what_to_install(capsys, tmp_path, monkeypatch):
+def test_prepare_without_the_simulator_says_what_to_install(outcome, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)  # importing it now fails
-    out, err, status = run(capsys, "prepare", "emoji", "--episodes", 1, "--out", tmp_path / "e")
+    status, out, err = outcome(
+        command.main, "prepare", "emoji", "--episodes", 1, "--out", tmp_path / "e"
+    )
     assert status == 2 and 'pip install "aclam[sim]"' in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [[], *[[name] for name in command.SUBCOMMANDS]])
-def test_help(capsys, words):
-    out, err, status = run(capsys, *words, "--help")
+def test_help(outcome, words):
+    status, out, err = outcome(command.main, *words, "--help")
     assert status == 0 and "usage: aclam-data" in out

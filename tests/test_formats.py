@@ -33,14 +33,8 @@ from aclam.data.rlds import check_crc
 from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
-from aclam.data.video import (
-    VideoFrames,
-    VideoPool,
-    VideoWriter,
-    all_frames,
-    check_exact,
-    read_videos,
-)
+from aclam.data.video import VideoFrames, VideoPool, VideoWriter, all_frames, check_exact
+from aclam.data.video_folder import read_videos
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.insert(0, str(FIXTURES))
@@ -49,8 +43,7 @@ from pattern import CAMERAS, FPS, LENGTHS, action, numbers, state, task  # noqa:
 LEROBOT = {v: FIXTURES / f"lerobot_{v.replace('.', '')}" for v in ("v2.1", "v3.0")}
 
 
-# --- conformance
-# ----------------------------------------------------------------------------------------------------
+# --- conformance ----------------------------------------------------------------------------------
 
 
 def every_frame(store, camera: int) -> int:
@@ -124,8 +117,7 @@ def test_images_in_the_table_instead_of_a_video(tmp_path):
     )
 
 
-# --- declarations
-# ---------------------------------------------------------------------------------------------------
+# --- declarations ---------------------------------------------------------------------------------
 
 
 def test_nothing_is_guessed_and_what_is_declared_is_checked():
@@ -159,8 +151,7 @@ def test_human_video_in_lerobot_form_has_no_proprio():
     assert numbers(t.frames[[0]][0]) == (0, 1, 2)
 
 
-# --- bad input: one line that names file and episode
-# ------------------------------------------------------------------
+# --- bad input: one line that names file and episode ----------------------------------------------
 
 
 def edit_info(root: Path, **values) -> None:
@@ -276,8 +267,7 @@ def test_the_hub_without_a_network_is_one_line(monkeypatch):
         open_dataset("hub:a/b/c")
 
 
-# --- the writer
-# -------------------------------------------------------------------------------------------------------
+# --- the writer -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -338,8 +328,7 @@ def test_the_peer_opens_what_we_wrote(tmp_path, squares):
     print(done.stdout)
 
 
-# --- video
-# ------------------------------------------------------------------------------------------------------------
+# --- video ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -474,8 +463,7 @@ def test_without_torchcodec_pyav_reads(tmp_path, monkeypatch):
         )[[0]]
 
 
-# --- folders of images
-# -----------------------------------------------------------------------------------------------
+# --- folders of images ----------------------------------------------------------------------------
 
 
 def frame_folder(folder: Path, squares, n: int = 6) -> Path:
@@ -549,8 +537,7 @@ def test_a_huge_png_in_a_frame_folder_is_refused_by_its_header(tmp_path, squares
     assert f"clip: {folder}/clip/{number}.png" in said and "pixels" in said
 
 
-# --- percentiles
-# -----------------------------------------------------------------------------------------------------
+# --- percentiles ----------------------------------------------------------------------------------
 
 
 def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatch):
@@ -574,8 +561,7 @@ def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatc
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
 
 
-# --- RLDS
-# ------------------------------------------------------------------------------------------------------------
+# --- RLDS -----------------------------------------------------------------------------------------
 
 RLDS = FIXTURES / "rlds"
 TOLD = Declared(fps=FPS, embodiment="pattern")
@@ -635,8 +621,7 @@ def test_the_checksum():
     check_crc()
 
 
-# --- the commands on any format
-# --------------------------------------------------------------------------------------
+# --- the commands on any format -------------------------------------------------------------------
 
 
 def aclam_data(capsys, *words) -> str:
@@ -678,8 +663,7 @@ def test_convert(tmp_path, capsys, to):
     assert every_frame(open_dataset(tmp_path / "out"), 0) == sum(LENGTHS)
 
 
-# --- which format
-# -----------------------------------------------------------------------------------------------------
+# --- which format ---------------------------------------------------------------------------------
 
 
 def test_formats_are_recognized(tmp_path, squares):

@@ -366,8 +366,7 @@ def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypa
             ), (key, name)
 
 
-# --- kinds of values, versions
-# ----------------------------------------------------------------------------------------
+# --- kinds of values, versions --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -466,8 +465,7 @@ def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):
         label_files.read_labels(tmp_path / "labels")
 
 
-# --- division
-# ---------------------------------------------------------------------------------------------------------
+# --- division -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 50])
@@ -586,8 +584,7 @@ def test_the_module_is_the_command(place, tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 3 and capsys.readouterr().out == "0-1\n"
 
 
-# --- two processes on one job
-# -----------------------------------------------------------------------------------------
+# --- two processes on one job ---------------------------------------------------------------------
 
 
 def kills(place: Path, out: Path, shards: int, number: int, *more: str) -> dict:
@@ -793,8 +790,7 @@ def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher
     label_files.same_files(tmp_path / "one", tmp_path / "ranks")
 
 
-# --- clusters
-# ---------------------------------------------------------------------------------------------------------
+# --- clusters -------------------------------------------------------------------------------------
 
 ARRAY = ROOT / "aclam" / "configs" / "slurm" / "label_array.sh"
 SBATCH = """#!{python}
@@ -965,8 +961,7 @@ def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
     label_files.same_files(tmp_path / "one", tmp_path / "ray")
 
 
-# --- memory
-# -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def memory(folder: Path, rows: int, width: int) -> dict:

@@ -44,8 +44,7 @@ from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthet
 from aclam.data.triples import TripleDataset, collate
 from aclam.lam.fdm import masked_mse
 
-# --- layouts
-# --------------------------------------------------------------------------------------------------------
+# --- layouts --------------------------------------------------------------------------------------
 
 
 def episode(values, layout, time=None, name="kitchen/000003"):
@@ -172,8 +171,7 @@ def test_slow_cameras_may_see_larger_steps():
     check_layout(replace(turned, timestamp=np.arange(len(turned)) / 1.0), turn=400)
 
 
-# --- the mixture
-# ----------------------------------------------------------------------------------------------------
+# --- the mixture ----------------------------------------------------------------------------------
 
 
 def lab(seed):
@@ -459,8 +457,7 @@ def test_percentiles_of_a_foreign_source_are_computed_once(foreign_root, monkeyp
     assert again[0].quantiles == opened[0].quantiles and len(opened[0].quantiles) == 1
 
 
-# --- scenes
-# ---------------------------------------------------------------------------------------------------------
+# --- scenes ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -511,8 +508,7 @@ def test_a_part_may_draw_across_trajectories(kitchens, tmp_path):
     assert opened["off"][0].config.rule == "span"
 
 
-# --- memory
-# ---------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 MEMORY = """
 import json, os, sys

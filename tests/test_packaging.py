@@ -39,8 +39,7 @@ LOCK = dict(
 EXTRAS = [key for key in SETTINGS if key.endswith("requirements")]
 
 
-# --- two configurations
-# ---------------------------------------------------------------------------------------------
+# --- two configurations ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["lib_path", "nbs_path", "doc_path"])
@@ -82,8 +81,7 @@ def test_what_is_locked_is_what_users_may_have(extra):
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 
-# --- the wheel
-# ------------------------------------------------------------------------------------------------------
+# --- the wheel ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +183,7 @@ def test_the_package_does_not_need_the_notebook_tools():
         assert not found, f"{path.relative_to(ROOT)} imports {found[0]}"
 
 
-# --- commands
-# -------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def run_script(command: str, *words: str) -> tuple[subprocess.CompletedProcess, float]:

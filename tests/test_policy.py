@@ -36,8 +36,7 @@ def same_seed():
     torch.set_num_threads(threads)
 
 
-# --- flow
-# -----------------------------------------------------------------------------------------------------------
+# --- flow -----------------------------------------------------------------------------------------
 
 
 def test_the_exact_field_is_exact_and_gives_back_the_moments():
@@ -65,8 +64,7 @@ def test_data_at_the_end_of_a_way_say_its_direction():
     )
 
 
-# --- mask and experts
-# -----------------------------------------------------------------------------------------------
+# --- mask and experts -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("blocks", [(5, 3, 4), (5, 0, 4), (5, 3, 0), (1, 1, 1)])
@@ -94,8 +92,7 @@ def test_cached_prefix_is_exact():
         experts.LayerSize(heads=8, kv_heads=3)
 
 
-# --- vision and language
-# --------------------------------------------------------------------------------------------
+# --- vision and language --------------------------------------------------------------------------
 
 
 def test_words():
@@ -176,8 +173,7 @@ def test_transformers_missing(monkeypatch):
         model.Policy.from_preset("policy_paper")
 
 
-# --- the policy
-# -----------------------------------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------
 
 
 def inputs(config, n=2):
@@ -501,8 +497,7 @@ def test_wrong_settings():
         model.check_latents_fit(model.Policy(model.without_latents(TINY)), lam)
 
 
-# --- training
-# -------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -770,8 +765,7 @@ def test_the_papers_form_in_small_by_its_command(folders, tmp_path):
     )
 
 
-# --- rollouts
-# ------------------------------------------------------------------------------------------------------
+# --- rollouts -------------------------------------------------------------------------------------
 
 
 def test_wilson():
@@ -940,8 +934,7 @@ def test_missing_renderer(tmp_path, refused, monkeypatch):
     refused(rollout.main, argv, "MUJOCO_GL=nosuch gives no renderer")
 
 
-# --- the environment
-# ------------------------------------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -1059,8 +1052,7 @@ def test_two_worlds_in_one_process_show_their_own_cards():
         assert np.array_equal(first.render(), expected)
 
 
-# --- the comparison
-# -------------------------------------------------------------------------------------------------
+# --- the comparison -------------------------------------------------------------------------------
 
 
 def test_bad_input_to_a_comparison(folders, refused):

@@ -10,6 +10,7 @@ import pytest
 
 from aclam.commands import data as command
 from aclam.core import UserError
+from aclam.data.plan import plan, plan_text, survey
 from aclam.data.recipe import (
     RECIPES,
     Part,
@@ -18,11 +19,8 @@ from aclam.data.recipe import (
     load_mixture,
     load_recipe,
     mixture_names,
-    plan,
-    plan_text,
     read_yaml,
     recipe_names,
-    survey,
 )
 from aclam.data.rotation import rotation_width
 from aclam.data.store import write_store
@@ -142,8 +140,7 @@ def test_the_stored_matrix_of_sirius_is_read_column_by_column():
     np.testing.assert_array_equal(stored[list(layout.position)], pose[:3, 3])
 
 
-# --- mistakes
-# -------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,8 +211,7 @@ def test_own_recipes_lie_beside_the_mixture(tmp_path):
     assert Part("bridge", 1, max_rotation_deg=20).max_rotation_deg == 20
 
 
-# --- the plan
-# -------------------------------------------------------------------------------------------------------
+# --- the plan -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

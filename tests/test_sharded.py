@@ -179,8 +179,7 @@ def worker(group: str, two: Path, one: Path) -> None:
     dist.destroy_process_group()
 
 
-# --- two processes against one
-# -------------------------------------------------------------------------------------
+# --- two processes against one --------------------------------------------------------------------
 
 
 def compare(group: str, one: Path, two: Path) -> tuple[tuple[Path, dict], tuple[Path, dict]]:
@@ -284,8 +283,7 @@ def test_two_shards_compiled_and_in_bf16(runs, name):
     assert 1e-7 < relative(one, two[f"{name} bf16"]) < 0.01
 
 
-# --- files
-# ---------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_the_bytes_of_a_file_are_the_librarys(tmp_path):
@@ -333,8 +331,7 @@ def test_a_full_disk_is_told_at_the_end(tmp_path, monkeypatch):
     assert load_file(tmp_path / "one")["a"] == 0
 
 
-# --- activations
-# ---------------------------------------------------------------------------------------------------
+# --- activations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)

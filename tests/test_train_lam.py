@@ -423,8 +423,7 @@ def test_console_scripts_point_here():
     assert callable(lam.main) and callable(demo.main)
 
 
-# --- UniVLA's two stages
-# ----------------------------------------------------------------------------------------------
+# --- UniVLA's two stages --------------------------------------------------------------------------
 
 TINY = (
     "--model.width 16 --model.vision-width 16 --model.idm-depth 1 --model.fdm-depth 1 "

@@ -1,4 +1,5 @@
-"""Write what each console script prints for --help, so that it can be shown without importing PyTorch.
+"""Write what each console script prints for --help, so that it can be shown without importing
+PyTorch.
 
     python tools/help_texts.py [--check]
 

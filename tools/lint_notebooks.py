@@ -22,10 +22,6 @@ MAX_LINE = 100
 MAX_CELL_LINES = (
     35  # of a code cell; a reader should see the whole of it. Methods beyond it: @patch
 )
-# rooms that are still to be rewritten; until then their cells may be wide, long and packed
-UNDONE = [
-    "nbs/10_commands/",
-]
 MAX_BYTES = 400_000  # of a notebook with its figures
 HEAD = 4  # the first cells, which carry title, module, badge and time
 
@@ -65,11 +61,6 @@ class Notebook:
     size: int  # bytes
 
     @property
-    def undone(self) -> bool:
-        """Whether its room is still to be rewritten."""
-        return self.path.startswith(tuple(UNDONE))
-
-    @property
     def code(self) -> list[Cell]:
         return [c for c in self.cells if c.kind == "code"]
 
@@ -103,8 +94,7 @@ def read(path: Path, root: Path = ROOT) -> Notebook:
     return Notebook(path.relative_to(root).as_posix(), cells, len(raw))
 
 
-# --- the head of a notebook
-# -----------------------------------------------------------------------------------------
+# --- the head of a notebook -----------------------------------------------------------------------
 
 
 def title(nb: Notebook) -> Found:
@@ -141,8 +131,7 @@ def install_cell(nb: Notebook) -> Found:
     yield 1, "no install cell for Colab"
 
 
-# --- what would break the export or the book
-# ------------------------------------------------------------------------
+# --- what would break the export or the book ------------------------------------------------------
 
 
 def _only_imports(node: ast.stmt) -> bool:
@@ -217,12 +206,11 @@ def _without_code(markdown: str) -> list[str]:
     return re.sub(r"`[^`\n]*`", "", fenced).splitlines()
 
 
-# --- what makes code hard to read or trust
-# --------------------------------------------------------------------------
+# --- what makes code hard to read or trust --------------------------------------------------------
 
 
 def cell_length(nb: Notebook) -> Found:
-    for c in [] if nb.undone else nb.code:
+    for c in nb.code:
         n = sum(bool(line.strip()) and not line.startswith("#|") for line in c.source.splitlines())
         if n > MAX_CELL_LINES:
             yield c.number, f"{n} lines of code in one cell (at most {MAX_CELL_LINES})"
@@ -237,7 +225,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 def one_thought(nb: Notebook) -> Found:
     """One statement, one thought: nothing packed, nothing nested, no lambda with a name."""
-    for c in [] if nb.undone else nb.code:
+    for c in nb.code:
         if "fmt: skip" in c.source or "fmt: off" in c.source:
             yield c.number, "a part that the formatter leaves out"
         for node in ast.walk(c.tree):
@@ -263,9 +251,12 @@ def _packed(node: ast.AST) -> Iterator[str]:
 
 
 def no_hidden_imports(nb: Notebook) -> Found:
-    """An import of ours inside a function hides an arrow. For what is optional there is `library`."""
+    """An import of ours inside a function hides an arrow.
+
+    For what is optional there is `library`.
+    """
     for c in nb.code:
-        for function in ast.walk(c.tree) if c.exported and not nb.undone else []:
+        for function in ast.walk(c.tree) if c.exported else []:
             if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             for node in ast.walk(function):
@@ -328,8 +319,7 @@ def size(nb: Notebook) -> Found:
         yield 1, f"{nb.size // 1000} kB (at most {MAX_BYTES // 1000}): smaller figures, please"
 
 
-# --- results in prose
-# -----------------------------------------------------------------------------------------------
+# --- results in prose -----------------------------------------------------------------------------
 
 NUMBER = r"\d+\.\d+|\d+(\.\d+)?\s?%"
 VERBS = "reach(es|ed)?|gives|gave|drops? to|dropped|falls? to|fell|rises? to|rose|scores?|took"

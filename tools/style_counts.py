@@ -1,4 +1,5 @@
-"""How densely the package is written: counts per thousand lines, of the working tree and of older commits.
+"""How densely the package is written: counts per thousand lines, of the working tree and of older
+commits.
 
     python tools/style_counts.py [COMMIT ...]
 
@@ -115,7 +116,11 @@ def main() -> None:
         cells = ""
         for found in columns.values():
             share = 1000 * found[key] / found["lines"]
-            rate = "" if key in ("lines", "all lines", "nodes", "modules", "largest") else f" ({share:.1f})"
+            rate = (
+                ""
+                if key in ("lines", "all lines", "nodes", "modules", "largest")
+                else f" ({share:.1f})"
+            )
             cells += f"{found[key]:,d}{rate}".rjust(18)
         print(f"{words:60s}{cells}")
 

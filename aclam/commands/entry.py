@@ -53,7 +53,7 @@ PATH_FIRST = ("inspect", "frame", "triples", "convert")  # of aclam-data: the ne
 
 
 def named_paths(argv: Sequence[str]) -> list[tuple[str, str]]:
-    """Options that name something that exists, with their values, one or many: [(option, value)]."""
+    """Options that name something that must exist, each with its value: [(option, value)]."""
     known = DATA + MODELS + FILES
     found = []
     option = "--data" if argv and argv[0] in PATH_FIRST else ""
