@@ -9,22 +9,23 @@ __all__ = ['Path_', 'SUBCOMMANDS', 'Prepare', 'Inspect', 'Frame', 'Convert', 'Tr
            'describe', 'inspect', 'convert', 'frame', 'draw_row', 'draws_report', 'triples', 'main']
 
 # %% ../../nbs/10_commands/data.ipynb #8d896ffe
-import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
 from PIL import Image
 
+from .. import data
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, say
-from ..data import recipe
 from ..data.lerobot_reader import download
 from ..data.lerobot_writer import write_lerobot
+from ..data.plan import plan as plan_mixture
+from ..data.plan import plan_text
+from ..data.recipe import load_mixture
 from ..data.sampling import TripleConfig
 from ..data.source import declared_for, open_dataset
 from ..data.store import Store, write_store
@@ -144,11 +145,11 @@ class Plan:
 # %% ../../nbs/10_commands/data.ipynb #1af7c9c9
 def plan(config: Plan) -> int:
     """`aclam-data plan`. Returns 3 when a source is missing, else 0."""
-    report = recipe.plan(recipe.load_mixture(config.mixture), config.root)
+    report = plan_mixture(load_mixture(config.mixture), config.root)
     if config.json:
         print_json(report)
     else:
-        print(recipe.plan_text(report))
+        print(plan_text(report))
     return 3 if report["missing"] else 0
 
 # %% ../../nbs/10_commands/data.ipynb #88485fc7
@@ -335,11 +336,6 @@ def draws_report(dataset: "TripleDataset", n: int) -> dict:
     return plain(report)
 
 # %% ../../nbs/10_commands/data.ipynb #7228c97e
-def _triples_module() -> ModuleType:
-    """`aclam.data.triples`, which brings PyTorch: seconds that no other subcommand should pay."""
-    return importlib.import_module("aclam.data.triples")
-
-
 def _triples_of(config: Triples) -> "TripleDataset":
     """The dataset that `config` speaks of."""
     if config.n < 1 or config.epoch < 0:
@@ -353,7 +349,7 @@ def _triples_of(config: Triples) -> "TripleDataset":
     )
     size = max(store.meta["image_size"])
     quantiles = store.meta["quantiles"]
-    return _triples_module().TripleDataset(
+    return data.TripleDataset(
         store.trajectories, settings, size, epoch=config.epoch, quantiles=quantiles
     )
 
@@ -364,7 +360,7 @@ def triples(config: Triples) -> None:
     report = draws_report(dataset, config.n)
     if config.png:
         with atomic_file(config.png) as path:
-            sheet = _triples_module().contact_sheet(dataset, range(config.n))
+            sheet = data.contact_sheet(dataset, range(config.n))
             sheet.savefig(path, format="png", dpi=150)
         say(f"{config.png}: {config.n} triples")
     if config.json:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ..core import UserError, atomic_file, digest, plain
-from .store import ROW_GROUP, Store
+from .store import Store
+from .store_tables import ROW_GROUP
 from .trajectory import Trajectory
 from ..folders import one_at_a_time
 

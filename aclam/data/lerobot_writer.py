@@ -28,7 +28,7 @@ from ..core import UserError, atomic_file, digest, plain, write_json
 from .declared import SelectedFrames
 from .files import begin_dataset
 from .quantiles import streamed_quantiles
-from .store import in_row_groups
+from .store_tables import in_row_groups
 from .trajectory import Trajectory
 from .video import VideoWriter
 

@@ -27,8 +27,9 @@ from .augment import AugmentConfig
 from .declared import cached_quantiles
 from .files import Recent
 from .layout import check_layout
+from .plan import dataset_folders
 from .quantiles import bounds_of, measured_quantiles, normalize
-from .recipe import Mixture, Part, Recipe, dataset_folders
+from .recipe import Mixture, Part, Recipe
 from .sampling import TripleConfig, draw_kept, frame_rotations, global_indices
 from .source import declared_by, open_dataset, recognize
 from .store import Store

@@ -19,7 +19,7 @@ from .lerobot_reader import download, read_lerobot
 from .recipe import Recipe, load_recipe
 from .rlds import read_rlds
 from .store import Store, read_store
-from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_videos
+from .video_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_videos
 
 # %% ../../nbs/3_data/source.ipynb #d178021b
 def _has(folder: Path, wanted: Callable[[Path], bool]) -> bool:
