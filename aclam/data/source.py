@@ -13,13 +13,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..core import UserError
-from .declared import Declared
-from .lerobot_reader import download, read_lerobot
+from ..core import UserError, import_modules
+from .declared import FORMATS, Declared
+from .lerobot_reader import download
 from .recipe import Recipe, load_recipe
 from .rlds import read_rlds
 from .store import Store, read_store
 from .video_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_videos
+
+# %% ../../nbs/3_data/source.ipynb #c611697f
+# each of them puts what it reads into FORMATS
+_readers = import_modules("aclam.data", ending="_reader")
 
 # %% ../../nbs/3_data/source.ipynb #d178021b
 def _has(folder: Path, wanted: Callable[[Path], bool]) -> bool:
@@ -28,7 +32,7 @@ def _has(folder: Path, wanted: Callable[[Path], bool]) -> bool:
 
 
 def recognize(path: str | os.PathLike) -> str:
-    """'store', 'lerobot', 'rlds' or 'video'. `UserError` where it is none of them."""
+    """'store', a name of `FORMATS`, 'rlds' or 'video'. `UserError` where it is none of them."""
     path = Path(path)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
         return "video"
@@ -36,8 +40,9 @@ def recognize(path: str | os.PathLike) -> str:
         raise UserError(f"no such dataset: {path}")
     if (path / "meta.json").exists() or (path / "episodes").is_dir():
         return "store"
-    if any((path / "meta" / name).exists() for name in ("info.json", "episodes.jsonl", "episodes")):
-        return "lerobot"
+    for name, format in FORMATS.items():
+        if format.is_here(path):
+            return name
     if _has(path, lambda p: ".tfrecord" in p.name):
         return "rlds"
     if _has(path, lambda p: p.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES):
@@ -106,8 +111,8 @@ def open_dataset(
     declared = declared or declared_for(path)
     if format == "store":
         return read_store(path, verify)
-    if format == "lerobot":
-        return read_lerobot(path, declared, verify)
+    if format in FORMATS:
+        return FORMATS[format].read(Path(path), declared, verify)
     if format == "rlds":
         return read_rlds(path, declared)
     return read_videos(path, declared)

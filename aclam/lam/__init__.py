@@ -8,13 +8,17 @@ Docs: https://aclam-project.github.io/aclam/4_lam/interface.html.md"""
 __all__ = ['LatentActionModel', 'LatentAction', 'PRESETS', 'AcLam', 'PotentialLam', 'VillaX', 'Lapa', 'UniVLA']
 
 # %% ../../nbs/4_lam/interface.ipynb #47fab3ac
-# importing this package makes all families known, so that a model is found by its name
+from ..core import import_modules
 from .lapa import Lapa
 from .model import AcLam, LamConfig
 from .potential import PotentialConfig, PotentialLam
 from .registry import PRESETS, LatentAction, LatentActionModel
 from .univla import UniVLA
 from .villa_x import VillaX
+
+# %% ../../nbs/4_lam/interface.ipynb #481f6a99
+# importing this package makes all families known, so that a model is found by its name
+_modules = import_modules("aclam.lam")
 
 # %% ../../nbs/4_lam/interface.ipynb #1bbf8b33
 _all_ = [

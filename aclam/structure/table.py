@@ -7,12 +7,12 @@ Docs: https://aclam-project.github.io/aclam/5_structure/table.html.md"""
 # %% auto #0
 __all__ = ['VANISHED', 'ALGEBRA', 'CALIBRATION', 'DECODED', 'PROBES', 'SIZES', 'METRICS', 'FOUR', 'TABLE_1', 'LINES', 'REPORT',
            'CURVES', 'FINDINGS', 'ABLATION', 'SEEDS', 'POTENTIAL', 'PAPER_TABLE_1', 'PAPER_TABLE_2', 'METHODS',
-           'ARROWS', 'MET', 'Metric', 'method_of', 'paper_value', 'number', 'duration', 'ratio', 'text_row',
+           'ARROWS', 'MET', 'Metric', 'terms_of', 'method_of', 'paper_value', 'number', 'duration', 'ratio', 'text_row',
            'markdown_table', 'metrics_text']
 
 # %% ../../nbs/5_structure/table.ipynb #08424129
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +32,23 @@ class Metric:
     hint: str = ""  # beside the number in a terminal; "": what
     undefined: str = ""  # why there is no such number, where there is none
     finding: str = ""  # a sentence on two models A and B with a and b; {than}: which is less
+    arrays: tuple[str, ...] = ()  # of `collect_latents`: what it is computed from
+    # these arrays -> two numbers a row, (n,) each; None: the arrays are the two
+    terms: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
 
 
 VANISHED = "all z_ij are zero"
+
+# %% ../../nbs/5_structure/table.ipynb #b58fc34c
+def terms_of(
+    metric: Metric,
+    latents: Mapping,  # of `collect_latents`
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The two terms (n,) of a metric that is a quotient of means; None where there are none."""
+    if not metric.arrays or any(name not in latents for name in metric.arrays):
+        return None
+    arrays = [latents[name] for name in metric.arrays]
+    return metric.terms(*arrays) if metric.terms else tuple(arrays)
 
 # %% ../../nbs/5_structure/table.ipynb #e685959d
 ALGEBRA = (
@@ -107,7 +121,9 @@ DECODED = (
         hint="error relative to copying o_i",
         finding="Decoding one latent leaves {a} of the error of simply copying the frame in {A}, "
         "and {b} in {B}{than}.",
+        arrays=("rec", "copy"),
     ),
+    Metric("reconstruction_ik", "Reconstruction, both legs", "lower", arrays=("rec_ik", "copy_ik")),
     Metric(
         "sum_reconstruction",
         "Reconstruction from the sum",
@@ -117,6 +133,7 @@ DECODED = (
         curve="sum reconstruction / copying",
         hint="F(o_i, z_ij + z_jk) for o_k, relative to copying",
         finding="Decoding the sum of two leaves {a} of it in {A}, and {b} in {B}{than}.",
+        arrays=("rec_sum", "copy_ik"),
     ),
     Metric(
         "transfer_gap",
