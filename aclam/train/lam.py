@@ -10,7 +10,7 @@ __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for'
            'TaskTriples', 'with_tasks', 'build', 'describe', 'watched_probe', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
