@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_packaging import SCRIPTS
+
+from aclam.commands import entry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,10 +18,9 @@ LAUNCHES = [line for line in BLOCKS.splitlines() if line.startswith("accelerate 
 
 def help_of(command: str, words: list[str], capsys) -> str:
     """What `command [subcommand] --help` prints."""
-    module, function = SCRIPTS[command].split(":")
     subcommand = words[:1] if words and not words[0].startswith("-") else []
     with pytest.raises(SystemExit) as e:
-        getattr(importlib.import_module(module), function)([*subcommand, "--help"])
+        importlib.import_module(entry.COMMANDS[command]).main([*subcommand, "--help"])
     assert not e.value.code
     return capsys.readouterr().out
 
@@ -40,7 +40,7 @@ def test_every_option_exists(line, capsys):
 def test_every_launch_is_for_a_module_and_a_file_that_exist(line, capsys):
     words = shlex.split(line, comments=True)
     module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
-    command = next(name for name, target in SCRIPTS.items() if target == f"{module}:main")
+    command = next(name for name, target in entry.COMMANDS.items() if target == module)
     text = help_of(command, [], capsys)
     assert not [w for w in rest if w.startswith("--") and not re.search(rf"{w}\b", text)]
     assert all((ROOT / w).is_file() for w in words if w.endswith(".yaml"))
