@@ -3,10 +3,12 @@ or it is refused in one line.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from aclam import lam as room
 from aclam.core import UserError
 from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
@@ -52,6 +54,12 @@ def trained(name: str, kind: str, batch: dict) -> tuple[LatentActionModel, dict]
         adam.step()
     assert torch.isfinite(loss) and bottleneck_of(lam).steps == 2
     return lam, row
+
+
+def test_a_family_is_found_by_its_module():
+    """No list names the modules: a new family is one new notebook."""
+    files = {path.stem for path in Path(room.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {module.__name__.split(".")[-1] for module in room._modules} == files
 
 
 def test_all_families_are_in_the_table():

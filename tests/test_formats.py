@@ -25,7 +25,7 @@ from PIL import Image
 from aclam.commands import data as command
 from aclam.core import UserError
 from aclam.data import declared, video
-from aclam.data.declared import Declared
+from aclam.data.declared import FORMATS, Declared, as_store, reads
 from aclam.data.lerobot_reader import download, read_lerobot
 from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
@@ -673,3 +673,18 @@ def test_formats_are_recognized(tmp_path, squares):
     assert recognize(LEROBOT["v3.0"] / "videos") == recognize(LEROBOT["v3.0"] / TOP) == "video"
     with pytest.raises(UserError, match="is not a dataset"):
         recognize(FIXTURES / "lerobot_v30" / "data")
+
+
+def test_a_reader_announces_its_format(tmp_path, squares, monkeypatch):
+    monkeypatch.setitem(FORMATS, "toy", None)  # so that it is gone after this test
+
+    @reads("toy", lambda folder: (folder / "toy.txt").exists())
+    def read_toy(folder: Path, given: Declared, verify: bool):
+        size = squares[0].frames[[0]].shape[1:3]
+        return as_store(folder, "toy", squares[:2], "image", ["image"], size, [], given)
+
+    (tmp_path / "toy.txt").touch()
+    (tmp_path / "0.png").touch()  # names of files alone say less than the mark
+    assert recognize(tmp_path) == "toy"
+    opened = open_dataset(tmp_path)
+    assert (opened.meta["format"], len(opened), len(FORMATS)) == ("toy", 2, 2)

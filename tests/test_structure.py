@@ -1,5 +1,6 @@
 """Structure metrics, their command, norm trajectories, motion transfer and the report."""
 
+import dataclasses
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleDataset
 from aclam.structure import leakage as leak
-from aclam.structure import measure
+from aclam.structure import measure, table
 from aclam.structure import metrics as m
 from aclam.structure.bootstrap import bootstrap_intervals
 from aclam.structure.held_out import held_out, held_out_triples, quantiles_for, unseen
@@ -672,3 +673,26 @@ def test_the_leakage_command(tmp_path, outcome):
     assert (status, out) == (2, "") and "twice" in err
     status, out, err = outcome(main, "leekage")
     assert (status, out) == (2, "")
+
+
+# --- a new metric ---------------------------------------------------------------------------------
+
+
+def test_a_metric_is_one_row_of_the_table(monkeypatch):
+    """A quotient of means needs a row: value, interval and line follow from it."""
+
+    def straight(z_ij, z_jk, z_ik):
+        return m.lengths(z_ik), m.lengths(z_ij) + m.lengths(z_jk)
+
+    row = table.Metric("straightness", "Straightness", arrays=("z_ij", "z_jk", "z_ik"))
+    row = dataclasses.replace(row, terms=straight)
+    monkeypatch.setitem(table.METRICS, "straightness", row)
+    monkeypatch.setattr(table, "LINES", (*table.LINES, "straightness"))
+    got = measure.collect_latents(DotLam(), DotTriples(), 64)
+    found = measure.structure_metrics(got, intervals=20)
+
+    whole, legs = straight(*(got[name] for name in row.arrays))
+    low, high = found["intervals"]["straightness"]
+    assert found["straightness"] == pytest.approx(whole.mean() / legs.mean())
+    assert low < found["straightness"] < high
+    assert table.metrics_text(found).splitlines()[-1].startswith("straightness")
