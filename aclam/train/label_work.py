@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from ..core import UserError, atomic_file, write_json
+from ..core import UserError, atomic_file, read_json, write_json
 from ..folders import first_difference
 from .label_files import described
 from .label_job import Job, label_piece, piece_frames
@@ -160,9 +161,15 @@ def write_about(job: Job, content: dict) -> None:
 
     All that killed writers leave there is swept at the end.
     """
-    made = job.folder / "pieces" / "labels.json"
-    write_json(made, content)
-    os.replace(made, job.folder / "labels.json")
+    made = job.folder / "pieces" / f"labels-{uuid.uuid4().hex[:8]}.json"  # twins write at once
+    file = job.folder / "labels.json"
+    try:
+        write_json(made, content)
+        os.replace(made, file)
+    except FileNotFoundError:
+        # without locks a twin may have finished, and swept `pieces`, in this very moment
+        if not (file.exists() and read_json(file).get("done")):
+            raise
 
 
 def check_same(job: Job) -> dict:
