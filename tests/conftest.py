@@ -1,6 +1,7 @@
 """What all tests share: one thread for numerics, and commands that are run in this process."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 # before PyTorch is imported: with more threads, sums differ in their last digits from run to run
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# a shell that starts a job in the background has it ignore control-C, and children inherit that
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Answer = tuple[int, str, str]  # exit status, standard output, standard error
 

@@ -761,20 +761,16 @@ def test_ranks_begin_at_their_share_and_go_round(place):
     )
 
 
+def job_words(place: Path) -> list[str]:
+    """The options of a job of several pieces, but for --out."""
+    given = {"--model": place / "run" / "model", "--data": place / "data", "--piece-frames": 30}
+    return [*(str(word) for pair in given.items() for word in pair), "--offsets", "1", "4"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_launched_ranks_write_the_bytes_of_one_process(place, tmp_path, launcher):
-    words = [
-        "--model",
-        place / "run" / "model",
-        "--data",
-        place / "data",
-        "--piece-frames",
-        30,
-        "--offsets",
-        1,
-        4,
-    ]
+    words = job_words(place)
     words = [*map(str, words), "--out", str(tmp_path / "ranks"), "--json"]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     if launcher == "accelerate":
@@ -893,17 +889,7 @@ def test_the_job_array_sends_again_what_is_missing(slurm, tmp_path):
 def test_the_job_array_writes_the_bytes_of_one_process(slurm, place, tmp_path):
     folder, env = slurm
     (folder / "lost" / "2").touch()
-    words = [
-        "--model",
-        place / "run" / "model",
-        "--data",
-        place / "data",
-        "--piece-frames",
-        30,
-        "--offsets",
-        1,
-        4,
-    ]
+    words = job_words(place)
     command = ["bash", ARRAY, *words, "--out", tmp_path / "array"]
     done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -934,17 +920,7 @@ def test_the_example_of_ray_skips_with_a_word(place, monkeypatch, capsys):
 def test_ray_data_writes_the_bytes_of_one_process(place, tmp_path):
     if not (python := ray_python()):
         pytest.skip("ray is not installed; or set ACLAM_RAY_PYTHON to a python that has it")
-    words = [
-        "--model",
-        place / "run" / "model",
-        "--data",
-        place / "data",
-        "--piece-frames",
-        30,
-        "--offsets",
-        1,
-        4,
-    ]
+    words = job_words(place)
     command = [
         python,
         ROOT / "examples" / "label_ray.py",

@@ -1,10 +1,12 @@
 """What the package shows, how large its modules are, and that the glossary speaks of what exists."""
 
+import ast
 import importlib
 import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,13 @@ def test_messages_and_public_names_speak_the_fields_words():
             words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", text)}
             found += [(path.name, text) for word in PRIVATE if word in words]
     assert not found
+
+
+def test_nothing_is_defined_twice():
+    """Functions and classes of one name with one body: a copy that a move left behind."""
+    owners = defaultdict(set)
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                owners[node.name, ast.dump(ast.Module(node.body, []))].add(path.name)
+    assert not {name: files for (name, _), files in owners.items() if len(files) > 1}

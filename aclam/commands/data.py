@@ -37,7 +37,8 @@ from ..sim.sources import prepare_source
 
 # %% ../../nbs/10_commands/data.ipynb #cacdb2cc
 if TYPE_CHECKING:
-    from aclam.data.triples import Draw, TripleDataset
+    from aclam.data.sampling import Draw
+    from aclam.data.triples import TripleDataset
 
 # %% ../../nbs/10_commands/data.ipynb #91356b27
 Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]

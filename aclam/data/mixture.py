@@ -30,18 +30,11 @@ from .layout import check_layout
 from .plan import dataset_folders
 from .quantiles import bounds_of, measured_quantiles, normalize
 from .recipe import Mixture, Part, Recipe
-from .sampling import TripleConfig, draw_kept, frame_rotations, global_indices
+from .sampling import Draw, TripleConfig, draw_kept, frame_rotations, global_indices
 from .source import declared_by, open_dataset, recognize
 from .store import Store
 from .trajectory import Trajectory
-from aclam.data.triples import (
-    Draw,
-    Parts,
-    Pictures,
-    TripleDataset,
-    count_draws,
-    embodiment_numbers,
-)
+from .triples import Parts, Pictures, TripleDataset, count_draws, embodiment_numbers
 
 # %% ../../nbs/3_data/mixture.ipynb #e213cdfd
 @dataclass(frozen=True)
