@@ -20,7 +20,7 @@ def test_a_folder_has_one_run_and_is_free_when_it_is_dead(tmp_path):
     run = tmp_path / "new" / "run"
     holder = start(
         "with hold(sys.argv[1]):\n"
-        "    if os.fork() == 0: time.sleep(8); os._exit(0)\n"  # it must not hold the lock
+        "    if os.fork() == 0: time.sleep(30); os._exit(0)\n"  # it must not hold the lock
         "    print('held', flush=True); time.sleep(60)",
         run,
     )
@@ -32,7 +32,8 @@ def test_a_folder_has_one_run_and_is_free_when_it_is_dead(tmp_path):
         with folders.hold(run, wait_s=0.0):
             pass
     holder.kill(), holder.wait()
-    with folders.hold(run, wait_s=0.0):
+    # a child that has just been forked may not have run yet, and closes the file when it does
+    with folders.hold(run, wait_s=20.0):
         with (
             pytest.raises(UserError, match=f"process {os.getpid()}"),
             folders.hold(run, wait_s=0.0),
