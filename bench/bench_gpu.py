@@ -47,6 +47,7 @@ NEEDED = {  # module: what brings it
     "docstring_parser": "docstring_parser",
     "typeguard": "typeguard",
     "fastcore": "fastcore",
+    "msgspec": "msgspec",
 }
 NAMES = (
     "machine",

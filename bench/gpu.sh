@@ -18,9 +18,9 @@ if [ -z "$python" ]; then
     [ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python
 fi
 
-# The command line (tyro and what it needs), fastcore, and a quick JPEG decoder; the versions that are tested here.
+# The command line (tyro and what it needs), fastcore, msgspec, and a quick JPEG decoder; the versions that are tested here.
 pack() {
-    local wanted=(tyro docstring_parser typeguard fastcore simplejpeg) pins=() name
+    local wanted=(tyro docstring_parser typeguard fastcore msgspec simplejpeg) pins=() name
     for name in "${wanted[@]}"; do
         pins+=("$(grep -iE "^${name//_/[-_]}==" "$root/requirements.lock")")
     done
