@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import UserError, plain, read_json, suggest, write_json
 from .quantiles import COLUMNS, measured_quantiles, streamed_quantiles
@@ -63,6 +64,13 @@ class Declared:
         if isinstance(self.layout, ProprioLayout):
             return self.layout
         return self.layout(proprio.shape[1])
+
+# %% ../../nbs/3_data/declared.ipynb #648cd2e1
+@patch
+def facts(self: Declared) -> dict[str, str]:
+    """All that is declared, as text; the layout is told by the episodes that have it."""
+    told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}
+    return {name: "" if value is None else str(value) for name, value in told.items()}
 
 # %% ../../nbs/3_data/declared.ipynb #a69a4183
 def choose_camera(
@@ -219,7 +227,7 @@ def as_store(
         "frames": sum(map(len, trajectories)),
         "parts": [{"file": os.path.relpath(p, folder), "bytes": os.stat(p).st_size} for p in parts],
     }
-    return Store(Path(folder), meta, trajectories)
+    return Store(Path(folder), meta, trajectories, declared.facts())
 
 # %% ../../nbs/3_data/declared.ipynb #456e45f7
 class Reader(Protocol):

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -299,6 +299,8 @@ class Store:
     folder: Path
     meta: dict  # fps, camera, image_size, embodiment, layout, quantiles, seed, parts, ...
     trajectories: list[Trajectory]
+    # of a dataset of others: what was declared about it, see `Declared.facts`
+    declared: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.trajectories)
