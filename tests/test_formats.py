@@ -26,6 +26,7 @@ from aclam.commands import data as command
 from aclam.core import UserError
 from aclam.data import declared, video
 from aclam.data.declared import FORMATS, Declared, as_store, reads
+from aclam.data.files import Broken
 from aclam.data.lerobot_reader import download, read_lerobot
 from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
@@ -679,7 +680,7 @@ def test_a_reader_announces_its_format(tmp_path, squares, monkeypatch):
     monkeypatch.setitem(FORMATS, "toy", None)  # so that it is gone after this test
 
     @reads("toy", lambda folder: (folder / "toy.txt").exists())
-    def read_toy(folder: Path, given: Declared, verify: bool):
+    def read_toy(folder: Path, given: Declared, verify: bool, *, broken: Broken):
         size = squares[0].frames[[0]].shape[1:3]
         return as_store(folder, "toy", squares[:2], "image", ["image"], size, [], given)
 

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError, plain, read_json, suggest, write_json
+from .files import Broken
 from .quantiles import COLUMNS, measured_quantiles, streamed_quantiles
 from .rotation import check_rotation
 from .store import Store
@@ -196,6 +198,13 @@ def cached_quantiles(
             break
     return quantiles
 
+# %% ../../nbs/3_data/declared.ipynb #459f6008
+def _checked(declared: Declared, t: Trajectory) -> Trajectory:
+    """A trajectory as it is declared; `UserError` where its rotations are none."""
+    t = as_declared(t, declared)
+    check_rotation(t, max_step_deg=float("inf"))
+    return t
+
 # %% ../../nbs/3_data/declared.ipynb #a50f31c9
 def as_store(
     folder: str | os.PathLike,
@@ -206,13 +215,14 @@ def as_store(
     image_size: Sequence[int],  # height and width of the first episode
     parts: Sequence[Path],  # the files
     declared: Declared = Declared(),
+    broken: Broken | None = None,  # what was left out, and may be left out here
 ) -> Store:
     """A dataset of another format in the form of our own store."""
+    broken = broken or Broken()
+    checked = broken.kept(trajectories, partial(_checked, declared), lambda t: t.name)
+    trajectories = [t for _, t in checked]
     if not trajectories:
         raise UserError(f"{folder} holds no episodes")
-    trajectories = [as_declared(t, declared) for t in trajectories]
-    for t in trajectories:
-        check_rotation(t, max_step_deg=float("inf"))
     layout = next((t.layout for t in trajectories if t.layout), None)
     meta = {
         "format": format,
@@ -233,7 +243,9 @@ def as_store(
 class Reader(Protocol):
     """What opens a dataset of one format."""
 
-    def __call__(self, folder: Path, declared: Declared, verify: bool) -> Store: ...
+    def __call__(
+        self, folder: Path, declared: Declared, verify: bool, *, broken: Broken
+    ) -> Store: ...
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ __all__ = ['UNFINISHED', 'is_data_name', 'data_files', 'Broken', 'Recent', 'parq
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fastcore.basics import patch
 
 from ..core import UserError, plain, say
 from ..folders import claim
@@ -114,6 +115,7 @@ class Broken:
         self.limit = limit
         self.names: list[str] = []  # in the order in which they were found
         self.reasons: list[str] = []  # likewise
+        self.told = 0  # how many of them were said
 
     def skip(self, name: str, error: Exception) -> None:
         """Leave an item out. Where the limit is used up, the error is raised."""
@@ -127,18 +129,30 @@ class Broken:
         self.names.append(str(name))
         self.reasons.append(str(error))
 
-    def summary(self) -> str:
-        """Count, names and reasons in one line each; empty where nothing was left out."""
-        if not self.names:
-            return ""
-        count = len(self.names)
-        lines = [f"left out {count} broken item{'s' * (count > 1)} (at most {self.limit}):"]
-        return "\n".join(lines + [f"  {reason[:300]}" for reason in self.reasons])
+# %% ../../nbs/3_data/files.ipynb #160ada65
+@patch
+def kept(
+    self: Broken, items: Iterable, make: Callable, name: Callable[[Any], str] = str
+) -> Iterator[tuple[Any, Any]]:
+    """Each item, and what `make` makes of it; where that is a `UserError`, the item is left out."""
+    for item in items:
+        try:
+            made = make(item)
+        except UserError as e:
+            self.skip(name(item), e)
+            continue
+        yield item, made
 
-    def tell(self) -> None:
-        """Print the summary, where there is one."""
-        if self.names:
-            say(self.summary())
+
+@patch
+def tell(self: Broken) -> None:
+    """Say what was left out, and not said yet: the count, then a line for each."""
+    new = self.reasons[self.told :]
+    self.told = len(self.reasons)
+    if new:
+        say(f"left out, as broken: {len(new)} (--skip-broken {self.limit})")
+    for reason in new:
+        say(f"  {reason[:300]}")
 
 # %% ../../nbs/3_data/files.ipynb #670e12d0
 class Recent:

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from ..core import UserError
 from .declared import Declared, as_store, choose_camera, reads
-from .files import Recent, column_names, parquet_errors, read_table
+from .files import Broken, Recent, column_names, parquet_errors, read_table
 from .lerobot_metadata import LerobotMetadata, Location, read_metadata
 from .store import Store
 from .trajectory import Frames, ProprioLayout, Trajectory
@@ -220,6 +220,7 @@ def read_lerobot(
     declared: Declared = Declared(),  # camera, columns, layout, ...
     verify: bool = False,  # read all videos and hold each time stamp against them
     pool: VideoPool | None = None,
+    broken: Broken | None = None,  # episodes that may be left out
 ) -> Store:
     """Open a LeRobotDataset v2.0, v2.1 or v3.0.
 
@@ -241,7 +242,7 @@ def read_lerobot(
         root, format, trajectories, camera, list(cameras.values()), size, files, declared
     )
 
-
+# %% ../../nbs/3_data/lerobot_reader.ipynb #57f5f57a
 def _files(places: Sequence[Location]) -> list[Path]:
     """All files of rows and video, checked to be there."""
     files = set()

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..core import UserError, read_json, suggest
 from .declared import Declared, as_store, choose_camera
-from .files import Recent
+from .files import Broken, Recent
 from .store import Store
 from .trajectory import Trajectory
 from .video import read_image
@@ -409,6 +409,7 @@ def read_rlds(
     declared: Declared = Declared(),  # fps is needed
     # hold every record against its checksum when opening, not only when a frame is read
     verify: bool = True,
+    broken: Broken | None = None,  # episodes that may be left out
 ) -> Store:
     """Open RLDS shards. What is wrong is a `UserError` that names file and record."""
     root = Path(folder)

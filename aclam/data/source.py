@@ -9,12 +9,13 @@ __all__ = ['recognize', 'declared_by', 'declared_for', 'open_dataset']
 
 # %% ../../nbs/3_data/source.ipynb #90a17501
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..core import UserError, import_modules
 from .declared import FORMATS, Declared
+from .files import Broken, data_files
 from .lerobot_reader import download
 from .recipe import Recipe, load_recipe
 from .rlds import read_rlds
@@ -26,9 +27,9 @@ from .video_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_videos
 _readers = import_modules("aclam.data", ending="_reader")
 
 # %% ../../nbs/3_data/source.ipynb #d178021b
-def _has(folder: Path, wanted: Callable[[Path], bool]) -> bool:
+def _has(folder: Path, wanted: Callable[[str], bool] | Sequence[str]) -> bool:
     """Whether a file below `folder` is wanted."""
-    return any(wanted(p) for p in folder.rglob("*"))
+    return bool(data_files(folder, wanted))
 
 
 def recognize(path: str | os.PathLike) -> str:
@@ -43,9 +44,9 @@ def recognize(path: str | os.PathLike) -> str:
     for name, format in FORMATS.items():
         if format.is_here(path):
             return name
-    if _has(path, lambda p: ".tfrecord" in p.name):
+    if _has(path, lambda name: ".tfrecord" in name):
         return "rlds"
-    if _has(path, lambda p: p.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES):
+    if _has(path, VIDEO_SUFFIXES + IMAGE_SUFFIXES):
         return "video"
     raise UserError(
         f"{path} is not a dataset: no meta.json (our store), no meta/info.json (LeRobot), "
@@ -100,11 +101,23 @@ def open_dataset(
     # what the dataset does not say about itself; default: see `declared_for`
     declared: Declared | None = None,
     verify: bool = False,  # read every byte: checksums, and that each time stamp has its frame
+    broken: Broken | None = None,  # what may be left out; default: nothing
 ) -> Store:
     """Open any dataset.
 
-    What is wrong with it is a `UserError` that names the file and the episode.
+    What is wrong with it is a `UserError` that names the file and the episode. What is left
+    out, where `broken` allows it, is said.
     """
+    broken = broken or Broken()
+    store = _open(path, declared, verify, broken)
+    broken.tell()
+    return store
+
+
+def _open(
+    path: str | os.PathLike, declared: Declared | None, verify: bool, broken: Broken
+) -> Store:
+    """The same, without a word."""
     if str(path).startswith("hub:"):
         path = download(str(path).removeprefix("hub:"))
     format = recognize(path)
@@ -112,7 +125,7 @@ def open_dataset(
     if format == "store":
         return read_store(path, verify)
     if format in FORMATS:
-        return FORMATS[format].read(Path(path), declared, verify)
+        return FORMATS[format].read(Path(path), declared, verify, broken=broken)
     if format == "rlds":
-        return read_rlds(path, declared)
-    return read_videos(path, declared)
+        return read_rlds(path, declared, broken=broken)
+    return read_videos(path, declared, verify=verify, broken=broken)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ..core import UserError, atomic_file, say
 from .declared import Declared, as_store
-from .files import read_table
+from .files import Broken, read_table
 from .store import Store
 from .trajectory import Trajectory
 from .video import VideoFrames, VideoPool, read_image, video_times
@@ -127,6 +127,8 @@ def read_videos(
     path: str | os.PathLike,  # a video file, or a folder of videos, or of folders of images
     declared: Declared = Declared(kind="human"),
     pool: VideoPool | None = None,
+    verify: bool = False,  # decode every frame
+    broken: Broken | None = None,  # clips that may be left out
 ) -> Store:
     """Each video file, and each folder of images, as a trajectory without proprio."""
     path = Path(path)
