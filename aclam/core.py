@@ -359,10 +359,9 @@ def _recover(path: Path) -> None:
             _remove(old)
 
 
-def _swap_in(temporary: Path, path: Path, marks: Marks) -> None:
+def _swap_in(temporary: Path, path: Path, marks: Marks, what: str) -> None:
     """Give the finished folder its name; an older one of that name goes."""
     refuse_foreign(path, marks, temporary)
-    what = (read_mark(path) or read_mark(temporary) or {}).get("what", "folder")
     files = [name for name in _files(temporary) if name != MARK]
     (temporary / MARK).write_text(json.dumps({"what": what, "files": files}) + "\n")
 
@@ -378,6 +377,7 @@ def atomic_folder(
     path: str
     | os.PathLike,  # the folder to write; one of ours that is there is replaced at the end
     marks: Marks = (),  # what proves one that is there and says nothing: see `is_older`
+    what: str = "folder",  # what it holds, for its mark
 ) -> Iterator[Path]:  # a temporary folder beside it: write there
     """Write a folder so that `path` is either the whole new folder or the old one.
 
@@ -391,7 +391,7 @@ def atomic_folder(
         with _writing(path):
             temporary.mkdir()
             yield temporary
-            _swap_in(temporary, path, marks)
+            _swap_in(temporary, path, marks, what)
     finally:
         _remove(temporary)
 

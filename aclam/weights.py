@@ -207,7 +207,9 @@ def build(self: Registry, config: Settings) -> "Pretrained":
 # %% ../nbs/0_weights.ipynb #e2df73aa
 def save_model(model: nn.Module, folder: str | Path, kind: str) -> None:
     """Write config.json, in which "model" is `kind`, and model.safetensors: all or nothing."""
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(
+        folder, marks=("config.json", "model.safetensors"), what="model"
+    ) as temporary:
         write_json(temporary / "config.json", {"model": kind, **asdict(model.config)})
         write_tensors(temporary / "model.safetensors", model.state_dict())
 
