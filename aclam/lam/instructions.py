@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import UserError, library
+from .sizes import Depth, Heads, Rows, Width, check_fields
 
 if TYPE_CHECKING:
     from transformers import T5Config
@@ -36,11 +37,16 @@ class TextConfig:
     kind: Literal["hashed", "t5"] = "hashed"
     # T5's trained weights and tokenizer: a folder or a hub name (`T5_BASE`); "": random ones
     weights: str = ""
-    depth: int = 12
-    heads: int = 12
-    head_dim: int = 64
-    mlp: int = 3072
-    vocab: int = 32_128  # rows of the embedding of word pieces
+    depth: Depth = 12
+    heads: Heads = 12
+    head_dim: Width = 64
+    mlp: Width = 3072
+    vocab: Rows = 32_128  # rows of the embedding of word pieces
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.vocab < 4:
+            raise UserError(f"vocab is {self.vocab}: at least 4 expected, three of them are marks")
 
 # %% ../../nbs/4_lam/instructions.ipynb #973aa149
 def split_words(text: str) -> list[str]:
@@ -111,7 +117,8 @@ def t5_numbers(texts: Sequence[str], c: TextConfig) -> tuple[Tensor, Tensor]:
     An end mark (1) stands behind the last piece, then padding (0).
     """
     if c.weights:
-        rows = t5_file("AutoTokenizer", c.weights)(list(texts))["input_ids"]
+        tokenizer = t5_file("AutoTokenizer", c.weights, trust_remote_code=False)
+        rows = tokenizer(list(texts))["input_ids"]
     else:
         rows = []
         for text in texts:

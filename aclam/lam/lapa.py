@@ -27,6 +27,7 @@ from .global_batch import interpolate, widened
 from .objective import ObjectiveConfig, pair_frames
 from .quantizer import LatentAction
 from .registry import LAMS, FamilyConfig, LatentActionModel, sized
+from .sizes import Depth, Heads, Pixels, Rows, Tokens, Weight, Width
 from ..weights import count_layers, fill, official_files, read_torch, translate
 
 # %% ../../nbs/4_lam/lapa.ipynb #50e55657
@@ -42,16 +43,18 @@ class LapaConfig(FamilyConfig):
         "bottleneck": "LAPA's is always its NSVQ, of which codes, code_dim and dead_below are open"
     }
 
-    image_size: int = 256  # pixels
-    patch_size: int = 32
-    width: int = 1024
-    depth: int = 8  # layers of each of the three transformers
-    heads: int = 16
-    head_dim: int = 64
-    tokens: int = 4  # N: 1 or a square; the code is read by two convolutions
-    code_dim: int = 32  # c, numbers a token
-    codes: int = 8  # K
-    dead_below: float = 0.1  # a code used less than this many times a sample and period is replaced
+    image_size: Pixels = 256  # pixels
+    patch_size: Pixels = 32
+    width: Width = 1024
+    depth: Depth = 8  # layers of each of the three transformers
+    heads: Heads = 16
+    head_dim: Width = 64
+    tokens: Tokens = 4  # N: 1 or a square; the code is read by two convolutions
+    code_dim: Width = 32  # c, numbers a token
+    codes: Rows = 8  # K
+    dead_below: Weight = (
+        0.1  # a code used less than this many times a sample and period is replaced
+    )
     # reconstruction alone
     objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0, lambda_proprio=0.0)
 
@@ -320,6 +323,7 @@ def quantize(self: Lapa, tokens: Tensor) -> LatentAction:
 # %% ../../nbs/4_lam/lapa.ipynb #e457a0ed
 @patch
 def latents(self: Lapa, o_i: Tensor, o_j: Tensor) -> LatentAction:
+    self.check_normalized(o_i=o_i, o_j=o_j)
     x = self.embed_frames(torch.cat([o_i, o_j]))
     return self.quantize(self.read_pairs(x, torch.arange(len(o_i), device=o_i.device)))
 
@@ -339,6 +343,7 @@ def predict(self: Lapa, o_i: Tensor, z: Tensor) -> Tensor:
     The patches of o_i are embedded without gradient.
     """
     c = self.config
+    self.check_normalized(o_i=o_i, z=z)
     codes = z.view(len(z), c.code_dim, c.tokens).mT  # the official order of the numbers
     with torch.no_grad():
         x = self.embed_frames(o_i)

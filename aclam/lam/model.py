@@ -29,6 +29,7 @@ from aclam.lam.registry import (
     ProprioConfig,
     preset,
 )
+from .sizes import Depth, Heads, Pixels, Tokens, Width
 
 # %% ../../nbs/4_lam/model.ipynb #23f6853e
 # of the registry; importable from here, too
@@ -39,18 +40,18 @@ _all_ = ["PRESETS", "LatentAction", "LatentActionModel", "preset"]
 class LamConfig(ProprioConfig):
     """A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."""
 
-    image_size: int = 224  # pixels (A.1)
-    patch_size: int = 14  # (A.1)
-    idm_width: int = 768  # (A.1)
-    idm_depth: int = 12  # (A.1)
-    idm_heads: int = 32  # (A.1)
-    fdm_width: int = 768  # ViT-Base (A.1)
-    fdm_depth: int = 12  # (A.1)
-    fdm_heads: int = 12  # ViT-Base (A.1)
+    image_size: Pixels = 224  # pixels (A.1)
+    patch_size: Pixels = 14  # (A.1)
+    idm_width: Width = 768  # (A.1)
+    idm_depth: Depth = 12  # (A.1)
+    idm_heads: Heads = 32  # (A.1)
+    fdm_width: Width = 768  # ViT-Base (A.1)
+    fdm_depth: Depth = 12  # (A.1)
+    fdm_heads: Heads = 12  # ViT-Base (A.1)
     # the FDM predicts the change of each patch; villa-X: the patch  # assumed
     residual: bool = True
-    tokens: int = 4  # N, latent tokens a pair (villa-X)  # assumed
-    code_dim: int = 128  # c, numbers a token (villa-X)  # assumed
+    tokens: Tokens = 4  # N, latent tokens a pair (villa-X)  # assumed
+    code_dim: Width = 128  # c, numbers a token (villa-X)  # assumed
 
     def __post_init__(self):
         super().__post_init__()
@@ -111,6 +112,7 @@ class AcLam(LatentActionModel):
         self.proprio_fdm = c.make_proprio_fdm()
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
+        self.check_normalized(o_i=o_i, o_j=o_j)
         return self.quantize(self.idm(o_i, o_j))
 
     def triple_tokens(self, frames: Tensor) -> Tensor:
@@ -120,6 +122,7 @@ class AcLam(LatentActionModel):
         return self.bottleneck(tokens).flatten()
 
     def predict(self, o_i: Tensor, z: Tensor) -> Tensor:
+        self.check_normalized(o_i=o_i, z=z)
         return self.fdm(o_i, z)
 
 # %% ../../nbs/4_lam/model.ipynb #befdbd35

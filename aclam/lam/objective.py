@@ -21,6 +21,7 @@ from ..core import UserError
 from .fdm import ProprioFDM, masked_mse
 from .global_batch import current_micro_batch, known_rows, widened
 from .quantizer import LatentAction, code_counts, usage_of
+from .sizes import Weight, check_fields
 
 # %% ../../nbs/4_lam/objective.ipynb #97aaf8af
 class Pairs(NamedTuple):
@@ -41,19 +42,17 @@ def pair_frames(frames: Tensor) -> tuple[Tensor, Tensor]:
 class ObjectiveConfig:
     """Weights and forms of the objective. The paper gives no weights."""
 
-    lambda_ac: float = 1.0  # weight of the additive-composition loss, Eq. 6  # assumed
+    lambda_ac: Weight = 1.0  # weight of the additive-composition loss, Eq. 6  # assumed
     ac_form: Literal["fdm", "idm"] = "fdm"  # Eq. 5 (the paper's default) or Eq. 4
     ac_place: Literal["post_vq", "pre_vq"] = "post_vq"  # the paper's default, section 3.4
     ac_stop: Literal["none", "ik", "sum"] = "none"  # stop-gradient of the idm form, Appendix C
-    lambda_reg: float = 1.0  # weight of the codebook and commitment terms  # assumed
-    lambda_proprio: float = 0.1  # weight of the proprio FDM's state head  # assumed
+    lambda_reg: Weight = 1.0  # weight of the codebook and commitment terms  # assumed
+    lambda_proprio: Weight = 0.1  # weight of the proprio FDM's state head  # assumed
     # weight of its action head, on pairs that go forward in time  # assumed
-    lambda_action: float = 0.0
+    lambda_action: Weight = 0.0
 
     def __post_init__(self):
-        for name in ("lambda_ac", "lambda_reg", "lambda_proprio", "lambda_action"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} is {getattr(self, name)}: a weight of at least 0 expected")
+        check_fields(self)
         if self.ac_form == "fdm" and self.ac_stop != "none":
             form = 'belongs to ac_form "idm"; the fdm form has no stop-gradient'
             raise UserError(f'ac_stop "{self.ac_stop}" {form}')

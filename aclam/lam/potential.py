@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core import UserError
 from .blocks import PatchTokens, transformer
 from .bottlenecks import make_bottleneck
+from .edge import check_values, evaluating
 from .global_batch import widened
 from .idm import residuals
 from .model import CPU, LamConfig, make_fdm
@@ -119,11 +120,13 @@ class PotentialLam(LatentActionModel):
         return LatentAction(j.z - i.z, j.pre_vq - i.pre_vq, rows, j.loss).flatten()
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
+        self.check_normalized(o_i=o_i, o_j=o_j)
         B = len(o_i)
         code = self.codes(torch.cat([o_i, o_j]))
         return self.between(code.take(slice(0, B)), code.take(slice(B, 2 * B)))
 
     def predict(self, o_i: Tensor, z: Tensor) -> Tensor:
+        self.check_normalized(o_i=o_i, z=z)
         return self.fdm(o_i, z)
 
 # %% ../../nbs/4_lam/potential.ipynb #438ba31d
@@ -174,8 +177,10 @@ def encode_clip(lam: PotentialLam, o: Tensor, batch_size: int = 64) -> LatentAct
 
     o: (T, 3, S, S), floats in [0, 1] or bytes.
     """
-    lam.eval()
-    return LatentAction.cat([lam.codes(lam.normalize(part)) for part in o.split(batch_size)])
+    lam.check_frames(o=o)
+    check_values({"o": o})
+    with evaluating(lam):
+        return LatentAction.cat([lam.codes(lam.normalize(part)) for part in o.split(batch_size)])
 
 
 @torch.no_grad()
@@ -186,7 +191,8 @@ def all_pairs(lam: PotentialLam, clip: LatentAction) -> LatentAction:
     """
     T = len(clip.z)
     i, j = torch.cartesian_prod(torch.arange(T), torch.arange(T)).to(clip.z.device).unbind(1)
-    code = lam.eval().between(clip.take(i), clip.take(j))
+    with evaluating(lam):
+        code = lam.between(clip.take(i), clip.take(j))
     rows = None if code.indices is None else code.indices.unflatten(0, (T, T))
     return LatentAction(code.z.unflatten(0, (T, T)), code.pre_vq.unflatten(0, (T, T)), rows)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..core import UserError, say
 from .bottlenecks import make_bottleneck
+from .edge import Form, check_values, evaluating
 from .instructions import T5_BASE, TextConfig, instruction_words
 from .objective import pair_frames
 from .quantizer import BottleneckConfig, LatentAction
@@ -36,6 +37,8 @@ from aclam.lam.univla_parts import (
     UniVLAConfig,
     VisionEncoder,
     Words,
+    check_language,
+    given_words,
     patches,
 )
 from ..weights import count_layers, fill, fuse, official_files, read_torch, translate
@@ -105,8 +108,7 @@ def embed_words(self: UniVLA, words: Words | None) -> Words | None:
     """Words of instructions to what the streams take: (B, L, D), and (B, 1, L)."""
     if words is None:
         return None
-    if self.language is None:
-        raise UserError("this model takes no language: text_dim is 0")
+    check_language(self.language)
     return self.language(words[0]), words[1].bool()[:, None]
 
 
@@ -144,6 +146,7 @@ def quantize(self: UniVLA, tokens: Tensor) -> LatentAction:
 @patch
 def latents(self: UniVLA, o_i: Tensor, o_j: Tensor, words: Words | None = None) -> LatentAction:
     """Latents of pairs of features."""
+    self.check_normalized(o_i=o_i, o_j=o_j)
     parent = torch.arange(len(o_i), device=o_i.device)
     return self.quantize(self.read_pairs(torch.cat([o_i, o_j]), len(o_i), parent, words))
 
@@ -165,12 +168,27 @@ def predict(self: UniVLA, o_i: Tensor, z: Tensor, words: Words | None = None) ->
     """
     c = self.config
     d = c.latent_dim
+    self.check_normalized(o_i=o_i, z=z)
     if z.shape[1] < d * c.stage:
         z = torch.cat([z, self.latents(o_i, o_i).z[:, d:]], dim=1)
     actions = [s.write(part) for s, part in zip(self.sets, z.split(d, dim=1), strict=True)]
     x = torch.cat([*actions, self.patch_up(patches(o_i))], dim=1)
     x = self.fdm(x, self.embed_words(words))
     return self.out(x[:, -(c.side**2) :]).mT.unflatten(-1, (c.side, c.side))
+
+# %% ../../nbs/4_lam/univla.ipynb #7ca923e2
+@patch(as_prop=True)
+def normal_form(self: UniVLA) -> Form:
+    """The form of features."""
+    c = self.config
+    return ("B", c.vision_width, c.side, c.side)
+
+
+@patch(as_prop=True)
+def latent_widths(self: UniVLA) -> tuple[int, ...]:
+    """Of the action alone and, in stage 2, of both halves."""
+    d = self.config.latent_dim
+    return (d,) if self.aside is None else (d, 2 * d)
 
 # %% ../../nbs/4_lam/univla.ipynb #468a1b1c
 @patch
@@ -183,8 +201,11 @@ def encode(
 ) -> LatentAction:
     """The task-centric half of the latent action, on instructions (B, L, W) in stage 1."""
     c = self.config
-    given = None if words is None else (words, word_mask)
-    code = self.latents(self.normalize(o_i), self.normalize(o_j), given)
+    self.check_frames(o_i=o_i, o_j=o_j)
+    check_values({"o_i": o_i, "o_j": o_j})
+    given = given_words(self.language, words, word_mask, len(o_i))
+    with evaluating(self):
+        code = self.latents(self.normalize(o_i), self.normalize(o_j), given)
     return code._replace(z=code.z[:, : c.latent_dim], pre_vq=code.pre_vq[:, : c.tokens])
 
 
@@ -197,8 +218,10 @@ def decode(
     word_mask: Tensor | None = None,
 ) -> Tensor:
     """The features to which z leads from o_i, on instructions (B, L, W) in stage 1."""
-    given = None if words is None else (words, word_mask)
-    return self.predict(self.normalize(o_i), z, given)
+    self.check_decoding(o_i, z)
+    given = given_words(self.language, words, word_mask, len(o_i))
+    with evaluating(self):
+        return self.predict(self.normalize(o_i), z, given)
 
 # %% ../../nbs/4_lam/univla.ipynb #02732763
 def with_dinov2(lam: UniVLA) -> UniVLA:

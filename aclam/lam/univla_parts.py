@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/4_lam/univla_parts.html.md"""
 
 # %% auto #0
 __all__ = ['RELEASED', 'DINOV2', 'Words', 'UniVLAConfig', 'VisionEncoder', 'patches', 'counted_positions', 'frame_attention',
-           'UniBlock', 'Stream', 'Frozen', 'Codes']
+           'UniBlock', 'check_language', 'given_words', 'Stream', 'Frozen', 'Codes']
 
 # %% ../../nbs/4_lam/univla_parts.ipynb #2fd8223e
 from collections.abc import Callable, Mapping
@@ -21,10 +21,12 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 
 from ..core import UserError
+from .edge import check_tensor, check_values
 from .instructions import TextConfig
 from .objective import ObjectiveConfig
 from .quantizer import Bottleneck, BottleneckConfig, LatentAction
 from .registry import FamilyConfig
+from .sizes import Depth, Heads, OrNone, Tokens, Width
 from .villa_x import pair_attention, split_heads
 
 # %% ../../nbs/4_lam/univla_parts.ipynb #7bde7583
@@ -45,20 +47,20 @@ class UniVLAConfig(FamilyConfig):
     """UniVLA's latent action model. Defaults: the official stage 2 (config/lam-stage-2.yaml)."""
 
     # F, features a patch of the frozen vision encoder: ViT-B/14 with registers
-    vision_width: int = 768
-    vision_depth: int = 12
-    vision_heads: int = 12
-    registers: int = 4
-    width: int = 768
-    idm_depth: int = 12
-    fdm_depth: int = 12
-    heads: int = 12
-    tokens: int = 4  # N, latent tokens a pair; stage 2 has as many again beside them
+    vision_width: Width = 768
+    vision_depth: Depth = 12
+    vision_heads: Heads = 12
+    registers: OrNone = 4
+    width: Width = 768
+    idm_depth: Depth = 12
+    fdm_depth: Depth = 12
+    heads: Heads = 12
+    tokens: Tokens = 4  # N, latent tokens a pair; stage 2 has as many again beside them
     bottleneck: BottleneckConfig = RELEASED
     # 1: one set of codes, given the instruction; 2: a second set beside the frozen first
     stage: Literal[1, 2] = 2
     # W, numbers of an instruction's word in stage 1 (768: T5-base); 0: no language
-    text_dim: int = 0
+    text_dim: OrNone = 0
     text: TextConfig = TextConfig()  # who makes these words
     # features alone
     objective: ObjectiveConfig = ObjectiveConfig(lambda_ac=0.0, lambda_proprio=0.0)
@@ -166,6 +168,28 @@ def forward(
 Words = tuple[Tensor, Tensor]  # of instructions: (B, L, W), and (B, L): which are no padding
 
 
+def check_language(language: nn.Linear | None) -> None:
+    """Refuse words for a model that takes none."""
+    if language is None:
+        raise UserError("this model takes no language: text_dim is 0")
+
+
+def given_words(
+    language: nn.Linear | None, words: Tensor | None, mask: Tensor | None, rows: int
+) -> Words | None:
+    """Words (rows, L, W) and their mask (rows, L); `UserError` where they do not fit."""
+    if words is None and mask is None:
+        return None
+    check_language(language)
+    check_tensor("words", words, (rows, "L", language.in_features), language.weight)
+    if not isinstance(mask, Tensor) or mask.shape != words.shape[:2]:
+        found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        right = f"{tuple(words.shape[:2])}, which words are no padding, is expected"
+        raise UserError(f"word_mask is {found}: {right}")
+    check_values({}, {"words": words})
+    return words, mask
+
+# %% ../../nbs/4_lam/univla_parts.ipynb #98453d47
 class Stream(nn.Module):
     """LayerNorm, linear, LayerNorm; positions; words behind the tokens; blocks.
 

@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from ..core import UserError, read_json
 from .blocks import patchify, unpatchify
 from .bottlenecks import make_bottleneck
+from .edge import check_values, evaluating
 from .global_batch import interpolate
 from .objective import ObjectiveConfig, pair_frames
 from .quantizer import BottleneckConfig, LatentAction
 from .registry import LAMS, LatentActionModel, ProprioConfig
+from .sizes import Depth, Heads, Ratio, Tokens, Width
 from ..weights import fill, fuse, read_tensors, translate
 
 # %% ../../nbs/4_lam/villa_x.ipynb #33169c1c
@@ -48,17 +50,17 @@ RELEASED = BottleneckConfig(  # lam/vq.py: no EMA, no restart, no normalization
 class VillaXConfig(ProprioConfig):
     """villa-X's latent action model. Defaults: as released (`IgorConfig`, microsoft/villa-x)."""
 
-    window: int = 8  # frames that have a position in time, the longest clip
-    idm_width: int = 768
-    idm_depth: int = 12
-    idm_heads: int = 8
+    window: Tokens = 8  # frames that have a position in time, the longest clip
+    idm_width: Width = 768
+    idm_depth: Depth = 12
+    idm_heads: Heads = 8
     idm_qk_norm: bool = True  # LayerNorm on each head's queries and keys
-    pool_heads: int = 24  # of the attention pooling
-    fdm_width: int = 768
-    fdm_depth: int = 8
-    fdm_heads: int = 16
+    pool_heads: Heads = 24  # of the attention pooling
+    fdm_width: Width = 768
+    fdm_depth: Depth = 8
+    fdm_heads: Heads = 16
     fdm_qk_norm: bool = True
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     residual: bool = False  # ours: predict the change of each patch. The release predicts the patch
     bottleneck: BottleneckConfig = RELEASED
     # the release has no training; weights assumed
@@ -341,6 +343,7 @@ class VillaX(LatentActionModel):
         self.proprio_fdm = c.make_proprio_fdm()
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
+        self.check_normalized(o_i=o_i, o_j=o_j)
         first, second = self.idm.embed_frames(torch.cat([o_i, o_j])).chunk(2)
         parent = torch.arange(len(o_i), device=o_i.device)
         return self.quantize(self.idm.pairs(first, second, parent))
@@ -349,6 +352,7 @@ class VillaX(LatentActionModel):
         return self.bottleneck(tokens).flatten()
 
     def predict(self, o_i: Tensor, z: Tensor) -> Tensor:
+        self.check_normalized(o_i=o_i, z=z)
         return self.fdm(o_i, z)
 
     @classmethod
@@ -370,10 +374,15 @@ def triple_tokens(self: VillaX, frames: Tensor) -> Tensor:
 @patch
 def encode_clip(self: VillaX, o: Tensor) -> LatentAction:
     """Latents of the T - 1 steps of a film (T, 3, S, S), in sliding windows."""
+    self.check_frames(o=o)
+    check_values({"o": o})
+    if len(o) < 2:
+        raise UserError(f"a film of {len(o)} frames has no step: at least 2 are expected")
     window = min(len(o), self.config.window)
-    clips = self.normalize(o).unfold(0, window, 1).movedim(-1, 1)
-    tokens = self.idm.clips(clips)  # (T - window + 1, window - 1, N, c)
-    return self.quantize(torch.cat([tokens[0], tokens[1:, -1]]))
+    with evaluating(self):
+        clips = self.normalize(o).unfold(0, window, 1).movedim(-1, 1)
+        tokens = self.idm.clips(clips)  # (T - window + 1, window - 1, N, c)
+        return self.quantize(torch.cat([tokens[0], tokens[1:, -1]]))
 
 # %% ../../nbs/4_lam/villa_x.ipynb #980e1b76
 def check_three_ways(lam: VillaX, triples: Tensor, tol: float = 1e-5) -> float:
