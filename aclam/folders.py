@@ -369,8 +369,14 @@ def first_difference(
     now = {**(defaults or {}), **_todays(new)}
     for key in sorted({*before, *now}):
         if key.split(".")[-1] not in free and before.get(key) != now.get(key):
-            return f"{key} was {before.get(key)} and is {now.get(key)}"
+            return f"{key} was {_shown(before.get(key))} and is {_shown(now.get(key))}"
     return ""
+
+
+def _shown(value: Any) -> str:
+    """A setting in an error line: words as they are, and nothing without bound."""
+    words = isinstance(value, str) and len(value) <= 80 and value.isprintable()
+    return value if words else short(value)
 
 # %% ../nbs/0_folders.ipynb #afd4434d
 def claim(
