@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -413,19 +413,34 @@ def test_episodes_are_shared_out_in_blocks_and_the_last_tenth_once_more():
 
 
 def test_a_dead_worker_is_one_line(monkeypatch, tmp_path):
-    class Pool:
-        def __init__(self, *args, **kwargs):
-            pass
-
-        def submit(self, *args):
-            raise BrokenProcessPool("gone")
-
-        def shutdown(self, **kwargs):
-            pass
-
-    monkeypatch.setattr(prepare, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(prepare, "_record_part_in_worker", ends_at_once)
     with pytest.raises(UserError, match="rendering process died"):
         prepare.prepare_emoji(tmp_path / "x", 4, size=32, workers=2, part_size=2, progress=False)
+
+
+def ends_at_once(job: prepare.Job, part: int) -> None:
+    os._exit(1)
+
+
+def test_a_store_that_cannot_be_begun_leaves_nothing(tmp_path):
+    """So the right command is not refused as another one."""
+    begin = partial(prepare.prepare_emoji, tmp_path / "x", 2, size=32, progress=False)
+    for workers in (1, 2):
+        with pytest.raises(UserError, match="unknown split"):
+            begin(world=EmojiConfig(split="nonsense"), workers=workers, part_size=1)
+        assert not (tmp_path / "x").exists()
+    begin(workers=1)
+    with pytest.raises(UserError, match="split was train and is nonsense"):
+        begin(world=EmojiConfig(split="nonsense"), workers=1)
+    assert (tmp_path / "x" / "meta.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"episodes": 10**12}, {"size": 100_000}, {"size": 15}])
+def test_absurd_numbers_are_refused_at_once(tmp_path, wrong):
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="episodes is 1 to|size is the side"):
+        prepare.prepare_emoji(tmp_path / "x", **{"episodes": 4, **wrong})
+    assert not (tmp_path / "x").exists() and time.monotonic() - begun < 5
 
 
 def children(pid: int) -> set[int]:

@@ -116,7 +116,8 @@ def test_a_child_that_is_no_module_and_is_stubborn(tmp_path):
 def test_a_parent_that_was_gone_before_the_child_looked():
     """What the kernel cannot tell afterwards, the thread sees."""
     begun = time.monotonic()
-    assert end(start("die_with_parent(parent=1 << 22)\ntime.sleep(60)"))[0] == -signal.SIGTERM
+    child = processes.start("aclam.children", "die_with_parent(parent=1 << 22)\ntime.sleep(60)")
+    assert end(child)[0] == -signal.SIGTERM
     assert time.monotonic() - begun < 10
 
 

@@ -9,9 +9,10 @@ __all__ = ['gym', 'PolicyEnv', 'observation_space', 'register', 'EnvSettings', '
 
 # %% ../../nbs/7_sim/environment.ipynb #19e18104
 import io
-import multiprocessing
+import os
 import string
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library
+from ..children import Worker
+from ..core import UserError, library, say, short
 
 # %% ../../nbs/7_sim/environment.ipynb #a37efcea
 gym = library("gymnasium", "sim", "an environment")
@@ -161,6 +163,26 @@ def _on_expert(env: PolicyEnv, seed: int) -> EnvReport:
     return _report(env, None, env.run_expert(seed), True)
 
 # %% ../../nbs/7_sim/environment.ipynb #242b11f0
+def _in_one_line(error: Exception) -> str:
+    """What an error says; with ACLAM_DEBUG=1 its traceback goes to standard error."""
+    if isinstance(error, UserError):
+        return str(error)
+    if os.environ.get("ACLAM_DEBUG"):
+        traceback.print_exception(error)
+    return f"the environment failed: {type(error).__name__}: {short(str(error), 200)}"
+
+
+def _open(pipe: Connection, config: EnvSettings) -> PolicyEnv | None:
+    """Open an environment and say so; one that cannot be opened says why, in one line."""
+    try:
+        env = config.open()
+    except Exception as error:  # a task that does not exist, a renderer that does not begin
+        pipe.send(("refused", _in_one_line(error)))
+        return None
+    pipe.send(("ready", None))
+    return env
+
+# %% ../../nbs/7_sim/environment.ipynb #e94f3fe1
 _REQUESTS: dict[str, Callable] = {"reset": _on_reset, "act": _on_act, "expert": _on_expert}
 
 
@@ -171,24 +193,30 @@ def serve(pipe: Connection, config: EnvSettings) -> None:
     """
     # simulators print; standard output belongs to the command's answer
     with redirect_stdout(io.StringIO()):
-        try:
-            env = config.open()
-            pipe.send(("ready", None))
-            _answer_requests(pipe, env)
-        except UserError as e:  # such as a task that cannot be opened
-            # another process was refused first, and nobody listens any more
-            with suppress(BrokenPipeError):
-                pipe.send(("refused", str(e)))
+        # nobody listens any more: the other end has gone, or was refused by another process
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            env = _open(pipe, config)
+            if env is not None:
+                _answer_requests(pipe, env)
 
 
 def _answer_requests(pipe: Connection, env: PolicyEnv) -> None:
+    """Answer until the pipe ends; a request that fails is the last one."""
     while True:
         try:
             request, argument = pipe.recv()
         except EOFError:
             env.close()
             return
-        pipe.send(("done", _REQUESTS[request](env, argument)))
+        try:
+            answer = ("done", _REQUESTS[request](env, argument))
+        except UserError as error:
+            answer = ("refused", str(error))
+        except Exception as error:  # of a simulator, in the middle of an episode
+            answer = ("failed", _in_one_line(error))
+        pipe.send(answer)
+        if answer[0] != "done":
+            return
 
 # %% ../../nbs/7_sim/environment.ipynb #c37de42f
 class EnvProcess:
@@ -203,11 +231,9 @@ class EnvProcess:
 
     def start(self) -> None:
         """Begin, or begin again after a crash."""
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, other = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(other, self.config), daemon=True)
-        self.process.start()
-        other.close()  # only the child holds it: its death is an end of file here
+        self.worker = Worker(serve, self.config)
+        self.process = self.worker.process
+        self.pipe = self.worker.pipe
 
     def send(self, request: str, argument: Any) -> None:
         """Send a request; an `EOFError` later tells if nobody is there."""
@@ -225,11 +251,11 @@ class EnvProcess:
             raise EOFError from e
         if kind == "refused":
             raise UserError(value)
+        if kind == "failed":
+            say(value)
+            raise EOFError(value)
         return value
 
     def close(self) -> None:
         """End the process."""
-        self.pipe.close()
-        self.process.join(timeout=5)
-        if self.process.is_alive():
-            self.process.kill()
+        self.worker.close()
