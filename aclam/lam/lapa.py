@@ -28,7 +28,7 @@ from .objective import ObjectiveConfig, pair_frames
 from .quantizer import LatentAction
 from .registry import LAMS, FamilyConfig, LatentActionModel, sized
 from .sizes import Depth, Heads, Pixels, Rows, Tokens, Weight, Width
-from ..weights import count_layers, fill, official_files, read_torch, translate
+from ..weights import count_layers, fill, official_files, read_torch, tensors_of, translate
 
 # %% ../../nbs/4_lam/lapa.ipynb #50e55657
 # tokens -> kernel and stride of the second convolution, patches a side
@@ -282,10 +282,12 @@ class Lapa(LatentActionModel):
     def unnormalize(self, x: Tensor) -> Tensor:
         return x
 
+    checkpoints = (".pt", ".pth")
+
     @classmethod
     def from_official(cls, path: Path) -> "Lapa | None":
-        """A .pt file that the official trainer wrote, or a folder that holds one."""
-        files = official_files(path, ".pt")
+        """A file that the official trainer wrote, or a folder that holds one."""
+        files = official_files(path, cls.checkpoints)
         return read_laq(files[0]) if len(files) == 1 else None
 
 # %% ../../nbs/4_lam/lapa.ipynb #e216838a
@@ -406,20 +408,17 @@ def laq_config(t: Mapping[str, Tensor], file: Path) -> LapaConfig:
             code_dim=code_dim,
             codes=codes,
         )
-    except KeyError as error:
+    except (LookupError, TypeError, ValueError, UserError) as error:
         wrong = "these are not the weights of LAPA's model"
-        raise UserError(f"{file}: no tensor {error}: {wrong}") from None
+        raise UserError(f"{file}: {error}: {wrong}") from None
 
 # %% ../../nbs/4_lam/lapa.ipynb #53cc6e0f
 def read_laq(file: Path) -> Lapa:
     """The model of a file of the official trainer: the tensors themselves, or below `model`."""
-    content = read_torch(file)
-    tensors = content.get("model", content) if isinstance(content, dict) else {}
     parts = "|".join(_PART)
     named = {}
-    for name, tensor in tensors.items():
-        name = re.sub(parts, lambda match: _PART[match[0]], name.removeprefix("module."))
-        named[name] = tensor
+    for name, tensor in tensors_of(read_torch(file), file).items():
+        named[re.sub(parts, lambda match: _PART[match[0]], name)] = tensor
     tensors = translate(named, LAQ_NAMES, file)
     model = Lapa(laq_config(tensors, file))
     state = model.state_dict()
