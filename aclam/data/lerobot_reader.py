@@ -24,9 +24,10 @@ from ..core import UserError
 from .declared import Declared, as_store, choose_camera, reads
 from .files import Broken, Recent, column_names, parquet_errors, read_table
 from .lerobot_metadata import LerobotMetadata, Location, read_metadata
+from .pixels import read_image
 from .store import Store
 from .trajectory import Frames, ProprioLayout, Trajectory
-from .video import VideoFrames, VideoPool, read_image, video_times
+from .video import VideoFrames, VideoPool, video_times
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #cf7988ae
 def _numbers(column: pa.ChunkedArray, shape: Sequence[int], where: str) -> np.ndarray:

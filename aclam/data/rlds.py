@@ -24,9 +24,9 @@ import numpy as np
 from ..core import UserError, read_json, suggest
 from .declared import Declared, as_store, choose_camera
 from .files import Broken, Recent
+from .pixels import read_image
 from .store import Store
 from .trajectory import Trajectory
-from .video import read_image
 
 # %% ../../nbs/3_data/rlds.ipynb #9db9935d
 @cache
