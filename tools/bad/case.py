@@ -22,7 +22,9 @@ EITHER = "either"  # one or the other; never a traceback, a hang or an abort
 
 MEMORY_MIB = 2048  # of address space, above what this process has
 CPU_S = 30  # of the child itself
-WALL_S = 120.0
+WALL_S = 25.0  # for a command that waits for something that never comes
+WALL_OF_CHILDREN_S = 120.0  # the same, where a command starts others
+WITH_CHILDREN = ("aclam-rollout", "aclam-demo", "compare")
 LONGEST_LINE = 800  # characters of an error; some name two paths
 TRACEBACK, ABORT, HANG, ACCEPTED, UNCLEAR, LONG, MEMORY, WELL = (
     *("traceback", "abort", "hang", "accepted", "more than one line", "a long line", "memory"),
@@ -159,9 +161,15 @@ def _verdict(case: Case, status: int, text: str) -> str:
     return ACCEPTED if case.right == REFUSED else WELL
 
 
-def _wait(child: int) -> tuple[int, resource.struct_rusage]:
-    """Wait for a child and end its group; at the latest after `WALL_S`."""
-    end = time.monotonic() + WALL_S
+def patience(case: Case) -> float:
+    """Seconds of wall clock after which a case counts as hanging."""
+    words = case.do if isinstance(case.do, tuple) else ()
+    return WALL_OF_CHILDREN_S if set(words[:2]) & set(WITH_CHILDREN) else WALL_S
+
+
+def _wait(child: int, seconds: float) -> tuple[int, resource.struct_rusage]:
+    """Wait for a child, at the latest until then, and end its group."""
+    end = time.monotonic() + seconds
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
@@ -187,7 +195,7 @@ def run_case(case: Case, base: Path, here: Path) -> Answer:
             status = _child(case, base, here)
         finally:
             os._exit(status)
-    status, used = _wait(child)
+    status, used = _wait(child, patience(case))
     text = (here / "said").read_text(errors="replace") if (here / "said").exists() else ""
     if status == OWN_FAULT:
         raise SystemExit(f"{case.kind}: {case.name}: the input could not be made:\n{text}")

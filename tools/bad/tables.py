@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aclam.data.rlds import crc32c, masked
-
 from .base import both, cut, flip, remove, write
 from .case import EITHER, READ, Case, many
 
@@ -301,15 +299,22 @@ def _lerobot_cases() -> list[Case]:
 # --- TFRecords ------------------------------------------------------------------------------------
 
 
+def checksum(data: bytes) -> bytes:
+    """CRC-32C, bit by bit, masked as TFRecord stores it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+    return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def framed(data: bytes) -> bytes:
     """A record with right checksums."""
     head = struct.pack("<Q", len(data))
-    return (
-        head
-        + struct.pack("<I", masked(crc32c(head)))
-        + data
-        + struct.pack("<I", masked(crc32c(data)))
-    )
+    return head + checksum(head) + data + checksum(data)
 
 
 def _bomb(here: Path) -> None:
