@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHON
 
-.PHONY: help demo test test-slow book bench export lock clean
+MINUTES ?= 60
+
+.PHONY: help demo test test-slow fuzz book bench export lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the whole story on two CPU cores: render, train, compare; ends in runs/demo/report.html"
 	@echo "make test    notebooks clean, in sync, tested; pytest with coverage; lint"
 	@echo "make test-slow  what takes long: kills of labels and rollouts, launched ranks, compilers, whole studies"
+	@echo "make fuzz    random bad inputs over every reader and option, for MINUTES=60; what is found is kept for the tests"
 	@echo "make book    the notebooks as a web site that needs no network: _docs/site/index.html"
 	@echo "make bench   what things cost on this machine, as a table"
 	@echo "make export  notebooks to modules, texts of --help and README.md, after editing a notebook"
@@ -28,6 +31,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP)
+	@$(BIN)/python tools/fuzz.py --minutes $(MINUTES) --keep
 
 book: $(STAMP)
 	@$(BIN)/python site/build.py

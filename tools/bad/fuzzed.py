@@ -94,7 +94,9 @@ def _described(kind: str, table: dict[str, tuple], edit: st.SearchStrategy) -> s
     def description(file: str, edits: list) -> Description:
         return {"kind": kind, "file": file, "edits": edits, "words": list(table[file])}
 
-    return st.builds(description, st.sampled_from(sorted(table)), st.lists(edit, 1, max_size=3))
+    return st.builds(
+        description, st.sampled_from(sorted(table)), st.lists(edit, min_size=1, max_size=3)
+    )
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -106,35 +108,41 @@ NEVER_LARGE = (  # what is asked for is then done, and takes its time
 INTEGERS = ("-3", "-1", "0", "1", "2", "3", "7")
 LARGE = ("65536", "1000000", "1000000000000")
 FLOATS = ("nan", "inf", "-inf", "-1", "0", "1e-300", "0.5", "1", "2", "1e9", "1e300")
-WORDS = ("", "x", "store", "/", "..", "a b", "\u65e5\u672c", "nowhere", "-", "None")
+WORDS = ("", "x", "store", "/dev/null", "..", "a b", "\u65e5\u672c", "nowhere", "-", "None")
 CHEAP = {name: words for name, words in HELP.items() if words not in (DEMO, COMPARE)}
 
 
 def options_of(name: str) -> list[tuple[str, str]]:
     """Every option in the help of a command with what it takes: [(option, INT)]."""
     text = (files("aclam") / "configs" / "help" / f"{name}.txt").read_text()
-    found = re.findall(
-        r"^ +(--[a-z0-9.-]+)(?:, --no-\S+)? ?((?:[A-Z]+ ?)*|\{[^}]*\}\S*)", text, re.M
-    )
-    return [(option, takes.strip()) for option, takes in found if option not in ("--out", "--help")]
+    lines = re.findall(r"^ +(--[a-z][a-z0-9.-]*)(, --no-\S+)?(?: (\S+(?: \S+)*))?", text, re.M)
+    found = {option: "" if no else takes for option, no, takes in lines}
+    return [(option, takes) for option, takes in found.items() if option not in ("--out", "--help")]
 
 
 def _value(option: str, takes: str) -> st.SearchStrategy[list[str]]:
     """Words for one option."""
     tail = option.split(".")[-1].lstrip("-")
-    large = () if tail in NEVER_LARGE else LARGE
+    numbers = INTEGERS if tail in NEVER_LARGE else (*INTEGERS, *LARGE)
     if not takes:
         return st.just([])
     if "FLOAT FLOAT" in takes:
         return st.lists(st.sampled_from(FLOATS), min_size=2, max_size=2)
+    if takes.startswith("["):
+        words = numbers if "INT" in takes else WORDS
+        return st.lists(st.sampled_from(words), max_size=3)
     if "FLOAT" in takes:
-        return st.sampled_from(FLOATS).map(lambda word: [word])
+        return st.sampled_from(FLOATS).map(_alone)
     if "INT" in takes:
-        return st.sampled_from((*INTEGERS, *large)).map(lambda word: [word])
-    if takes.startswith("{") and "STR" not in takes:
+        return st.sampled_from(numbers).map(_alone)
+    if takes.startswith("{") and "|" not in takes:
         choices = takes.strip("{}").split(",")
-        return st.sampled_from((*choices, "x")).map(lambda word: [word])
-    return st.sampled_from(WORDS).map(lambda word: [word])
+        return st.sampled_from((*choices, "x")).map(_alone)
+    return st.sampled_from(WORDS).map(_alone)
+
+
+def _alone(word: str) -> list[str]:
+    return [word]
 
 
 @st.composite
@@ -282,16 +290,9 @@ def _tensor(given: dict, right: list[int]) -> Any:
 
     shape = right if given["shape"] == "right" else given["shape"]
     values = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * given["scale"]
-    return (
-        values.nan_to_num(0, 0, 0).to(getattr(torch, given["dtype"]))
-        if given["dtype"]
-        in (
-            "uint8",
-            "int64",
-            "bool",
-        )
-        else values.to(getattr(torch, given["dtype"]))
-    )
+    if given["dtype"] in ("uint8", "int64", "bool"):
+        values = values.nan_to_num(0, 0, 0)
+    return values.to(getattr(torch, given["dtype"]))
 
 
 def _call(description: Description) -> Callable[[Path], object]:
