@@ -65,6 +65,8 @@ class CameraView:
     lerobot_key: str = ""  # in its LeRobot port
     third_person: bool | None = None  # None: not known
     channels: Literal["rgb", "bgr"] = "rgb"  # how the source stores colors
+    # how frames that are not square become so; None: as the reader of the frames likes
+    fit: Literal["squeeze", "crop", "pad"] | None = None
 
 
 @dataclass(frozen=True)
