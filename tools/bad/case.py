@@ -22,8 +22,8 @@ EITHER = "either"  # one or the other; never a traceback, a hang or an abort
 
 MEMORY_MIB = 2048  # of address space, above what this process has
 CPU_S = 30  # of the child itself
-WALL_S = 25.0  # for a command that waits for something that never comes
-WALL_OF_CHILDREN_S = 120.0  # the same, where a command starts others
+WALL_S = 120.0
+ASLEEP_S = 8.0  # without any CPU: it waits for something that never comes
 WITH_CHILDREN = ("aclam-rollout", "aclam-demo", "compare")
 LONGEST_LINE = 800  # characters of an error; some name two paths
 TRACEBACK, ABORT, HANG, ACCEPTED, UNCLEAR, LONG, MEMORY, WELL = (
@@ -161,20 +161,38 @@ def _verdict(case: Case, status: int, text: str) -> str:
     return ACCEPTED if case.right == REFUSED else WELL
 
 
-def patience(case: Case) -> float:
-    """Seconds of wall clock after which a case counts as hanging."""
+def has_children(case: Case) -> bool:
+    """Whether the command starts others, for which it may wait."""
     words = case.do if isinstance(case.do, tuple) else ()
-    return WALL_OF_CHILDREN_S if set(words[:2]) & set(WITH_CHILDREN) else WALL_S
+    return bool(set(words[:2]) & set(WITH_CHILDREN))
 
 
-def _wait(child: int, seconds: float) -> tuple[int, resource.struct_rusage]:
-    """Wait for a child, at the latest until then, and end its group."""
+def _sleeps(child: int) -> float | None:
+    """Seconds of CPU that a process has had; None where it is not asleep."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    if fields[0] not in "SD":
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait(child: int, seconds: float, asleep: float) -> tuple[int, resource.struct_rusage]:
+    """Wait for a child and end its group: after so long, or so long asleep, it is killed."""
     end = time.monotonic() + seconds
+    busy = time.monotonic()
+    used_s = 0.0
     while True:
         ended, status, used = os.wait4(child, os.WNOHANG)
         if ended:
             break
-        if time.monotonic() > end:
+        now = time.monotonic()
+        had = _sleeps(child)
+        if had is None or had > used_s:
+            used_s = had or used_s
+            busy = now
+        if now > end or now - busy > asleep:
             os.kill(child, signal.SIGKILL)
             _, status, used = os.wait4(child, 0)
             break
@@ -195,7 +213,8 @@ def run_case(case: Case, base: Path, here: Path) -> Answer:
             status = _child(case, base, here)
         finally:
             os._exit(status)
-    status, used = _wait(child, patience(case))
+    asleep = WALL_S if has_children(case) else ASLEEP_S
+    status, used = _wait(child, WALL_S, asleep)
     text = (here / "said").read_text(errors="replace") if (here / "said").exists() else ""
     if status == OWN_FAULT:
         raise SystemExit(f"{case.kind}: {case.name}: the input could not be made:\n{text}")
