@@ -1,7 +1,7 @@
 """Bad inputs over every reader, command and option, each in a child process that has limits of
 memory and time.
 
-    python tools/bad_inputs.py [--only TEXT] [--workers 2] [--json FILE] [--keep FOLDER]
+    python tools/bad_inputs.py [--only TEXT ...] [--workers 2] [--json FILE] [--keep FOLDER]
 
 What is right: one line on standard error and exit status 2; or, for what is unusual and not wrong,
 that it is read. Everything else is counted: a traceback, an abort, a hang, an input that is
@@ -158,21 +158,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="cases whose kind and name have this in them")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        help="cases whose kind and name have one of these in them",
+    )
+    parser.add_argument("--base", type=Path, help="keep the valid data here for the next time")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write counts and wrong answers here")
     parser.add_argument("--keep", type=Path, help="keep the folders of wrong answers here")
     given = parser.parse_args()
-    cases = [c for c in all_cases() if given.only in f"{c.kind}: {c.name}"]
+    cases = [c for c in all_cases() if any(w in f"{c.kind}: {c.name}" for w in given.only)]
     if not cases:
-        parser.error(f'no case has "{given.only}" in it')
+        parser.error(f"no case has {given.only} in it")
     begun = time.monotonic()
     import_all()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     place = Path(tempfile.mkdtemp(prefix="bad_inputs_", dir=given.keep))
     try:
-        in_child(make_base, place / "base")
-        answers = run_all(cases, place / "base", place, given.workers)
+        base = given.base or place / "base"
+        if not base.exists():
+            in_child(make_base, base)
+        answers = run_all(cases, base, place, given.workers)
     finally:
         if not given.keep:
             clear(place)
