@@ -35,7 +35,8 @@ class AugmentConfig:
 
     def __post_init__(self):
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
-        if not (0 < self.crop <= 1 and self.hue <= 0.5 and min(strengths) >= 0):
+        usual = all(0 <= strength < np.inf for strength in strengths)  # NaN is not
+        if not (0 < self.crop <= 1 and self.hue <= 0.5 and usual):
             raise UserError(
                 "augmentation: crop lies in (0, 1], hue in [0, 0.5], "
                 "the other strengths are not negative"

@@ -114,7 +114,14 @@ class ChainedFrames:
         return int(self.ends[-1])
 
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
-        return np.stack([self._frame(range(len(self))[int(n)]) for n in indices])
+        frames = [self._frame(range(len(self))[int(n)]) for n in indices]
+        sizes = sorted({f"{f.shape[1]} x {f.shape[0]}" for f in frames})
+        if len(sizes) > 1:
+            raise UserError(
+                f"trajectories of one scene have frames of {' and '.join(sizes)} pixels: "
+                "one size expected (aclam-data convert --fit crop --size N makes one of all)"
+            )
+        return np.stack(frames)
 
     def _frame(self, n: int) -> np.ndarray:  # (H, W, 3)
         k = int(np.searchsorted(self.ends, n, side="right"))
