@@ -332,17 +332,16 @@ def refuse_foreign(
         what = "a link" if path.is_symlink() else "a file"
         raise UserError(f"{path} is {what}, a folder is to be written: choose another name")
     there = [name for name in _files(path) if name not in (MARK, ".lock")]
-    mark = read_mark(path)
+    listed = (read_mark(path) or {}).get("files")
     cure = "choose another name, or move it away"
-    if there and mark is None and not is_older(path, marks):
-        raise UserError(f"{path} holds {there[0]}, and no folder of ours was written there: {cure}")
-    if mark is None and new is None:
+    if there and listed is None and not is_older(path, marks):
+        raise UserError(f"{path} holds {there[0]} and is no folder that may be replaced: {cure}")
+    if listed is None and new is None:  # an older folder, before the new one is written
         return
 
-    ours = set((mark or {}).get("files", []))
-    if mark is None or "files" not in mark:
-        ours |= set(_files(new)) if new else set(there)
-        ours |= set() if callable(marks) else set(marks)
+    ours = set(listed or ())
+    if listed is None:
+        ours = {*_files(new), *(() if callable(marks) else marks)}
     others = [name for name in there if name not in ours and not TOKEN.search(name)]
     if others:
         raise UserError(f"{path} holds {others[0]}, which this program did not write: {cure}")

@@ -155,7 +155,8 @@ def output_file(
             what = "a link" if path.is_symlink() else "a folder"
             raise UserError(f"{path} is {what}, a file is to be written: choose another name")
         _check_place(path.parent if not path.parent.is_symlink() else path.parent.resolve())
-        _check_file(path, inputs, endings)
+        _check_inputs(path, inputs)
+        _check_file(path, endings)
         path.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or e
@@ -163,15 +164,12 @@ def output_file(
     return path
 
 
-def _check_file(path: Path, inputs: Iterable, endings: Sequence[str]) -> None:
+def _check_file(path: Path, endings: Sequence[str]) -> None:
     """Raise `UserError` for a file that may not be replaced."""
     if not path.exists():
         return
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path} is a pipe, a device or a socket, a file is to be written")
-    for each in inputs:
-        if _key(Path(each)) == _key(path):
-            raise UserError(f"{path} is what is read: choose another name")
     if path.suffix.lower() not in endings:
         known = ", ".join(endings)
         raise UserError(f"{path} is there and is none of ours ({known}): choose another name")

@@ -21,15 +21,19 @@ from PIL import Image
 from .. import data
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, say
+from ..data.files import Broken
 from ..data.lerobot_reader import download
 from ..data.lerobot_writer import write_lerobot
 from ..data.plan import plan as plan_mixture
 from ..data.plan import plan_text
+from ..data.pixels import Fit, one_size
 from ..data.recipe import load_mixture
 from ..data.sampling import TripleConfig
 from ..data.source import declared_for, open_dataset
-from ..data.store import Store, write_store
+from ..data.store import OLDER, Store, write_store
 from ..data.trajectory import Trajectory
+from ..folders import output_file, output_folder
+from ..schema import Count, Positive
 from ..sim.emoji_tabletop import EmojiConfig
 from ..sim.expert import STEADY
 from ..sim.libero import libero_settings
@@ -82,6 +86,8 @@ class Inspect:
     # frames a second of folders of images and RLDS; default: the recipe's
     rate: float | None = None
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
+    # broken episodes or clips that may be left out; they are counted and listed
+    skip_broken: Count = 0
     json: bool = False  # one JSON object on standard output
 
 
@@ -96,6 +102,7 @@ class Frame:
     camera: str | None = None  # default: the first, or the recipe's
     recipe: str | None = None  # as for inspect
     rate: float | None = None  # as for inspect
+    skip_broken: Count = 0  # as for inspect
 
 # %% ../../nbs/10_commands/data.ipynb #e30edeec
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class Convert:
     camera: str | None = None  # default: the first, or the recipe's
     fps: float | None = None  # with lerobot: take the nearest frames at this rate
     workers: int = 1  # with lerobot: processes
+    # frames as squares: squeezed into shape, their middle, or with black bars
+    fit: Fit | None = None
+    size: Positive | None = None  # then, their side in pixels; default: no scaling
+    # as for inspect; every frame is then decoded twice, the first time to see that it can be
+    skip_broken: Count = 0
     json: bool = False  # one JSON object on standard output
 
 # %% ../../nbs/10_commands/data.ipynb #4620b33d
@@ -127,6 +139,8 @@ class Triples:
     max_rotation_deg: float | None = 30.0  # largest angle_ij + angle_jk; None: keep everything
     recipe: str | None = None  # as for inspect
     rate: float | None = None  # as for inspect
+    fit: Fit | None = None  # as for convert
+    skip_broken: Count = 0  # as for inspect
     json: bool = False  # one JSON object on standard output
     png: str | None = None  # write a contact sheet
 
@@ -237,7 +251,7 @@ def describe(store: Store) -> dict:
 
 def inspect(config: Inspect) -> None:
     """`aclam-data inspect`."""
-    report = describe(_opened(config.path, config.recipe, rate=config.rate, verify=config.verify))
+    report = describe(_opened(config, config.verify))
     if config.json:
         print_json(report)
         return
@@ -247,31 +261,40 @@ def inspect(config: Inspect) -> None:
     print(f"{'lengths':12s}{min(lengths)} to {max(lengths)} frames")
 
 # %% ../../nbs/10_commands/data.ipynb #a40109b9
-def _opened(
-    path: str,
-    recipe: str | None,
-    camera: str | None = None,
-    rate: float | None = None,
-    verify: bool = False,
-) -> Store:
+def _opened(config: Inspect | Frame | Convert | Triples, verify: bool = False) -> Store:
     """Any dataset, with what is declared about it.
 
     A dataset of the hub has no recipe of its own.
     """
+    path = config.path
     if path.startswith("hub:"):
         path = str(download(path.removeprefix("hub:")))
-    return open_dataset(path, declared_for(path, recipe, camera, rate), verify)
+    names = ("recipe", "camera", "rate", "fit", "size")
+    given = {name: getattr(config, name, None) for name in names}
+    broken = Broken(config.skip_broken)
+    return open_dataset(path, declared_for(path, **given), verify, broken)
 
 
+def _owned(config: Convert) -> None:
+    """Make the folder that `convert` writes; `UserError` where it holds what is not ours."""
+    if config.to == "lerobot":
+        output_folder(config.out, [config.path], "LeRobot dataset", ["meta/aclam.json"])
+    else:
+        output_folder(config.out, [config.path], "store", OLDER)
+
+# %% ../../nbs/10_commands/data.ipynb #e0ea4fb5
 def convert(config: Convert) -> None:
     """`aclam-data convert`."""
-    store = _opened(config.path, config.recipe, config.camera, config.rate)
+    store = _opened(config, verify=config.skip_broken > 0)
     trajectories = store.trajectories
+    one_size(trajectories)
+    _owned(config)
     if config.to == "lerobot":
         camera = store.meta["camera"].split("/")[-1]
         write_lerobot(config.out, trajectories, camera, config.fps, workers=config.workers)
     else:
         source = {"path": config.path, "format": store.meta["format"]}
+        source |= {k: store.meta[k] for k in ("left_out",) if k in store.meta}
         write_store(config.out, trajectories, {"source": source})
     frames = store.meta["frames"]
     report = {"path": config.out, "format": config.to, "episodes": len(store), "frames": frames}
@@ -290,12 +313,13 @@ def _within(what: str, value: int, count: int, where: str) -> int:
 
 def frame(config: Frame) -> None:
     """`aclam-data frame`."""
-    store = _opened(config.path, config.recipe, config.camera, config.rate)
+    store = _opened(config)
     camera = store.meta["camera"]
     if store.meta["format"] == "aclam-store" and config.camera not in (None, camera):
         raise UserError(
             f'{config.path} has no camera "{config.camera}", its only one is "{camera}"'
         )
+    output_file(config.out, [config.path], endings=[".png"])
     t = store.trajectories[_within("episode", config.episode, len(store), config.path)]
     where = f"{config.path}: episode {config.episode}"
     n = _within("frame", config.index, len(t), where)
@@ -341,7 +365,7 @@ def _triples_of(config: Triples) -> "TripleDataset":
     """The dataset that `config` speaks of."""
     if config.n < 1 or config.epoch < 0:
         raise UserError("--n is at least 1 and --epoch is not negative")
-    store = _opened(config.path, config.recipe, rate=config.rate)
+    store = _opened(config)
     settings = TripleConfig(
         rule=config.rule,
         order=config.order,
@@ -357,6 +381,8 @@ def _triples_of(config: Triples) -> "TripleDataset":
 
 def triples(config: Triples) -> None:
     """`aclam-data triples`."""
+    if config.png:
+        output_file(config.png, [config.path], endings=[".png"])
     dataset = _triples_of(config)
     report = draws_report(dataset, config.n)
     if config.png:
@@ -393,3 +419,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = {name: config_type for name, (config_type, _) in SUBCOMMANDS.items()}
     functions = {name: function for name, (_, function) in SUBCOMMANDS.items()}
     cli(types, functions, argv, "aclam-data")
+
+
+# python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get("__spec__"):
+    main()

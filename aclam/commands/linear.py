@@ -18,6 +18,7 @@ from typing import Literal
 
 from ..command_line import cli, run_cli
 from ..core import UserError, atomic_file, print_json, say
+from ..folders import output_file
 
 from ..linear.evaluate import evaluate
 from ..linear.figures import FIGURES, draw_figure, figure_points, run_figure, write_csv
@@ -119,6 +120,8 @@ def run_figure_command(name: str, command: FigureCommand) -> None:
     png = command.out or f"figure_{name}.png"
     if not png.endswith(".png"):
         raise UserError(f"out is {png}: the name of the figure must end in .png.")
+    output_file(png, endings=[".png"])
+    output_file(png.removesuffix(".png") + ".csv", endings=[".csv"])
 
     start = time.perf_counter()
     points = figure_points(name, Setting(steps=command.steps, d_o=command.d_o), command.seeds)
@@ -166,3 +169,8 @@ def unknown_figure(name: str) -> None:
     raise UserError(
         f'which figure? "{name}" is not one of {", ".join(FIGURES)}: aclam-linear figure 3.'
     )
+
+
+# python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get("__spec__"):
+    main()

@@ -20,6 +20,7 @@ from ..command_line import cli
 from ..core import UserError, print_json, say
 from ..data.source import open_dataset
 from ..device import device_of
+from ..folders import output_file
 from ..lam import LatentActionModel
 from ..structure.held_out import held_out_triples, origin
 from ..structure.measure import collect
@@ -108,6 +109,8 @@ def say_undefined(row: dict) -> None:
 def run(config: StructureConfig) -> None:
     """Measure what `config` names and print it."""
     check_config(config)
+    if config.save:
+        output_file(config.save, [config.data], endings=[".npz"])
     if config.latents is not None:
         row = measure_file(config.latents, config.intervals, config.seed)
     else:
@@ -194,3 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = {name: config_type for name, (config_type, _) in COMMANDS.items()}
     functions = {name: function for name, (_, function) in COMMANDS.items()}
     cli(types, functions, argv, prog="aclam-structure")
+
+
+# python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get("__spec__"):
+    main()

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fastcore.basics import patch
 
 from ..core import UserError, plain, say
-from ..folders import claim
+from ..folders import claim, output_folder
 
 # %% ../../nbs/3_data/files.ipynb #6345909c
 # how the names of unfinished and set-aside copies end
@@ -233,9 +233,12 @@ def begin_dataset(
     folder: Path,
     recipe: dict,  # all that decides the content; JSON types
     file: str,  # where the folder keeps it
+    what: str = "store",
 ) -> None:
     """Begin to write a dataset, or go on with it; `UserError` where the folder holds another."""
-    if not (folder / file).exists() and folder.is_dir() and any(folder.iterdir()):
+    output_folder(folder, what=what, marks=[file])
+    there = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if there and not (folder / file).exists():
         raise UserError(f"{folder} is not empty, and no dataset was begun in it: choose another")
     cure = "choose another folder, or remove this one"
     claim(folder, plain(recipe), "dataset", cure, file)

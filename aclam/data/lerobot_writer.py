@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from ..core import UserError, atomic_file, digest, plain, write_json
 from .declared import SelectedFrames
 from .files import begin_dataset
+from .pixels import one_size
 from .quantiles import streamed_quantiles
 from .store_tables import in_row_groups
 from .trajectory import Trajectory
@@ -60,6 +61,13 @@ def _check_rate(t: Trajectory, fps: float) -> None:
             f"{t.name}: frame {off.argmax()} is not where {fps:g} frames a second would put it: "
             "LeRobot has one rate a dataset, give one (fps) and the nearest frames are taken"
         )
+
+
+def _check_agree(trajectories: Sequence[Trajectory], fps: float) -> None:
+    """`UserError` where trajectories have other rates, or frames of other sizes."""
+    for t in trajectories:
+        _check_rate(t, fps)
+    one_size(trajectories)  # a video file has one, too, and would squeeze the others into it
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #f74c632a
 EPISODES_A_FILE = 64
@@ -457,8 +465,7 @@ def write_lerobot(
     rate = fps or float(round(trajectories[0].fps, 3))
     if fps:
         trajectories = [resample(t, rate) for t in trajectories]
-    for t in trajectories:
-        _check_rate(t, rate)
+    _check_agree(trajectories, rate)
 
     plan = WritePlan(
         folder=Path(folder),
@@ -469,7 +476,8 @@ def write_lerobot(
         crf=crf,
         extra=_extra_columns(trajectories, extra),
     )
-    begin_dataset(plan.folder, _recipe(plan, trajectories, extra, per_file), "meta/aclam.json")
+    recipe = _recipe(plan, trajectories, extra, per_file)
+    begin_dataset(plan.folder, recipe, "meta/aclam.json", what="LeRobot dataset")
     _write_parts(plan, trajectories, per_file, workers, extra)
     return _finish(plan, trajectories, math.ceil(len(trajectories) / per_file))
 
