@@ -9,7 +9,7 @@ import time
 import kill_table
 import psutil
 import pytest
-from processes import all_gone, linux
+from processes import alive, all_gone, linux
 
 from aclam.children import WorkerDied, share_out
 from aclam.core import UserError
@@ -59,8 +59,8 @@ def begin(command: str, out: str) -> tuple[subprocess.Popen, list[int]]:
     run = subprocess.Popen(words, stdout=-1, stderr=subprocess.STDOUT, text=True)
 
     def workers() -> list[int]:
-        found = psutil.Process(run.pid).children()
-        return [p.pid for p in found if "aclam.children" in " ".join(p.cmdline())]
+        found = [p for p in psutil.Process(run.pid).children() if alive(p.pid)]
+        return [p.pid for p in found if "aclam.children" in p.cmdline()]
 
     assert kill_table.wait_for(lambda: run.poll() or len(workers()) == 2, 60)
     return run, workers()

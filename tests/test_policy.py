@@ -18,7 +18,7 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.policy import attention_mask as masks
-from aclam.policy import experts, flow, model, promises, rollout, small_vlm, vlm
+from aclam.policy import experts, flow, kept_episodes, model, promises, rollout, small_vlm, vlm
 from aclam.train import demonstrations, scale
 from aclam.train import policy as training
 from aclam.train.config import TrainConfig
@@ -781,10 +781,21 @@ def test_wilson():
 def test_lines_cut_in_half_and_other_rollouts(tmp_path):
     row = json.dumps({"split": "id", "seed": 10, "S": True, "S/A": True, "crashed": False})
     (tmp_path / "episodes.jsonl").write_text(row + "\n" + row[:13])
-    assert len(rollout.resume(tmp_path, {"policy": "a"})) == 1
+    assert len(kept_episodes.resume(tmp_path, {"policy": "a"})) == 1
     assert (tmp_path / "episodes.jsonl").read_text() == row + "\n"
     with pytest.raises(UserError, match="policy was a and is b"):
-        rollout.resume(tmp_path, {"policy": "b"})
+        kept_episodes.resume(tmp_path, {"policy": "b"})
+
+
+@pytest.mark.parametrize(
+    "line", ["5", "null", '{"split": "id"}', "half", '{"seed": -1}', "[" * 9999]
+)
+def test_a_list_that_is_no_list_of_episodes_is_left_alone(tmp_path, line):
+    text = f"{line}\n{line}\n"
+    (tmp_path / "episodes.jsonl").write_text(text)
+    with pytest.raises(UserError, match="line 1") as found:
+        kept_episodes.read_episodes(tmp_path)
+    assert (tmp_path / "episodes.jsonl").read_text() == text and len(str(found.value)) < 600
 
 
 def test_units_of_commands(folders):
@@ -829,9 +840,28 @@ def test_bad_input_to_a_rollout(refused, tmp_path):
         [*square, "--split", "id", "libero_object"],
         "one run is of Emoji Table-Top or of LIBERO",
     )
-    refused(main, [*square, "--split", "train", "--max-steps", "-1"], "at least 0")
-    other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam"]
+    refused(main, [*square, "--split", "train", "--max-steps", "-1"], "--max-steps", "-1")
+    refused(main, [*square, "--split", "train", "train"], "each of them once")
+    refused(main, [*square, "--episodes", 10**12], "at most")
+    refused(main, [*square, "--device", "bogus"], 'no device is called "bogus"')
+    refused(main, [*out, "--policy", "expert", "--videos", "1"], "the expert sees no pictures")
+    refused(main, [*square, "--lam", tmp_path / "lam"], "--videos")
+    other = [*out, "--policy", tmp_path / "joints", "--lam", tmp_path / "lam", "--videos", "1"]
     refused(main, other, "16 numbers", "made for 32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rollout_takes_no_folder_of_others(refused, tmp_path):
+    pytest.importorskip("mujoco")
+    model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "policy")
+    argv = ["--policy", tmp_path / "policy", "--split", "val", "--out"]
+    (tmp_path / "photos").mkdir()
+    for name in ("config.json", "episodes.jsonl"):
+        (tmp_path / "photos" / name).write_text("{}")
+    refused(rollout.main, [*argv, tmp_path / "photos"], "photos is not empty")
+    refused(rollout.main, [*argv, tmp_path / "policy"], "is what is read")
+    refused(rollout.main, [*argv, tmp_path], "holds what is read")
+    assert (tmp_path / "photos" / "episodes.jsonl").read_text() == "{}"
 
 
 def test_bad_input_to_libero(refused, tmp_path):

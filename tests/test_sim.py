@@ -59,7 +59,11 @@ def nothing_installed(monkeypatch):
 
 
 def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name[0] != "."
+    }
 
 
 def python(code: str, **env) -> subprocess.CompletedProcess:

@@ -34,6 +34,9 @@ class Environment(Protocol):
     def task_of(self, seed: int) -> int:
         """What must be open for the episode of a seed; opening something else takes time."""
 
+    def versions(self) -> dict[str, str]:
+        """What else decides an episode: assets and the simulator's version."""
+
     def open(self) -> Any:
         """The environment itself, in the process that calls this."""
 

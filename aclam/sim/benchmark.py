@@ -12,6 +12,7 @@ __all__ = ['REPLAYED', 'MAX_STEPS', 'ENVIRONMENT', 'emoji_split', 'EnvConfig', '
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from fastcore.basics import patch
 from ..core import UserError, suggest
 from ..data.trajectory import Trajectory
 from .control import CONTROLS, find_control
+from .emoji import EMOJI, twemoji_file
 from .emoji_tabletop import EmojiConfig, EmojiTableTop, TableScene, sample_scene
 from .environment import EnvProcess, PolicyEnv, gym, observation_space, register
 from .expert import STEADY, ExpertConfig, commands, plan
 from .scenery import apply_scenery, sample_scenery
 from .table import CONTROL_HZ
+from .widowx import choose_arm
 
 # %% ../../nbs/7_sim/benchmark.ipynb #d4a1d45f
 _EMOJI = {  # split -> whose emoji
@@ -68,6 +71,13 @@ class EnvConfig:
     def task_of(self, seed: int) -> int:
         """What has to be open for the episode of a seed: here always the same table."""
         return 0
+
+    def versions(self) -> dict[str, str]:
+        """What else decides an episode: the arm, the cards, and the simulator's version."""
+        arm = "capsules" if choose_arm(self.arm) is None else "meshes"
+        has_twemoji = all(twemoji_file(char) for char in EMOJI.values())
+        cards = "twemoji" if has_twemoji else "shapes"
+        return {"arm": arm, "cards": cards, "mujoco": version("mujoco")}
 
     def open(self) -> "EmojiTableTopEnv":
         return EmojiTableTopEnv(**asdict(self))

@@ -257,5 +257,5 @@ class EnvProcess:
         return value
 
     def close(self) -> None:
-        """End the process."""
-        self.worker.close()
+        """End the process, which has nothing to keep."""
+        self.worker.kill()

@@ -60,6 +60,10 @@ class LiberoConfig:
         """What has to be open for the episode of a seed: its task."""
         return episode_of(seed)[0]
 
+    def versions(self) -> dict[str, str]:
+        """What else decides an episode."""
+        return LiberoSource().versions()
+
     def open(self) -> "LiberoEnv":
         return LiberoEnv(**asdict(self))
 
