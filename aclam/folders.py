@@ -62,11 +62,13 @@ def _keys_above(path: Path) -> set[Key]:
     return {key for key in map(_key, [real, *real.parents]) if key is not None}
 
 
-def _check_inputs(path: Path, inputs: Iterable[str | os.PathLike]) -> None:
+def _check_inputs(path: Path, inputs: Iterable[str | os.PathLike | None]) -> None:
     """Raise `UserError` where `path` is what is read, holds it, or lies in it."""
     mine = _key(path)
     above = _keys_above(path)
     for each in inputs:
+        if not each:  # an option that was not given
+            continue
         other = _key(Path(each))
         cure = "choose another place for what is written"
         if other is None:  # a name of something that is not on this disk
@@ -115,7 +117,8 @@ def _check_content(path: Path, what: str, marks: Marks) -> None:
 # %% ../nbs/0_folders.ipynb #52015113
 def output_folder(
     path: str | os.PathLike,
-    inputs: Iterable[str | os.PathLike] = (),  # what is read; names of no files are passed over
+    # what is read; options that were not given, and names of no files, are passed over
+    inputs: Iterable[str | os.PathLike | None] = (),
     what: str = "run",  # what it holds, for the mark and the error line
     marks: Marks = (),  # what proves an older folder of ours, which has no mark: names, a function
 ) -> Path:  # it exists, is marked, and may be written
@@ -143,7 +146,7 @@ ENDINGS = (".csv", ".json", ".jsonl", ".md", ".mp4", ".npz", ".pdf", ".png", ".s
 
 def output_file(
     path: str | os.PathLike,
-    inputs: Iterable[str | os.PathLike] = (),  # what is read
+    inputs: Iterable[str | os.PathLike | None] = (),  # what is read
     endings: Sequence[str] = ENDINGS,  # of what may be replaced
 ) -> Path:  # its folder exists and may be written
     """Decide whether a command may write a file, before any work; else `UserError`."""
