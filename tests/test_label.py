@@ -2,6 +2,7 @@
 something does not fit.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from aclam import folders
 from aclam.core import UserError
 from aclam.data.declared import Declared
 from aclam.data.lerobot_writer import write_lerobot
@@ -668,12 +670,11 @@ def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path,
 def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
     """A file system whose locks do nothing, and one that says that it has none."""
 
-    def refuse(*_):
-        raise OSError(label_work.errno.ENOLCK, "No locks available")
+    def answer(*_):
+        if locks == "refused":
+            raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(label_work, "fcntl", None) if locks == "none" else monkeypatch.setattr(
-        label_work.fcntl, "flock", refuse
-    )
+    monkeypatch.setattr(folders.fcntl, "flock", answer)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for _ in range(3):
         assert all(found["done"] for found in twins(replace(out, resume=True)))
@@ -736,7 +737,7 @@ def test_finished_labels_may_lie_where_nobody_can_write(place, tmp_path, capsys)
         ".lock"
     }
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make .*Not a directory"):
+    with pytest.raises(UserError, match="is not a folder, so that"):
         label(replace(out, out=tmp_path / "file" / "labels"))
 
 

@@ -252,7 +252,7 @@ def test_no_pickle_in_a_run_folder(tmp_path):
     kinds = {
         p.suffix
         for p in tmp_path.rglob("*")
-        if p.is_file() and "tb" not in p.parts and p.name != ".lock"
+        if p.is_file() and "tb" not in p.parts and p.name not in (".lock", ".aclam")
     }
     assert kinds == {".json", ".jsonl", ".safetensors"}
     assert [p.name for p in checkpoints(tmp_path)] == [
@@ -375,12 +375,74 @@ def test_another_run_s_folder(tmp_path):
         (1, {"batch_size": 10, "accumulate": 4}, "multiple of 4"),
         (1, {"steps": 0}, "steps"),
         (1, {"lr": float("nan")}, "lr"),
-        (1, {"clip_norm": -1.0}, "clip_norm"),
+        (1, {"clip_norm": -1.0}, "clip-norm"),
+        (1, {"betas": (2.0, 3.0)}, "betas"),
+        (1, {"one_cycle_betas": (0.9, float("nan"))}, "one-cycle-betas"),
+        (1, {"one_cycle_rise": 5.0}, "one-cycle-rise"),
+        (1, {"loader_timeout_s": float("inf")}, "loader-timeout-s"),
+        (1, {"prefetch": 0}, "prefetch"),
+        (1, {"num_workers": -2}, "num-workers"),
+        (1, {"seed": -1}, "seed"),
+        (1, {"accumulate": 0}, "accumulate"),
+        (1, {"steps": "many"}, "steps"),
     ],
 )
 def test_settings_that_cannot_be_trained_with(world, changes, message):
     with pytest.raises(UserError, match=message):
         check_config(TrainConfig(**changes), world)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("file", ["config.json", "metrics.jsonl", "model/thesis.txt", "tb/x"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, resume, file):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text('{"camera": "mine"}\n')
+    with pytest.raises(UserError, match="no training run was begun in it"):
+        train(toy(), Blobs(), SMALL, tmp_path, resume=resume)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [Path(file).name]
+
+
+def test_a_run_that_starts_anew_keeps_what_others_put_there(tmp_path):
+    train(toy(), Blobs(), SMALL, tmp_path)
+    notes = ["notes.txt", "tb/notes.txt", "checkpoints/step_000015/notes.txt"]
+    for name in notes:
+        (tmp_path / name).write_text("mine")
+    train(toy(), Blobs(), dataclasses.replace(SMALL, lr=1e-3), tmp_path, resume=False)
+    assert all((tmp_path / name).read_text() == "mine" for name in notes)
+    assert checkpoints(tmp_path)[-1].name == "step_000020"
+
+
+def test_what_a_killed_remover_leaves_is_swept(tmp_path):
+    train(toy(), Blobs(), SMALL, tmp_path)
+    first = tmp_path / "checkpoints" / "step_000005"
+    shutil.copytree(checkpoints(tmp_path)[0], first)
+    (first / "progress.json").unlink()
+    train(toy(), Blobs(), SMALL, tmp_path)
+    assert not first.exists()
+
+
+LIMITED = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from toy_lam import Blobs, toy
+from aclam.command_line import run_cli
+from aclam.train.config import TrainConfig
+from aclam.train.loop import train
+config = TrainConfig(steps=4000, batch_size=2, warmup_steps=0, log_every=1, checkpoint_every=0)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+run_cli(lambda: train(toy(), Blobs(), config, sys.argv[1]), "toy")
+"""
+
+
+@pytest.mark.parametrize("size", [60_000, 200_000])
+def test_a_limit_on_the_size_of_files_is_one_line(tmp_path, size):
+    """The log meets it, or TensorBoard's thread does; neither shows a traceback."""
+    source = LIMITED.format(tests=str(HERE), size=size)
+    command = [sys.executable, "-c", source, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("toy: cannot write the log of") and "make room" in line
 
 
 def test_probe_leaves_no_trace(tmp_path):

@@ -84,10 +84,28 @@ def fails(capsys, *argv) -> str:
         (["--train.steps", "many"], "many"),
         ([], "which data?"),
         (["--data", "nowhere"], "nowhere"),
+        # settings are looked at before data are
+        (["--data", "nowhere", "--train.betas", "2", "3"], "--train.betas"),
+        (["--data", "nowhere", "--train.batch-size", "3", "--train.accumulate", "2"], "batch_size"),
+        (["--data", "nowhere", "--val-fraction", "nan"], "--val-fraction"),
+        (["--data", "nowhere", "--cache-gib", "nan"], "--cache-gib"),
+        (["--data", "nowhere", "--probe-n", "0"], "--probe-n"),
+        (["--data", "nowhere", "--out", "/dev/null/run"], "/dev/null"),
     ],
 )
 def test_bad_command_lines(capsys, argv, message):
     assert message in fails(capsys, *argv)
+
+
+def test_a_run_does_not_write_into_its_data(store, tmp_path, capsys):
+    data = tmp_path / "home" / "store"
+    shutil.copytree(store, data)
+    (tmp_path / "run").symlink_to(data)
+    before = sorted(data.rglob("*"))
+    for out in (data, data / "run", data.parent, tmp_path / "run"):
+        said = fails(capsys, "--data", data, "--out", out, "--no-resume", *SMALL)
+        assert "what is read" in said or "is a link" in said, said
+    assert sorted(data.rglob("*")) == before
 
 
 def test_settings_follow_the_preset():
@@ -119,7 +137,7 @@ def test_json_is_one_object_and_a_finished_run_stays(whole, store, capsys):
         "model",
         "result.json",
     }
-    assert {p.name for p in out.iterdir()} == files | {".lock"}
+    assert {p.name for p in out.iterdir()} == files | {".lock", ".aclam", "probe.json"}
     model = LatentActionModel.from_pretrained(out / "model")
     assert model.config.proprio_dim == 7 and model.config.idm_width == 16
 

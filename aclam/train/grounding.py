@@ -23,12 +23,15 @@ from fastcore.basics import patch
 from ..command_line import parse
 from ..core import UserError, say
 from ..data.cache import decoded_once, resize_frames
-from ..data.source import open_dataset
+from ..data.identity import identity
+from ..data.source import Broken, open_dataset
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report
 from ..policy.small_vlm import SMALL, VlmConfig, tokenize
 from .command import train_command
-from .config import TrainConfig
+from ..schema import Count, NonNegative, Positive, Share, check_fields
+from .checkpoint import own_folder
+from .config import Part, TrainConfig, check_config
 from .loop import train
 from .demonstrations import augment_frame
 
@@ -54,11 +57,12 @@ class GroundingTrainConfig:
         checkpoint_every=250,
         log_every=20,
     )
-    val_fraction: float = 0.05  # of the scenes, the last ones; at least one
-    shift: int = 1  # pictures are shifted by up to so many pixels, as for policies
-    brightness: float = 0.1  # and made brighter or darker by up to this share  # assumed
-    cache_gib: float = 16.0  # pictures are decoded once if all fit into this many GiB on disk
-    probe_n: int = 512  # held-out questions
+    val_fraction: Share = 0.05  # of the scenes, the last ones; at least one
+    shift: Count = 1  # pictures are shifted by up to so many pixels, as for policies
+    brightness: Part = 0.1  # and made brighter or darker by up to this share  # assumed
+    cache_gib: NonNegative = 16.0  # pictures are decoded once if all fit into this many GiB on disk
+    skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
+    probe_n: Positive = 512  # held-out questions
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -212,15 +216,16 @@ def grounding_probe(data: Questions, n: int) -> Callable[[Reader, int], dict]:
     return probe
 
 # %% ../../nbs/8_train/grounding.ipynb #166fe818
-def open_stills(c: GroundingTrainConfig) -> tuple[list[Trajectory], list[Trajectory]]:
-    """The scenes of `data`, decoded once: to train on, and held out."""
+def open_stills(c: GroundingTrainConfig) -> tuple[list[Trajectory], list[Trajectory], dict]:
+    """The scenes of `data`, decoded once: to train on, and held out; and their identity."""
     if not c.data:
         raise UserError(
             "which pictures? --data FOLDER; make some with: "
             "aclam-data prepare stills --size 96 --out data/stills"
         )
-    stills = decoded_once(open_dataset(c.data), c.vlm.image_size, c.cache_gib)
-    return split_episodes(stills, c.val_fraction)
+    store = open_dataset(c.data, broken=Broken(c.skip_broken))
+    stills = decoded_once(store, c.vlm.image_size, c.cache_gib)
+    return *split_episodes(stills, c.val_fraction), identity(store)
 
 
 def build(c: GroundingTrainConfig, questions: Questions) -> Reader:
@@ -242,8 +247,6 @@ def settings_from(argv: Sequence[str], prog: str = "aclam.train.grounding") -> G
     c = parse(GroundingTrainConfig, argv, prog, GroundingTrainConfig())
     if c.vlm.kind != "small" or not 0 <= c.grounding.look_layer < c.vlm.depth:
         raise UserError("--vlm.kind small, and --grounding.look-layer one of its layers, expected")
-    if c.shift < 0 or not 0 <= c.brightness < 1 or c.probe_n < 1:
-        raise UserError("brightness lies in [0, 1), shift is at least 0 and probe_n at least 1")
     return c
 
 # %% ../../nbs/8_train/grounding.ipynb #b558f206
@@ -253,7 +256,11 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
     Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
     """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    stills, held_out = open_stills(c)
+    check_fields(c)
+    check_config(c.train, state.num_processes)
+    if state.is_main_process:
+        own_folder(c.out, [c.data] if c.data else [])
+    stills, held_out, known = open_stills(c)
     names = all_names([*stills, *held_out])
     data = Questions(stills, names, c.vlm, c.train.seed, c.shift, c.brightness)
     measured = Questions(held_out, names, c.vlm, c.train.seed + 1)
@@ -267,9 +274,11 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
         "brightness": c.brightness,
         "scenes": [stills[0].name, stills[-1].name, len(stills)],
         "names": names,
+        "data": {"identity": known},
     }
     probe = grounding_probe(measured, c.probe_n)
-    result = train(reader, data, c.train, c.out, probe, resume=c.resume, describe=describe)
+    more = {"resume": c.resume, "describe": describe, "probed": {"probe_n": c.probe_n}}
+    result = train(reader, data, c.train, c.out, probe, **more)
     return {**result, "model": str(Path(c.out) / "model")}
 
 # %% ../../nbs/8_train/grounding.ipynb #acffcb00

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from ..core import UserError
 from ..data.cache import resize_frames
-from ..data.source import open_dataset
+from ..data.identity import identity
+from ..data.source import Broken, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..lam.registry import Lam
+from ..schema import Count, Positive, check_fields
 from .label_files import FORMAT, FORMAT_VERSION, schema, store_hash, weights_hash
 from .label_plan import Piece, parse_shard, plan
 from .pairs import batches, encode_pairs, pair_rows
@@ -50,14 +52,16 @@ class LabelConfig:
     lerobot: Path | None = None
     # codes: no latents; else latents, and codes if any
     values: Literal["codes", "float16", "float32"] = "float32"
-    # I/N, 0/N to (N-1)/N: this share of the pieces alone, at any time, on any machine with the
-    # folder
+    # I/N, 0/N to (N-1)/N: this share of the pieces alone, at any time, on any machine
     shard: str = ""
     # N: only list which of N shards are not there yet, as 0-2,5; status 3 where there are any
-    missing: int = 0
-    batch_size: int = 256  # pairs (or frames) that the model sees at a time
-    piece_frames: int = 1024  # frames of work that are lost when the job is killed
-    prefetch: int = 1  # pieces that are decoded ahead, in a thread; 0: decode and encode take turns
+    missing: Count = 0
+    batch_size: Positive = 256  # pairs (or frames) that the model sees at a time
+    piece_frames: Positive = 1024  # frames of work that are lost when the job is killed
+    prefetch: Count = (
+        1  # pieces that are decoded ahead, in a thread; 0: decode and encode take turns
+    )
+    skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     device: str = "auto"  # cuda where there is one, else cpu
     resume: bool = True  # --no-resume: remove labels that are there and start anew
     json: bool = False  # one JSON object on standard output, nothing else
@@ -79,11 +83,6 @@ def check_config(config: LabelConfig, store: Store) -> None:
             raise UserError(f"offset {k}: {expected}")
     if not config.offsets or len(set(config.offsets)) < len(config.offsets):
         raise UserError("--offsets needs one or more different numbers of frames")
-    if min(config.batch_size, config.piece_frames) < 1 or min(config.prefetch, config.missing) < 0:
-        raise UserError(
-            "batch_size and piece_frames are at least 1, prefetch and missing at least 0"
-        )
-    check_options(config)
 
 
 def check_options(config: LabelConfig) -> None:
@@ -115,6 +114,7 @@ def job_of(lam: Lam, store: Store, config: LabelConfig) -> dict:
         "piece_frames": config.piece_frames,
         "model": {"weights": weights_hash(lam), "image_size": lam.config.image_size},
         "store": store_hash(store),
+        "data": identity(store),
         "frames": sum(map(len, store.trajectories)),
     }
 
@@ -160,7 +160,9 @@ class Job:
 
 def open_job(config: LabelConfig, device: torch.device | str = "cpu") -> Job:
     """Read the store and the model; nothing is written. Wrong settings are a `UserError`."""
-    store = open_dataset(config.data)
+    check_fields(config)
+    check_options(config)
+    store = open_dataset(config.data, broken=Broken(config.skip_broken))
     check_config(config, store)
     lam = LatentActionModel.from_pretrained(config.model).to(device)
     return Job(
@@ -227,7 +229,10 @@ def _rows_or_null(
 
 
 def _check_range(values: np.ndarray, number: type) -> None:
-    """`UserError` where a latent is too long for float16."""
+    """`UserError` where a latent is not finite, or too long for float16."""
+    if not np.isfinite(values).all():
+        cure = "labels of them would look like pairs that do not exist; does the model work?"
+        raise UserError(f"{(~np.isfinite(values)).sum()} numbers of latents are not finite: {cure}")
     largest = np.abs(values).max(initial=0)
     if number is np.float16 and largest > np.finfo(np.float16).max:
         raise UserError(

@@ -6,10 +6,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'LamData', 'open_data',
-           'divide', 'folder_origin', 'open_folders', 'open_mixture_data', 'mixture_origin', 'fit_to_data',
-           'TaskTriples', 'with_tasks', 'build', 'describe', 'watched_probe', 'prepare', 'run', 'main']
+           'divide', 'folder_origin', 'open_folder', 'open_stores', 'open_folders', 'probed_of', 'open_mixture_data',
+           'describe_mixture', 'mixture_origin', 'fit_to_data', 'TaskTriples', 'with_tasks', 'build', 'describe',
+           'watched_probe', 'prepare', 'inputs_of', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,19 +24,22 @@ from torch import Tensor, nn
 from ..core import UserError, digest, say, write_json
 from ..data.augment import AugmentConfig
 from ..data.cache import decoded_once
+from ..data.identity import identity
 from ..data.mixture import MixtureDataset, Source, open_mixture, source_embodiments
 from ..data.quantiles import measured_quantiles
-from ..data.recipe import load_mixture
+from ..data.recipe import Mixture, load_mixture
 from ..data.sampling import TripleConfig
-from ..data.source import open_dataset
+from ..data.source import Broken, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint, split_episodes
 from ..data.triples import TripleDataset
+from ..folders import flat
 from ..lam import LamConfig, LatentActionModel
 from ..lam.registry import LAMS, FamilyConfig, ProprioConfig, preset
+from ..schema import Count, NonNegative, Positive, Share
 from ..structure.measure import structure_probe
 from ..structure.watch import Watch
-from .command import Job, parse_preset_first, train_command, train_job
+from .command import Job, check_different, parse_preset_first, train_command, train_job
 from .config import TrainConfig
 from .draws import origin
 
@@ -76,7 +81,7 @@ class LamTrainConfig(Generic[Model]):
     root: str = "data"  # folder of the mixture's sources
     # folder of a trained model on which this one builds: UniVLA's stage 2 keeps its codes, frozen
     stage_1: str = ""
-    val_fraction: float = 0.1  # of the episodes; at least one; not used for training
+    val_fraction: Share = 0.1  # of the episodes; at least one; not used for training
     # gets config.json, data.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     out: str = "runs/lam"
     model: Model = LamConfig()  # sizes and objective; which there are depends on the family
@@ -85,8 +90,9 @@ class LamTrainConfig(Generic[Model]):
     augmentation: bool = False  # color jitter and a shared crop (paper, B.2), on the device
     augment: AugmentConfig = AugmentConfig()  # its strengths
     # frames are decoded once if, at the model's size, all fit into this many GiB on disk
-    cache_gib: float = 8.0
-    probe_n: int = 512  # held-out triples that the structure probe measures
+    cache_gib: NonNegative = 8.0
+    skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
+    probe_n: Positive = 512  # held-out triples that the structure probe measures
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -117,6 +123,7 @@ class LamData:
     train: TripleDataset
     held_out: TripleDataset
     description: dict  # for config.json: what would make it another run
+    probed: dict  # for probe.json: what is held out
     origin: dict  # for data.json: what measuring the model later needs to know, see `folder_origin`
 
 
@@ -149,41 +156,70 @@ def folder_origin(folder: str, episodes: Sequence[Trajectory], kept: int) -> dic
         "held_out": [kept, len(episodes)],
     }
 
+# %% ../../nbs/8_train/lam.ipynb #e33ba96a
+def open_folder(folder: str, skip_broken: int) -> Store:
+    """The data in a folder, of which so many broken items may be left out."""
+    return open_dataset(folder, broken=Broken(skip_broken))
+
+
+def open_stores(config: LamTrainConfig) -> tuple[list[Store], Store | None]:
+    """The folders of `data`, and that of `held_out` if there is one; no two are the same."""
+    stores = [open_folder(folder, config.skip_broken) for folder in config.data]
+    held_out = open_folder(config.held_out, config.skip_broken) if config.held_out else None
+    named = [(f"--data {folder}", store) for folder, store in zip(config.data, stores, strict=True)]
+    if held_out is not None:
+        named.append((f"--held-out {config.held_out}", held_out))
+    check_different([(name, identity(store)) for name, store in named])
+    return stores, held_out
+
 # %% ../../nbs/8_train/lam.ipynb #c5666425
 def open_folders(config: LamTrainConfig) -> LamData:
     """Open the folders of `config.data`; the last episodes of each are held out, or `held_out`."""
     size = config.model.image_size
+    stores, elsewhere = open_stores(config)
     kept = []
     held_out = []
     folders = []
-    for folder in config.data:
-        store = open_dataset(folder)
+    for folder, store in zip(config.data, stores, strict=True):
         episodes = decoded_once(store, size, config.cache_gib)
         own, out = divide(config, episodes)
         kept += own
         held_out += out
         folders.append(folder_origin(folder, episodes, len(own)))
-    if config.held_out:
-        held_out = decoded_once(open_dataset(config.held_out), size, config.cache_gib)
+    if elsewhere is not None:
+        held_out = decoded_once(elsewhere, size, config.cache_gib)
 
-    only_one = len(config.data) == 1  # it knows its percentiles already
-    quantiles = store.meta["quantiles"] if only_one else measured_quantiles(kept)
+    only_one = len(stores) == 1  # it knows its percentiles already
+    quantiles = stores[0].meta["quantiles"] if only_one else measured_quantiles(kept)
     shared = {"quantiles": quantiles, "embodiments": sorted({t.embodiment for t in kept})}
     augment = config.augment if config.augmentation else None
     other_draws = replace(config.triples, seed=config.triples.seed + 1)
     data = TripleDataset(kept, config.triples, size, augment, defer_augmentation=True, **shared)
     probe = TripleDataset(held_out, other_draws, size, **shared)
     about = {"episodes": len(kept), "frames": len(data), "content": fingerprint(kept)}
-    return LamData(data, probe, about, {**shared, "folders": folders})
+    about["identity"] = {f"folder {n}": identity(s) for n, s in enumerate(stores, start=1)}
+    return LamData(data, probe, about, probed_of(config, elsewhere), {**shared, "folders": folders})
+
+
+def probed_of(config: LamTrainConfig, elsewhere: Store | None) -> dict[str, Any]:
+    """What the probe looks at, flat: how many triples, and data that are held out `elsewhere`."""
+    about = {"probe_n": config.probe_n}
+    if elsewhere is None:
+        return about
+    return about | flat(identity(elsewhere), "held_out")
 
 # %% ../../nbs/8_train/lam.ipynb #76311d58
 def open_mixture_data(config: LamTrainConfig) -> LamData:
     """Open the sources of a mixture. `UserError`: what is missing, or --data beside --mixture."""
     if config.data or config.held_out:
         raise UserError("--mixture brings its own data: leave out --data and --held-out")
+    if config.skip_broken:
+        raise UserError("--skip-broken is for --data, a mixture is read whole: leave it out")
     size = config.model.image_size
+    known = {}  # folder -> its identity
 
     def frames(store: Store) -> list[Trajectory]:
+        known[os.path.relpath(store.folder, config.root)] = identity(store)
         return decoded_once(store, size, config.cache_gib)
 
     mixture = load_mixture(config.mixture)
@@ -197,16 +233,25 @@ def open_mixture_data(config: LamTrainConfig) -> LamData:
     augment = config.augment if config.augmentation else None
     data = MixtureDataset(kept, size, seed, augment, embodiments=names, defer_augmentation=True)
     probe = MixtureDataset(held_out, size, seed + 1, embodiments=names)
-    about = {
-        "episodes": len(data.trajectories),
-        "frames": len(data),
+    about = describe_mixture(mixture, kept, known)
+    probed = probed_of(config, None)
+    return LamData(data, probe, about, probed, mixture_origin(config, sources, kept, names))
+
+# %% ../../nbs/8_train/lam.ipynb #a955fecd
+def describe_mixture(mixture: Mixture, kept: Sequence[Source], known: Mapping[str, dict]) -> dict:
+    """What decides the draws of a mixture: its sources, their shares, data and triples."""
+    sources = {}
+    triples = {}
+    for source, share in zip(kept, mixture.shares, strict=True):
+        sources[source.name] = [share, fingerprint(source.trajectories)]
+        triples[source.name] = asdict(source.config)  # the recipe's offsets are among them
+    return {
+        "episodes": sum(len(source.trajectories) for source in kept),
+        "frames": sum(len(t) for source in kept for t in source.trajectories),
         "mixture": mixture.name,
-        "sources": {
-            source.name: [share, fingerprint(source.trajectories)]
-            for source, share in zip(kept, mixture.shares, strict=True)
-        },
+        "sources": sources,
+        "identity": {**known, "triples": triples},
     }
-    return LamData(data, probe, about, mixture_origin(config, sources, kept, names))
 
 # %% ../../nbs/8_train/lam.ipynb #b913556a
 def mixture_origin(
@@ -330,7 +375,17 @@ def prepare(config: LamTrainConfig) -> Job:
     episodes = data.description["episodes"]
     frames = data.description["frames"]
     amount = f"{episodes} episodes of {frames:,d} frames"
-    return Job(model, triples, probe, about, amount, "triples", finish=finish)
+    return Job(model, triples, probe, about, amount, "triples", data.probed, finish=finish)
+
+
+def inputs_of(config: LamTrainConfig) -> list[Path]:
+    """The folders that a run reads."""
+    named = [*config.data, config.held_out, config.stage_1]
+    folders = [Path(name) for name in named if name]
+    if config.mixture:
+        mixture = load_mixture(config.mixture)
+        folders += [Path(config.root) / mixture.folder(n) for n in range(len(mixture.parts))]
+    return folders
 
 
 def run(config: LamTrainConfig) -> dict[str, Any]:
@@ -338,7 +393,7 @@ def run(config: LamTrainConfig) -> dict[str, Any]:
 
     All lines are in `out`/metrics.jsonl.
     """
-    return train_job(config, prepare)
+    return train_job(config, prepare, inputs_of(config))
 
 # %% ../../nbs/8_train/lam.ipynb #29039a75
 def main(argv: Sequence[str] | None = None) -> None:

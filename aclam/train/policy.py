@@ -21,14 +21,17 @@ from accelerate import PartialState
 
 from ..core import UserError, digest, say, suggest
 from ..data.cache import decoded_once
-from ..data.source import open_dataset
+from ..data.identity import identity
+from ..data.source import Broken, open_dataset
+from ..data.store import Store
 from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
 from ..policy.model import PRESETS, Pair, Policy, PolicyConfig, draw_noise
 from ..policy.small_vlm import VlmConfig
 from ..policy.vlm import load_weights
-from .command import Job, parse_preset_first, train_command, train_job
-from .config import TrainConfig
+from ..schema import Count, NonNegative, Positive, Share
+from .command import Job, check_different, parse_preset_first, train_command, train_job
+from .config import Part, TrainConfig
 from aclam.train.demonstrations import (
     Episode,
     PolicyDataset,
@@ -75,23 +78,24 @@ class PolicyTrainConfig:
     preset: str = "policy_cpu"  # a policy and how it is trained; every field below can be changed
     data: tuple[str, ...] = ()  # folders of demonstrations with a frame at every command
     # use the commands of this many episodes only, the others as video; 0: of all
-    demonstrations: int = 0
+    demonstrations: Count = 0
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
-    video_share: float = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
+    video_share: Part = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
     lam: str = ""  # folder of the latent action model; none for presets wo_lam
-    val_fraction: float = 0.05  # of the episodes of `data`; at least one; not used for training
+    val_fraction: Share = 0.05  # of the episodes of `data`; at least one; not used for training
     # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     out: str = "runs/policy"
     model: PolicyConfig = PolicyConfig()  # the policy's sizes and its objective
     train: TrainConfig = TrainConfig()  # the loop
     # pictures are shifted by up to so many pixels; at 96 px one is 8 mm, and a grasp forgives 10
-    shift: int = 1
-    brightness: float = 0.1  # pictures are made brighter or darker by up to this share  # assumed
+    shift: Count = 1
+    brightness: Part = 0.1  # pictures are made brighter or darker by up to this share  # assumed
     # noise on states, as a share of each column's spread: 1 mm for the hand  # assumed
-    proprio_noise: float = 0.01
+    proprio_noise: NonNegative = 0.01
     # frames are decoded once if, at the policy's size, all fit into this many GiB on disk
-    cache_gib: float = 16.0
-    probe_n: int = 64  # held-out moments that are sampled to watch the training
+    cache_gib: NonNegative = 16.0
+    skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
+    probe_n: Positive = 64  # held-out moments that are sampled to watch the training
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -130,10 +134,6 @@ def check_settings(c: PolicyTrainConfig) -> None:
         raise UserError(
             f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset"
         )
-    if not (0 <= c.video_share < 1 and 0 <= c.brightness < 1):
-        raise UserError("video_share and brightness lie in [0, 1)")
-    if min(c.shift, c.proprio_noise, c.demonstrations) < 0:
-        raise UserError("shift, proprio_noise and demonstrations are at least 0")
 
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 class Recording(NamedTuple):
@@ -144,10 +144,9 @@ class Recording(NamedTuple):
 
 
 def open_recordings(
-    folder: str, config: PolicyTrainConfig, lam: LatentActionModel | None
+    store: Store, config: PolicyTrainConfig, lam: LatentActionModel | None
 ) -> list[Recording]:
     """The episodes of a store, decoded to the policy's size once where `cache_gib` allows it."""
-    store = open_dataset(folder)
     known = [None] * len(store)
     if lam is not None:
         known = known_latents(store, lam, config.model.latent_gap_s)
@@ -166,16 +165,22 @@ class Roles(NamedTuple):
     acting: list[Recording]  # to act by
     video: list[Recording]  # to watch only
     held_out: list[Recording]  # the last of each folder of `data`
+    identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
-
+# %% ../../nbs/8_train/policy.ipynb #3578dd94
 def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Roles:
     """Open all folders, and give each recording its role."""
     recordings = []
     held_out = []
-    for folder in config.data:
-        kept, measured = split_episodes(open_recordings(folder, config, lam), config.val_fraction)
+    known = {}
+    for n, folder in enumerate(config.data, start=1):
+        store = open_dataset(folder, broken=Broken(config.skip_broken))
+        known[f"folder {n}"] = identity(store)
+        kept, measured = split_episodes(open_recordings(store, config, lam), config.val_fraction)
         recordings += kept
         held_out += measured
+    check_different(list(zip(config.data, known.values(), strict=True)))
+
     count = config.demonstrations or len(recordings)
     if count > len(recordings):
         raise UserError(
@@ -183,14 +188,16 @@ def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Ro
         )
     acting = recordings[:count]
     video = recordings[count:]
-    for folder in config.video:
-        video += open_recordings(folder, config, lam)
+    for n, folder in enumerate(config.video, start=1):
+        store = open_dataset(folder, broken=Broken(config.skip_broken))
+        known[f"video {n}"] = identity(store)
+        video += open_recordings(store, config, lam)
     if video and not config.lam:
         say("without latents, video teaches nothing: only episodes with commands are used")
         video = []
-    return Roles(acting, video, held_out)
+    return Roles(acting, video, held_out, known)
 
-
+# %% ../../nbs/8_train/policy.ipynb #edf855ea
 def content_of(trajectories: Sequence[Trajectory]) -> str:
     """Twelve digits that change with names, lengths, tasks and times of the episodes."""
     return digest([(t.name, len(t), t.task, float(t.timestamp[-1])) for t in trajectories])
@@ -239,7 +246,7 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=config.train.seed + 1)
     return PolicyData(train, held_out, model, describe(config, roles, lam))
 
-
+# %% ../../nbs/8_train/policy.ipynb #4da97da5
 def describe(
     config: PolicyTrainConfig, roles: Roles, lam: LatentActionModel | None
 ) -> dict[str, Any]:
@@ -248,6 +255,7 @@ def describe(
         "demonstrations": len(roles.acting),
         "videos": len(roles.video),
         "content": content_of([r.trajectory for r in roles.acting + roles.video]),
+        "identity": roles.identity,
         "video_share": config.video_share,
         "shift": config.shift,
         "brightness": config.brightness,
@@ -368,6 +376,7 @@ def prepare(config: PolicyTrainConfig) -> Job:
         describe=describe,
         amount=f"{d['demonstrations']} demonstrations, {d['videos']} videos",
         unit="samples",
+        probed={"probe_n": config.probe_n},
     )
 
 
@@ -377,7 +386,8 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
     """
     check_settings(config)
-    return train_job(config, prepare)
+    named = [*config.data, *config.video, config.lam]
+    return train_job(config, prepare, [name for name in named if name])
 
 # %% ../../nbs/8_train/policy.ipynb #e022fe1b
 def main(argv: Sequence[str] | None = None) -> None:
