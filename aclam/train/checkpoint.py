@@ -94,7 +94,7 @@ def remove_old(folder: str | Path, keep: int) -> None:
 # %% ../../nbs/8_train/checkpoint.ipynb #1cfe13c6
 def _whole(path: Path) -> AbstractContextManager[Path]:
     """A checkpoint's folder, to be written whole; older ones carry no mark."""
-    return atomic_folder(path, marks=[MODEL_FILE, PROGRESS_FILE])
+    return atomic_folder(path, [MODEL_FILE, PROGRESS_FILE], "checkpoint")
 
 
 def save_checkpoint(

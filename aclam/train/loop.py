@@ -407,7 +407,7 @@ def loop(self: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
 @patch
 def finish(self: Run, last: dict) -> None:
     """Write the model and the last metrics, if there are new ones."""
-    with atomic_folder(self.folder / "model", marks=[checkpoint.MODEL_FILE]) as temporary:
+    with atomic_folder(self.folder / "model", [checkpoint.MODEL_FILE], "model") as temporary:
         self.model.save_pretrained(temporary)
     write_result(self.folder, self.config.steps, last)
 

@@ -6,9 +6,9 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings', 'Recording',
-           'open_recordings', 'open_lam', 'Roles', 'assign_roles', 'content_of', 'PolicyData', 'fit_to_data',
-           'open_data', 'describe', 'some_latents', 'set_units', 'build', 'random_weights', 'policy_probe',
-           'sample_errors', 'prepare', 'run', 'main']
+           'open_recordings', 'latents_in', 'open_lam', 'Roles', 'assign_roles', 'content_of', 'PolicyData',
+           'fit_to_data', 'open_data', 'describe', 'some_latents', 'set_units', 'build', 'random_weights',
+           'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 from collections.abc import Callable, Sequence
@@ -154,6 +154,12 @@ def open_recordings(
     return list(map(Recording, trajectories, known))
 
 
+def latents_in(recordings: Sequence[Recording]) -> dict[str, str]:
+    """How exact the latents of some recordings are: labels of 16 bits are not what is computed."""
+    kinds = {r.known.labels.about["values"] for r in recordings if r.known is not None}
+    return {"latents": "float16" if "float16" in kinds else "float32"}
+
+
 def open_lam(folder: str) -> LatentActionModel | None:
     """The latent action model in a folder, on this process's device; None for ''."""
     return LatentActionModel.from_pretrained(folder).to(PartialState().device) if folder else None
@@ -175,8 +181,9 @@ def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Ro
     known = {}
     for n, folder in enumerate(config.data, start=1):
         store = open_dataset(folder, broken=Broken(config.skip_broken))
-        known[f"folder {n}"] = identity(store)
-        kept, measured = split_episodes(open_recordings(store, config, lam), config.val_fraction)
+        own = open_recordings(store, config, lam)
+        known[f"folder {n}"] = identity(store) | latents_in(own)
+        kept, measured = split_episodes(own, config.val_fraction)
         recordings += kept
         held_out += measured
     check_different(list(zip(config.data, known.values(), strict=True)))
@@ -190,8 +197,9 @@ def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Ro
     video = recordings[count:]
     for n, folder in enumerate(config.video, start=1):
         store = open_dataset(folder, broken=Broken(config.skip_broken))
-        known[f"video {n}"] = identity(store)
-        video += open_recordings(store, config, lam)
+        own = open_recordings(store, config, lam)
+        known[f"video {n}"] = identity(store) | latents_in(own)
+        video += own
     if video and not config.lam:
         say("without latents, video teaches nothing: only episodes with commands are used")
         video = []
