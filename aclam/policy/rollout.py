@@ -408,7 +408,7 @@ def evaluate(c: RolloutConfig, policy: Policy | None = None) -> dict:
     lam = open_lam(c, policy)
     out = output_folder(c.out, (c.policy, c.data, c.lam), "rollout", is_older)
     with hold(out):
-        rows = resume(out, rules_of(policy, c.policy, environments, c.data, c.few))
+        rows = resume(out, rules_of(c, first))
         if lam is not None:
             claim_plans(out, lam)
         return play_all(Evaluation(c, policy, lam), environments, rows)
