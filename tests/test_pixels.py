@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from aclam.commands import data as commands
@@ -148,6 +149,27 @@ def test_a_photograph_is_shown_upright(tmp_path, picture, number, suffix):
 def test_broken_exif_data_says_nothing(tmp_path, picture, exif):
     Image.fromarray(picture).save(tmp_path / "0.jpg", exif=exif)
     assert read_image(tmp_path / "0.jpg", "photo").shape == (64, 96, 3)
+
+
+def test_the_picture_of_a_cover_is_no_film(tmp_path, picture):
+    whole = turned_film(tmp_path / "whole.mp4", picture, 0, False)
+    path = tmp_path / "v" / "clip.mp4"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as out, av.open(str(whole)) as source:
+        cover = out.add_stream("mjpeg", rate=10)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj444p"
+        cover.disposition = Disposition.attached_pic
+        film = out.add_stream_from_template(source.streams.video[0])
+        for packet in jpeg_packets(32, 32, range(1)):
+            packet.stream = cover
+            out.mux(packet)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = film
+                out.mux(packet)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 2
+    assert open_dataset(path.parent).trajectories[0].frames[[2]].shape == (1, 64, 96, 3)
 
 
 # --- colors ---------------------------------------------------------------------------------------
