@@ -372,7 +372,7 @@ def test_checksums_notice_a_flipped_bit(episodes, tmp_path):
 
 def test_a_frame_of_another_size_is_noticed(episodes, tmp_path):
     odd = np.concatenate([episodes[0].frames.array[:4]] * 2, axis=2)
-    with pytest.raises(UserError, match="frames of different sizes"):
+    with pytest.raises(UserError, match="one size is needed"):
         write_store(tmp_path / "s", [episodes[0], Trajectory(FrameArray(odd), np.arange(4) / 5)])
     with pytest.raises(UserError, match="no such folder"):
         read_store(tmp_path / "nowhere")
