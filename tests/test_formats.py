@@ -30,7 +30,7 @@ from aclam.data.files import Broken
 from aclam.data.lerobot_reader import download, read_lerobot
 from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
-from aclam.data.rlds import check_crc
+from aclam.data.tfrecord import check_crc
 from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
@@ -212,7 +212,7 @@ BAD = {
     ),
     "no shape": (
         lambda r: edit_info(r, features=features(r, action={"dtype": "float32"})),
-        r"info.json: the shape of",
+        r"info.json: field features.action: .*shape",
     ),
     "wrong picture size": (
         lambda r: edit_info(r, features=features(r, **NINE)),
@@ -229,7 +229,7 @@ BAD = {
     ),
     "not JSON": (lambda r: cut(r / "meta/info.json", 0.5), r"info.json is not JSON"),
     "another version": (lambda r: edit_info(r, codebase_version="v9"), r'codebase_version is "v9"'),
-    "no rate": (lambda r: edit_info(r, fps=0), r"fps is 0, a positive number"),
+    "no rate": (lambda r: edit_info(r, fps=0), r"info.json: field fps: .*found 0"),
 }
 
 

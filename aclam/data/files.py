@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import UserError, plain, say
+from ..core import UserError, plain, regular_file, say
 from ..folders import claim, output_folder
 
 # %% ../../nbs/3_data/files.ipynb #6345909c
@@ -200,12 +200,14 @@ def parquet_errors(
     what: str = "",  # what the file is for, such as "episode 3"
     cure: str = "",  # what to do about a broken one
 ) -> Iterator[None]:
-    """Turn what Arrow raises about a file into a `UserError` of one line."""
+    """Turn what Arrow raises about a file into a `UserError` of one line. A pipe is not read."""
     start = f"{what}: " if what else ""
     try:
+        regular_file(path)
+    except UserError as e:
+        raise UserError(f"{start}{e}") from e
+    try:
         yield
-    except FileNotFoundError as e:
-        raise UserError(f"{start}no such file: {path}") from e
     except (pa.ArrowException, OSError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0][:120]
         end = f": {cure}" if cure else ""
