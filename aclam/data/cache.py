@@ -9,18 +9,19 @@ __all__ = ['channels_first', 'channels_last', 'resize_frames', 'FrameBlock', 'Ca
 
 # %% ../../nbs/3_data/cache.ipynb #e8653096
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..core import UserError, atomic_file, digest, plain
+from ..core import CANNOT_WRITE, NO_ROOM, UserError, atomic_file, digest, say
+from .identity import identity
 from .store import Store
 from .store_tables import ROW_GROUP
 from .trajectory import Trajectory
-from ..folders import one_at_a_time
+from ..folders import cache_folder, one_at_a_time
 
 # %% ../../nbs/3_data/cache.ipynb #805fdf56
 def channels_first(frames: np.ndarray) -> np.ndarray:
@@ -93,59 +94,110 @@ def _with_frames(trajectories: Sequence[Trajectory], block: FrameBlock) -> list[
     return cached
 
 
-def _fill(array: np.ndarray, trajectories: Sequence[Trajectory], size: int) -> None:
-    """Decode and shrink all frames into `array`, a row group at a time."""
-    row = 0
+def _small(trajectories: Sequence[Trajectory], size: int) -> Iterator[np.ndarray]:
+    """All frames, decoded and shrunk, a row group at a time: uint8 (n, 3, size, size)."""
     for t in trajectories:
         for first in range(0, len(t), ROW_GROUP):
             numbers = list(range(first, min(first + ROW_GROUP, len(t))))
-            array[row : row + len(numbers)] = resize_frames(t.frames[numbers], size).numpy()
-            row += len(numbers)
+            yield resize_frames(t.frames[numbers], size).numpy()
+
+
+def _in_memory(trajectories: Sequence[Trajectory], size: int) -> FrameBlock:
+    """All small frames in memory."""
+    array = np.empty((sum(map(len, trajectories)), 3, size, size), np.uint8)
+    row = 0
+    for frames in _small(trajectories, size):
+        array[row : row + len(frames)] = frames
+        row += len(frames)
+    return FrameBlock(array)
 
 # %% ../../nbs/3_data/cache.ipynb #ef38d306
-def _cache_name(source: Store | Sequence[Trajectory], image_size: int) -> str:
-    """A name that changes with the content (a store), or with names, lengths and duration."""
-    if isinstance(source, Store):
-        content = source.meta
-    else:
-        content = [(t.name, len(t), float(t.timestamp[-1])) for t in source]
-    return f"frames_{image_size}_{digest(plain(content))}.npy"
+def _candidates(store: Store, image_size: int, folder: Path | None) -> list[Path]:
+    """Where the file of a store may be; the last is where it is written, if anywhere."""
+    name = f"frames_{image_size}_{digest(identity(store))}.npy"
+    if folder is not None:
+        return [Path(folder) / name]
+    found = [Path(store.folder) / "cache" / name]  # perhaps by somebody who may write there
+    place = cache_folder(store.folder, "cache")
+    return found if place is None else [*found, place / name]
+
+
+def _read_block(file: Path, shape: tuple[int, ...]) -> FrameBlock | None:
+    """The frames in a file; None where it is not there, torn, or none of ours."""
+    if not file.is_file():
+        return None
+    try:
+        block = FrameBlock(file=file)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = getattr(block.array, "shape", None) == shape and block.array.dtype == np.uint8
+    return block if fits else None
+
+# %% ../../nbs/3_data/cache.ipynb #fc2cd017
+def _write_block(file: Path, trajectories: Sequence[Trajectory], shape: tuple[int, ...]) -> None:
+    """Decode all frames into a file. `UserError` for a full disk, and for a broken frame."""
+    head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with atomic_file(file) as path, open(path, "wb") as out:
+        np.lib.format.write_array_header_1_0(out, head)
+        for frames in _small(trajectories, shape[-1]):
+            out.write(frames.data)
+
+
+def _block(store: Store, image_size: int, folder: Path | None) -> FrameBlock | None:
+    """The frames of a store in a file, which is made if need be; None where none can be made."""
+    shape = (sum(map(len, store.trajectories)), 3, image_size, image_size)
+    files = _candidates(store, image_size, folder)
+    for file in files:
+        block = _read_block(file, shape)
+        if block is not None:
+            return block
+    try:
+        _write_block(files[-1], store.trajectories, shape)
+    except UserError as e:
+        # a frame that cannot be read is an error here as it is later
+        disk = getattr(e.__cause__, "errno", None) in (*NO_ROOM, *CANNOT_WRITE)
+        if not disk and os.access(files[-1].parent, os.W_OK):
+            raise
+        say(f"frames cannot be kept: {e}")
+    return _read_block(files[-1], shape)
 
 # %% ../../nbs/3_data/cache.ipynb #e7591991
 def cache_frames(
     source: Store | Sequence[Trajectory],  # an opened store, or any trajectories
     image_size: int,  # pixels
-    # where the file goes; default: `cache` in the store, or memory
+    # where the file of a store goes; default: its `cache`, or the user's, or memory
     folder: str | os.PathLike | None = None,
     in_memory: bool = False,  # an array instead of a memory-mapped file
 ) -> list[Trajectory]:  # the same, but their frames are of this size and need no decoding
-    """Decode and shrink all frames once. Written atomically; a file that is there is used again."""
-    trajectories = source.trajectories if isinstance(source, Store) else list(source)
-    if folder is None and isinstance(source, Store):
-        folder = source.folder / "cache"
-    shape = (sum(len(t) for t in trajectories), 3, image_size, image_size)
+    """Decode and shrink all frames once. Written atomically; a file that is there is used again.
 
-    if in_memory or folder is None:
-        array = np.empty(shape, np.uint8)
-        _fill(array, trajectories, image_size)
-        return _with_frames(trajectories, FrameBlock(array))
-
-    file = Path(folder) / _cache_name(source, image_size)
-    if not file.exists():
-        with atomic_file(file) as path:
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-            _fill(array, trajectories, image_size)
-            array.flush()
-    block = FrameBlock(file=file)
-    if block.array.shape != shape:
-        raise UserError(f"{file} has shape {block.array.shape}, expected {shape}: remove it")
-    return _with_frames(trajectories, block)
+    Only what was opened has an identity: mere trajectories are kept in memory.
+    """
+    is_store = isinstance(source, Store)
+    trajectories = source.trajectories if is_store else list(source)
+    if folder is not None and not is_store:
+        raise UserError("frames of mere trajectories are kept in memory, not in a folder")
+    block = None
+    if is_store and not in_memory:
+        block = _block(source, image_size, folder)
+    return _with_frames(trajectories, block or _in_memory(trajectories, image_size))
 
 # %% ../../nbs/3_data/cache.ipynb #3d51a970
 def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajectory]:
     """The episodes of a store, decoded once where that takes at most `cache_gib` of disk."""
+    height, width = store.meta["image_size"]
+    if height != width and not store.declared.get("fit"):
+        say(
+            f"{store.folder}: frames of {width} x {height} pixels are squeezed into a square of "
+            f"{image_size}: aclam-data convert --fit crop (or pad) or fit in a recipe keeps shapes"
+        )
     gib = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if gib > cache_gib:
         return store.trajectories
-    with one_at_a_time(Path(store.folder) / "cache" / ".turn"):
-        return cache_frames(store, image_size)
+    place = cache_folder(store.folder, "cache")
+    if place is None:
+        say(f"{store.folder}: there is no place for a cache: frames are decoded at each step")
+        return store.trajectories
+    with one_at_a_time(place / ".turn"):
+        block = _block(store, image_size, None)
+    return store.trajectories if block is None else _with_frames(store.trajectories, block)

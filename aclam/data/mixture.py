@@ -12,8 +12,8 @@ __all__ = ['CHECKED', 'Source', 'MixtureSampler', 'TimesOf', 'MixtureStates', 'M
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from . import scenes
 from .augment import AugmentConfig
 from .declared import cached_quantiles
 from .files import Recent
+from .identity import identity
 from .layout import check_layout
 from .plan import dataset_folders
 from .quantiles import bounds_of, measured_quantiles, normalize
@@ -48,6 +49,8 @@ class Source:
     config: TripleConfig = TripleConfig()
     # {embodiment: {"proprio": {"q01": [...], "q99": [...]}}}; default: measured
     quantiles: dict | None = None
+    # what its data are, see `aclam.data.identity`; default: not known
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if not len(self.trajectories):
@@ -353,6 +356,17 @@ def _as_stored(store: Store) -> list[Trajectory]:
     return store.trajectories
 
 
+def _identities(folder: Path, stores: Sequence[Store]) -> dict[str, str]:
+    """The identity of all datasets of a source: those of several have their folder before it."""
+    if len(stores) == 1:
+        return identity(stores[0])
+    known = {}
+    for store in stores:
+        name = os.path.relpath(store.folder, folder)
+        known |= {f"{name}: {key}": value for key, value in identity(store).items()}
+    return known
+
+
 def _across(trajectories: list[Trajectory], how: str) -> list[Trajectory]:
     """The trajectories of each scene as one, see `aclam.data.scenes`."""
     label = {"scene": scenes.by_label, "first_frame": scenes.by_first_frame}[how]
@@ -382,15 +396,15 @@ def open_source(
     for t in trajectories[:: max(1, len(trajectories) // CHECKED)]:
         check_layout(t)
 
+    known = _identities(Path(folder), stores)
     quantiles = stores[0].meta["quantiles"]
     if len(stores) > 1:
-        files = [store.folder / p["file"] for store in stores for p in store.meta["parts"]]
-        quantiles = cached_quantiles(folder, trajectories, files)
+        quantiles = cached_quantiles(folder, trajectories, known)
     config = source_config(recipe, part, base)
     if part.across != "off":
         trajectories = _across(trajectories, part.across)
         config = replace(config, rule="anywhere")
-    return Source(recipe.name, trajectories, part.weight, config, quantiles)
+    return Source(recipe.name, trajectories, part.weight, config, quantiles, known)
 
 # %% ../../nbs/3_data/mixture.ipynb #f6865aee
 def open_mixture(

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..core import UserError, import_modules
-from .declared import FORMATS, Declared
-from .files import Broken, data_files
+from ..core import UserError, import_modules, say
+from .declared import FORMATS, Declared, as_declared, check_found
+from .files import Broken, has_data_file
 from .lerobot_reader import download
+from .pixels import FIT_WORDS, Fit, frame_size
 from .recipe import Recipe, load_recipe
 from .rlds import read_rlds
-from .store import Store, read_store
+from .store import Store, read_meta, read_store
 from .video_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_videos
 
 # %% ../../nbs/3_data/source.ipynb #c611697f
@@ -29,7 +30,7 @@ _readers = import_modules("aclam.data", ending="_reader")
 # %% ../../nbs/3_data/source.ipynb #d178021b
 def _has(folder: Path, wanted: Callable[[str], bool] | Sequence[str]) -> bool:
     """Whether a file below `folder` is wanted."""
-    return bool(data_files(folder, wanted))
+    return has_data_file(folder, wanted)
 
 
 def recognize(path: str | os.PathLike) -> str:
@@ -56,7 +57,8 @@ def recognize(path: str | os.PathLike) -> str:
 # %% ../../nbs/3_data/source.ipynb #1a03664b
 def declared_by(recipe: Recipe, format: str) -> Declared:
     """What a recipe says about a dataset in this format ('lerobot', 'rlds', 'video', 'store')."""
-    camera = recipe.camera.key
+    # the view of what is nothing but video has no name
+    camera = "" if recipe.camera.key == "video" else recipe.camera.key
     state = recipe.proprio
     if format == "lerobot":
         camera = recipe.camera.lerobot_key
@@ -65,13 +67,29 @@ def declared_by(recipe: Recipe, format: str) -> Declared:
     return Declared(
         kind=recipe.kind,
         embodiment=recipe.embodiment,
-        camera=None if format == "video" else camera or None,
+        camera=camera or None,
         fps=recipe.control_hz if has_no_times else None,
         state=state.keys if state else None,
         layout=state.layout if state else None,
         skip_first=recipe.skip_first,
         bgr=recipe.camera.channels == "bgr" and format == "rlds",
+        fit=recipe.camera.fit,
     )
+
+# %% ../../nbs/3_data/source.ipynb #af6eb7a0
+def _check_effect(path: Path, format: str, camera: str | None, rate: float | None) -> None:
+    """`UserError` where a dataset has rates or cameras of its own."""
+    timed = format != "rlds"
+    if format == "video":
+        timed = path.is_file() or _has(path, VIDEO_SUFFIXES)
+    if rate is not None and timed:
+        raise UserError(
+            f"{path} has time stamps of its own: --rate is for RLDS and for folders of images"
+        )
+    if camera is not None and format == "store":
+        own = read_meta(path)["camera"]
+        if camera != own:
+            raise UserError(f'{path} has no camera "{camera}", its only one is "{own}"')
 
 # %% ../../nbs/3_data/source.ipynb #3e80f45b
 def declared_for(
@@ -80,9 +98,12 @@ def declared_for(
     recipe: str | None = None,
     camera: str | None = None,  # instead of the recipe's
     rate: float | None = None,  # frames a second, likewise; for data without time stamps
+    fit: Fit | None = None,  # how frames become squares, likewise
+    size: int | None = None,  # their side in pixels then, likewise
 ) -> Declared:
-    """What is declared about a dataset."""
+    """What is declared. A rate or a camera that would have no effect is a `UserError`."""
     format = recognize(path)
+    _check_effect(Path(path), format, camera, rate)
     own = Path(path) / "recipe.yaml"
     if recipe is not None or own.exists():
         declared = declared_by(load_recipe(recipe or str(own)), format)
@@ -92,7 +113,29 @@ def declared_for(
         declared = replace(declared, camera=camera)
     if rate is not None:
         declared = replace(declared, fps=rate)
+    if fit is not None or size is not None:
+        declared = replace(declared, fit=fit or declared.fit, size=size)
     return declared
+
+# %% ../../nbs/3_data/source.ipynb #00854c14
+def _open_store(path: Path, declared: Declared, verify: bool) -> Store:
+    """Our own format, which says everything about itself.
+
+    A recipe may still speak of a camera or a state that this store does not have. Only a store
+    that was converted knows what the camera was called.
+    """
+    store = read_store(path, verify)
+    converted = isinstance(store.meta.get("source"), dict) and store.meta["camera"] != "image"
+    camera = [store.meta["camera"]] if converted else None
+    measured = any(t.proprio is not None for t in store.trajectories)
+    check_found(declared, path, camera, None if measured else ())
+    if declared.fit is None:
+        return store
+    fitted = replace(Declared(), fit=declared.fit, size=declared.size)
+    trajectories = [as_declared(t, fitted) for t in store.trajectories]
+    meta = store.meta | {"image_size": list(frame_size(trajectories[0].frames))}
+    facts = {"fit": fitted.fit, "size": str(fitted.size or "")}
+    return Store(store.folder, meta, trajectories, store.declared | facts)
 
 # %% ../../nbs/3_data/source.ipynb #55a3252d
 def open_dataset(
@@ -109,11 +152,23 @@ def open_dataset(
     out, where `broken` allows it, is said.
     """
     broken = broken or Broken()
+    before = len(broken.names)
     store = _open(path, declared, verify, broken)
+    if len(broken.names) > before:
+        store.meta["left_out"] = broken.names[before:]
     broken.tell()
+    _tell_fit(store)
     return store
 
 
+def _tell_fit(store: Store) -> None:
+    """Say how frames were made square."""
+    fit = store.declared.get("fit")
+    height, width = store.meta["image_size"]
+    if fit and height == width:
+        say(f"{store.folder}: frames are {FIT_WORDS[fit]}, to {width} x {height} pixels")
+
+# %% ../../nbs/3_data/source.ipynb #fe9a87d9
 def _open(
     path: str | os.PathLike, declared: Declared | None, verify: bool, broken: Broken
 ) -> Store:
@@ -123,9 +178,11 @@ def _open(
     format = recognize(path)
     declared = declared or declared_for(path)
     if format == "store":
-        return read_store(path, verify)
+        return _open_store(Path(path), declared, verify)
     if format in FORMATS:
         return FORMATS[format].read(Path(path), declared, verify, broken=broken)
     if format == "rlds":
         return read_rlds(path, declared, broken=broken)
+    # before millions of files are opened
+    check_found(declared, path, ("video", "image"), ())
     return read_videos(path, declared, verify=verify, broken=broken)
