@@ -33,7 +33,8 @@ MOST = 1 << 28  # bytes of a film
 def find_clip(folder: str | Path, name: str) -> Path:
     """NAME.mp4 or NAME.mp4.gz anywhere below a folder; `UserError` says where to get it."""
     names = (f"{name}.mp4", f"{name}.mp4.gz")
-    files = data_files(folder, lambda name: name in names)
+    there = Path(folder).is_dir()
+    files = data_files(folder, lambda name: name in names) if there else []
     if not files:
         raise UserError(
             f"no {name}.mp4 below {folder}: get it with `apt-get download opencv-doc && dpkg -x "
