@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ..command_line import cli
 from ..core import UserError, atomic_file, library, plain, print_json, say, write_json
 from ..data.source import open_dataset
+from ..data.video import local
 from ..device import device_of
 from ..folders import hold, output_folder
 from ..lam import LatentActionModel
@@ -245,7 +246,7 @@ def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> N
     """
     av = library("av", "video", "a video")
     height, width = (n - n % 2 for n in frames[0].shape[:2])
-    with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as video:
+    with atomic_file(path) as temporary, av.open(local(temporary), "w", format="mp4") as video:
         stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.width = width
         stream.height = height
