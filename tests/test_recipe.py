@@ -150,7 +150,7 @@ def test_the_stored_matrix_of_sirius_is_read_column_by_column():
         (("embodiment:", "embodyment:"), "unknown field embodyment of Recipe"),
         (("rotation_repr: euler_xyz", "rotation_repr: quat_xyzw"), "quat_xyzw has 4 columns"),
         (("rotation_repr: euler_xyz", "rotation_repr: eular_xyz"), 'Did you mean "euler_xyz"?'),
-        (("channels: rgb", "channels: grb"), "'grb' is not one of rgb, bgr"),
+        (("channels: rgb", "channels: grb"), '"grb" is not one of rgb, bgr'),
         (("title: Bridge", "title: Bridge\ntitle: again"), "title is there twice"),
         (("homepage:", "homepage"), "is not YAML"),
         (("licence: CC BY 4.0 (from memory)\n", ""), "needs licence"),

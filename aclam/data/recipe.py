@@ -12,17 +12,19 @@ __all__ = ['BOOLEAN', 'RECIPES', 'VIEWS', 'Proprio', 'CameraView', 'Rlds', 'Size
 import os
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from fastcore.basics import patch
 
-from ..core import UserError, from_dict, suggest
+from ..core import UserError, from_dict, read_text, short, suggest
 from .trajectory import KINDS, ProprioLayout
+from ..schema import Count, Finite, NonNegative, Positive, check
 
 # %% ../../nbs/3_data/recipe.ipynb #90d5667e
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Proprio:
     rotation: tuple[int, ...] = ()
     rotation_repr: str | None = None
     gripper: tuple[int, ...] = ()
-    gripper_range: tuple[float, float] | None = None  # its value when closed, when open
+    gripper_range: tuple[Finite, Finite] | None = None  # its value when closed, when open
     joints: tuple[int, ...] = ()
     rotation_2: tuple[int, ...] = ()  # of a second arm
     # a pose, not a change of pose; inferred from the name of the key unless said otherwise
@@ -85,10 +87,10 @@ class Size:
     `unverified` says which of them were not read at a source.
     """
 
-    episodes: int | None = None
-    frames: int | None = None
-    hours: float | None = None  # default: frames / control_hz
-    gib: float | None = None  # of the download
+    episodes: Count | None = None
+    frames: Count | None = None
+    hours: NonNegative | None = None  # default: frames / control_hz
+    gib: NonNegative | None = None  # of the download
 
 # %% ../../nbs/3_data/recipe.ipynb #bb4835c1
 @dataclass(frozen=True)
@@ -106,16 +108,16 @@ class Recipe:
     licence: str
     access: str  # what stands between a user and the data
     camera: CameraView
-    offset_s: tuple[float, float]  # least and largest offset, Appendix A.1
-    span_s: float  # tau, section 4.1
+    offset_s: tuple[Finite, Finite]  # least and largest offset, Appendix A.1
+    span_s: Finite  # tau, section 4.1
     table6_row: int | None = None
-    percent: float | None = None  # its sampling weight in Table 6
-    control_hz: float | None = None
+    percent: Finite | None = None  # its sampling weight in Table 6
+    control_hz: Finite | None = None
     # in the source; None: nothing measured, or (a store) declared in the data
     proprio: Proprio | None = None
     lerobot_proprio: Proprio | None = None  # in the LeRobot port, which may have lost something
     action: str = ""  # what the recorded command is
-    skip_first: int = 0  # steps without meaning at the start of each episode
+    skip_first: Count = 0  # steps without meaning at the start of each episode
     rlds: Rlds | None = None
     lerobot: tuple[str, ...] = ()  # datasets on the hub
     size: Size = Size()
@@ -185,26 +187,40 @@ class StrictLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = _without_words(yaml.SafeLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for n, key in enumerate(keys):
-            if key in keys[:n]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key} is there twice", node.start_mark
-                )
+        known: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            wrong = "" if isinstance(key, Hashable) else "a word or a number is expected as a key"
+            if not wrong and key in known:
+                wrong = f"{short(key).strip(chr(34))} is there twice"
+            if wrong:
+                raise yaml.constructor.ConstructorError(None, None, wrong, key_node.start_mark)
+            known.add(key)
         return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "a reference: write it out", mark)
+        return super().compose_node(parent, index)
+
+# %% ../../nbs/3_data/recipe.ipynb #2ff64be5
+def _parsed(text: str, where: str) -> Any:
+    """The content of a YAML file. What cannot be read is a `UserError` with file and line."""
+    try:
+        return yaml.load(text, StrictLoader)  # noqa: S506, a safe loader
+    except RecursionError as e:
+        raise UserError(f"{where} is not YAML that can be read: nested too deeply") from e
+    except (yaml.YAMLError, ValueError, OverflowError) as e:  # a date without such a day, too
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(e, "problem", None) or e).split())[:200]
+        raise UserError(f"{where}{line} is not YAML: {problem}") from e
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    """Read a YAML file. What cannot be read is a `UserError` with file and line."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            return yaml.load(f, StrictLoader)  # noqa: S506, a safe loader
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is not YAML: {getattr(e, 'problem', e)}") from e
+    """Read a YAML file of at most one MiB. See `_parsed`."""
+    return _parsed(read_text(path, limit_mib=1), str(path))
 
 # %% ../../nbs/3_data/recipe.ipynb #64acb65f
 RECIPES = Path(str(files("aclam"))) / "data_recipes"  # comes with the package
@@ -221,15 +237,23 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(_folders(), key=lambda name: (load_recipe(name).table6_row or 99, name)))
 
 
-@cache
+@lru_cache(256)
+def _recipe(text: str, where: str) -> Recipe:
+    """The recipe that a text says; parsed once, for thirty of them take a second."""
+    return from_dict(Recipe, _parsed(text, where), where)
+
+
 def load_recipe(name: str | os.PathLike) -> Recipe:
-    """A recipe of the package by its name, or one's own by its path (ending in .yaml)."""
+    """A recipe of the package by its name, or one's own by its path (ending in .yaml).
+
+    The file is read each time: one that was edited is another recipe at once.
+    """
     path = Path(name) if str(name).endswith(".yaml") else RECIPES / name / "recipe.yaml"
     if path.parent.parent == RECIPES and not path.exists():
         names = _folders()
         right = suggest(str(name), names) or f" There are {', '.join(names)}."
         raise UserError(f'there is no recipe "{name}".{right}')
-    return from_dict(Recipe, read_yaml(path), str(path))
+    return _recipe(read_text(path, limit_mib=1), str(path))
 
 # %% ../../nbs/3_data/recipe.ipynb #25c5ea58
 def _section(head: str, items: Sequence[str]) -> list[str]:
@@ -330,15 +354,16 @@ class Part:
     weight: float  # share of the draws, in any unit
     folder: str = ""  # below the root; default: the name of the recipe
     # limit of the rotation filter for this source
-    max_rotation_deg: float | Literal["default", "off"] = "default"
+    max_rotation_deg: float | str = "default"  # degrees, "default" or "off"
     # triples across trajectories, see aclam.data.scenes
     across: Literal["off", "scene", "first_frame"] = "off"
 
     def __post_init__(self):
         limit = self.max_rotation_deg
-        if not self.weight > 0:
+        if not 0 < self.weight < inf:
             raise UserError(f"{self.recipe}: the weight is positive, not {self.weight}")
-        if limit not in ("default", "off") and not (isinstance(limit, (int, float)) and limit > 0):
+        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if limit not in ("default", "off") and not (number and limit > 0):
             raise UserError(
                 f'{self.recipe}: max_rotation_deg is in degrees, "default" or "off", not {limit!r}'
             )
@@ -354,7 +379,7 @@ class Mixture:
     parts: tuple[Part, ...]
     recipes: tuple[Recipe, ...]  # of the parts, then of what is held out
     about: str = ""
-    draws: int = 1_000_000  # triples that a training run takes; for the expected epochs only
+    draws: Positive = 1_000_000  # triples that a training run takes; for the expected epochs only
     held_out: tuple[str, ...] = ()  # recipes that are measured on and never trained on
 
     @property
@@ -406,9 +431,14 @@ def _mixture(values: Any, path: Path) -> Mixture:
     parts = []
     for n, part in enumerate(listed, start=1):
         parts.append(from_dict(Part, part, f"{path}, part {n}"))
+    held_out = check(tuple[str, ...], values.get("held_out") or [], str(path), "held_out")
     recipes = []
-    for name in [*(p.recipe for p in parts), *(values.get("held_out") or ())]:
-        own = str(name).endswith(".yaml")
-        recipes.append(load_recipe(path.parent / name if own else name))
-    content = {**values, "parts": tuple(parts), "recipes": tuple(recipes)}
-    return from_dict(Mixture, content, str(path))
+    for name in [*(p.recipe for p in parts), *held_out]:
+        recipes.append(load_recipe(path.parent / name if name.endswith(".yaml") else name))
+
+    if "recipes" in values:
+        raise UserError(f"{path}: recipes is no field of a mixture's file: each part names its own")
+
+    # the other words and numbers; what was read above takes its place afterwards
+    mixture = from_dict(Mixture, values | {"parts": [], "recipes": [], "held_out": []}, str(path))
+    return replace(mixture, parts=tuple(parts), recipes=tuple(recipes), held_out=held_out)
