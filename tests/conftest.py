@@ -48,3 +48,14 @@ def refused(outcome) -> Callable[..., str]:
         return err
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def caches(tmp_path_factory):
+    """No test leaves anything in the caches of the one who runs it."""
+    before = os.environ.get("ACLAM_CACHE")
+    os.environ["ACLAM_CACHE"] = str(tmp_path_factory.mktemp("caches"))
+    yield
+    os.environ.pop("ACLAM_CACHE")
+    if before is not None:
+        os.environ["ACLAM_CACHE"] = before

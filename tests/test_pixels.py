@@ -33,8 +33,8 @@ STILLS = Declared(kind="human", fps=5)
 
 
 @pytest.fixture(autouse=True)
-def caches(tmp_path_factory, monkeypatch) -> Path:
-    """No test leaves an index in the user's caches."""
+def own_caches(tmp_path_factory, monkeypatch) -> Path:
+    """Each test has its own."""
     folder = tmp_path_factory.mktemp("caches")
     monkeypatch.setenv("ACLAM_CACHE", str(folder))
     return folder
