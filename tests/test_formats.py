@@ -495,11 +495,11 @@ def test_the_rate_of_a_frame_folder_is_declared_on_the_command_line(tmp_path, sq
         tmp_path / "f.png",
     )
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f.png")), squares[0].frames[[4]][0])
-    told = (RECIPES / "bridge" / "recipe.yaml").read_text()
+    told = (RECIPES / "ssv2" / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(told)  # a recipe has a rate, too
     assert (
         json.loads(aclam_data(capsys, "inspect", folder, "--json"))["fps"]
-        == load_recipe("bridge").control_hz
+        == load_recipe("ssv2").control_hz
     )
     assert (
         json.loads(aclam_data(capsys, "triples", folder, "--rate", 8, "--n", 3, "--json"))[
