@@ -465,8 +465,10 @@ def read_text(path: str | os.PathLike, limit_mib: float = 64) -> str:
     path = regular_file(path, limit_mib)
     most = int(limit_mib * 2**20)
     try:
+        content = bytearray()
         with open(path, "rb") as file:
-            content = file.read(most + 1)
+            while len(content) <= most and (block := file.read(1 << 20)):
+                content += block
         if len(content) > most:
             raise UserError(f"{path} is larger than {limit_mib:g} MiB")
         return content.decode("utf-8-sig")
