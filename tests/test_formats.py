@@ -404,7 +404,7 @@ class FakeDecoder:
 
 @pytest.fixture
 def torchcodec(monkeypatch):
-    """A torchcodec that works: none fits the torch that is locked, whatever FFmpeg is there."""
+    """A torchcodec that works, whatever torch and FFmpeg are there."""
     FakeDecoder.opened = []
     monkeypatch.setitem(
         sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=FakeDecoder)

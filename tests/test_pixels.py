@@ -197,6 +197,20 @@ def test_matrix_and_range_of_colors_are_undone(tmp_path, picture, matrix, tag, f
     assert np.abs(frame.astype(int) - picture).max() <= 4
 
 
+@pytest.mark.skipif(not video.torchcodec_works(), reason="no torchcodec that works")
+@pytest.mark.parametrize("full", [False, True])
+def test_both_decoders_see_the_same_colors(tmp_path, picture, full):
+    path = tmp_path / "take 2: clip.mp4"
+    with av.open(video.local(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj444p" if full else "yuv444p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    seen = [VideoPool(decoder=name).at(path, [0, 0.2], 0.01) for name in video.DECODERS]
+    assert np.array_equal(*seen) and np.abs(seen[0][0].astype(int) - picture).max() <= 4
+
+
 # --- depth (case 04) ------------------------------------------------------------------------------
 
 
