@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/10_commands/entry.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'HELP', 'DATA', 'MODELS', 'FILES', 'NAMES', 'PATH_FIRST', 'kept_help', 'named_paths', 'check_paths',
-           'main']
+           'unknown_command', 'main']
 
 # %% ../../nbs/10_commands/entry.ipynb #c369a6f4
 import importlib
@@ -79,10 +79,17 @@ def check_paths(argv: Sequence[str]) -> None:
         recognize(value)
 
 # %% ../../nbs/10_commands/entry.ipynb #ad3ed3dd
+def unknown_command(prog: str) -> None:
+    """Raise the error line for a name that no program has."""
+    raise UserError(f"there is no command of that name, but {', '.join(COMMANDS)}")
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
     """Answer what can be answered at once, else run the program of that name."""
     argv = list(sys.argv[1:] if argv is None else argv)
     prog = prog or Path(sys.argv[0]).stem
+    if prog not in COMMANDS:
+        run_cli(lambda: unknown_command(prog), prog)
 
     text = kept_help(prog, argv)
     if text:
@@ -91,3 +98,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
 
     run_cli(lambda: check_paths(argv), prog)
     importlib.import_module(COMMANDS[prog]).main(argv)
+
+
+# python -m; a notebook is __main__ too, but has no __spec__
+if __name__ == "__main__" and globals().get("__spec__"):
+    main()

@@ -26,6 +26,7 @@ from ..data.cache import cache_frames
 from ..data.sampling import TripleConfig
 from ..data.source import open_dataset
 from ..data.triples import TripleDataset
+from ..folders import output_file
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.objective import ObjectiveConfig
 from ..lam.potential import potential_of
@@ -300,6 +301,7 @@ def channel_study(config: AblationConfig, kinds: Sequence[str] = tuple(CHANNELS)
 # %% ../../nbs/9_studies/ablation.ipynb #90199e69
 def run(config: AblationConfig) -> None:
     """Do a study and print what was found."""
+    output_file(config.out, [config.data], endings=[".json"])
     if not config.data:
         raise UserError(
             "which data? --data FOLDER; make some with: aclam-data prepare emoji --out data/emoji"

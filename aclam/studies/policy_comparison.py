@@ -6,9 +6,9 @@ Docs: https://aclam-project.github.io/aclam/9_studies/policy_comparison.html.md"
 
 # %% auto #0
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'SHARED', 'RATES', 'PolicyCompareConfig', 'methods_of', 'Entry',
-           'entries', 'training_of', 'trial_of', 'label_all', 'claim_folder', 'has_played', 'compare', 'command_of',
-           'pooled', 'cell', 'rows_of', 'paired', 'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run',
-           'main']
+           'entries', 'training_of', 'trial_of', 'label_all', 'is_older', 'inputs_of', 'claim_folder', 'has_played',
+           'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paired', 'paper_cells', 'paper_tables', 'paper_rows',
+           'as_markdown', 'run', 'main']
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #b9dac3f5
 import math
@@ -21,13 +21,14 @@ from pathlib import Path
 from scipy import stats
 
 from ..command_line import cli
-from ..core import OLD_FIELDS, UserError, plain, print_json, read_json, say, write_json
+from ..core import UserError, digest, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
+from ..folders import hold, output_folder
 from ..lam import LatentActionModel
 from ..policy import rollout
 from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
-from .processes import hardware
+from .processes import claim_more, hardware, identities
 from ..train import policy as training
 from ..train.label import label
 from ..train.label_files import weights_hash
@@ -175,33 +176,42 @@ def label_all(config: PolicyCompareConfig) -> None:
 SHARED = ("data", "preset", "video", "encoder", "steps", "few")
 
 
-def claim_folder(config: PolicyCompareConfig) -> Path:
-    """The folder of a comparison; `UserError` where it holds policies that were made otherwise."""
-    file = Path(config.out) / "config.json"
+def is_older(folder: Path) -> bool:
+    """Whether a folder without a mark is that of a comparison."""
+    file = folder / "config.json"
+    found = read_json(file) if file.is_file() else {}
+    return isinstance(found, dict) and {"preset", "steps", "few"} <= set(found)
+
+
+def inputs_of(config: PolicyCompareConfig) -> dict:
+    """What lies in the folders that are named: data and weights."""
+    inputs = {"content": identities({folder: folder for folder in (*config.data, *config.video)})}
+    for name, folder in methods_of(config).items():
+        if folder:
+            inputs[f"weights {name}"] = weights_hash(LatentActionModel.from_pretrained(folder))
+    encoder = Path(config.encoder) / "model.safetensors"
+    if config.encoder and encoder.is_file():
+        inputs["weights of the encoder"] = digest(encoder)
+    return inputs
+
+
+def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
+    """UserError where `out` holds policies that were made otherwise, or of other inputs."""
+    output_folder(config.out, config.data, "comparison of policies", is_older)
     about = {name: getattr(config, name) for name in SHARED}
     for name, folder in methods_of(config).items():
         if folder:
             about[f"model {name}"] = folder
-    about = plain(about)
-    kept = read_json(file) if file.exists() else {}
-    old = {OLD_FIELDS.get(key, key): value for key, value in kept.items()}
-    for key, value in about.items():
-        if old.get(key, value) != value:
-            raise UserError(
-                f"{config.out} holds another comparison ({key} was {old[key]} and is {value}): "
-                "choose another --out"
-            )
-    write_json(file, {**old, **about})
-    return file.parent
+    claim_more(config.out, {**about, **inputs}, "comparison")
 
-
+# %% ../../nbs/9_studies/policy_comparison.ipynb #4f2e43b5
 def has_played(found: Mapping, config: PolicyCompareConfig) -> bool:
-    """Whether a policy has played all that is asked for; episodes whose environment died count."""
+    """Whether a policy has played all that is asked for; what was lost is still to be played."""
     trial = found.get("trial", {})
     for split in config.split:
         if split not in trial:
             return False
-        if trial[split]["S"]["n"] + trial[split]["crashed"] != config.episodes:
+        if trial[split]["S"]["n"] != config.episodes:
             return False
     return True
 
@@ -211,10 +221,20 @@ def compare(
     train: Callable = training.run,  # of a `training_of`
     play: Callable = rollout.evaluate,  # of a `trial_of`
     prepare: Callable = label_all,
+    inputs: Callable = inputs_of,
 ) -> dict:
     """Train and play what is missing: the results, also in `out`/results.json."""
+    claim_folder(config, inputs(config))
+    with hold(config.out):
+        return _compare_held(config, train, play, prepare)
+
+# %% ../../nbs/9_studies/policy_comparison.ipynb #ef8ceb35
+def _compare_held(
+    config: PolicyCompareConfig, train: Callable, play: Callable, prepare: Callable
+) -> dict:
+    """`compare`, in a folder where nobody else is at work."""
     end = time.monotonic() + 60 * config.minutes if config.minutes else math.inf
-    out = claim_folder(config)
+    out = Path(config.out)
     files = {entry: out / entry.folder / "comparison.json" for entry in entries(config)}
     if not all(file.exists() for file in files.values()):
         prepare(config)

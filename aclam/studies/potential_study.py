@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
+from ..folders import output_file
 from ..lam import LatentActionModel
 from ..structure.held_out import held_out_triples, origin
 from ..structure.measure import collect
@@ -155,7 +156,10 @@ def trained(folder: Path) -> dict:
 # %% ../../nbs/9_studies/potential_study.ipynb #1f0a67f9
 def study(config: StudyConfig) -> dict[str, dict]:
     """Measure `config.models`; rows by name and the true displacement's, also in `config.out`."""
-    rows = read_json(config.out) if Path(config.out).exists() else {}
+    output_file(config.out, endings=[".json"])
+    rows = read_json(config.out, dict[str, dict]) if Path(config.out).exists() else {}
+    if rows and "displacement" not in rows:
+        raise UserError(f"{config.out} holds something else than this study: choose another --out")
     for name, folder in named(config.models).items():
         say(f"{name}: {folder}")
         found = plain(measure(folder, config))

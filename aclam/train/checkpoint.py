@@ -7,15 +7,15 @@ Docs: https://aclam-project.github.io/aclam/8_train/checkpoint.html.md"""
 # %% auto #0
 __all__ = ['MODEL_FILE', 'OPTIMIZER_FILE', 'PROGRESS_FILE', 'CHECKPOINT_FILES', 'MODEL_FILES', 'FREE', 'DEFAULTS', 'IDENTITY',
            'parameter_names', 'optimizer_tensors', 'load_optimizer_tensors', 'checkpoint_path', 'checkpoints',
-           'remove_old', 'save_checkpoint', 'load_checkpoint', 'save_sharded_checkpoint', 'load_sharded_checkpoint',
-           'is_run', 'clear_run', 'own_folder', 'prepare_folder']
+           'remove_old', 'save_checkpoint', 'Progress', 'read_progress', 'load_checkpoint', 'save_sharded_checkpoint',
+           'load_sharded_checkpoint', 'is_run', 'clear_run', 'own_folder', 'prepare_folder']
 
 # %% ../../nbs/8_train/checkpoint.ipynb #3241db28
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from ..core import UserError, atomic_folder, plain, read_json, write_json
 from ..folders import claim, discard, flat, output_folder
+from ..schema import Count, NonNegative
 from .log import PROBE_FILE
 from .sharded import reshard
 from .sharded_files import like_parameters, read_sharded, write_files
@@ -118,19 +119,39 @@ def save_checkpoint(
     return path
 
 # %% ../../nbs/8_train/checkpoint.ipynb #ab9e8b65
-def _read(file: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors; the error for a damaged file says what to do about it."""
+class Progress(TypedDict):
+    """What progress.json says."""
+
+    step: Count  # optimizer steps done
+    seconds: NotRequired[NonNegative]  # spent so far
+
+
+@contextmanager
+def _damaged(folder: Path) -> Iterator[None]:
+    """Have the error for a damaged file of a checkpoint say what to do about it."""
     try:
-        return read_tensors(file)
+        yield
     except UserError as e:
-        cure = f"Remove {file.parent} to go on from the checkpoint before it"
+        cure = f"Remove {folder} to go on from the checkpoint before it"
         raise UserError(f"{e}. {cure}") from e
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors."""
+    with _damaged(file.parent):
+        return read_tensors(file)
+
+
+def read_progress(path: Path) -> dict:
+    """Read the progress of a checkpoint."""
+    with _damaged(path):
+        return read_json(path / PROGRESS_FILE, Progress)
 
 
 def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer) -> dict:
     """Load a checkpoint folder into a model and its optimizer; return what progress.json says."""
     path = Path(path)
-    progress = read_json(path / PROGRESS_FILE)
+    progress = read_progress(path)
     fill(model, _read(path / MODEL_FILE), path / MODEL_FILE)
     load_optimizer_tensors(model, optimizer, _read(path / OPTIMIZER_FILE))
     return progress
@@ -159,7 +180,7 @@ def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) 
     moments = path / OPTIMIZER_FILE
     like = like_parameters(moments, model)
     load_optimizer_tensors(model, optimizer, read_sharded(moments, like))
-    return read_json(path / PROGRESS_FILE)
+    return read_progress(path)
 
 # %% ../../nbs/8_train/checkpoint.ipynb #c178d95e
 FREE = (  # settings that may change: the weights do not depend on them, up to rounding
@@ -211,7 +232,8 @@ def own_folder(folder: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
 
 def _defaults(folder: Path, settings: dict) -> dict[str, Any]:
     """What the settings of an older run do not name, and may be taken to be as today."""
-    known = flat(read_json(folder / "config.json")) if (folder / "config.json").exists() else {}
+    file = folder / "config.json"
+    known = flat(read_json(file, dict)) if file.exists() else {}
     if any(key.startswith(IDENTITY) for key in known):
         return DEFAULTS
     today = flat(plain(settings))
