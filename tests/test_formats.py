@@ -30,9 +30,9 @@ from aclam.data.files import Broken
 from aclam.data.lerobot_reader import download, read_lerobot
 from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.recipe import RECIPES, load_recipe
-from aclam.data.tfrecord import check_crc
 from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
+from aclam.data.tfrecord import check_crc
 from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
 from aclam.data.video import VideoFrames, VideoPool, VideoWriter, all_frames, check_exact
 from aclam.data.video_folder import read_videos

@@ -12,6 +12,7 @@ __all__ = ['UPRIGHT', 'ORIENTATION', 'ORIENTATIONS', 'MAX_PIXELS', 'FILE_MIB', '
 # %% ../../nbs/3_data/pixels.ipynb #d975fa6b
 import os
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ ORIENTATIONS = {
 def exif_turn(image: Image.Image) -> Turn:
     """What a photograph says about itself; EXIF data that is broken says nothing."""
     try:
-        number = image.getexif().get(ORIENTATION, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about what is broken in it
+            number = image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return UPRIGHT
     return ORIENTATIONS.get(number, UPRIGHT) if isinstance(number, int) else UPRIGHT
@@ -121,7 +124,7 @@ def _check_kind(image: Image.Image, where: Any) -> None:
 def image_header(
     path: str | os.PathLike, where: Any
 ) -> tuple[int, int]:  # height and width, as it is shown
-    """The size of an image file, of which no more than the header is read. Errors: `read_image`."""
+    """The size of an image file, of which a JPEG's header is enough. Errors: see `read_image`."""
     with _image_errors(where), Image.open(_whole(path), formats=("JPEG", "PNG")) as image:
         check_pixels(*image.size, where)
         _check_kind(image, where)
