@@ -67,9 +67,7 @@ ORIENTATIONS = {
 def exif_turn(image: Image.Image) -> Turn:
     """What a photograph says about itself; EXIF data that is broken says nothing."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about what is broken in it
-            number = image.getexif().get(ORIENTATION, 1)
+        number = image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return UPRIGHT
     return ORIENTATIONS.get(number, UPRIGHT) if isinstance(number, int) else UPRIGHT
@@ -160,9 +158,11 @@ def _whole(path: str | os.PathLike) -> Path:
 # %% ../../nbs/3_data/pixels.ipynb #bfc9f28f
 @contextmanager
 def _image_errors(where: Any) -> Iterator[None]:
-    """Turn what Pillow raises into a `UserError`."""
+    """Turn what Pillow raises into a `UserError`; what it warns of, broken EXIF data, is let be."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Image.DecompressionBombError as e:
         raise UserError(f"{where}: its header claims too many pixels, refused ({reason(e)})") from e
     except (OSError, SyntaxError, ValueError, struct.error) as e:
