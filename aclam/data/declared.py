@@ -264,7 +264,7 @@ def as_store(
     checked = (broken or Broken()).kept(trajectories, partial(_checked, declared), lambda t: t.name)
     trajectories = [t for _, t in checked]
     if not trajectories:
-        raise UserError(f"{folder} holds no episodes")
+        raise UserError(f"{folder} holds no episodes that are whole")
     layout = next((t.layout for t in trajectories if t.layout), None)
     size = frame_size(trajectories[0].frames) if declared.fit else image_size
     meta = {

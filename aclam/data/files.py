@@ -132,8 +132,8 @@ class Broken:
             raise error
         if len(self.names) >= self.limit:
             raise UserError(
-                f"{error} (skip-broken {self.limit} is used up: {', '.join(self.names[:3])}"
-                f"{', ...' if self.limit > 3 else ''} are broken, too)"
+                f"{error} (--skip-broken {self.limit} is used up, by "
+                f"{', '.join(self.names[:3])}{', ...' if self.limit > 3 else ''})"
             ) from error
         self.names.append(str(name))
         self.reasons.append(str(error))
