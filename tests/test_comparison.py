@@ -31,7 +31,7 @@ def config(**changes) -> c.CompareConfig:
         ({"models": ("ac_lam_cpu", "ac_lam_cpu")}, "different presets"),
         ({"ood": ("elsewhere/a",)}, "same folder name"),
         ({"data": ()}, "which data"),
-        ({"seeds": 0}, "--seeds is at least 1"),
+        ({"seeds": 0}, "--seeds: int >= 1 expected"),
     ],
 )
 def test_comparisons_that_cannot_be_made(changes, words):
@@ -143,15 +143,17 @@ def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
         "steps": 2,
         "seconds": 3.0,
     }
+    monkeypatch.setattr(c, "inputs_of", lambda _: {})  # there are no stores
     monkeypatch.setattr(c, "measure_run", lambda *_: one)
     monkeypatch.setattr(c, "draw", lambda *_: None)  # there is no model to draw with
     assert (
         c.compare(
-            config(out=tmp_path, seeds=1, data=(tmp_path,)), lambda *_: iter([("ac_lam_cpu", 0)])
+            config(out=tmp_path / "out", seeds=1, data=(tmp_path / "data",)),
+            lambda *_: iter([("ac_lam_cpu", 0)]),
         )
         is None
     )
-    found = read_json(tmp_path / "results.json")
+    found = read_json(tmp_path / "out" / "results.json")
     assert (
         found["missing"] == ["no_ac_cpu, seed 0"]
         and found["table_1"]["a"]["ac_lam_cpu"]["inverse"]["mean"] == 0.5

@@ -264,6 +264,31 @@ def test_a_closed_world_says_so():
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif("DISPLAY" in os.environ, reason="glfw can draw here")
+def test_a_context_that_cannot_draw_is_no_renderer():
+    """MUJOCO_GL=glfw, left over from a desktop: glfw makes a context, and says nothing."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("glfw draws on other systems")
+    renderer.renderer_works.cache_clear()
+    assert not renderer.renderer_works("glfw")
+
+
+def test_a_renderer_that_fails_is_one_line(monkeypatch):
+    mujoco = renderer.load_mujoco()
+
+    def fail(*_):
+        raise mujoco.FatalError("no room for\nthe framebuffer")
+
+    with EmojiTableTop(SMALL) as w:
+        w.reset(0)
+        monkeypatch.setattr(mujoco.Renderer, "render", fail)
+        with pytest.raises(UserError, match="the renderer .* fails: .*no room for"):
+            w.render()
+    monkeypatch.setattr(mujoco.Renderer, "__init__", fail)
+    with pytest.raises(UserError, match="the renderer .* fails"):
+        EmojiTableTop(SMALL)
+
+
 def test_broken_renderer_is_one_line():
     code = (
         "from aclam.command_line import run_cli\nfrom aclam.sim.emoji_tabletop import EmojiTableTop\n"

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/renderer.html.md"""
 
 # %% auto #0
 __all__ = ['renderer_works', 'package_folder', 'load_triton_first', 'choose_backend', 'load_mujoco', 'box_average',
-           'OffscreenRenderer']
+           'one_line_on_failure', 'OffscreenRenderer']
 
 # %% ../../nbs/7_sim/renderer.ipynb #379a5c57
 import atexit
@@ -18,6 +18,8 @@ import platform
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -25,18 +27,26 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
-from ..core import UserError
+from ..core import UserError, short
 
 # %% ../../nbs/7_sim/renderer.ipynb #034b4808
 _BACKENDS = ("egl", "osmesa")  # tried in this order where MUJOCO_GL is not set
 # the environment variable by which a process tells its children what it found to work
 _PROVEN = "ACLAM_RENDERER"
-_PROBE = "import mujoco; c = mujoco.GLContext(16, 16); c.make_current(); c.free()"
+# a context alone proves nothing: without a display, that of glfw is made, and cannot draw
+_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+renderer.close()
+"""
 
 
 @lru_cache(maxsize=None)
 def renderer_works(backend: str) -> bool:
-    """Say whether MuJoCo gets an OpenGL context with `MUJOCO_GL=backend`.
+    """Say whether MuJoCo can draw a picture with `MUJOCO_GL=backend`.
 
     A child process is asked, so that a crash stays there.
     """
@@ -131,6 +141,29 @@ def _close(reference: weakref.ref) -> None:
         renderer.close()
 
 
+@contextmanager
+def one_line_on_failure() -> Iterator[None]:
+    """What MuJoCo's renderer raises becomes a `UserError`."""
+    try:
+        yield
+    except (load_mujoco().FatalError, RuntimeError, AttributeError, ValueError) as e:
+        backend = os.environ.get("MUJOCO_GL", "") or "default"
+        cure = "smaller pictures, or another MUJOCO_GL (egl, osmesa)"
+        raise UserError(f"the renderer ({backend}) fails: {short(str(e), 200)}: {cure}") from e
+
+# %% ../../nbs/7_sim/renderer.ipynb #69abcd72
+def _begin(model, side: int):
+    """MuJoCo's renderer of a model."""
+    mj = load_mujoco()
+    renderer = mj.Renderer.__new__(mj.Renderer)
+    # so that one that cannot be begun can be thrown away without a word
+    renderer._gl_context = None
+    renderer._mjr_context = None
+    with one_line_on_failure():
+        renderer.__init__(model, side, side)
+    return renderer
+
+# %% ../../nbs/7_sim/renderer.ipynb #2f8734a5
 class OffscreenRenderer:
     """Draw square pictures of one MuJoCo model, without a screen; close it after use."""
 
@@ -143,7 +176,7 @@ class OffscreenRenderer:
         model.vis.global_.offheight = side
 
         self.supersample = supersample
-        self.renderer = mj.Renderer(model, side, side)
+        self.renderer = _begin(model, side)
         self.scene = self.renderer.scene
         for effect in ("SHADOW", "REFLECTION", "SKYBOX"):
             self.scene.flags[getattr(mj.mjtRndFlag, f"mjRND_{effect}")] = 0
@@ -157,7 +190,9 @@ class OffscreenRenderer:
 
     def render(self) -> np.ndarray:
         """Draw the scene as it is now, uint8 (size, size, 3)."""
-        return box_average(self.renderer.render(), self.supersample)
+        with one_line_on_failure():
+            pixels = self.renderer.render()
+        return box_average(pixels, self.supersample)
 
     def close(self) -> None:
         """Free the OpenGL context; may be called twice."""

@@ -185,8 +185,9 @@ def is_older(folder: Path) -> bool:
 
 def inputs_of(config: PolicyCompareConfig) -> dict:
     """What lies in the folders that are named: data and weights."""
+    methods = methods_of(config)  # refuses what cannot be compared
     inputs = {"content": identities({folder: folder for folder in (*config.data, *config.video)})}
-    for name, folder in methods_of(config).items():
+    for name, folder in methods.items():
         if folder:
             inputs[f"weights {name}"] = weights_hash(LatentActionModel.from_pretrained(folder))
     encoder = Path(config.encoder) / "model.safetensors"
