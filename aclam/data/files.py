@@ -132,7 +132,7 @@ class Broken:
             raise error
         if len(self.names) >= self.limit:
             raise UserError(
-                f"{error} (--skip-broken {self.limit} is used up, by "
+                f"{error} (--skip-broken {self.limit} is used up: "
                 f"{', '.join(self.names[:3])}{', ...' if self.limit > 3 else ''})"
             ) from error
         self.names.append(str(name))
