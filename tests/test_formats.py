@@ -541,25 +541,32 @@ def test_a_huge_png_in_a_frame_folder_is_refused_by_its_header(tmp_path, squares
 # --- percentiles ----------------------------------------------------------------------------------
 
 
-def test_percentiles_are_kept_beside_the_data_or_in_a_cache(tmp_path, monkeypatch):
+def test_percentiles_are_kept_in_the_users_cache(tmp_path, monkeypatch):
     root, cache = tmp_path / "set", tmp_path / "cache"
-    shutil.copytree(LEROBOT["v3.0"], root, ignore=shutil.ignore_patterns(declared.QUANTILE_FILE))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    shutil.copytree(LEROBOT["v3.0"], root)
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    monkeypatch.setenv("ACLAM_CACHE", str(cache))
     count, compute = [], declared.measured_quantiles
     monkeypatch.setattr(declared, "measured_quantiles", lambda *a: count.append(1) or compute(*a))
     first = open_dataset(root).meta["quantiles"]
-    assert open_dataset(root).meta["quantiles"] == first and len(count) == 1 and not cache.exists()
+    assert open_dataset(root).meta["quantiles"] == first and len(count) == 1
     told = Declared(layout=ProprioLayout(position=(2, 3)))
-    assert (
-        open_dataset(root, told).meta["quantiles"] == first and len(count) == 2
-    )  # another layout: computed anew
+    assert open_dataset(root, told).meta["quantiles"] == first
+    assert len(count) == 2  # another layout: computed anew
     other = open_dataset(root, Declared(state=("action",))).meta["quantiles"]
     assert len(other["pattern"]["proprio"]["q01"]) == 3 and len(count) == 3
-    (root / declared.QUANTILE_FILE).unlink()
-    (root / declared.QUANTILE_FILE).mkdir()  # nobody can write a file of this name
+
+    # nothing is written into a dataset of others
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+    kept = list(cache.rglob("percentiles_*.json"))
+    assert len(kept) == 3
+    for file in kept:
+        file.write_text(file.read_text()[:30])  # torn
     assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
-    assert len(list(cache.glob("aclam/percentiles-*.json"))) == 1
-    assert open_dataset(root).meta["quantiles"] == first and len(count) == 4
+
+    # nobody can write there
+    monkeypatch.setenv("ACLAM_CACHE", "/proc/nowhere")
+    assert open_dataset(root).meta["quantiles"] == first and len(count) == 5
 
 
 # --- RLDS -----------------------------------------------------------------------------------------

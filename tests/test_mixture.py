@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from aclam.core import UserError
 from aclam.data.augment import AugmentConfig, apply_augmentation
-from aclam.data.declared import QUANTILE_FILE
 from aclam.data.layout import (
     arm_motion,
     check_harmless,
@@ -449,9 +448,10 @@ def test_a_lerobot_source_and_a_store_in_one_mixture(foreign_root):
     assert errors[7] < 12 and errors[7] < 1.2 * errors.min()
 
 
-def test_percentiles_of_a_foreign_source_are_computed_once(foreign_root, monkeypatch):
+def test_percentiles_of_a_foreign_source_are_computed_once(foreign_root, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACLAM_CACHE", str(tmp_path))
     opened = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
-    assert (foreign_root / "emoji" / QUANTILE_FILE).exists()
+    assert list(tmp_path.rglob("percentiles_*.json"))
     monkeypatch.setattr("aclam.data.declared.measured_quantiles", lambda *_: pytest.fail("again"))
     again = open_mixture(load_mixture(foreign_root / "m.yaml"), foreign_root)
     assert again[0].quantiles == opened[0].quantiles and len(opened[0].quantiles) == 1

@@ -163,6 +163,8 @@ def check_recipe(r: Recipe) -> None:
         if not kept:
             raise UserError(f"recipe {r.name}: {rule}")
     for state in (r.proprio, r.lerobot_proprio):
+        if state and not state.keys:
+            raise UserError(f"recipe {r.name}: proprio names at least one key, or is null")
         if state:
             state.layout(64)  # a layout that contradicts itself is not built
 

@@ -448,6 +448,12 @@ def _check_whole(folder: Path, meta: dict, rows: list[dict]) -> None:
             name = part_file(folder, table, part).relative_to(folder).as_posix()
             if name not in listed:
                 raise UserError(f"{folder}: {name} is not among the parts that meta.json lists")
+    sizes = {(row["height"], row["width"]) for row in rows}
+    if sizes != {tuple(meta["image_size"])}:
+        raise UserError(
+            f"{folder}: meta.json tells of frames of {short(meta['image_size'])} pixels, "
+            f"the episode tables of {short(sorted(sizes))}"
+        )
     found = (len(rows), sum(row["length"] for row in rows))
     told = (meta["episodes"], meta["frames"])
     if found != told:

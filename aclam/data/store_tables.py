@@ -171,7 +171,7 @@ class StoreMeta(TypedDict):
     frames: Positive
     fps: Annotated[float, Meta(gt=0, lt=1e6)]
     camera: str
-    image_size: Annotated[list[Annotated[int, Meta(ge=1, le=65535)]], Meta(min_length=2)]
+    image_size: Annotated[list[Annotated[int, Meta(ge=1, le=16384)]], Meta(min_length=2)]
     embodiment: list[str]
     layout: ProprioLayout | None
     quantiles: QuantileTable
