@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import stat
+import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,10 +162,17 @@ def output_file(
         _check_inputs(path, inputs)
         _check_file(path, endings)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _try(path.parent)
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or e
         raise UserError(f"cannot write {short(str(path), 200)}: {reason}") from e
     return path
+
+
+def _try(folder: Path) -> None:
+    """Make a file and remove it: some disks say that one may write, and let nobody."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".aclam-"):
+        pass
 
 
 def _check_file(path: Path, endings: Sequence[str]) -> None:

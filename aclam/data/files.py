@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import UserError, plain, regular_file, say
+from ..core import UserError, plain, read_json, regular_file, say
 from ..folders import claim, output_folder
 
 # %% ../../nbs/3_data/files.ipynb #6345909c
@@ -240,6 +240,12 @@ def column_names(path: str | os.PathLike, what: str = "") -> list[str]:
         return pq.read_schema(path).names
 
 # %% ../../nbs/3_data/files.ipynb #5dbbd7b4
+def _was_begun(folder: Path, recipe: Mapping, file: str) -> bool:
+    """Whether a folder without a mark holds a recipe like this one, whatever its values."""
+    found = read_json(folder / file) if (folder / file).is_file() else {}
+    return isinstance(found, dict) and len(set(found) & set(recipe)) >= 2
+
+
 def begin_dataset(
     folder: Path,
     recipe: dict,  # all that decides the content; JSON types
@@ -248,7 +254,7 @@ def begin_dataset(
     defaults: Mapping | None = None,  # see `claim`
 ) -> None:
     """Begin to write a dataset, or go on with it; `UserError` where the folder holds another."""
-    output_folder(folder, what=what, marks=[file])
+    output_folder(folder, what=what, marks=partial(_was_begun, recipe=recipe, file=file))
     there = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if there and not (folder / file).exists():
         raise UserError(f"{folder} is not empty, and no dataset was begun in it: choose another")
