@@ -1132,3 +1132,55 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
     assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["500, paper"] * 5 + [
         "170, paper, real arm"
     ] * 5
+
+
+# --- what a policy's file may say -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vlm": {"image_size": 0}},
+        {"vlm": {"image_size": -16}},
+        {"vlm": {"patch_size": 0}},
+        {"vlm": {"vision_heads": 0}},
+        {"vlm": {"vision_width": 10**9}},
+        {"vlm": {"depth": "ten"}},
+        {"vlm": {"layer": {"kv_heads": 0}}},
+        {"vlm": 5},
+        {"expert": {"mlp": 10**12}},
+        {"flow": {"alpha": float("nan")}},
+        {"flow": {"steps": 0}},
+        {"mask": {"p_mask": "often"}},
+        {"latents": -1},
+        {"action_dim": 0},
+        {"control_hz": 0},
+        {"control": "dance"},
+        {"lambda_action": float("inf")},
+    ],
+)
+def test_a_config_that_no_policy_can_have(tmp_path, change):
+    """One line that names the field, before memory is taken."""
+    model.Policy(SQUARE).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    key = next(iter(change))
+    if isinstance(change[key], dict):
+        inner = next(iter(change[key]))
+        old = config[key][inner]
+        new = change[key][inner]
+        config[key][inner] = {**old, **new} if isinstance(new, dict) else new
+    else:
+        config |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError) as found:
+        model.Policy.from_pretrained(tmp_path)
+    assert "\n" not in str(found.value) and len(str(found.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["5", "null", '"x"', "{}", "[1]", "[" * 50_000, ""])
+def test_a_config_that_is_none(tmp_path, text):
+    model.Policy(SQUARE).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json"):
+        model.Policy.from_pretrained(tmp_path)

@@ -18,22 +18,24 @@ from torch import Tensor, nn
 
 from ..core import UserError
 from ..lam.global_batch import draw_rows
+from ..schema import Positive, PositiveFloat, Share, check_fields
 
 # %% ../../nbs/6_policy/flow.ipynb #01a6ef6b
 @dataclass(frozen=True)
 class FlowConfig:
     """How noise is turned into data. Values of open-pi-zero; AC-LAM and villa-X state none."""
 
-    sigma_min: float = 0.001  # sigma, spread that is left at t = 1  # assumed
+    sigma_min: Share = 0.001  # sigma, spread that is left at t = 1  # assumed
     time: Literal["beta", "uniform"] = "beta"  # how t is drawn in training  # assumed
     # of Beta(alpha, beta) on 1 - t: more of the early, hard part of the way  # assumed
-    alpha: float = 1.5
-    beta: float = 1.0  # assumed
-    steps: int = 10  # Euler steps from noise to data  # assumed
+    alpha: PositiveFloat = 1.5
+    beta: PositiveFloat = 1.0  # assumed
+    steps: Positive = 10  # Euler steps from noise to data  # assumed
     # what the network predicts; see below  # assumed
     predicts: Literal["velocity", "data"] = "velocity"
 
     def __post_init__(self):
+        check_fields(self, "flow: ")
         if not 0 <= self.sigma_min < 1 or self.steps < 1 or min(self.alpha, self.beta) <= 0:
             raise UserError(
                 f"a flow needs 0 <= sigma_min < 1, steps >= 1 and alpha, beta > 0, not {self}"

@@ -24,11 +24,20 @@ from ..core import UserError
 from ..lam import LatentActionModel
 from ..lam.global_batch import draw_rows, known_rows
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
-from .experts import Expert, LayerSize, Prefix, repeat_rows, run_experts
+from aclam.policy.experts import (
+    Expert,
+    Heads,
+    LayerSize,
+    Prefix,
+    Width,
+    repeat_rows,
+    run_experts,
+)
 from .flow import FlowConfig, draw_times, path, remaining, to_velocity, velocity
 from .normalizers import RangeNormalizer, StandardNormalizer
 from .small_vlm import SMALL, VlmConfig, readouts, tokenize
 from .vlm import make_vlm
+from ..schema import Count, NonNegative, PositiveFloat, check_fields
 from ..weights import Pretrained, Registry
 
 # %% ../../nbs/6_policy/model.ipynb #4fd94f1e
@@ -39,28 +48,29 @@ class PolicyConfig:
     vlm: VlmConfig = VlmConfig()
     expert: LayerSize = LayerSize()  # of both experts
     latents: int = 6  # N, latent actions of the plan (A.2); 0: no latent expert, which is w/o LAM
-    latent_dim: int = 512  # d, numbers of a latent action; the trainer sets it from the LAM
+    latent_dim: Width = 512  # d, numbers of a latent action; the trainer sets it from the LAM
     # seconds that one latent action spans; the next begins where it ends  # assumed
-    latent_gap_s: float = 0.4
-    actions: int = 4  # M, commands (A.2)
-    execute: int = 4  # commands that are carried out before the policy looks again  # assumed
-    action_dim: int = 7  # set from the data
-    proprio_dim: int = 7  # set from the data
+    latent_gap_s: PositiveFloat = 0.4
+    actions: Heads = 4  # M, commands (A.2)
+    execute: Heads = 4  # commands that are carried out before the policy looks again  # assumed
+    action_dim: Heads = 7  # set from the data
+    proprio_dim: Count = 7  # set from the data
     # what a command means, see aclam.sim
     control: Literal["delta_pose", "joints", "recorded"] = "delta_pose"
-    control_hz: float = 20.0  # commands a second (Emoji Table-Top)
+    control_hz: PositiveFloat = 20.0  # commands a second (Emoji Table-Top)
     # what becomes 1 in normalized commands: the 1st and 99th of 100, or one standard deviation
     units: Literal["percentiles", "spread"] = "percentiles"
-    lambda_latent: float = 1.0  # weight of the latents' loss  # assumed
-    lambda_action: float = 1.0  # weight of the actions' loss  # assumed
+    lambda_latent: NonNegative = 1.0  # weight of the latents' loss  # assumed
+    lambda_action: NonNegative = 1.0  # weight of the actions' loss  # assumed
     # weight of "where will it grip, where will it end?"; 0: not asked, as in the papers
-    lambda_aim: float = 0.0
+    lambda_aim: NonNegative = 0.0
     # times and noises drawn for each picture; the encoder sees it once  # assumed
-    draws: int = 1
+    draws: Heads = 1
     flow: FlowConfig = FlowConfig()
     mask: MaskConfig = MaskConfig()
 
     def __post_init__(self):
+        check_fields(self, "policy: ")
         check_sizes(self)
 
 # %% ../../nbs/6_policy/model.ipynb #5e144c9d

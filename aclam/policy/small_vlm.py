@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from ..core import UserError, from_dict, library, read_json
 from .attention_mask import Blocks, block_mask
-from .experts import QKV, Layer, LayerSize, Prefix, attend
+from .experts import QKV, Heads, Layer, Layers, LayerSize, Prefix, Width, attend
+from ..schema import check_fields
 from ..weights import fill, read_tensors, save_model
 
 # %% ../../nbs/6_policy/small_vlm.ipynb #800f77c5
@@ -36,22 +37,23 @@ class VlmConfig:
     """Sizes of the vision-language encoder. Defaults: PaliGemma 3B at 224 px."""
 
     kind: Literal["paligemma", "small"] = "paligemma"
-    image_size: int = 224  # pixels (A.2)
-    patch_size: int = 14
-    vision_width: int = 1152
-    vision_depth: int = 27
-    vision_heads: int = 16
-    vision_mlp: int = 4304
-    depth: int = 18  # layers of the language model; the experts have as many (A.2)
+    image_size: Width = 224  # pixels (A.2)
+    patch_size: Width = 14
+    vision_width: Width = 1152
+    vision_depth: Layers = 27
+    vision_heads: Heads = 16
+    vision_mlp: Width = 4304
+    depth: Layers = 18  # layers of the language model; the experts have as many (A.2)
     layer: LayerSize = LayerSize(2048, 16384)
-    vocab: int = 257_152  # rows of the word embedding: as many as PaliGemma's tokenizer has words
-    text_length: int = 128  # tokens of the instruction, padding included (A.2)
+    vocab: Width = 257_152  # rows of the word embedding: as many as PaliGemma's tokenizer has words
+    text_length: Heads = 128  # tokens of the instruction, padding included (A.2)
     # trained ones: PaliGemma's folder or hub name; of a small encoder a folder; "": random
     weights: str = ""
     # more tokens, each of which sees all patches at once; of the small encoder only
     overviews: int = 0
 
     def __post_init__(self):
+        check_fields(self, "vlm: ")
         if self.image_size % self.patch_size:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"

@@ -13,7 +13,7 @@ __all__ = ['MODELS', 'FIRST', 'STORE', 'FIGURES', 'QUICK', 'DemoConfig', 'stage'
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,6 +155,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         clear_run(path)
         discard(path, STORE + FIGURES)
+        with suppress(OSError):  # something of somebody else is in it
+            path.rmdir()
     else:
         path.unlink(missing_ok=True)
 
