@@ -41,12 +41,18 @@ def type_name(kind: torch.dtype) -> str:
 
 
 def types_for(device: str, own: torch.dtype, frames: bool) -> list[torch.dtype]:
-    """The types that a model with parameters of type `own` takes; frames may be bytes, too."""
+    """The types that a model with parameters of type `own` takes; frames may be bytes, too.
+
+    Without autocast, parameters of another type than float32 are a `UserError`.
+    """
     narrow = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    types = [torch.float32, torch.bfloat16, torch.float16] if narrow else [own]
-    return [torch.uint8, *types] if frames and torch.float32 in types else types
+    if not narrow and own != torch.float32:
+        cure = "model.float(), and torch.autocast for less"
+        raise UserError(f"the model has weights of type {type_name(own)}, not float32: {cure}")
+    types = [torch.float32, torch.bfloat16, torch.float16] if narrow else [torch.float32]
+    return [torch.uint8, *types] if frames else types
 
-
+# %% ../../nbs/4_lam/edge.ipynb #2fa38248
 def check_tensor(
     name: str,
     x: Any,

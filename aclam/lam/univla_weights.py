@@ -107,7 +107,7 @@ def univla_config(
             width=width,
             idm_depth=count_layers(t, "idm.blocks"),
             fdm_depth=count_layers(t, "fdm.blocks"),
-            heads=heads or max(1, width // 64),
+            heads=max(1, width // 64) if heads is None else heads,
             tokens=t["codes.queries"].shape[-2],
             code_dim=code_dim,
             bottleneck=replace(RELEASED, codes=codes),

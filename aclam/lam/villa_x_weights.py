@@ -121,7 +121,7 @@ def fit_igor(tensors: dict[str, Tensor], config: VillaXConfig) -> dict[str, Tens
             out[name] = colors_first(out[name], config.patch_size)
     return out
 
-
+# %% ../../nbs/4_lam/villa_x_weights.ipynb #7abb23d5
 def read_igor(folder: Path) -> VillaX:
     """The model of a folder that the official code saved."""
     config = igor_config(folder / "model_config.json")

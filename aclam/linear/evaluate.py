@@ -11,6 +11,8 @@ __all__ = ['setting_terms', 'label_lambda', 'labeled_optimum', 'span_order', 'th
 # %% ../../nbs/1_linear/evaluate.ipynb #55e189e5
 import numpy as np
 
+from ..core import UserError
+
 from .llo import llo, readout_factor
 from .model import LAM
 from .objective import Term, composition, minimize, objective, optimum, reconstruction
@@ -139,6 +141,8 @@ def evaluate(model: Trained, readout: str = "delta") -> dict[str, float]:
     """
     s = model.setting
     m = model.lam
+    if not all(np.isfinite(matrix).all() for matrix in (*m, model.H)):
+        raise UserError(f"the training diverged at lr = {s.lr:g}: choose a smaller lr.")
     F = factors(make_world(s.world), steps=2 if s.lambda_ac > 0 else 1)
     terms = setting_terms(s, F)
     best, minimum, values, vectors, method = theory(s, F)
