@@ -21,7 +21,7 @@ from accelerate import PartialState
 from torch import nn
 
 from ..command_line import parse, run_cli
-from ..core import UserError, print_json, say
+from ..core import UserError, print_json
 from ..schema import check_fields
 from .checkpoint import own_folder
 from .config import TrainConfig, arithmetic, check_config, precision
@@ -151,11 +151,7 @@ def train_job(
         check_start(settings, inputs, state)
         job = prepare(settings)
         parameters = sum(p.numel() for p in job.model.parameters())
-        if state.is_main_process:
-            say(f"{settings.preset}: {parameters:,d} parameters, {job.amount}, {settings.out}")
-            for note in job.notes:
-                say(note)
-
+        title = f"{settings.preset}: {parameters:,d} parameters, {job.amount}, {settings.out}"
         config = fit_to_card(settings.train, job.model.config, world)
         result = train(
             job.model,
@@ -167,6 +163,7 @@ def train_job(
             describe=job.describe,
             needs=needs_of(job.model.config, config, world, job.unit),
             probed=job.probed,
+            lines=[title, *job.notes],
         )
         if job.finish is not None and state.is_main_process:
             job.finish()

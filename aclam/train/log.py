@@ -229,7 +229,7 @@ PROBE_FILE = "probe.json"  # in the run's folder: what the probe of its result l
 def known_result(folder: Path) -> dict:
     """The numbers of a run: of its result, or, if it was killed before that, of its log."""
     file = folder / "result.json"
-    return read_json(file) if file.exists() else newest_numbers(folder)
+    return read_json(file, dict) if file.exists() else newest_numbers(folder)
 
 
 def write_result(folder: Path, steps: int, last: Mapping[str, float]) -> None:
@@ -245,7 +245,7 @@ def probes_again(folder: Path, probed: dict | None, done: int, steps: int) -> bo
     if probed is None:
         return False
     file = folder / PROBE_FILE
-    difference = first_difference(read_json(file), probed) if file.exists() else ""
+    difference = first_difference(read_json(file, dict), probed) if file.exists() else ""
     if difference and done:
         then = "it is probed again" if done == steps else f"after step {done} the new is"
         say(f"{folder}: what is probed has changed ({difference}): {then}")

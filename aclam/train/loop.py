@@ -442,6 +442,7 @@ def train(
     describe: dict | None = None,  # more for config.json: what the data and the model are
     needs: Needs = Needs(),  # what the log and the memory advice know of the model
     probed: dict | None = None,  # flat, for probe.json: what the probe looks at
+    lines: Sequence[str] = (),  # for a person, once the folder is known to be the run's
 ) -> dict[str, float]:  # the metrics of the last step and the last probe
     """Train `model` for `config.steps` optimizer steps, on as many processes as were launched.
 
@@ -456,6 +457,7 @@ def train(
         held.enter_context(run.stop)
         run.on_main(lambda: held.enter_context(hold(checkpoint.own_folder(folder))))
         newest = run.on_main(lambda: checkpoint.prepare_folder(folder, settings, resume))
+        run.on_main(lambda: list(map(say, lines)))
         done, seconds = run.resume(agree_on_start(folder, newest))
         log = held.enter_context(Log(folder, done)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks, probed)
