@@ -58,7 +58,7 @@ class FrameBlock:
 
     def __init__(self, array: np.ndarray | None = None, file: Path | None = None):
         self.file = file
-        self.array = np.load(file, mmap_mode="r", allow_pickle=False) if array is None else array
+        self.array = np.lib.format.open_memmap(file, mode="r") if array is None else array
 
     def __getstate__(self) -> dict:
         return {"file": self.file, "array": None if self.file else self.array}
@@ -112,25 +112,22 @@ def _in_memory(trajectories: Sequence[Trajectory], size: int) -> FrameBlock:
     return FrameBlock(array)
 
 # %% ../../nbs/3_data/cache.ipynb #ef38d306
-def _candidates(store: Store, image_size: int, folder: Path | None) -> list[Path]:
-    """Where the file of a store may be; the last is where it is written, if anywhere."""
+def _places(store: Store, image_size: int, folder: Path | None) -> tuple[Path, Path | None]:
+    """Where the file of a store may be, by somebody who may write there, and where we write it."""
     name = f"frames_{image_size}_{digest(identity(store))}.npy"
     if folder is not None:
-        return [Path(folder) / name]
-    found = [Path(store.folder) / "cache" / name]  # perhaps by somebody who may write there
+        return Path(folder) / name, Path(folder) / name
     place = cache_folder(store.folder, "cache")
-    return found if place is None else [*found, place / name]
+    return Path(store.folder) / "cache" / name, place and place / name
 
 
 def _read_block(file: Path, shape: tuple[int, ...]) -> FrameBlock | None:
     """The frames in a file; None where it is not there, torn, or none of ours."""
-    if not file.is_file():
-        return None
     try:
-        block = FrameBlock(file=file)
+        block = FrameBlock(file=file) if file.is_file() else None
     except (OSError, ValueError, EOFError):
         return None
-    fits = getattr(block.array, "shape", None) == shape and block.array.dtype == np.uint8
+    fits = block and block.array.shape == shape and block.array.dtype == np.uint8
     return block if fits else None
 
 # %% ../../nbs/3_data/cache.ipynb #fc2cd017
@@ -146,20 +143,19 @@ def _write_block(file: Path, trajectories: Sequence[Trajectory], shape: tuple[in
 def _block(store: Store, image_size: int, folder: Path | None) -> FrameBlock | None:
     """The frames of a store in a file, which is made if need be; None where none can be made."""
     shape = (sum(map(len, store.trajectories)), 3, image_size, image_size)
-    files = _candidates(store, image_size, folder)
-    for file in files:
-        block = _read_block(file, shape)
-        if block is not None:
-            return block
+    there, mine = _places(store, image_size, folder)
+    block = _read_block(there, shape) or (mine and _read_block(mine, shape))
+    if block is not None or mine is None:
+        return block
     try:
-        _write_block(files[-1], store.trajectories, shape)
+        _write_block(mine, store.trajectories, shape)
     except UserError as e:
         # a frame that cannot be read is an error here as it is later
         disk = getattr(e.__cause__, "errno", None) in (*NO_ROOM, *CANNOT_WRITE)
-        if not disk and os.access(files[-1].parent, os.W_OK):
+        if not disk and os.access(mine.parent, os.W_OK):
             raise
         say(f"frames cannot be kept: {e}")
-    return _read_block(files[-1], shape)
+    return _read_block(mine, shape)
 
 # %% ../../nbs/3_data/cache.ipynb #e7591991
 def cache_frames(

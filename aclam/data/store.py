@@ -353,6 +353,8 @@ def read_meta(folder: Path) -> dict:
             f"{folder}: format version {short(written)}, this package reads {FORMAT_VERSION}"
         )
     check(StoreMeta, meta, str(path))
+    if meta["layout"] is not None:
+        from_dict(ProprioLayout, meta["layout"], str(path))
     for part in meta["parts"]:
         if PART_NAME.fullmatch(part["file"]) is None:
             raise UserError(f"{path}: {short(part['file'])} is no name of a part")

@@ -199,8 +199,9 @@ def check_frame_columns(table: pa.Table, where: str | Path) -> None:
         if name not in table.column_names:
             raise UserError(f"{where} has no column {name}")
         kind = table.schema.field(name).type
-        if pa.types.is_null(kind) and name in ("proprio", "action"):
-            continue
-        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if not _is_number(kind.value_type if listed and name in ("proprio", "action") else kind):
+        numbers = _is_number(kind)
+        if name in ("proprio", "action"):
+            listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            numbers = pa.types.is_null(kind) or (listed and _is_number(kind.value_type))
+        if not numbers:
             raise UserError(f"{where}: column {name} holds {short(str(kind))}, numbers expected")
