@@ -12,11 +12,7 @@ import pytest
 from processes import alive, all_gone, linux
 
 from aclam.children import WorkerDied, share_out
-from aclam.core import UserError
-
-
-def fail(task: int) -> int:
-    raise UserError(f"task {task} cannot be") if task else ValueError("a bug")
+from aclam.core import UserError, read_json
 
 
 def test_many_tasks_and_few_workers():
@@ -25,11 +21,11 @@ def test_many_tasks_and_few_workers():
 
 
 def test_mistakes_of_workers_arrive():
-    with pytest.raises(UserError, match="task 1 cannot be"):
-        list(share_out(fail, [1], workers=2))
-    with pytest.raises(ValueError, match="a bug") as found:
-        list(share_out(fail, [0], workers=1))
-    assert "in fail" in found.value.__notes__[0]  # where it happened
+    with pytest.raises(UserError, match="nowhere"):
+        list(share_out(read_json, ["nowhere"], workers=2))
+    with pytest.raises(ValueError, match="invalid literal") as found:
+        list(share_out(int, ["x"], workers=1))
+    assert "in _answer_tasks" in found.value.__notes__[0]  # where it happened
     with pytest.raises(WorkerDied, match="status 7"):
         list(share_out(os._exit, [7], workers=1))
 
@@ -43,6 +39,7 @@ def test_who_stops_listening_ends_the_workers():
     assert len(children) >= 2 and all_gone(children, 2) and time.monotonic() - begun < 2
 
 
+PATIENCE = 5.0  # of a machine that is busy with other tests
 COMMANDS = {
     "prepare": "from aclam.commands.data import main; main()",
     "rollout": "from aclam.policy.rollout import main; main()",
@@ -62,12 +59,13 @@ def begin(command: str, out: str) -> tuple[subprocess.Popen, list[int]]:
         found = [p for p in psutil.Process(run.pid).children() if alive(p.pid)]
         return [p.pid for p in found if "aclam.children" in p.cmdline()]
 
-    assert kill_table.wait_for(lambda: run.poll() or len(workers()) == 2, 60)
+    assert kill_table.wait_for(lambda: run.poll() is not None or len(workers()) == 2, 120)
     return run, workers()
 
 
 @linux
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_workers_end_with_their_command(tmp_path, command, number, late):
@@ -75,12 +73,12 @@ def test_workers_end_with_their_command(tmp_path, command, number, late):
     run, workers = begin(command, str(tmp_path / "out"))
     work = {"prepare": "frames/.part-*", "rollout": "episodes.jsonl"}[command]
     if late:
-        assert kill_table.wait_for(lambda: list((tmp_path / "out").glob(work)), 60)
+        assert kill_table.wait_for(lambda: list((tmp_path / "out").glob(work)), 120)
     begun = time.monotonic()
     run.send_signal(number)
     said, _ = run.communicate(timeout=30)
     seconds = time.monotonic() - begun
     assert len(workers) == 2 and all_gone(workers, 2), said
-    assert seconds < 3 and "Traceback" not in said, (seconds, said)
+    assert seconds < 3 + PATIENCE and "Traceback" not in said, (seconds, said)
     statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
     assert run.returncode == statuses[number], said
