@@ -3,6 +3,10 @@ for bad input.
 """
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +180,28 @@ def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says)
 def test_training_refuses_bad_input(refused, tmp_path, argv, words):
     refused(train_lam, ["--out", tmp_path / "run", *argv], "aclam-train-lam: ", *words)
     assert not (tmp_path / "run").exists()
+
+
+# --- python -m ------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+HELPERS = {"aclam.children"}  # started by our own processes
+
+
+def command_modules() -> list[str]:
+    """All modules with a `main`: what `python -m` runs."""
+    found = []
+    for path in sorted((ROOT / "aclam").rglob("*.py")):
+        if re.search(r"^def main\(", path.read_text(), re.M):
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return [name for name in found if name not in HELPERS]
+
+
+@pytest.mark.parametrize("module", command_modules())
+def test_a_module_runs_as_a_command(module):
+    """A module that does nothing and says 0 is the worst of answers."""
+    command = [sys.executable, "-m", module, "--no-such-option"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = [line for line in done.stderr.splitlines() if "Warning" not in line]
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "--no-such-option" in said[-1] or "no command" in said[-1], done.stderr

@@ -23,10 +23,13 @@ from aclam.core import (
     atomic_file,
     atomic_folder,
     from_dict,
+    json_lines,
     plain,
     print_json,
     read_json,
+    short,
     suggest,
+    sweep,
     write_json,
 )
 
@@ -221,7 +224,8 @@ def test_write_json_is_small_in_diffs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe{}", "not text in UTF-8")]
+    ("content", "says"),
+    [(b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe{}", "not text in UTF-8")],
 )
 def test_broken_json_names_the_file(tmp_path, content, says):
     (tmp_path / "x.json").write_bytes(content)
@@ -271,12 +275,12 @@ def test_from_dict_takes_what_json_and_yaml_give():
         ({"data": "d", "optim": {"learning": 1}}, "unknown field learning of Optim in c.yaml."),
         (
             {"data": "d", "steps": "ten"},
-            "field steps of Config in c.yaml: int expected, found \"ten\"",
+            'field steps of Config in c.yaml: int expected, found "ten"',
         ),
         ({"data": "d", "steps": 2.5}, "field steps of Config in c.yaml: int expected, found 2.5"),
         (
             {"data": "d", "verbose": "no"},
-            "field verbose of Config in c.yaml: bool expected, found \"no\"",
+            'field verbose of Config in c.yaml: bool expected, found "no"',
         ),
         ({"data": "d", "order": "orderd"}, 'Did you mean "ordered"?'),
         ({"data": "d", "optim": None}, "Optim in c.yaml: fields and values expected, found None"),
@@ -428,3 +432,117 @@ def test_import_is_quick_and_light():
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and time.monotonic() - start < 2
+
+
+# --- what a person may give, and what may come in between -----------------------------------------
+
+
+def test_short_is_short():
+    for value in ("x" * 10**7, [0] * 10**7, {n: n for n in range(10**5)}, 7**9999):
+        assert len(short(value)) <= 80 and "\n" not in short(value)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(3 << 20))
+    for path, says in [
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path, "a folder"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path / "large", "at most 2 MiB"),
+        (tmp_path / "large" / "x", "no such file"),
+        (tmp_path / ("x" * 5000), "cannot read"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            read_json(path, limit_mib=2)
+
+
+def test_lines_of_json_end_at_newlines_only():
+    text = '{"task": "up\u2028\x0bdown"}\r\n{}\n'
+    assert json_lines(text) == ['{"task": "up\u2028\x0bdown"}', "{}"]
+    assert json_lines("") == [] and json_lines("a") == ["a"] and json_lines("a\n\n") == ["a", ""]
+
+
+HALF = """
+import os, sys
+from aclam.core import atomic_file, atomic_folder
+how = {"file": atomic_file, "folder": atomic_folder}[sys.argv[1]]
+with how(sys.argv[2]) as path:
+    (path / "half" if path.is_dir() else path).write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_swept_by_the_next(tmp_path, kind):
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", HALF, kind, str(tmp_path / "x")])
+    alive = {"file": atomic_file, "folder": atomic_folder}[kind]
+    assert names(tmp_path)  # the second swept what the first had left
+    assert len(names(tmp_path)) == 1
+    with alive(tmp_path / "y") as path:
+        sweep(tmp_path)
+        assert names(tmp_path) == [path.name] or not path.exists()
+        (path / "z" if path.is_dir() else path).write_text("whole")
+    assert names(tmp_path) == ["y"]
+
+
+def ending(source: str, **environment: str) -> subprocess.Popen:
+    source = "import os, signal, time\nfrom aclam.command_line import run_cli\n" + source
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+
+
+def test_sigterm_runs_what_has_to_be_run():
+    process = ending(
+        "def work():\n"
+        "    try: print('at work', flush=True); time.sleep(60)\n"
+        "    finally: print('tidy', flush=True)\n"
+        "run_cli(work, 'toy')"
+    )
+    assert process.stdout.readline() == b"at work\n"
+    process.terminate()
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (143, b"tidy\n", b"toy: stopped\n")
+
+
+def test_a_handler_of_a_training_stays_in_force():
+    process = ending(
+        "signal.signal(signal.SIGTERM, lambda *_: print('mine'))\n"
+        "run_cli(lambda: os.kill(os.getpid(), signal.SIGTERM), 'toy')"
+    )
+    assert process.communicate(timeout=20) == (b"mine\n", b"") and process.returncode == 0
+
+
+NET = [
+    ("open('/nowhere')", "No such file or directory: /nowhere"),
+    ("bytearray(1 << 62)", "not enough memory"),
+    ("(lambda f: f(f))(lambda f: f(f))", "nested too deeply"),
+    ("__import__('numpy').zeros((1 << 40, 1 << 18))", "not enough memory"),
+    ("__import__('numpy').linalg.inv([[0.0]])", "LinAlgError"),
+    ("__import__('pyarrow.parquet').parquet.read_table('/dev/null')", "toy: "),
+]
+
+
+@pytest.mark.parametrize("work, says", NET)
+def test_the_last_net_is_one_line(work, says):
+    process = ending(f"run_cli(lambda: {work}, 'toy')", ACLAM_DEBUG="")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count(b"\n")) == (2, b"", 1) and says in err.decode()
+
+
+def test_the_traceback_is_there_for_those_who_ask():
+    process = ending("run_cli(lambda: open('/nowhere'), 'toy')", ACLAM_DEBUG="1")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 2 and b"Traceback" in err and err.endswith(b"/nowhere\n")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_a_terminal_cannot_show_is_replaced(encoding):
+    process = ending("run_cli(lambda: print('\\u7bb1.mp4'), 'toy')", PYTHONIOENCODING=encoding)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, b"?.mp4\n", b"")
