@@ -12,6 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 from ..core import plain, read_json
 from .declared import not_found
@@ -20,6 +23,7 @@ from .recipe import Mixture, Recipe
 from .rlds import described
 from .source import declared_by
 from .video_folder import VIDEO_SUFFIXES
+from ..schema import Count, PositiveFloat
 
 # %% ../../nbs/3_data/plan.ipynb #05265f7a
 @dataclass(frozen=True)
@@ -44,20 +48,50 @@ def _counted(
     return Found(format, episodes, frames, hours, _bytes(folder))
 
 
+class _Lerobot(TypedDict, total=False):
+    """What a plan reads of `meta/info.json`."""
+
+    codebase_version: str
+    total_episodes: Count
+    total_frames: Count
+    fps: PositiveFloat
+    features: dict[str, Any]
+
+
+class _Split(TypedDict, total=False):
+    shardLengths: list[Count | Annotated[str, Meta(pattern="^[0-9]{1,18}$")]]
+
+
+class _Rlds(TypedDict, total=False):
+    """What a plan reads of `dataset_info.json`."""
+
+    version: str
+    splits: list[_Split]
+
+
+class _Ours(TypedDict, total=False):
+    """What a plan reads of `meta.json`."""
+
+    format: str
+    episodes: Count
+    frames: Count
+    fps: PositiveFloat
+
+# %% ../../nbs/3_data/plan.ipynb #7e9fb05b
 def _glance(folder: Path) -> Found | None:
     """One dataset by the small file that describes it; None where there is none."""
     if (folder / "meta" / "info.json").exists():
-        info = read_json(folder / "meta" / "info.json")
+        info = read_json(folder / "meta" / "info.json", _Lerobot)
         counts = (info.get(k) for k in ("total_episodes", "total_frames", "fps"))
         return _counted(f"lerobot {info.get('codebase_version')}", *counts, folder)
     if (folder / "dataset_info.json").exists():
-        info = read_json(folder / "dataset_info.json")
+        info = read_json(folder / "dataset_info.json", _Rlds)
         lengths = [
             int(n) for split in info.get("splits", []) for n in split.get("shardLengths", [])
         ]
         return Found(f"rlds {info.get('version')}", sum(lengths), None, None, _bytes(folder))
     if (folder / "meta.json").exists():
-        meta = read_json(folder / "meta.json")
+        meta = read_json(folder / "meta.json", _Ours)
         counts = (meta.get(k) for k in ("episodes", "frames", "fps"))
         return _counted(str(meta.get("format")), *counts, folder)
     return None
@@ -116,8 +150,8 @@ def _names(folder: Path, format: str) -> tuple[Sequence[str] | None, Sequence[st
     if format == "video":
         return ["video", "image"], []
     if format == "lerobot":
-        features = read_json(folder / "meta" / "info.json").get("features")
-        names = list(features) if isinstance(features, dict) else None
+        features = read_json(folder / "meta" / "info.json", _Lerobot).get("features")
+        names = None if features is None else list(features)
         return names, names
     if format == "rlds":
         names = [*described(folder)] or None
