@@ -99,7 +99,7 @@ def _is_ours(name: str) -> bool:
     """Whether an entry of a folder is one of those that a start of ours leaves."""
     return name in (MARK, ".lock") or TOKEN.search(name) is not None
 
-
+# %% ../nbs/0_folders.ipynb #f700d3f0
 def _check_content(path: Path, what: str, marks: Marks) -> None:
     """Raise `UserError` where a folder holds what we have not written."""
     try:
@@ -144,7 +144,7 @@ def output_folder(
 # %% ../nbs/0_folders.ipynb #5f80548d
 ENDINGS = (".csv", ".json", ".jsonl", ".md", ".mp4", ".npz", ".pdf", ".png", ".svg")
 
-
+# %% ../nbs/0_folders.ipynb #8dbd43b8
 def output_file(
     path: str | os.PathLike,
     inputs: Iterable[str | os.PathLike | None] = (),  # what is read
@@ -168,7 +168,7 @@ def output_file(
         raise UserError(f"cannot write {short(str(path), 200)}: {reason}") from e
     return path
 
-
+# %% ../nbs/0_folders.ipynb #fa33b436
 def _try(folder: Path) -> None:
     """Make a file and remove it: some disks say that one may write, and let nobody."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".aclam-"):
