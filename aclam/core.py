@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/core.html.md"""
 __all__ = ['DIGITS', 'STEP', 'WORDS', 'lazy_names', 'import_modules', 'plain', 'write_json', 'regular_file', 'read_text',
            'json_lines', 'read_json', 'digest', 'say', 'print_json', 'convert', 'from_dict', 'OLD_FIELDS', 'OLD_VALUES',
            'UserError', 'library', 'short', 'suggest', 'MARK', 'TOKEN', 'Marks', 'atomic_file', 'atomic_folder',
-           'is_older', 'read_mark', 'refuse_foreign', 'sweep']
+           'is_older', 'read_mark', 'refuse_foreign', 'sweep', 'CANNOT_WRITE', 'NO_ROOM']
 
 # %% ../nbs/0_core.ipynb #e6e4b952
 import hashlib
@@ -31,7 +31,9 @@ import msgspec
 
 from .errors import OLD_FIELDS, OLD_VALUES, UserError, library, short, suggest
 from aclam.whole import (
+    CANNOT_WRITE,
     MARK,
+    NO_ROOM,
     TOKEN,
     Marks,
     atomic_file,
@@ -45,7 +47,7 @@ from aclam.whole import (
 # %% ../nbs/0_core.ipynb #819e09ce
 _all_ = ["OLD_FIELDS", "OLD_VALUES", "UserError", "library", "short", "suggest"]
 _all_ = ["MARK", "TOKEN", "Marks", "atomic_file", "atomic_folder", "is_older", "read_mark"]
-_all_ = ["refuse_foreign", "sweep"]
+_all_ = ["refuse_foreign", "sweep", "CANNOT_WRITE", "NO_ROOM"]
 
 # %% ../nbs/0_core.ipynb #cd769297
 def lazy_names(

@@ -234,7 +234,7 @@ def _is_store(folder: Path) -> bool:
         return True
     return all((folder / name).exists() for name in ("meta.json", "frames", "episodes"))
 
-
+# %% ../nbs/0_folders.ipynb #4ca6ec1d
 def cache_folder(
     near: str | os.PathLike,  # the data
     name: str,  # what is kept, such as "cache"
