@@ -352,9 +352,9 @@ def test_extra_columns_must_fit_the_episodes(tmp_path):
 
 
 def test_statistics_of_large_columns_are_streamed(place, vla, tmp_path, monkeypatch):
-    from aclam.data import lerobot_writer
+    from aclam.data import lerobot_statistics
 
-    monkeypatch.setattr(lerobot_writer, "IN_MEMORY", 0)
+    monkeypatch.setattr(lerobot_statistics, "IN_MEMORY", 0)
     label(config(place, offsets=(1, 4, -2), out=place / "whole", lerobot=tmp_path / "streamed"))
     one, two = (
         json.loads((folder / "meta" / "stats.json").read_text())

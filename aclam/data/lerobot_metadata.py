@@ -66,6 +66,7 @@ class Info:
     chunks_size: Positive | None = None  # episodes in a folder, in v2
     total_episodes: Count | None = None
     total_frames: Count | None = None
+    total_tasks: Count | None = None
 
 
 def read_info(root: Path) -> Info:
@@ -414,13 +415,16 @@ def read_metadata(root: Path) -> LerobotMetadata:
 
 @patch
 def check_totals(self: LerobotMetadata) -> None:
-    """`UserError` where info.json counts other episodes or frames than the table has."""
-    frames = sum(e.length for e in self.episodes)
-    counts = {"total_episodes": len(self.episodes), "total_frames": frames}
+    """`UserError` where info.json counts other episodes, frames or tasks than the tables have."""
+    counts = {
+        "total_episodes": len(self.episodes),
+        "total_frames": sum(e.length for e in self.episodes),
+        "total_tasks": len(self.tasks),
+    }
     for name, found in counts.items():
         told = getattr(self.info, name)
         if told not in (None, found):
             raise UserError(
                 f"{self.root}: meta/info.json says {name} {told}, "
-                f"the table of episodes has {found}: get the rest of the dataset"
+                f"its tables have {found}: get the rest of the dataset"
             )
