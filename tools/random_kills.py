@@ -41,8 +41,12 @@ TARGETS = ("main", "child", "all")
 ORPHAN_S = 2.0
 PATIENCE_S = 240.0
 MOST_IN_A_ROW = 3  # kills before the job is let come to its end
-GROUP = (sys.executable, "-m", "aclam.train.cluster", "--standalone", "--nproc_per_node", "2")
-TIMED = ("second", "speed", "time", "mfu", "versions", "started", "node", "memory", "host")
+CLUSTER = (sys.executable, "-m", "aclam.train.cluster", "torchrun")
+GROUP = (*CLUSTER, "--standalone", "--nproc_per_node", "2")
+TIMED = (
+    *("second", "speed", "time", "mfu", "versions", "started", "node", "memory", "host"),
+    *("data_wait", "shares", "played_now"),
+)
 IGNORED = ("events.out.tfevents", ".lock")
 
 
@@ -141,7 +145,7 @@ def in_group(rank: int, ranks: int, port: int) -> None:
     os.environ |= {name: str(value) for name, value in words.items()}
 
 
-def run_words(job: Job, place: Path, rank: int, port: int, parent: int) -> None:
+def run_words(job: Job, place: Path, rank: int, port: int) -> None:
     """Run a job in this process, which is a fork; it does not return."""
     status = 1
     try:
@@ -154,6 +158,7 @@ def run_words(job: Job, place: Path, rank: int, port: int, parent: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(place)
         if job.words[0] == sys.executable:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
             os.execv(sys.executable, job.words)
         if job.ranks > 1:
             in_group(rank, job.ranks, port)
@@ -172,12 +177,11 @@ def run_words(job: Job, place: Path, rank: int, port: int, parent: int) -> None:
 def start(job: Job, place: Path) -> list[int]:
     """Start the processes of a job; the first is the main one."""
     port = free_port()
-    parent = os.getpid()
     children = []
     for rank in range(job.ranks):
         child = os.fork()
         if not child:
-            run_words(job, place, rank, port, parent)
+            run_words(job, place, rank, port)
         children.append(child)
     return children
 
