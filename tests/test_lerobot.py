@@ -638,3 +638,17 @@ def test_a_rate_that_is_none_is_refused_before_anything_is_written(tmp_path, fps
     with pytest.raises(UserError, match="fps"):
         write_lerobot(tmp_path / "out", films, fps=fps)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_half_written_dataset_goes_on_only_with_the_same_source(tmp_path):
+    films = [synthetic_trajectory(s, T=6, size=32) for s in range(3)]
+    (tmp_path / "in").mkdir()
+    write_lerobot(tmp_path / "out", films, per_file=1)  # as older versions: it says no source
+    (tmp_path / "out" / "meta" / "info.json").unlink()
+    first = {"source": {"data": "a"}, "inputs": [tmp_path / "in"]}
+    write_lerobot(tmp_path / "out", films, per_file=1, workers=2, **first)
+    with pytest.raises(UserError, match="holds another dataset .*source.data"):
+        write_lerobot(tmp_path / "out", films, per_file=1, source={"data": "b"})
+    with pytest.raises(UserError):
+        write_lerobot(tmp_path / "in" / "below", films, **first)
+    assert not any((tmp_path / "in").iterdir())
