@@ -404,12 +404,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, resume, file):
 
 def test_a_run_that_starts_anew_keeps_what_others_put_there(tmp_path):
     train(toy(), Blobs(), SMALL, tmp_path)
-    notes = ["notes.txt", "tb/notes.txt", "checkpoints/step_000015/notes.txt"]
+    notes = ["notes.txt", "tb/notes.txt"]
     for name in notes:
         (tmp_path / name).write_text("mine")
     train(toy(), Blobs(), dataclasses.replace(SMALL, lr=1e-3), tmp_path, resume=False)
     assert all((tmp_path / name).read_text() == "mine" for name in notes)
     assert checkpoints(tmp_path)[-1].name == "step_000020"
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step_000015/notes.txt", "model/notes.txt"])
+def test_files_of_others_where_a_run_will_write_are_refused_at_the_start(tmp_path, name):
+    train(toy(), Blobs(), SMALL, tmp_path)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="notes.txt"):
+        train(toy(), data := Blobs(), SMALL, tmp_path, resume=False)
+    assert (tmp_path / name).read_text() == "mine" and not data.asked
 
 
 def test_what_a_killed_remover_leaves_is_swept(tmp_path):
@@ -470,3 +479,16 @@ def test_workers_load_the_same_draws(tmp_path):
     train(a := toy(), Blobs(), SMALL, tmp_path / "a")
     train(b := toy(), Blobs(), dataclasses.replace(SMALL, num_workers=1), tmp_path / "b")
     assert same(a.state_dict(), b.state_dict())
+
+
+RUN_FILES = ["config.json", "result.json", "checkpoints/step_000020/progress.json"]
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+@pytest.mark.parametrize("content", ["5", "null", "[]", "{", '"x"'])
+def test_files_of_a_run_that_hold_something_else_are_one_line(tmp_path, name, content):
+    train(toy(), Blobs(), SMALL, tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=Path(name).name) as e:
+        train(toy(), Blobs(), SMALL, tmp_path)
+    assert len(str(e.value)) < 600 and "\n" not in str(e.value)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core import UserError, atomic_folder, plain, read_json, write_json
+from ..core import UserError, atomic_folder, plain, read_json, refuse_foreign, write_json
 from ..folders import claim, discard, flat, output_folder
 from ..schema import Count, NonNegative
 from .log import PROBE_FILE
@@ -214,6 +214,15 @@ def clear_run(folder: Path) -> None:
     discard(folder, ["tb/events.out.tfevents.*"])
     discard(folder, ["metrics.jsonl", "result.json", PROBE_FILE, "data.json", "config.json"])
 
+# %% ../../nbs/8_train/checkpoint.ipynb #8d76d68c
+def _refuse_others(folder: Path) -> None:
+    """Refuse files of others where a checkpoint or the model will go: now, not after the steps."""
+    refuse_foreign(folder / "model", [MODEL_FILE])
+    whole = set(checkpoints(folder))
+    for path in folder.glob("checkpoints/step_*"):
+        if path not in whole:
+            refuse_foreign(path)
+
 
 def _remove_halves(folder: Path) -> None:
     """Remove what is left of checkpoints whose writer, or remover, was killed."""
@@ -262,6 +271,7 @@ def prepare_folder(
         clear_run(folder)
 
     _remove_halves(folder)
+    _refuse_others(folder)
     there = checkpoints(folder)
     if not there and not (folder / "model").exists():  # nothing that could be lost
         (folder / "config.json").unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..command_line import cli
 from ..core import print_json, say
+from ..data.lerobot_writer import lerobot_folder
 from ..device import device_of
 from .group import join_group
 from .label_files import same_files, to_lerobot
@@ -52,6 +53,8 @@ def label(config: LabelConfig) -> dict:
     """
     state = join_group()
     job = open_job(config, own_device(config.device, state))
+    if config.lerobot and state.is_main_process:
+        lerobot_folder(config.lerobot, [config.data, config.model])
     if config.resume and is_done(job):
         # nothing is locked: finished labels may lie where one cannot write
         about = finish(job)

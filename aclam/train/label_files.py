@@ -275,8 +275,13 @@ def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
 
     Returns the columns that the labels became.
     """
-    extra = LabelColumns(read_labels(labels), [len(t) for t in store.trajectories])
-    write_lerobot(out, store.trajectories, store.meta.get("camera") or "image", extra=extra)
+    found = read_labels(labels)
+    extra = LabelColumns(found, [len(t) for t in store.trajectories])
+    of = {key: found.about[key] for key in ("model", "offsets", "values")}
+    source = {"data": identity(store), "labels": of}
+    camera = store.meta.get("camera") or "image"
+    more = {"source": source, "inputs": [store.folder]}
+    write_lerobot(out, store.trajectories, camera, extra=extra, **more)
     return list(extra[0])
 
 # %% ../../nbs/8_train/label_files.ipynb #17bc075e
