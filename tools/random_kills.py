@@ -157,6 +157,7 @@ def run_words(job: Job, place: Path, rank: int, port: int) -> None:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(place)
+        os.environ["ACLAM_CACHE"] = str(place / "cache")
         if job.words[0] == sys.executable:
             os.environ["ACCELERATE_USE_CPU"] = "true"
             os.execv(sys.executable, job.words)

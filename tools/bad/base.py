@@ -1,6 +1,7 @@
 """Valid data of every kind, small: what the cases spoil."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,6 +110,7 @@ def make_base(folder: Path) -> None:
     """Write valid data of every kind below a folder."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ["ACLAM_CACHE"] = str(folder / "cache")
     for part in PARTS:
         part(folder)
 

@@ -118,6 +118,7 @@ def _child(case: Case, base: Path, here: Path) -> int:
             os.dup2(file.fileno(), number)
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", closefd=False)
+    os.environ["ACLAM_CACHE"] = str(here / "cache")
     try:
         for name in case.needs:
             shutil.copytree(base / name, room / name, symlinks=True)
