@@ -110,7 +110,7 @@ class RowReader:
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #d434383d
 @patch
-def __call__(self: RowReader, place: Location) -> tuple[pa.Table, int]:
+def read(self: RowReader, place: Location) -> tuple[pa.Table, int]:
     """The rows of one episode, and the number of its first row in the file."""
     where = f"episode {place.episode}"
     table, episodes = self.files.get(place.data, partial(self._read, place.data, where))
@@ -246,11 +246,12 @@ class EpisodeReader:
 @patch
 def __call__(self: EpisodeReader, episode: Episode) -> Trajectory:
     """One episode. `UserError`, naming it, where it is broken."""
-    declared, notes = self.declared, episode.notes
+    declared = self.declared
+    notes = episode.notes
     place = self.place(episode)
     name = f"{self.metadata.root.name}/episode {place.episode}"
     where = f"{name}: {place.data}"
-    rows, first = self.rows(place)
+    rows, first = self.rows.read(place)
     seconds = _times(rows, self.metadata.fps, where)
 
     kind = notes.kind or declared.kind
