@@ -72,6 +72,7 @@ class Row:
     equal: int = 0
     orphans: int = 0
     leftovers: int = 0
+    refused: int = 0  # the next run did not come to its end
     longest_stop_s: float = 0.0  # until the main process had ended
     by: dict[str, int] = field(default_factory=dict)  # kills by signal and target
     missed: int = 0  # the job had ended before the kill
@@ -284,6 +285,10 @@ def digests(place: Path) -> dict[str, str]:
 # --- one job --------------------------------------------------------------------------------------
 
 
+class Unkilled(Exception):
+    """A job that fails by itself."""
+
+
 class Trial:
     """A job, its folders, and what it makes when nobody kills it."""
 
@@ -297,7 +302,9 @@ class Trial:
         self.number = 0
         self.place = self.fresh()
         begun = time.monotonic()
-        self.complete()
+        problem = self.complete()
+        if problem:
+            raise Unkilled(f"{job.name} fails also when nobody kills it:\n{problem}")
         self.seconds = time.monotonic() - begun
         self.right = digests(self.place)
         self.names = names(self.place)
@@ -317,14 +324,16 @@ class Trial:
         files = sorted(self.place.glob("said_*.txt"))
         return "\n".join(f.read_text(errors="replace")[-1500:] for f in files)
 
-    def complete(self) -> None:
-        """Run to the end."""
+    def complete(self) -> str:
+        """Run to the end; what was said where it did not come to it."""
         children = start(self.job, self.place)
         if not wait_all(children, self.ended, PATIENCE_S):
             clear(living(), self.ended)
-            raise SystemExit(f"{self.job.name} did not end:\n{self.said()}")
+            return f"did not end in {PATIENCE_S:g} s"
         if any(self.ended[child] for child in children):
-            raise SystemExit(f"{self.job.name} failed:\n{self.said()}")
+            clear(living(), self.ended)
+            return self.said() or "failed"
+        return ""
 
     def begun(self, since: float) -> bool:
         """Whether the command has written anything since then."""
@@ -402,8 +411,12 @@ class Trial:
 
     def compare(self) -> None:
         """Let the job come to its end, and hold its files against the right ones."""
-        self.complete()
+        problem = self.complete()
         self.row.runs_compared += 1
+        if problem:
+            self.row.refused += 1
+            self.row.remarks.append(problem.splitlines()[-1].replace(str(self.folder), "..."))
+            return
         extra = names(self.place) - self.names
         if extra:
             self.row.leftovers += len(extra)
@@ -442,10 +455,10 @@ def valid_data(folder: Path) -> None:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    titles = ("job", "kills", "compared", "equal", "orphans", "left over", "longest stop, s")
+    titles = ("job", "kills", "compared", "equal", "refused", "orphans", "left over", "stop, s")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for r in rows:
-        numbers = (r.kills, r.runs_compared, r.equal, r.orphans, r.leftovers)
+        numbers = (r.kills, r.runs_compared, r.equal, r.refused, r.orphans, r.leftovers)
         cells = [r.name, *map(str, numbers), f"{r.longest_stop_s:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -458,7 +471,7 @@ def total(rows: Sequence[Row]) -> Row:
         by.update(row.by)
     sums = {
         name: sum(getattr(row, name) for row in rows)
-        for name in ("kills", "runs_compared", "equal", "orphans", "leftovers", "missed")
+        for name in ("kills", "runs_compared", "equal", "refused", "orphans", "leftovers", "missed")
     }
     return Row("all", by=dict(by), longest_stop_s=max(r.longest_stop_s for r in rows), **sums)
 
@@ -469,11 +482,11 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="jobs whose name has this in it")
+    parser.add_argument("--only", nargs="+", default=[""], help="jobs whose name has one in it")
     parser.add_argument("--json", type=Path, help="write the rows here, after every job")
     parser.add_argument("--keep", type=Path, help="keep the folders of wrong results here")
     given = parser.parse_args()
-    jobs = [job for job in JOBS if given.only in job.name]
+    jobs = [job for job in JOBS if any(word in job.name for word in given.only)]
     folder = Path(tempfile.mkdtemp(prefix="random_kills_", dir=given.keep))
     valid_data(folder / "base")
     import_all()
@@ -484,7 +497,11 @@ def main() -> int:
     for n, job in enumerate(jobs):
         kills = max(1, round(given.kills * job.share / whole))
         (folder / f"job_{n}").mkdir()
-        rows.append(Trial(job, folder / "base", folder / f"job_{n}", rng).run(kills))
+        try:
+            rows.append(Trial(job, folder / "base", folder / f"job_{n}", rng).run(kills))
+        except Unkilled as e:
+            print(e, flush=True)
+            rows.append(Row(job.name, refused=1, remarks=[str(e).splitlines()[-1]]))
         print(as_markdown(rows[-1:]).splitlines()[-1], *rows[-1].remarks, sep="\n  ", flush=True)
         if given.json:
             counted = [asdict(row) for row in [*rows, total(rows)]]

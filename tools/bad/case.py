@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import shutil
 import signal
@@ -30,6 +31,7 @@ TRACEBACK, ABORT, HANG, ACCEPTED, UNCLEAR, LONG, MEMORY, WELL = (
     *("traceback", "abort", "hang", "accepted", "more than one line", "a long line", "memory"),
     "well",
 )
+NOISE = ("Error", "Exception", "Warning", "error:")  # before the line; progress may stand there
 OUT_OF_MEMORY = ("memory", "cannot allocate")
 OWN_FAULT = 99  # the status of a child whose input could not be made
 
@@ -156,9 +158,11 @@ def _verdict(case: Case, status: int, text: str) -> str:
             return MEMORY
         if case.right == READ:
             return REFUSED
-        if len(lines) != 1:
+        if not lines or any(word in line for word in NOISE for line in lines[:-1]):
             return UNCLEAR
-        return LONG if len(lines[0]) > LONGEST_LINE else WELL
+        if not re.match(r"[\w -]+: \S", lines[-1]):
+            return UNCLEAR
+        return LONG if len(lines[-1]) > LONGEST_LINE else WELL
     return ACCEPTED if case.right == REFUSED else WELL
 
 
