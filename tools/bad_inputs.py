@@ -4,8 +4,9 @@ memory and time.
     python tools/bad_inputs.py [--only TEXT ...] [--workers 2] [--json FILE] [--keep FOLDER]
 
 What is right: one line on standard error (after progress, where work had begun) and exit status 2;
-or, for what is unusual and not wrong, that it is read. Everything else is counted: a traceback, an abort, a hang, an input that is
-accepted, an answer of several lines. Exit status 1 where an answer was not right.
+or, for what is unusual and not wrong, that it is read. Everything else is counted: a traceback, an
+abort, a hang, an input that is accepted, an answer that is not clear. Exit status 1 where an answer
+was not right.
 """
 
 import argparse
