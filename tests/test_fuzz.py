@@ -65,7 +65,9 @@ def test_a_fault_would_be_seen(server):
     )
     nowhere = server.ask({"kind": "options", "words": ["aclam-data", "inspect", "nowhere"]})
     assert (nowhere["status"], nowhere["verdict"]) == (2, "well")
-    assert server.ask({"kind": "options", "words": ["no-such-command"]})["verdict"] == "traceback"
+    given = [{"shape": "right", "dtype": "no_such_type", "scale": 1.0}] * 2  # an AttributeError
+    call = {"kind": "calls", "family": "ac_lam_cpu", "call": "encode", "given": given}
+    assert server.ask(call)["verdict"] == "traceback"
 
 
 def test_the_strategies_reach_every_command():
