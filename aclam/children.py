@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from pickle import PicklingError
 from typing import Any
 
-from .core import UserError
+from .core import UserError, say
 
 # %% ../nbs/0_children.ipynb #68ec2415
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -140,6 +142,18 @@ def _result(worker: Worker) -> Any:
         raise value
     return value
 
+# %% ../nbs/0_children.ipynb #79daaa0f
+def _can_travel(*things: Any) -> bool:
+    """Whether a worker can import all that these are made of."""
+    try:
+        return b"__main__" not in ForkingPickler.dumps(things)
+    except (
+        AttributeError,
+        TypeError,
+        PicklingError,
+    ):  # a function inside a function, a lock, an open file
+        return False
+
 # %% ../nbs/0_children.ipynb #631bb471
 def share_out(
     function: Callable[[Any], Any],  # importable; `functools.partial` works, too
@@ -148,9 +162,16 @@ def share_out(
 ) -> Iterator[Any]:
     """Call `function` on each task in processes of their own; yield results as they come.
 
-    A worker that dies is a `WorkerDied`; an error in a worker is raised here.
+    A worker that dies is a `WorkerDied`; an error in a worker is raised here. What cannot be
+    imported elsewhere is done in this process.
     """
     waiting = list(tasks)
+    if not _can_travel(function, waiting):
+        if workers > 1:
+            say("one process: what a script or notebook defines cannot be imported by workers")
+        yield from map(function, waiting)
+        return
+
     team = [Worker(_answer_tasks, function) for _ in range(min(workers, len(waiting)))]
     try:
         busy = {worker.pipe: worker for worker in team}

@@ -20,6 +20,14 @@ def test_many_tasks_and_few_workers():
     assert list(share_out(abs, [], workers=2)) == []
 
 
+def test_what_cannot_be_imported_stays_here(capfd):
+    def here(word):
+        return word, os.getpid()
+
+    assert list(share_out(here, ["a", "b"], workers=2)) == [("a", os.getpid()), ("b", os.getpid())]
+    assert "one process: what a script or notebook defines" in capfd.readouterr().err
+
+
 def test_mistakes_of_workers_arrive():
     with pytest.raises(UserError, match="nowhere"):
         list(share_out(read_json, ["nowhere"], workers=2))
