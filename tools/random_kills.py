@@ -100,7 +100,7 @@ ROLLOUT = (
     *("aclam-rollout", "--policy", "expert", "--split", "id", "--episodes", "6", "--max-steps"),
     *("40", "--envs", "2", "--out", "out"),
 )
-PREPARE = ("aclam-data", "prepare", "emoji", "--out", "out", "--episodes", "20", "--size", "32")
+PREPARE = ("aclam-data", "prepare", "emoji", "--out", "out", "--episodes", "8", "--size", "32")
 CONVERT = ("aclam-data", "convert", "many", "--out", "out")
 COMPARE = (
     *("aclam-structure", "compare", "--data", "many", "--out", "out", "--models", "ac_lam_cpu"),

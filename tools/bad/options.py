@@ -4,7 +4,7 @@ import re
 from importlib.resources import files
 
 from .base import LAM_TRAINING
-from .case import EITHER, Case, nothing
+from .case import EITHER, REFUSED, Case, nothing
 
 STORE = ("--data", "store")
 TRAIN_LAM = ("aclam-train-lam", *STORE, "--out", "new", *LAM_TRAINING)
@@ -203,7 +203,6 @@ BY_HAND: list[tuple[tuple[str, ...], list[str]]] = [  # a command, and words tha
             "--data nowhere",
             "--model store",
             "--data lam",
-            "--lerobot nowhere",
             "--out store",
         ],
     ),
@@ -444,7 +443,7 @@ def _by_hand() -> list[Case]:
         for row in rows:
             if row in WITHOUT_DEVICE and torch.cuda.is_available():
                 continue
-            right = EITHER if row in EITHER_WORDS else "refused"
+            right = EITHER if row in EITHER_WORDS else REFUSED
             words = (*command, *row.split())
             cases.append(Case(kind, row, needs_of(words), nothing, words, right))
     return cases
@@ -488,7 +487,7 @@ def _by_help() -> list[Case]:
             if (command, row) in done:
                 continue
             tail = option.split(".")[-1].lstrip("-")
-            right = EITHER if tail in MAY_BE_NEGATIVE else "refused"
+            right = EITHER if tail in MAY_BE_NEGATIVE else REFUSED
             words = (*command, *row.split())
             kind = f"every number of {name}"
             cases.append(Case(kind, row, needs_of(words), nothing, words, right))
@@ -500,13 +499,11 @@ WORDS = [  # command lines that are wrong as such
     ("aclam-data", "inspct", "store"),
     ("aclam-data", "inspect"),
     ("aclam-data", "inspect", "nowhere"),
-    ("aclam-data", "inspect", ""),
     ("aclam-data", "inspect", "a\x00b"),
     ("aclam-data", "inspect", "x" * 5000),
     ("aclam-data", "inspect", "store/meta.json"),
     ("aclam-data", "inspect", "/dev/zero"),
     ("aclam-data", "inspect", "/dev/null"),
-    ("aclam-data", "inspect", "."),
     ("aclam-data", "inspect", "store", "store"),
     ("aclam-data", "inspect", "store", "--rate", "1", "--rate"),
     ("aclam-data", "prepare", "emoij", "--out", "new"),
@@ -533,12 +530,16 @@ WORDS = [  # command lines that are wrong as such
 ]
 
 
+HERE = [("aclam-data", "inspect", "."), ("aclam-data", "inspect", "")]  # it holds videos
+
+
 def _words() -> list[Case]:
     cases = []
-    for words in WORDS:
+    for words in WORDS + HERE:
+        right = EITHER if words in HERE else REFUSED
         name = " ".join(words)[:80].encode("unicode_escape").decode()
         needs = ("store", "lam", "videos")
-        cases.append(Case("command lines", name, needs, nothing, words))
+        cases.append(Case("command lines", name, needs, nothing, words, right))
     return cases
 
 
