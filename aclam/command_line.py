@@ -125,7 +125,7 @@ def _one_sentence(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the input is nested too deeply"
     if isinstance(error, OSError) and error.strerror:
-        names = [str(n) for n in (error.filename, error.filename2) if n is not None]
+        names = [short(str(n), 200) for n in (error.filename, error.filename2) if n is not None]
         return ": ".join([error.strerror, *names])
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__

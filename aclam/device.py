@@ -29,6 +29,8 @@ def device_of(name: str = "auto") -> torch.device:
         raise UserError(
             f'no device is called "{name}": auto, cpu, cuda or cuda:N expected'
         ) from error
+    if device.type == "meta":
+        raise UserError("device meta has no numbers: auto, cpu, cuda or cuda:N expected")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPUs")
     return device

@@ -24,6 +24,7 @@ from ..data.source import open_dataset
 from ..device import device_of
 from ..folders import output_file
 from ..lam import LatentActionModel
+from ..schema import Positive
 from ..structure.bootstrap import Intervals
 from ..structure.held_out import held_out_triples, origin
 from ..structure.measure import collect
@@ -135,7 +136,7 @@ class LeakageConfig:
     data: tuple[Path, ...]
     n: Pairs = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits
-    batch_size: int = 128
+    batch_size: Positive = 128
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
 

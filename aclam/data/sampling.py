@@ -48,20 +48,27 @@ class TripleConfig:
     human_span_s: float = 2.0  # section 4.1
 
     def __post_init__(self):
-        _one_of("rule", self.rule, (*RULES, "anywhere"))
-        _one_of("order", self.order, ORDERS)
-        for low, high in (self.offset_s, self.human_offset_s):
-            if not 0 < low <= high:
-                raise UserError(
-                    f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})"
-                )
-        spans = min(self.span_s, self.human_span_s)
-        if not 0 <= self.p_repeat <= 1 or self.max_tries < 1 or spans <= 0:
-            raise UserError(
-                "triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive"
-            )
-        if self.seed < 0 or not (self.max_rotation_deg is None or self.max_rotation_deg > 0):
-            raise UserError("triples: seed is not negative, max_rotation_deg is positive or None")
+        _check_triples(self)
+
+# %% ../../nbs/3_data/sampling.ipynb #189e0149
+def _check_triples(config: TripleConfig) -> None:
+    """Refuse settings that cannot be meant."""
+    _one_of("rule", config.rule, (*RULES, "anywhere"))
+    _one_of("order", config.order, ORDERS)
+    for low, high in (config.offset_s, config.human_offset_s):
+        if not 0 < low <= high < inf:
+            raise UserError(f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})")
+    spans = min(config.span_s, config.human_span_s)
+    if not 0 <= config.p_repeat <= 1 or config.max_tries < 1 or not 0 < spans < inf:
+        raise UserError(
+            "triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive"
+        )
+    if config.seed < 0:
+        raise UserError(f"triples: seed is 0 or more, not {config.seed}")
+    if not (config.max_rotation_deg is None or config.max_rotation_deg > 0):
+        raise UserError(
+            f"triples: max_rotation_deg is positive or None, not {config.max_rotation_deg}"
+        )
 
 # %% ../../nbs/3_data/sampling.ipynb #1bfab960
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

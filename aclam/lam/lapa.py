@@ -326,6 +326,8 @@ def quantize(self: Lapa, tokens: Tensor) -> LatentAction:
 @patch
 def latents(self: Lapa, o_i: Tensor, o_j: Tensor) -> LatentAction:
     self.check_normalized(o_i=o_i, o_j=o_j)
+    if not len(o_i):
+        raise UserError("LAPA reads one pair of frames or more, these are none")
     x = self.embed_frames(torch.cat([o_i, o_j]))
     return self.quantize(self.read_pairs(x, torch.arange(len(o_i), device=o_i.device)))
 

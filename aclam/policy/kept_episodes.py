@@ -38,14 +38,14 @@ class EpisodeRow(TypedDict):
 
 
 def _parsed(lines: Sequence[str], path: Path) -> list[dict]:
-    """The rows of the lines; the last line may have been cut in half, no other."""
+    """The rows of the lines; the last one may be a row that was cut in half, no other."""
     rows = []
     for n, line in enumerate(lines):
         where = f"{path}, line {n + 1}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as e:
-            if n == len(lines) - 1:
+            if n == len(lines) - 1 and line.startswith("{"):
                 break
             cure = "mend or remove the line, or choose another folder"
             raise UserError(f"{where} is no episode: {cure}") from e

@@ -35,6 +35,7 @@ from ..data.store import read_store
 from ..data.triples import TripleDataset
 from ..folders import discard, first_difference, hold, output_folder
 from ..lam.model import PRESETS, LatentActionModel, parameter_counts
+from ..schema import Count, Positive
 from ..sim.prepare import prepare_emoji
 from ..structure.held_out import held_out
 from ..structure.measure import collect_latents, structure_metrics
@@ -81,12 +82,12 @@ class DemoConfig:
 
     # gets data/, ac_lam_cpu/, no_ac_cpu/, figures/, results.json, report.html
     out: str = "runs/demo"
-    episodes: int = 440  # rendered demonstrations; the last tenth is held out
+    episodes: Positive = 440  # rendered demonstrations; the last tenth is held out
     size: int = 64  # pixels of the rendered frames; the models see what their preset says
-    steps: int = 0  # optimizer steps of each model; 0: as the preset
+    steps: Count = 0  # optimizer steps of each model; 0: as the preset
     seed: int = 0  # of the demonstrations and of the weights
-    n: int = 4096  # held-out triples to measure on
-    workers: int = 2  # rendering processes
+    n: Positive = 4096  # held-out triples to measure on
+    workers: Positive = 2  # rendering processes
     # a tiny version that only shows that every stage works: its numbers mean nothing
     quick: bool = False
     json: bool = False  # print results.json on standard output, nothing else

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..core import UserError
+from ..core import UserError, short
 from ..data.cache import resize_frames
 from ..data.identity import identity
 from ..data.source import Broken, open_dataset
@@ -66,11 +66,15 @@ class LabelConfig:
     resume: bool = True  # --no-resume: remove labels that are there and start anew
     json: bool = False  # one JSON object on standard output, nothing else
 
-
+# %% ../../nbs/8_train/label_job.ipynb #5f63cc82
 def folder_of(config: LabelConfig) -> Path:
     """Where the labels go."""
     model = Path(config.model).resolve()
     name = config.name or (model.parent.name if model.name == "model" else model.name)
+    if name != Path(name).name or name.startswith("."):
+        raise UserError(
+            f"--name {short(name)}: a name of labels expected, without slashes or dots before it"
+        )
     return config.out or config.data / "labels" / name
 
 # %% ../../nbs/8_train/label_job.ipynb #012ea926
