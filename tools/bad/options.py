@@ -189,7 +189,6 @@ BY_HAND: list[tuple[tuple[str, ...], list[str]]] = [  # a command, and words tha
             "--shard 0/0",
             "--shard 1",
             "--missing -1",
-            "--missing 0",
             "--batch-size 0",
             "--batch-size -1",
             "--piece-frames 0",
