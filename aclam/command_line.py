@@ -27,6 +27,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from .core import UserError, say, short, suggest
+from .folders import remove_unused
 from .schema import check_fields
 
 # %% ../nbs/0_command_line.ipynb #bb3483a6
@@ -125,8 +126,8 @@ def _one_sentence(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "the input is nested too deeply"
     if isinstance(error, OSError) and error.strerror:
-        names = [short(str(n), 200) for n in (error.filename, error.filename2) if n is not None]
-        return ": ".join([error.strerror, *names])
+        names = [str(n) for n in (error.filename, error.filename2) if n is not None]
+        return ": ".join([error.strerror, *names])[:600]
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
 
@@ -203,6 +204,7 @@ def run_cli(
 
 def _leave(prog: str, line: str, status: int, error: BaseException) -> None:
     """Say a line, behind the traceback where that is asked for, and exit."""
+    remove_unused()
     if os.environ.get("ACLAM_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     try:

@@ -225,6 +225,8 @@ def exit_on_signals() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m aclam.train.stop PARENT COMMAND`."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words or not words[0].isdecimal():
+        raise SystemExit("aclam.train.stop is started by other processes, not by hand")
     run_child(int(words[0]), words[1:])
 
 
