@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,12 +267,20 @@ def content(path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def older_checkpoints(place: Path) -> tuple[str, ...]:
+    """All but the newest of each run: a process that is asked to stop saves one at its own step."""
+    steps = sorted(place.glob("**/checkpoints/step_*"))
+    older = [a for a, b in pairwise(steps) if a.parent == b.parent]
+    return tuple(f"{path.relative_to(place).as_posix()}" for path in older)
+
+
 def names(place: Path) -> set[str]:
     """The files of a job, and folders that are empty."""
     found = set()
+    older = older_checkpoints(place)
     for path in place.rglob("*"):
         name = path.relative_to(place).as_posix()
-        if any(word in path.name for word in IGNORED) or name.startswith("said_"):
+        if any(word in path.name for word in IGNORED) or name.startswith(("said_", *older)):
             continue
         if path.is_file() or not any(path.iterdir()):
             found.add(name)
