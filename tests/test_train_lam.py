@@ -202,16 +202,20 @@ def test_everything_that_a_real_model_knows_is_in_its_checkpoint(whole, store, t
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_episodes_are_held_out(store):
+def test_episodes_are_held_out(store, tmp_path):
     data = lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "0.3"]))
     kept, out = ({t.name for t in d.trajectories} for d in (data.train, data.held_out))
     assert len(kept) == 7 and len(out) == 3 and not kept & out
     with pytest.raises(UserError, match="val_fraction 1.0 of 10 episodes"):
         lam.open_data(lam.settings_from(["--data", str(store), "--val-fraction", "1"]))
-    both = lam.open_data(
-        lam.settings_from(["--data", str(store), str(store), "--held-out", str(store)])
-    )
-    assert len(both.train.trajectories) == 20 and len(both.held_out.trajectories) == 10
+    others = [tmp_path / name for name in ("second", "third")]
+    for seed, folder in enumerate(others, start=100):
+        write_store(folder, [synthetic_trajectory(seed + 10 * n, T=12, size=32) for n in range(4)])
+    words = ["--data", str(store), str(others[0]), "--held-out", str(others[1])]
+    both = lam.open_data(lam.settings_from(words))
+    assert len(both.train.trajectories) == 14 and len(both.held_out.trajectories) == 4
+    with pytest.raises(UserError, match="are the same data: name each folder once"):
+        lam.open_data(lam.settings_from(["--data", str(store), str(store)]))
 
 
 def test_fingerprint_tells_data_apart():

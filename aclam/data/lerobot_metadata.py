@@ -425,9 +425,9 @@ def check_totals(self: LerobotMetadata) -> None:
         "total_tasks": len(self.tasks),
     }
     for name, found in counts.items():
-        told = getattr(self.info, name)
-        if told not in (None, found):
+        stated = getattr(self.info, name)
+        if stated not in (None, found):
             raise UserError(
-                f"{self.root}: meta/info.json says {name} {told}, "
+                f"{self.root}: meta/info.json says {name} {stated}, "
                 f"its tables have {found}: get the rest of the dataset"
             )

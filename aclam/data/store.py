@@ -457,10 +457,10 @@ def _check_whole(folder: Path, meta: dict, rows: list[dict]) -> None:
             f"the episode tables of {short(sorted(sizes))}"
         )
     found = (len(rows), sum(row["length"] for row in rows))
-    told = (meta["episodes"], meta["frames"])
-    if found != told:
+    stated = (meta["episodes"], meta["frames"])
+    if found != stated:
         raise UserError(
-            f"{folder}: meta.json tells of {told[0]} episodes and {told[1]} frames, "
+            f"{folder}: meta.json tells of {stated[0]} episodes and {stated[1]} frames, "
             f"the tables hold {found[0]} and {found[1]}"
         )
 
