@@ -47,6 +47,7 @@ from aclam.data.sampling import EPS, TripleConfig, check_draws, draw_triple, glo
 from aclam.data.store import finish_store, read_store, start_store, write_shard, write_store
 from aclam.data.trajectory import FrameArray, ProprioLayout, Trajectory, synthetic_trajectory
 from aclam.data.triples import TripleDataset, collate
+from aclam.sim.renderer import load_mujoco
 
 quick = settings(max_examples=150, deadline=None, database=None, derandomize=True)
 
@@ -982,6 +983,8 @@ def test_wrong_command_lines_end_in_one_line(outcome, folder, tmp_path, monkeypa
 
 def test_prepare_without_the_simulator_says_what_to_install(outcome, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)  # importing it now fails
+    # what an earlier test imported is remembered
+    monkeypatch.setattr("aclam.sim.prepare.load_mujoco", load_mujoco.__wrapped__)
     status, out, err = outcome(
         command.main, "prepare", "emoji", "--episodes", 1, "--out", tmp_path / "e"
     )

@@ -37,7 +37,7 @@ def root(request, tmp_path) -> Path:
     """A copy of a whole dataset, without the percentiles that were kept in it."""
     source = FIXTURES / f"lerobot_{request.param.replace('.', '')}"
     shutil.copytree(source, tmp_path / "set")
-    (tmp_path / "set" / "aclam_percentiles.json").unlink()
+    (tmp_path / "set" / "aclam_percentiles.json").unlink(missing_ok=True)
     return tmp_path / "set"
 
 

@@ -290,6 +290,7 @@ def _nothing_half_begun(folder: Path, is_new: bool) -> Iterator[None]:
 
 
 def _remove_beginning(folder: Path) -> None:
+    _remove_temporary_files(folder)  # of workers that were ended while they wrote
     for name in BEGINNING:
         (folder / name).unlink(missing_ok=True)
     for emptied in (folder / "frames", folder / "episodes", folder):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -292,12 +293,21 @@ class Absent(NamedTuple):
         return [part for part in self.parts if part not in unwritten]
 
 
+def _pieces_there(job: Job) -> set[str]:
+    """Names of the pieces that are written; none when a twin has just finished and swept."""
+    try:
+        names = os.listdir(job.folder / "pieces")
+    except FileNotFoundError:
+        return set()
+    return {Path(name).stem for name in names if fnmatch(name, "part-*-*.parquet")}
+
+
 def absent(job: Job) -> Absent:
     """One look at the folder.
 
     At pieces first: they go only when their part is there, so none is missed in between.
     """
-    pieces = {path.stem for path in job.folder.glob("pieces/part-*-*.parquet")}
+    pieces = _pieces_there(job)
     parts = {path.name for path in job.folder.glob("part-*.parquet")}
     lacking = [piece for piece in job.pieces if job.part_file(piece.part).name not in parts]
     unwritten = [piece for piece in lacking if piece.name not in pieces]
