@@ -149,7 +149,8 @@ def output_folder(
     inputs: Iterable[str | os.PathLike | None] = (),
     what: str = "run",  # what it holds, for the mark and the error line
     marks: Marks = (),  # what proves an older folder of ours, which has no mark: names, a function
-) -> Path:  # it exists, is marked, and may be written
+    make: bool = True,  # False: only decide; who writes asks once more
+) -> Path:  # where it is made, it exists and is marked
     """Decide whether a command may write into a folder, before any work; else `UserError`."""
     if not os.fspath(path):
         raise UserError("an empty name is no folder")
@@ -159,6 +160,9 @@ def output_folder(
         _check_inputs(path, inputs)
         if path.exists():
             _check_content(path, what, marks)
+        if not make:
+            return path
+        if path.exists():
             sweep(path, deep=True)
         _make(path)
     except (OSError, ValueError) as e:

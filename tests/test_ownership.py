@@ -97,6 +97,41 @@ def nothing_lost(outcome: Callable, home: Path, row: tuple[str, str], out: Path)
     assert content(home) == before
 
 
+# --- refused starts -------------------------------------------------------------------------------
+
+NOWHERE = {  # a command whose input is not there
+    **{
+        name: (module, words.replace("DATA", "nowhere"))
+        for name, (module, words) in FOLDERS.items()
+    },
+    "prepare": ("commands.data", "prepare emoji --episodes 0 --out OUT"),
+    "rollout": ("policy.rollout", "--policy nowhere --episodes 1 --out OUT"),
+    "demo": ("studies.demo", "--episodes 19 --out OUT"),
+}
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_a_refused_start_leaves_no_folder(outcome, home, name):
+    out = home / "new" / "run"
+    status, said, err = call(outcome, home, NOWHERE[name], out)
+    assert (status, said) == (2, "") and err.count("\n") == 1, (status, said, err)
+    assert not out.parent.exists()
+
+
+PRESETS = {"lam": "ac_lam_cpu", "policy": "policy_cpu_wo_lam", "grounding": None}
+
+
+@pytest.mark.parametrize("module", PRESETS)
+def test_a_refused_start_from_python_leaves_no_folder(tmp_path, module):
+    command = import_module(f"aclam.train.{module}")
+    out = tmp_path / "run"
+    words = ["--data", str(tmp_path / "nowhere"), "--out", str(out)]
+    words += ["--preset", PRESETS[module]] if PRESETS[module] else []
+    with pytest.raises(UserError, match="nowhere"):
+        command.run(command.settings_from(words))
+    assert not out.exists()
+
+
 # --- folders --------------------------------------------------------------------------------------
 
 

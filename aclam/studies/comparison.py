@@ -249,8 +249,9 @@ def compare(config: CompareConfig, train: Train = train_all) -> dict | None:
     """
     check_config(config)
     output_folder(config.out, [*config.data, *config.ood], "comparison", is_older)
+    inputs = inputs_of(config)
     with hold(config.out):
-        claim_more(config.out, inputs_of(config), "comparison")
+        claim_more(config.out, inputs, "comparison")
         return _compare_held(config, train)
 
 # %% ../../nbs/9_studies/comparison.ipynb #457969a8

@@ -234,9 +234,9 @@ def _remove_halves(folder: Path) -> None:
             discard(folder, [f"checkpoints/{path.name}/{name}" for name in CHECKPOINT_FILES])
 
 # %% ../../nbs/8_train/checkpoint.ipynb #b9e06303
-def own_folder(folder: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
-    """The folder of a run, made if need be; one of something else, or of `inputs`, is refused."""
-    return output_folder(folder, inputs, "training run", marks=is_run)
+def own_folder(folder: str | Path, inputs: Iterable[str | Path] = (), make: bool = True) -> Path:
+    """The folder of a run, made if wanted; one of something else, or of `inputs`, is refused."""
+    return output_folder(folder, inputs, "training run", is_run, make)
 
 
 def _defaults(folder: Path, settings: dict) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def check_start(settings: S, inputs: Sequence[str | Path], state: PartialState) 
     accumulate = settings.train.accumulate or 1  # 0 is chosen later, for the card
     check_config(replace(settings.train, accumulate=accumulate), state.num_processes)
     if state.is_main_process:
-        own_folder(settings.out, inputs)
+        own_folder(settings.out, inputs, make=False)
 
 # %% ../../nbs/8_train/command.ipynb #8a8d2dab
 def train_job(

@@ -259,7 +259,7 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
     check_fields(c)
     check_config(c.train, state.num_processes)
     if state.is_main_process:
-        own_folder(c.out, [c.data] if c.data else [])
+        own_folder(c.out, [c.data] if c.data else [], make=False)
     stills, held_out, known = open_stills(c)
     names = all_names([*stills, *held_out])
     data = Questions(stills, names, c.vlm, c.train.seed, c.shift, c.brightness)
