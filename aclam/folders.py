@@ -83,8 +83,8 @@ def _check_inputs(path: Path, inputs: Iterable[str | os.PathLike | None]) -> Non
             raise UserError(f"{path} lies in what is read ({each}): {cure}")
 
 # %% ../nbs/0_folders.ipynb #053d5c8c
-def _check_place(path: Path) -> None:
-    """Raise `UserError` where no folder can be made or written at `path`."""
+def _check_place(path: Path) -> Path:
+    """The lowest folder above `path` that is there; `UserError` where none can be made in it."""
     if path.is_symlink():
         raise UserError(f"{path} is a link: name the folder itself, or choose another")
     there = path
@@ -94,6 +94,13 @@ def _check_place(path: Path) -> None:
         raise UserError(f"{there} is not a folder, so that {path} cannot be written")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"cannot write into {there}: choose a place where you may write")
+    return there
+
+
+def _try(folder: Path) -> None:
+    """Make a file and remove it: some disks say that one may write, and let nobody."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".aclam-"):
+        pass
 
 
 # what a shell, a scheduler or a command of ours that starts others puts into the folder of a run
@@ -156,10 +163,11 @@ def output_folder(
         raise UserError("an empty name is no folder")
     path = Path(path)
     try:
-        _check_place(path)
+        there = _check_place(path)
         _check_inputs(path, inputs)
         if path.exists():
             _check_content(path, what, marks)
+        _try(there)
         if not make:
             return path
         if path.exists():
@@ -200,12 +208,6 @@ def output_file(
     return path
 
 # %% ../nbs/0_folders.ipynb #fa33b436
-def _try(folder: Path) -> None:
-    """Make a file and remove it: some disks say that one may write, and let nobody."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".aclam-"):
-        pass
-
-
 def _check_file(path: Path, endings: Sequence[str]) -> None:
     """Raise `UserError` for a file that may not be replaced."""
     if not path.exists():
@@ -315,7 +317,7 @@ def lock(
 ) -> bool:  # whether it could be had within `wait_s` seconds
     """Take the lock of a file; what this process held of it before is given up.
 
-    On a disk without locks everybody gets it, and a person is told where it is `needed`.
+    On a disk without locks everybody gets it, and a line is printed where it is `needed`.
     """
     end = time.monotonic() + wait_s
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

@@ -1,4 +1,4 @@
-"""Files and folders that no kill leaves half written, and that replace nothing of somebody else
+"""Files and folders that no kill leaves half written, and that never replace what others wrote
 
 Docs: https://aclam-project.github.io/aclam/whole.html.md"""
 

@@ -24,7 +24,8 @@ from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, say
 from ..data.files import Broken
 from ..data.lerobot_reader import download
-from ..data.lerobot_writer import write_lerobot
+from ..data.identity import identity
+from ..data.lerobot_writer import lerobot_folder, write_lerobot
 from ..data.plan import plan as plan_mixture
 from ..data.plan import plan_text
 from ..data.pixels import Fit, one_size
@@ -280,7 +281,7 @@ def _opened(config: Inspect | Frame | Convert | Triples, verify: bool = False) -
 def _owned(config: Convert) -> None:
     """Make the folder that `convert` writes; `UserError` where it holds what is not ours."""
     if config.to == "lerobot":
-        output_folder(config.out, [config.path], "LeRobot dataset", ["meta/aclam.json"])
+        lerobot_folder(config.out, [config.path])
     else:
         output_folder(config.out, [config.path], "store", OLDER)
 
@@ -304,7 +305,9 @@ def convert(config: Convert) -> None:
     _owned(config)
     if config.to == "lerobot":
         camera = store.meta["camera"].split("/")[-1]
-        write_lerobot(config.out, trajectories, camera, config.fps, workers=config.workers or 1)
+        more = {"source": {"data": identity(store)}, "inputs": [config.path]}
+        workers = config.workers or 1
+        write_lerobot(config.out, trajectories, camera, config.fps, workers=workers, **more)
     else:
         source = {"path": config.path, "format": store.meta["format"]}
         source |= {k: store.meta[k] for k in ("left_out",) if k in store.meta}

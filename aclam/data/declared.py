@@ -87,9 +87,9 @@ def _check(d: Declared) -> None:
 # %% ../../nbs/3_data/declared.ipynb #648cd2e1
 @patch
 def facts(self: Declared) -> dict[str, str]:
-    """All that is declared, as text; the layout is told by the episodes that have it."""
-    told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}
-    return {name: "" if value is None else str(value) for name, value in told.items()}
+    """All that is declared, as text; the episodes have the layout."""
+    values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}
+    return {name: "" if value is None else str(value) for name, value in values.items()}
 
 # %% ../../nbs/3_data/declared.ipynb #a69a4183
 def _first_in_color(names: Sequence[str], folder: Path) -> str:

@@ -68,8 +68,14 @@ def identity(
     """What decides a result that is computed from these data.
 
     Equal for equal data, wherever they lie. For `claim`, which names the first difference, and
-    for names of caches.
+    for names of caches. Found once for each opened store; do not change it.
     """
+    if store.known is None:
+        store.known = _found(store)
+    return store.known
+
+
+def _found(store: Store) -> dict[str, str]:
     return {
         "bytes": _bytes(store),
         "camera": str(store.meta.get("camera", "")),

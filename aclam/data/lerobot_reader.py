@@ -157,20 +157,23 @@ class ImageTables:
 
     def _open(self, path: Path) -> tuple[pq.ParquetFile, np.ndarray]:
         """The file, and the number of the first row of each row group."""
-        file = pq.ParquetFile(path, memory_map=True)
+        with parquet_errors(path):
+            file = pq.ParquetFile(path, memory_map=True)
         groups = range(file.metadata.num_row_groups)
         lengths = [file.metadata.row_group(g).num_rows for g in groups]
         return file, np.cumsum([0, *lengths])
 
+    def _read(
+        self, file: pq.ParquetFile, path: Path, key: str, group: int
+    ) -> pa.ChunkedArray:  # a column of a row group
+        with parquet_errors(path):
+            return file.read_row_group(group, [key], use_threads=False)[key]
+
     def cell(self, path: Path, key: str, row: int) -> bytes | None:
         """The bytes of the image in one row."""
-        with parquet_errors(path):
-            file, starts = self.files.get(path, lambda: self._open(path))
-            group = int(np.searchsorted(starts, row, "right")) - 1
-            column = self.groups.get(
-                (path, key, group),
-                lambda: file.read_row_group(group, [key], use_threads=False)[key],
-            )
+        file, starts = self.files.get(path, lambda: self._open(path))
+        group = int(np.searchsorted(starts, row, "right")) - 1
+        column = self.groups.get((path, key, group), lambda: self._read(file, path, key, group))
         value = column[row - int(starts[group])].as_py()
         return value.get("bytes") if isinstance(value, dict) else value
 

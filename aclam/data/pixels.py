@@ -91,7 +91,7 @@ def matrix_turn(matrix: Sequence[int], where: Any) -> Turn:  # matrix: (9,), row
 # %% ../../nbs/3_data/pixels.ipynb #4808de02
 # of one frame: 8192 x 8192. A header that claims more is broken, or wants to fill the memory
 MAX_PIXELS = 2**26
-FILE_MIB = 512  # an image file of more is none
+FILE_MIB = 512  # a larger file is no image
 
 
 def check_pixels(width: int, height: int, where: Any) -> None:

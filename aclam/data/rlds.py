@@ -132,8 +132,8 @@ def _is_depth(picture: memoryview, entry: Entry) -> bool:
     """Whether pictures are distances: their numbers have more than 8 bits."""
     head = bytes(picture[:26])
     gray_16 = head.startswith(b"\x89PNG") and head[24:] == b"\x10\x00"
-    told = (entry.get("image") or {}).get("dtype", "uint8")
-    return gray_16 or told != "uint8"
+    dtype = (entry.get("image") or {}).get("dtype", "uint8")
+    return gray_16 or dtype != "uint8"
 
 
 def _cameras(example: dict, root: Path) -> tuple[dict[str, str], list[str]]:

@@ -79,12 +79,16 @@ def declared_by(recipe: Recipe, format: str) -> Declared:
     )
 
 # %% ../../nbs/3_data/source.ipynb #af6eb7a0
+def _has_times(path: Path, format: str) -> bool:
+    """Whether a dataset says when its frames were taken."""
+    if format == "video":
+        return path.is_file() or _has(path, VIDEO_SUFFIXES)
+    return format != "rlds"
+
+
 def _check_effect(path: Path, format: str, camera: str | None, rate: float | None) -> None:
     """`UserError` where a dataset has rates or cameras of its own."""
-    timed = format != "rlds"
-    if format == "video":
-        timed = path.is_file() or _has(path, VIDEO_SUFFIXES)
-    if rate is not None and timed:
+    if rate is not None and _has_times(path, format):
         raise UserError(
             f"{path} has time stamps of its own: --rate is for RLDS and for folders of images"
         )

@@ -292,7 +292,7 @@ def frames_at(
 def all_frames(
     path: str | os.PathLike,
 ) -> tuple[np.ndarray, np.ndarray]:  # (T, H, W, 3), (T,) seconds
-    """The whole file, decoded from front to back: slow, and nothing that can go wrong."""
+    """The whole file, decoded from front to back: slow, and too simple to go wrong."""
     with pyav().open(local(path)) as container:
         frames = list(container.decode(_film(container)))
         turn = frame_turn(frames[0], path)

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/6_policy/kept_episodes.html.md"""
 
 # %% auto #0
 __all__ = ['LIMIT_MIB', 'KNOWN', 'EpisodeRow', 'one_each', 'read_episodes', 'Asked', 'rules_of', 'is_older', 'resume',
-           'weights_digest', 'claim_plans']
+           'claim_plans']
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #398d6ce1
 import json
@@ -14,15 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-import torch
-
-from ..core import UserError, atomic_file, digest, json_lines, plain, read_json, read_text
+from ..core import atomic_file, digest, plain, read_json, read_text
 from ..data.identity import identity
 from ..data.source import open_dataset
 from ..folders import claim, flat
 from ..lam import LatentActionModel
 from .episodes import Environment
-from ..schema import Count, check
+from ..schema import Count, read_rows
+from ..weights import weights_hash
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #2d1760cc
 LIMIT_MIB = 1024  # of a list of episodes: some millions
@@ -35,22 +34,6 @@ class EpisodeRow(TypedDict):
     seed: Count
     S: bool  # success
     crashed: bool  # the process of the environment died
-
-
-def _parsed(lines: Sequence[str], path: Path) -> list[dict]:
-    """The rows of the lines; the last one may be a row that was cut in half, no other."""
-    rows = []
-    for n, line in enumerate(lines):
-        where = f"{path}, line {n + 1}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            if n == len(lines) - 1 and line.startswith("{"):
-                break
-            cure = "mend or remove the line, or choose another folder"
-            raise UserError(f"{where} is no episode: {cure}") from e
-        rows.append(check(EpisodeRow, row, where))
-    return rows
 
 
 def one_each(rows: Sequence[dict]) -> list[dict]:
@@ -72,7 +55,7 @@ def read_episodes(folder: str | Path) -> list[dict]:
     if not path.exists():
         return []
     text = read_text(path, LIMIT_MIB)
-    rows = one_each(_parsed(json_lines(text), path))
+    rows = one_each(read_rows(path, EpisodeRow, LIMIT_MIB, cut=True))
     kept = "".join(json.dumps(row) + "\n" for row in rows)
     if kept != text:
         with atomic_file(path) as temporary:
@@ -130,17 +113,8 @@ def resume(folder: str | Path, rules: Mapping[str, Any]) -> list[dict]:
     return read_episodes(folder)
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #20cf03aa
-def weights_digest(model: torch.nn.Module) -> str:
-    """Twelve digits that change with any weight of a model."""
-    parts = []
-    for name, tensor in sorted(model.state_dict().items()):
-        flat_bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        parts += [name, flat_bytes.numpy().tobytes()]
-    return digest(*parts)
-
-
 def claim_plans(folder: str | Path, lam: LatentActionModel) -> None:
     """Make sure that the plans of a folder are drawn by one model; else `UserError`."""
-    about = {"model": weights_digest(lam), "settings": plain(lam.config)}
+    about = {"model": weights_hash(lam), "settings": plain(lam.config)}
     cure = "remove plans.json and videos/*_plan.png, or choose another --out"
     claim(folder, about, "set of drawn plans", cure, "plans.json")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..children import WorkerDied, share_out
 from ..core import UserError, short
-from ..data.store import finish_store, start_store, write_shard
+from ..data.store import finish_store, parts_there, start_store, write_shard
 from ..data.trajectory import Trajectory
 from ..folders import hold
 from .emoji import EMOJI, twemoji_file
@@ -345,7 +345,7 @@ def prepare(job: Job, workers: int | None = None, progress: bool = True) -> dict
 def _prepare_held(job: Job, workers: int | None, progress: bool) -> dict:
     """`prepare`, in a folder where nobody else is at work."""
     _remove_temporary_files(job.folder)
-    _record_missing(job, start_store(job.folder, recipe(job)), workers, progress)
+    _record_missing(job, parts_there(job.folder), workers, progress)
     counts = _count_attempts(job.folder)
     successes = sum(count[0] for count in counts.values())
     attempts = sum(count[1] for count in counts.values())

@@ -40,7 +40,7 @@ def held_out(count: int, first: int | None = None, last: int | None = None) -> r
 def origin(model: str | Path) -> dict:
     """What `data.json` beside a model folder says of its training; empty where there is none."""
     file = Path(model).resolve().parent / "data.json"
-    return read_json(file) if file.is_file() else {}
+    return read_json(file, dict) if file.is_file() else {}
 
 
 def unseen(

@@ -22,6 +22,7 @@ import torch
 
 from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
+from ..train.log import read_result
 from ..data.cache import cache_frames
 from ..data.sampling import TripleConfig
 from ..data.source import open_dataset
@@ -271,7 +272,7 @@ def measure_channel(run: Path, data: str, n: int) -> dict:
     lam = LatentActionModel.from_pretrained(run / "model")
     known = origin(run / "model")
     probe = held_out_triples(open_dataset(data), lam.config.image_size, n, origin=known)
-    end = read_json(run / "result.json")
+    end = read_result(run)
     return {"stability": stability(end), **shown_metrics(lam, probe, n)}
 
 # %% ../../nbs/9_studies/ablation.ipynb #3e84ecdc

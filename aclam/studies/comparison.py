@@ -26,6 +26,7 @@ from torch import nn
 
 # %% ../../nbs/9_studies/comparison.ipynb #9cc0a245
 from ..core import UserError, atomic_file, digest, plain, read_json, say, write_json
+from ..train.log import read_result
 from ..data.source import open_dataset
 from ..data.store import Store, write_store
 from ..data.trajectory import synthetic_trajectory
@@ -197,7 +198,7 @@ def measure_run(config: CompareConfig, measure: Measure, name: str, seed: int) -
     run = run_of(config, name, seed)
     lam = LatentActionModel.from_pretrained(run / "model").to(measure.device)
     known = origin(run / "model")
-    trained = read_json(run / "result.json")
+    trained = read_result(run)
     spent = {k: trained[k] for k in ("steps", "seconds")}
     of = {**spent, "weights": digest(run / "model" / "model.safetensors")}
     data = {}

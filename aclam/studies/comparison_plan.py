@@ -12,7 +12,8 @@ __all__ = ['PARTS', 'CompareConfig', 'names_of', 'check_config', 'run_of', 'trai
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import UserError, read_json
+from ..core import UserError
+from ..train.log import read_result
 from ..lam import PRESETS
 from ..lam.registry import preset as lam_preset
 from ..schema import Count, NonNegative, Positive, check_fields
@@ -118,7 +119,7 @@ def is_trained(config: CompareConfig, name: str, seed: int) -> bool:
     run = run_of(config, name, seed)
     if not (run / "data.json").exists() or not (run / "result.json").exists():
         return False
-    return read_json(run / "result.json")["steps"] == steps_of(config)
+    return read_result(run)["steps"] == steps_of(config)
 
 # %% ../../nbs/9_studies/comparison_plan.ipynb #b7f1a477
 PARTS = {"runs", "measured", "figures", "results.json", "tables.md"}  # of the folder

@@ -65,7 +65,7 @@ from aclam.studies.processes import (
 from .report import write_report
 from ..train.checkpoint import clear_run
 from ..train.lam import settings_for
-from ..train.log import read_metrics
+from ..train.log import read_metrics, read_result
 from ..train.stop import exit_on_signals, stop_children
 
 # %% ../../nbs/9_studies/demo.ipynb #edbd17b8
@@ -119,7 +119,7 @@ def stage(
     out = Path(out)
     about = plain({"settings": settings, "inputs": dict(inputs or {})})
     note = out / "stages" / f"{name}.json"
-    before = read_json(note) if note.exists() else {}
+    before = read_json(note, dict) if note.exists() else {}
     same = _is_same(name, before, about)
     if same and before.get("done") and all((out / path).exists() for path in outputs):
         return before["result"]
@@ -241,7 +241,7 @@ def train_both(config: DemoConfig, every: float = 1.0) -> dict[str, dict]:
                 words = last_line(log) or "it said nothing"
                 raise UserError(f"training {failed[0]} failed: {words} (all it said is in {log})")
         progress(last=True)
-    return {preset: read_json(folder / "result.json") for preset, folder in folders.items()}
+    return {preset: read_result(folder) for preset, folder in folders.items()}
 
 # %% ../../nbs/9_studies/demo.ipynb #4970ce8b
 @dataclass
@@ -267,7 +267,7 @@ class Measured:
 def measure(folder: Path, data: HeldOut, n: int) -> Measured:
     """Load the model of a run and measure it."""
     lam = LatentActionModel.from_pretrained(folder / "model")
-    result = read_json(folder / "result.json")
+    result = read_result(folder)
     latents = collect_latents(lam, data.triples, n)
     curves = [norm_trajectory(lam, **episode) for episode in data.episodes]
     moved = motion_transfer(lam, *data.pairs)

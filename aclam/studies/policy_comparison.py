@@ -31,7 +31,7 @@ from ..policy.rollout import RolloutConfig, wilson
 from .processes import claim_more, hardware, identities
 from ..train import policy as training
 from ..train.label import label
-from ..train.label_files import weights_hash
+from ..weights import weights_hash
 from ..train.label_job import LabelConfig
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #73790cc2
@@ -198,7 +198,8 @@ def inputs_of(config: PolicyCompareConfig) -> dict:
 
 def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
     """UserError where `out` holds policies that were made otherwise, or of other inputs."""
-    output_folder(config.out, config.data, "comparison of policies", is_older)
+    read = [*config.data, *config.video, *methods_of(config).values(), config.encoder]
+    output_folder(config.out, read, "comparison of policies", is_older)
     about = {name: getattr(config, name) for name in SHARED}
     for name, folder in methods_of(config).items():
         if folder:
@@ -242,7 +243,7 @@ def _compare_held(
 
     found = []
     for entry, file in files.items():
-        old = read_json(file) if file.exists() else {}
+        old = read_json(file, dict) if file.exists() else {}
         if not has_played(old, config):
             if time.monotonic() > end:
                 say("time is up: the same command goes on")

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core import UserError, atomic_folder, plain, read_json, refuse_foreign, write_json
+from ..core import TOKEN, UserError, atomic_folder, plain, read_json, refuse_foreign, write_json
 from ..folders import claim, discard, flat, output_folder
 from ..schema import Count, NonNegative
 from .log import PROBE_FILE
-from .sharded import reshard
+from .sharded import is_sharded, reshard
 from .sharded_files import like_parameters, read_sharded, write_files
-from ..weights import fill, read_tensors, write_tensors
+from ..weights import check_numbers, fill, read_tensors, write_tensors
 
 # %% ../../nbs/8_train/checkpoint.ipynb #2325111c
 MODEL_FILE = "model.safetensors"
@@ -176,10 +176,15 @@ def save_sharded_checkpoint(
 
 def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict:
     """Load a checkpoint into a sharded model: each process reads its own rows."""
-    model.load_state_dict(read_sharded(path / MODEL_FILE, model.state_dict()))
-    moments = path / OPTIMIZER_FILE
-    like = like_parameters(moments, model)
-    load_optimizer_tensors(model, optimizer, read_sharded(moments, like))
+    with _damaged(path):
+        tensors = read_sharded(path / MODEL_FILE, model.state_dict())
+        own = {name: t.to_local() if is_sharded(t) else t for name, t in tensors.items()}
+        check_numbers(model, own, path / MODEL_FILE)
+        model.load_state_dict(tensors)
+
+        moments = path / OPTIMIZER_FILE
+        like = like_parameters(moments, model)
+        load_optimizer_tensors(model, optimizer, read_sharded(moments, like))
     return read_progress(path)
 
 # %% ../../nbs/8_train/checkpoint.ipynb #c178d95e
@@ -227,7 +232,9 @@ def _refuse_others(folder: Path) -> None:
 def _remove_halves(folder: Path) -> None:
     """Remove what is left of checkpoints whose writer, or remover, was killed."""
     for leftover in folder.glob("checkpoints/.step_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        # of other machines, too, since the run is ours now; what was set aside comes back
+        if TOKEN.search(leftover.name) and "-old-" not in leftover.name:
+            shutil.rmtree(leftover, ignore_errors=True)
     whole = set(checkpoints(folder))
     for path in folder.glob("checkpoints/step_*"):
         if path not in whole:

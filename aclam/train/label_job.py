@@ -28,7 +28,8 @@ from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..lam.registry import Lam
 from ..schema import Count, Positive, check_fields
-from .label_files import FORMAT, FORMAT_VERSION, schema, store_hash, weights_hash
+from .label_files import FORMAT, FORMAT_VERSION, schema, store_hash
+from ..weights import weights_hash
 from .label_plan import Piece, parse_shard, plan
 from .pairs import batches, encode_pairs, pair_rows
 

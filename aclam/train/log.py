@@ -6,7 +6,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/log.html.md"""
 
 # %% auto #0
 __all__ = ['TIMINGS', 'Probe', 'PROBE_FILE', 'Record', 'read_metrics', 'newest_numbers', 'Log', 'Needs', 'progress_bar', 'Meter',
-           'without_timings', 'run_probe', 'known_result', 'write_result', 'probes_again', 'renew_probe']
+           'without_timings', 'run_probe', 'Result', 'read_result', 'known_result', 'write_result', 'probes_again',
+           'renew_probe']
 
 # %% ../../nbs/8_train/log.ipynb #12dbf07f
 import importlib
@@ -26,15 +27,13 @@ from tqdm.auto import tqdm
 from aclam.core import (
     UserError,
     atomic_file,
-    json_lines,
     plain,
     read_json,
-    read_text,
     say,
     write_json,
 )
 from ..folders import first_difference
-from ..schema import Count, check
+from ..schema import Count, NonNegative, read_rows
 from .config import TrainConfig
 
 # %% ../../nbs/8_train/log.ipynb #e495789f
@@ -49,15 +48,7 @@ def read_metrics(folder: str | Path) -> list[dict]:
     path = Path(folder) / "metrics.jsonl"
     if not path.exists():
         return []
-
-    records = []
-    for number, line in enumerate(json_lines(read_text(path, limit_mib=4096)), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        records.append(check(Record, record, f"{path}, line {number}"))
-    return records
+    return read_rows(path, Record, limit_mib=4096, cut=True)
 
 # %% ../../nbs/8_train/log.ipynb #1d373e8e
 def newest_numbers(folder: str | Path) -> dict[str, float]:
@@ -224,6 +215,18 @@ def run_probe(model: nn.Module, probe: Probe, s: int) -> dict[str, float]:
 
 # %% ../../nbs/8_train/log.ipynb #18f2c8e2
 PROBE_FILE = "probe.json"  # in the run's folder: what the probe of its result looked at
+
+
+class Result(TypedDict):
+    """A run's result.json: beside these, the last value of each number of its log."""
+
+    steps: Count
+    seconds: NonNegative
+
+
+def read_result(folder: str | Path) -> dict:
+    """What a finished training says of itself."""
+    return read_json(Path(folder) / "result.json", Result)
 
 
 def known_result(folder: Path) -> dict:

@@ -308,7 +308,7 @@ def resume(self: Run, path: Path | None) -> tuple[int, float]:
         progress = checkpoint.load_checkpoint(path, self.model, self.optimizer)
     if self.is_main:
         say(f"going on from {path}")
-    return progress["step"], progress["seconds"]
+    return progress["step"], progress.get("seconds", 0.0)
 
 # %% ../../nbs/8_train/loop.ipynb #20aa5cd9
 @dataclass

@@ -39,7 +39,7 @@ from aclam.train.demonstrations import (
     commands_of,
     known_latents,
 )
-from .label_files import weights_hash
+from ..weights import weights_hash
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
 TRAINING = {  # by what the policy preset's name says

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, regular_file, short
 from ..lam.global_batch import world_size
 from .sharded import is_sharded, own_rows, reshard
 from ..weights import check_tensors
@@ -122,17 +122,24 @@ def _shapes(file: Any) -> dict[str, Tensor]:
     return {n: torch.empty(file.get_slice(n).get_shape(), device="meta") for n in names}
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open file of tensors; what is wrong with it is a `UserError`."""
+    try:
+        with safe_open(regular_file(path), "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as e:
+        raise UserError(f"{path} cannot be read: {short(str(e), 120)}") from e
+
+
 def read_sharded(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read the tensors of a file, laid out over the processes like `like`.
 
     `UserError`: names or shapes differ.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            check_tensors(like, _shapes(file), path)
-            return {name: _laid_out(file, name, t) for name, t in like.items()}
-    except (OSError, SafetensorError) as e:
-        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}") from e
+    with _opened(path) as file:
+        check_tensors(like, _shapes(file), path)
+        return {name: _laid_out(file, name, t) for name, t in like.items()}
 
 # %% ../../nbs/8_train/sharded_files.ipynb #7ead9e61
 def like_parameters(path: Path, model: nn.Module) -> dict[str, Tensor]:
@@ -140,7 +147,7 @@ def like_parameters(path: Path, model: nn.Module) -> dict[str, Tensor]:
     reshard(model)
     parameters = dict(model.named_parameters())
     like = {}
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         for name in file.keys():
             shape = file.get_slice(name).get_shape()
             own = parameters.get(name.rsplit("/", 1)[0])
