@@ -111,7 +111,8 @@ def test_the_whole_path(tmp_path, monkeypatch):
 def test_more_steps_are_another_training(tmp_path):
     run = c.run_of(config(out=tmp_path), "ac_lam_cpu", 0)
     run.mkdir(parents=True)
-    (run / "data.json").write_text("{}"), (run / "result.json").write_text('{"steps": 300}')
+    (run / "data.json").write_text("{}")
+    (run / "result.json").write_text('{"steps": 300, "seconds": 1}')
     assert c.is_trained(config(out=tmp_path, steps=300), "ac_lam_cpu", 0)
     assert not c.is_trained(config(out=tmp_path, steps=600), "ac_lam_cpu", 0)
 

@@ -307,7 +307,7 @@ def test_wrong_files(tmp_path):
         "less": "missing",
         "other": r"shape \(7,\)",
         "torn": "cannot be read",
-        "absent": "cannot be read",
+        "absent": "no such file",
     }
     for file, words in expected.items():
         with pytest.raises(UserError, match=words):

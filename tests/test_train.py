@@ -102,9 +102,8 @@ def test_killed_and_resumed_run_has_the_same_bits(whole, tmp_path):
     assert process.wait() == -signal.SIGKILL
     last = checkpoints(tmp_path)[-1].name
     assert "step_000030" <= last < "step_000060" and not (tmp_path / "model").exists()
-    (
-        tmp_path / "checkpoints" / ".step_000040-dead"
-    ).mkdir()  # as a process that dies while it writes leaves it
+    half = tmp_path / "checkpoints" / ".step_000040-a1b2c3-999999-12345-d4e5f6"
+    half.mkdir()  # as a process that dies while it writes leaves it
     train(toy(), data := Blobs(), dataclasses.replace(SMALL, steps=60), tmp_path)
     assert min(data.asked) == 8 * int(
         last.removeprefix("step_")
