@@ -20,7 +20,15 @@ from aclam.core import UserError
 from aclam.data.declared import Declared
 from aclam.data.files import Broken
 from aclam.data.source import open_dataset
-from aclam.data.tfrecord import Shard, parse_example, write_example, write_record
+from aclam.data.tfrecord import (
+    BLOCK,
+    RATIO,
+    UNPACKED,
+    Shard,
+    parse_example,
+    write_example,
+    write_record,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.insert(0, str(FIXTURES))
@@ -172,6 +180,32 @@ def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(root):
     assert "not a whole gzip file" in refusal(root)
 
 
+def test_a_large_gzip_bomb_takes_no_more_memory_than_a_small_one(root):
+    """The ratio holds for the bytes read so far, not for the file's size."""
+    with gzip.open(root / SECOND, "wb", compresslevel=1) as file:
+        for _ in range(400):
+            file.write(bytes(1 << 20))
+    assert (root / SECOND).stat().st_size * RATIO > 2 * UNPACKED  # the whole file's limit
+    taken = []
+    read = gzip.GzipFile.read
+
+    def counted(self: gzip.GzipFile, size: int = -1) -> bytes:
+        block = read(self, size)
+        taken.append(len(block))
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gzip.GzipFile, "read", counted)
+        assert "unpacks to more than 100 times its size" in refusal(root)
+    assert sum(taken) <= UNPACKED + BLOCK
+
+
+def test_an_empty_shard_of_which_nothing_is_promised(root):
+    (root / SECOND).write_bytes(b"")
+    assert f"{SECOND} is empty" in refusal(root)
+    assert len(opened(root, broken=Broken(1)).trajectories) > 0
+
+
 def test_hidden_and_unfinished_files_and_pipes_are_no_shards(root):
     """Case 05."""
     (root / f"._{FIRST}").write_bytes(b"\x00\x05\x16\x07")
@@ -238,6 +272,7 @@ FEATURES = {
     "deep": "[" * 100_000,
     "deeper": '{"sequence": {"feature": ' * 80 + "{}" + "}}" * 80,
     "half": '{"featuresDict": ',
+    "nothing": "{}",
 }
 
 
@@ -245,6 +280,13 @@ FEATURES = {
 def test_an_odd_features_json_is_one_line(root, what):
     (root / "features.json").write_text(FEATURES[what])
     assert "features.json" in refusal(root)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_features_json_that_is_no_file(root, make):
+    (root / "features.json").unlink()
+    make(root / "features.json")
+    assert "features.json is a " in refusal(root)
 
 
 # --- cameras --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, read_json, suggest
+from ..core import UserError, read_json, regular_file, suggest
 from .declared import Declared, as_store, choose_camera
 from .files import Broken, Recent, data_files
 from .pixels import read_image
@@ -103,7 +103,15 @@ DEEPEST = 50  # features inside features
 def described(root: Path) -> dict[str, Entry]:
     """name -> its entry in features.json; empty where there is no such file."""
     files = data_files(root, lambda name: name == "features.json")
-    return dict(_entries(read_json(files[0]), "", str(files[0]))) if files else {}
+    top = root / "features.json"
+    if not files and os.path.lexists(top):
+        regular_file(top)  # a folder or a pipe of this name
+    if not files:
+        return {}
+    entries = dict(_entries(read_json(files[0]), "", str(files[0])))
+    if set(entries) == {""}:
+        raise UserError(f"{files[0]} describes no features: featuresDict expected")
+    return entries
 
 
 def _entries(entry: Any, name: str, where: str, depth: int = 0) -> Iterator[tuple[str, Entry]]:
@@ -367,6 +375,8 @@ def _check_shard(shard: Shard, broken: Broken) -> None:
     promised = promised_records(shard.path)
     if shard.damage:
         broken.skip(name, shard.damage)
+    elif promised is None and not len(shard):
+        broken.skip(name, UserError(f"{shard.path} is empty: get it again"))
     elif promised not in (None, len(shard)):
         said = f"dataset_info.json says {promised} records, it has {len(shard)}"
         broken.skip(name, UserError(f"{shard.path}: {said}: get it again"))

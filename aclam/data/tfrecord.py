@@ -106,18 +106,17 @@ def check_crc(
 
 # %% ../../nbs/3_data/tfrecord.ipynb #a94e5d45
 UNPACKED = 64 << 20  # bytes that any compressed file may unpack to
-RATIO = 100  # what more may be, as a multiple of the compressed bytes
+RATIO = 100  # what more may be, as a multiple of the compressed bytes read so far
 BLOCK = 4 << 20  # bytes that are unpacked at a time
 
 
 def _unpacked(path: Path) -> bytearray:
     """The content of a gzip file; `UserError` where it is far larger than such a file can be."""
-    limit = max(UNPACKED, RATIO * path.stat().st_size)
     content = bytearray()
-    with gzip.open(path) as file:
+    with open(path, "rb") as packed, gzip.open(packed) as file:
         while block := file.read(BLOCK):
             content += block
-            if len(content) > limit:
+            if len(content) > max(UNPACKED, RATIO * packed.tell()):
                 raise UserError(
                     f"{path} unpacks to more than {RATIO} times its size, as no data do: refused"
                 )
