@@ -433,6 +433,12 @@ def test_11_structure_of_data_that_were_trained_on(lam_run, tmp_path):
     changed = put(tmp_path / "data", [other_states(t) for t in episodes()])
     assert unseen(read_store(changed), known) == range(6)
 
+    # a store that was made anew, larger, in the place of the training's: half of it may be known
+    same_place = {"folders": [known["folders"][0] | {"folder": str(changed)}]}
+    with pytest.raises(UserError, match="has changed, or is read otherwise"):
+        unseen(read_store(changed), same_place)
+    assert unseen(read_store(changed), same_place, first=3) == range(3, 6)
+
 
 def other_states(t):
     return dataclasses.replace(t, proprio=t.proprio + 1)

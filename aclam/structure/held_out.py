@@ -52,7 +52,7 @@ def unseen(
     """Episodes of `store` that a model was not trained on, as far as its `origin` tells.
 
     A folder of the training: those held out; another store: all; no origin: the last tenth.
-    UserError where the model has seen all of them.
+    UserError where the model has seen all of them, or where the folder has changed since then.
     """
     count = len(store.trajectories)
     if not origin or first is not None or last is not None:
@@ -61,6 +61,7 @@ def unseen(
     content = fingerprint(store.trajectories)
     for folder in origin["folders"]:
         if folder["content"] != content:
+            _check_other(store, folder.get("folder"))
             continue
         start, stop = folder["held_out"]
         if start == stop:
@@ -70,6 +71,15 @@ def unseen(
             )
         return range(start, stop)
     return range(count)
+
+
+def _check_other(store: Store, trained: str | None) -> None:
+    """`UserError` where a store of other content lies where one of the training lay."""
+    if trained and Path(trained).resolve() == Path(store.folder).resolve():
+        raise UserError(
+            f"{store.folder} has changed, or is read otherwise, since the model was trained on it: "
+            "say with --first and --last which of its episodes the model has not seen"
+        )
 
 # %% ../../nbs/5_structure/held_out.ipynb #8f7c6717
 def quantiles_for(store: Store, origin: Mapping) -> dict:
