@@ -302,6 +302,19 @@ def test_broken_renderer_is_one_line():
     )
 
 
+@pytest.mark.skipif("DISPLAY" in os.environ, reason="glfw can draw here")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glfw draws on other systems")
+def test_a_renderer_left_over_from_a_desktop_ends_preparing_in_one_line(tmp_path):
+    code = "from aclam.commands.data import main; main()"
+    words = f"prepare emoji --episodes 1 --workers 1 --out {tmp_path / 'out'}".split()
+    done = python(f"import sys; sys.argv[1:] = {words}; {code}", MUJOCO_GL="glfw")
+    *bar, line = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert "MUJOCO_GL=glfw gives no renderer" in line and "unset it" in line, done.stderr
+    assert all("episode/s]" in shown for shown in bar if shown), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_choice_of_renderer(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(renderer.platform, "system", lambda: "Linux")
