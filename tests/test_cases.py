@@ -4,8 +4,10 @@ its case. Those of a room are tested with the room: here are the ones that belon
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 
 from aclam.commands.entry import COMMANDS
 from aclam.data.sampling import TripleConfig
+from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LatentActionModel
@@ -25,10 +28,13 @@ from aclam.train.loop import train
 CPU_PRESETS = [name for name in PRESETS if name.endswith("_cpu")]
 
 
-def run(*words: object, **environment: str) -> subprocess.CompletedProcess:
-    """Python in a process of its own; its bytes are kept."""
+def run(
+    *words: object, before: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess:
+    """Python in a process of its own, perhaps started by another program; its bytes are kept."""
     env = {**os.environ, **environment}
-    return subprocess.run([sys.executable, *map(str, words)], env=env, capture_output=True)
+    command = [*before, sys.executable, *map(str, words)]
+    return subprocess.run(command, env=env, capture_output=True)
 
 
 def write_clip(file: Path) -> None:
@@ -81,6 +87,40 @@ def test_case_02_continuous_steps_count_optimizer_steps(tmp_path):
         train(lam, data, replace(loop, accumulate=parts), tmp_path / str(parts), resume=False)
         first[parts] = calls.index(False) // (len(calls) // 6)
     assert first == {1: 4, 2: 4, 4: 4}
+
+
+@pytest.fixture
+def read_only_store(tmp_path):
+    """A small store in which nobody may write, not even its owner."""
+    folder = tmp_path / "store"
+    write_store(folder, [synthetic_trajectory(n, T=20, size=32) for n in range(6)])
+    paths = [folder, *folder.rglob("*")]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~0o222)
+    yield folder
+    for path in paths:
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the modes of files")
+@pytest.mark.parametrize("place", ["elsewhere", "nowhere"])
+def test_case_17_training_on_a_store_that_is_read_only(tmp_path, read_only_store, place):
+    """The cache goes where caches go, or is done without, with one line; the store is as it was."""
+    bound = []
+    if os.geteuid() == 0:  # whom no mode stops, unless this is taken away
+        if not shutil.which("setpriv"):
+            pytest.skip("root may write everywhere, and setpriv is not here")
+        bound = ["setpriv", "--bounding-set", "-dac_override", "--"]
+    caches = tmp_path / "elsewhere" if place == "elsewhere" else read_only_store / "caches"
+    before = sorted(read_only_store.rglob("*"))
+    words = ["-m", "aclam.train.lam", "--data", read_only_store, "--out", tmp_path / "run"]
+    words += ["--train.steps", 2, "--train.batch-size", 8, "--probe-n", 8]
+    done = run(*words, before=bound, ACLAM_CACHE=str(caches))
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert sorted(read_only_store.rglob("*")) == before
+    assert bool(list(tmp_path.glob("elsewhere/*/cache/*"))) == (place == "elsewhere")
+    assert (b"no place for a cache" in done.stderr) == (place == "nowhere"), done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

@@ -48,7 +48,9 @@ def test_who_stops_listening_ends_the_workers():
     assert len(children) == 2 and all_gone(children, 2) and time.monotonic() - begun < 2
 
 
-PATIENCE = 5.0  # of a machine that is busy with other tests
+# from the signal to the end of the command; both stop at once, but on a busy machine Python takes
+# seconds to take PyTorch down, which only rollouts have loaded
+PATIENCE_S = {"prepare": 3.0, "rollout": 8.0}
 COMMANDS = {
     "prepare": "from aclam.commands.data import main; main()",
     "rollout": "from aclam.policy.rollout import main; main()",
@@ -88,6 +90,6 @@ def test_workers_end_with_their_command(tmp_path, command, number, late):
     said, _ = run.communicate(timeout=30)
     seconds = time.monotonic() - begun
     assert len(workers) == 2 and all_gone(workers, 2), said
-    assert seconds < 3 + PATIENCE and "Traceback" not in said, (seconds, said)
+    assert seconds < PATIENCE_S[command] and "Traceback" not in said, (seconds, said)
     statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
     assert run.returncode == statuses[number], said

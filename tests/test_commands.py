@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from aclam.commands.data import main as data
+from aclam.commands.entry import HELP
 from aclam.commands.structure import main as structure
 from aclam.core import UserError
 from aclam.data.store import write_store
 from aclam.data.trajectory import Trajectory, synthetic_trajectory
+from aclam.policy.rollout import main as rollout
+from aclam.train.label import main as label
 from aclam.train.lam import main as train_lam
 
 # --- aclam-structure --latents --------------------------------------------------------------------
@@ -180,6 +183,38 @@ def test_a_trajectory_that_makes_no_sense_names_its_episode(frames, times, says)
 def test_training_refuses_bad_input(refused, tmp_path, argv, words):
     refused(train_lam, ["--out", tmp_path / "run", *argv], "aclam-train-lam: ", *words)
     assert not (tmp_path / "run").exists()
+
+
+# --- --device -------------------------------------------------------------------------------------
+
+# a command that has the option -> its main, and words without which it is another question
+DEVICES = {
+    "aclam-structure": (structure, "--model nowhere --data nowhere"),
+    "aclam-structure.leakage": (structure, "leakage --model nowhere --data nowhere"),
+    "aclam-structure.compare": (structure, "compare --data nowhere --out OUT"),
+    "aclam-label": (label, "--model nowhere --data nowhere --out OUT"),
+    "aclam-rollout": (rollout, "--policy expert --episodes 1 --out OUT"),
+}
+
+
+def test_all_commands_with_a_device_are_here():
+    asked = {file.stem for file in HELP.iterdir() if "--device" in file.read_text("utf-8")}
+    assert asked == set(DEVICES)
+
+
+@pytest.mark.parametrize("device", ["bogus", "meta", "cuda:99"])
+@pytest.mark.parametrize("command", DEVICES)
+def test_a_device_that_is_none_is_refused_before_anything_is_read(
+    refused, tmp_path, command, device
+):
+    main, words = DEVICES[command]
+    words = [tmp_path / "out" if word == "OUT" else word for word in words.split()]
+    refused(main, [*words, "--device", device], device)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_latents_is_no_excuse_for_a_wrong_device(refused, latents):
+    refused(structure, ["--latents", latents(), "--device", "bogus"], '"bogus"', "cuda:N expected")
 
 
 # --- python -m ------------------------------------------------------------------------------------

@@ -430,6 +430,33 @@ def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
         label_job._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, kind)
 
 
+# a model whose encoder overflows -> a tensor of it; behind a codebook nothing would show it
+OVERFLOWS = {
+    "ac_lam_cpu": "idm.frame",
+    "potential_lam_cpu": "phi.query",
+    "lapa_cpu": "space.norm_out.gamma",
+}
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_a_model_that_gives_no_numbers_makes_no_labels(place, tmp_path, outcome, name):
+    lam = LatentActionModel.from_preset(name)
+    with torch.no_grad():
+        dict(lam.named_parameters())[OVERFLOWS[name]].fill_(1e38)
+    lam.save_pretrained(tmp_path / "model")
+    words = ["--model", tmp_path / "model", "--data", place / "data", "--out", tmp_path / "labels"]
+    kinds = ["float32", "codes"] if name == "lapa_cpu" else ["float32"]
+    for values in kinds:
+        status, out, err = outcome(main, *words, "--values", values, "--no-resume")
+        *bar, line = err.splitlines()  # one of progress had begun
+        assert (status, out) == (2, "") and "numbers of latents are not finite" in line, err
+        assert all("frame/s]" in shown for shown in bar if shown), err
+        assert json.loads((tmp_path / "labels" / "labels.json").read_text())["done"] is False
+        assert not list((tmp_path / "labels").rglob("part-*.parquet"))
+        with pytest.raises(UserError):
+            label_files.read_labels(tmp_path / "labels")
+
+
 def to_version_1(folder: Path, **changes) -> None:
     """What `labels.json` was before there were kinds of values."""
     about = json.loads((folder / "labels.json").read_text())

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from processes import end, start
 
 from aclam.core import UserError
 from aclam.data.store import write_store
@@ -943,6 +944,25 @@ def test_a_rollout_on_the_table_is_killed_and_goes_on(tmp_path):
         before
     )
     assert sorted(row["seed"] for row in after) == [10, 11, 12, 13] and result["val"]["S"]["n"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_rollouts_into_one_folder_play_each_episode_once(tmp_path):
+    """Started at once: the second is refused, or comes when the first has ended and goes on."""
+    pytest.importorskip("mujoco")
+    argv = ["--policy", "expert", "--split", "train", "val", "--episodes", "2", "--envs", "1"]
+    argv += ["--few", "--max-steps", "20", "--out", tmp_path / "out"]
+    twins = [start("aclam.policy.rollout", "main()", *argv) for _ in range(2)]
+    answers = sorted(end(twin, 300) for twin in twins)
+    assert answers[0][0] == 0 and answers[1][0] in (0, 2), answers
+    if answers[1][0] == 2:
+        assert "in use by process" in answers[1][1] and "Traceback" not in answers[1][1]
+    status, said = end(start("aclam.policy.rollout", "main()", *argv), 300)
+    assert status == 0, said
+    lines = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    played = sorted((row["split"], row["seed"]) for row in map(json.loads, lines))
+    assert played == [("train", 10), ("train", 11), ("val", 10), ("val", 11)]
 
 
 def test_missing_renderer(tmp_path, refused, monkeypatch):

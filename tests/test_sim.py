@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from processes import end, start
 
 from aclam.core import UserError
 
@@ -301,6 +302,19 @@ def test_broken_renderer_is_one_line():
     )
 
 
+@pytest.mark.skipif("DISPLAY" in os.environ, reason="glfw can draw here")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glfw draws on other systems")
+def test_a_renderer_left_over_from_a_desktop_ends_preparing_in_one_line(tmp_path):
+    code = "from aclam.commands.data import main; main()"
+    words = f"prepare emoji --episodes 1 --workers 1 --out {tmp_path / 'out'}".split()
+    done = python(f"import sys; sys.argv[1:] = {words}; {code}", MUJOCO_GL="glfw")
+    *bar, line = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert "MUJOCO_GL=glfw gives no renderer" in line and "unset it" in line, done.stderr
+    assert all("episode/s]" in shown for shown in bar if shown), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_choice_of_renderer(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(renderer.platform, "system", lambda: "Linux")
@@ -370,6 +384,24 @@ def test_two_processes_that_go_on_give_the_same_bytes(reference, tmp_path):
     (folder / "frames" / ".part-00001-0123abcd.parquet").write_bytes(b"half a part")
     prepare.prepare_emoji(folder, 5, seed=4, size=32, workers=2, part_size=2, progress=False)
     assert files(folder) == files(reference[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_commands_into_one_store_make_it_once(tmp_path):
+    """Started at once: the second is refused, or comes when the first has ended."""
+    words = "prepare emoji --episodes 5 --seed 4 --size 32 --workers 1 --out".split()
+    begin = partial(start, "aclam.commands.data", "main()", *words)
+    twins = [begin(tmp_path / "twins") for _ in range(2)]
+    answers = sorted(end(twin, 300) for twin in twins)
+    assert answers[0][0] == 0 and answers[1][0] in (0, 2), answers
+    if answers[1][0] == 2:
+        assert "in use by process" in answers[1][1] and "Traceback" not in answers[1][1]
+    for out in ("twins", "alone"):
+        status, said = end(begin(tmp_path / out), 300)
+        assert status == 0, said
+    assert len(read_store(tmp_path / "twins").trajectories) == 5
+    assert files(tmp_path / "twins") == files(tmp_path / "alone")
 
 
 def test_progress_goes_to_stderr(reference, capsys):

@@ -105,6 +105,7 @@ def check_config(config: StructureConfig) -> None:
         value = getattr(config, name)
         if value < least:
             raise UserError(f"--{name.replace('_', '-')} {value} is too small: at least {least}")
+    device_of(config.device)
 
 # %% ../../nbs/10_commands/structure.ipynb #e09a9f82
 def say_undefined(row: dict) -> None:

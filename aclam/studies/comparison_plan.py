@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import UserError
+from ..device import device_of
 from ..train.log import read_result
 from ..lam import PRESETS
 from ..lam.registry import preset as lam_preset
@@ -76,6 +77,7 @@ def check_config(config: CompareConfig) -> None:
     if not config.data:
         known = ", ".join(PRESETS)
         raise UserError(f"which data? --data FOLDER ...; the models there are: {known}")
+    device_of(config.device)
     names_of(config)
 
 # %% ../../nbs/9_studies/comparison_plan.ipynb #09fc6cae

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core import UserError
 from ..lam.quantizer import LatentAction
 from ..lam.registry import Lam
 
@@ -70,7 +71,7 @@ def encode_pairs(
     batch_size: int,  # pairs (or frames) that the model sees at a time
     device: torch.device | str = "cpu",
 ) -> list[PairLatents]:  # for each element of `pairs`
-    """Latents of many pairs."""
+    """Latents of many pairs; `UserError` where the model gives no numbers."""
     lam.eval()
     encode = _by_frame if reads_frames(lam) else _by_pair
     with torch.inference_mode():
@@ -102,7 +103,17 @@ def _as_arrays(found: list[LatentAction]) -> PairLatents:
     if not found:
         return PairLatents(None, None)
     latents = LatentAction.cat(found)
+    _check_finite(latents)
     codes = latents.indices
     if codes is not None:
         codes = codes.flatten(1).cpu().numpy().astype(np.int32)
     return PairLatents(latents.z.float().cpu().numpy(), codes)
+
+
+def _check_finite(latents: LatentAction) -> None:
+    """`UserError` where a latent is not finite, before the codebook or behind it."""
+    for values in (latents.z, latents.pre_vq):
+        lost = int((~values.isfinite()).sum())
+        if lost:
+            cure = "labels of them would look like pairs that do not exist; does the model work?"
+            raise UserError(f"{lost} numbers of latents are not finite: {cure}")
