@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import UserError, library
+from ..core import UserError, library, reason
 from .sizes import Depth, Heads, Rows, Width, check_fields
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def t5_file(kind: str, weights: str, **options: object) -> object:
     try:
         return getattr(t5_library(), kind).from_pretrained(weights, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"no T5 at {weights}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"no T5 at {weights}: {reason(error, 300)}") from error
 
 # %% ../../nbs/4_lam/instructions.ipynb #c3f9371e
 def t5_encoder(width: int, c: TextConfig) -> nn.Module:

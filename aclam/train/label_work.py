@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from ..core import UserError, atomic_file, read_json, write_json
+from ..core import UserError, atomic_file, read_json, reason, write_json
 from ..folders import discard, first_difference, keep_from_children, lock, output_folder
 from .label_files import described
 from .label_job import Job, label_piece, piece_frames
@@ -76,7 +76,7 @@ def _open_made(path: Path) -> IO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "ab")
     except OSError as e:
-        raise UserError(f"cannot make {path}: {e.strerror}") from e
+        raise UserError(f"cannot make {path}: {reason(e)}") from e
 
 # %% ../../nbs/8_train/label_work.ipynb #9e82b3b5
 @contextmanager

@@ -29,6 +29,7 @@ from aclam.core import (
     atomic_file,
     plain,
     read_json,
+    reason,
     say,
     write_json,
 )
@@ -67,7 +68,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as e:
         cure = "make room and try again, the run goes on from its last checkpoint"
-        raise UserError(f"cannot write the log of {folder} ({e.strerror or e}): {cure}") from e
+        raise UserError(f"cannot write the log of {folder} ({reason(e)}): {cure}") from e
 
 
 @contextmanager
@@ -137,10 +138,9 @@ class Needs:
         """One line for a step that needs more memory than the device has, and what would fit."""
         if self.advice is not None:
             return f"out of memory: {self.advice(rows)}"
-        reason = str(error).splitlines()[0]
         return (
             f"out of memory with {rows} rows at a time: try --train.accumulate "
-            f"{2 * config.accumulate}, or --train.checkpoint-activations ({reason})"
+            f"{2 * config.accumulate}, or --train.checkpoint-activations ({reason(error, 300)})"
         )
 
 
