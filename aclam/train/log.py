@@ -53,11 +53,10 @@ def read_metrics(folder: str | Path) -> list[dict]:
 
 # %% ../../nbs/8_train/log.ipynb #1d373e8e
 def newest_numbers(folder: str | Path) -> dict[str, float]:
-    """The last value of each number in a run's log."""
+    """The last value of each number in a run's log, its last step among them."""
     newest = {}
     for record in read_metrics(folder):
         newest |= record
-    newest.pop("step", None)
     return newest
 
 # %% ../../nbs/8_train/log.ipynb #00a1d3a9
@@ -232,7 +231,11 @@ def read_result(folder: str | Path) -> dict:
 def known_result(folder: Path) -> dict:
     """The numbers of a run: of its result, or, if it was killed before that, of its log."""
     file = folder / "result.json"
-    return read_json(file, dict) if file.exists() else newest_numbers(folder)
+    if file.exists():
+        return read_json(file, dict)
+    numbers = newest_numbers(folder)
+    numbers.pop("step", None)
+    return numbers
 
 
 def write_result(folder: Path, steps: int, last: Mapping[str, float]) -> None:
