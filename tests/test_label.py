@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import stat
 import subprocess
@@ -975,6 +976,24 @@ def test_rows_are_read_in_any_order_by_copies_and_by_spawned_workers(place, whol
         assert np.array_equal(
             label_files.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True
         )
-    labels.owner = -1  # as in a process that was forked
-    assert np.array_equal(label_files.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
-    assert labels.owner == os.getpid()
+    for own in (labels.open_files, labels.recent):
+        own.owner = -1  # as in a process that was forked
+    assert np.array_equal(
+        label_files.rows_of(labels, "latent_action_-2", rows), every[rows], equal_nan=True
+    )
+    assert labels.open_files.owner == labels.recent.owner == os.getpid()
+    assert labels.open_files.inherited and labels.recent.inherited
+
+
+def test_a_part_that_is_cut_or_gone_is_one_line(place, whole, tmp_path):
+    folder = shutil.copytree(place / "whole", tmp_path / "labels")
+    part = sorted(folder.glob("part-*.parquet"))[0]
+    opened = label_files.read_labels(folder)
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    for read in (lambda: label_files.read_labels(folder), lambda: opened.read(0, ["frame_index"])):
+        with pytest.raises(UserError, match="is not a whole Parquet file .*label again"):
+            read()
+    part.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        opened.read(0, ["frame_index"])
