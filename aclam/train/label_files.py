@@ -189,13 +189,13 @@ def rows_of(labels: Labels, column: str, rows: Sequence[int]) -> np.ndarray:
 
 # %% ../../nbs/8_train/label_files.ipynb #aac6fe90
 def labels_of(
-    store: Store, lam: Lam, values: Sequence[str] = ("float32", "float16")
+    store: Store,
+    lam: Lam,
+    values: Sequence[str] = ("float32", "float16"),  # kinds that are wanted, the best first
+    weights: str = "",  # the model's `weights_hash`, where the caller knows it
 ) -> dict[int, Path]:
-    """Offset -> folder of finished labels of this model and this store, beside the store.
-
-    values: kinds that are wanted, the best first.
-    """
-    model = {"weights": weights_hash(lam), "image_size": lam.config.image_size}
+    """Offset -> folder of finished labels of this model and this store, beside the store."""
+    model = {"weights": weights or weights_hash(lam), "image_size": lam.config.image_size}
     there: dict[str, dict[int, Path]] = {kind: {} for kind in values}
     for file in sorted((Path(store.folder) / "labels").glob("*/labels.json")):
         about = {"values": "float32"} | read_json(file, dict)
