@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import UserError, library, reason
-from .sizes import Depth, Heads, Rows, Width, check_fields
+from .sizes import Depth, Heads, Rows, Width, check_limits
 
 if TYPE_CHECKING:
     from transformers import T5Config
@@ -44,7 +44,7 @@ class TextConfig:
     vocab: Rows = 32_128  # rows of the embedding of word pieces
 
     def __post_init__(self):
-        check_fields(self)
+        check_limits(self)
         if self.vocab < 4:
             raise UserError(f"vocab is {self.vocab}: at least 4 expected, three of them are marks")
 
