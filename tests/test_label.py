@@ -641,7 +641,7 @@ def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
     assert label_files.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
 
-def twins(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
+def side_by_side(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(label, [config] * number))
 
@@ -659,16 +659,16 @@ def counted(monkeypatch) -> list:
     return seen
 
 
-def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path, monkeypatch):
+def test_jobs_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path, monkeypatch):
     seen = counted(monkeypatch)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
-    assert all(found["done"] for found in twins(out))
+    assert all(found["done"] for found in side_by_side(out))
     assert sorted(seen) == [p.name for p in label_plan.plan(read_store(place / "data"), 30)]
     label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 @pytest.mark.parametrize("locks", ["none", "refused"])
-def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
+def test_jobs_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
     """A file system whose locks do nothing, and one that says that it has none."""
 
     def answer(*_):
@@ -678,13 +678,13 @@ def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, 
     monkeypatch.setattr(folders.fcntl, "flock", answer)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for _ in range(3):
-        assert all(found["done"] for found in twins(replace(out, resume=True)))
+        assert all(found["done"] for found in side_by_side(replace(out, resume=True)))
         label_files.same_files(place / "whole", tmp_path / "labels")
         for path in [*(tmp_path / "labels").glob("part*"), tmp_path / "labels" / "labels.json"]:
             path.unlink()
 
 
-def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
+def test_a_slower_job_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     job = label_job.open_job(out)
     with label_work.at_work(job):

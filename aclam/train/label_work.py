@@ -144,13 +144,13 @@ def write_about(job: Job, content: dict) -> None:
 
     All that killed writers leave there is swept at the end.
     """
-    made = job.folder / "pieces" / f"labels-{uuid.uuid4().hex[:8]}.json"  # twins write at once
+    made = job.folder / "pieces" / f"labels-{uuid.uuid4().hex[:8]}.json"  # others write at once
     file = job.folder / "labels.json"
     try:
         write_json(made, content)
         os.replace(made, file)
     except FileNotFoundError:
-        # without locks a twin may have finished, and swept `pieces`, in this very moment
+        # without locks another process may have finished, and swept `pieces`, in this very moment
         if not (file.exists() and read_json(file).get("done")):
             raise
 
@@ -294,7 +294,7 @@ class Absent(NamedTuple):
 
 
 def _pieces_there(job: Job) -> set[str]:
-    """Names of the pieces that are written; none when a twin has just finished and swept."""
+    """Names of the pieces that are written; none when another has just finished and swept."""
     try:
         names = os.listdir(job.folder / "pieces")
     except FileNotFoundError:
@@ -341,7 +341,7 @@ def _complete(job: Job) -> None:
     sizes = {"latent_dim": width.get("latent_action"), "tokens": width.get("latent_codes")}
     about = job.about | {"done": True, "pairs": pairs_of(job), **sizes}
     insist(partial(write_about, job, about), lambda: described(job.folder)["done"])
-    with suppress(OSError):  # a twin that sweeps as well
+    with suppress(OSError):  # another process sweeps as well
         discard(job.folder, LEFT)
 
 # %% ../../nbs/8_train/label_work.ipynb #e1b3285e
