@@ -163,7 +163,7 @@ def known_latents(
         first += len(t)
     return known
 
-
+# %% ../../nbs/8_train/demonstrations.ipynb #7be10d42
 def say_missing(
     store: Store, missing: Sequence[int], folders: Mapping[int, Path], codes: Mapping[int, Path]
 ) -> None:

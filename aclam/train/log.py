@@ -227,7 +227,7 @@ def read_result(folder: str | Path) -> dict:
     """What a finished training says of itself."""
     return read_json(Path(folder) / "result.json", Result)
 
-
+# %% ../../nbs/8_train/log.ipynb #d07c2e95
 def known_result(folder: Path) -> dict:
     """The numbers of a run: of its result, or, if it was killed before that, of its log."""
     file = folder / "result.json"
