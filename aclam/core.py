@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/core.html.md"""
 # %% auto #0
 __all__ = ['DIGITS', 'STEP', 'WORDS', 'lazy_names', 'import_modules', 'plain', 'write_json', 'regular_file', 'read_text',
            'json_lines', 'read_json', 'digest', 'say', 'print_json', 'convert', 'from_dict', 'OLD_FIELDS', 'OLD_VALUES',
-           'UserError', 'library', 'short', 'suggest', 'MARK', 'TOKEN', 'Marks', 'atomic_file', 'atomic_folder',
-           'is_older', 'read_mark', 'refuse_foreign', 'sweep', 'CANNOT_WRITE', 'NO_ROOM']
+           'UserError', 'library', 'reason', 'short', 'suggest', 'MARK', 'TOKEN', 'Marks', 'atomic_file',
+           'atomic_folder', 'is_older', 'read_mark', 'refuse_foreign', 'sweep', 'CANNOT_WRITE', 'NO_ROOM']
 
 # %% ../nbs/0_core.ipynb #e6e4b952
 import hashlib
@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from .errors import OLD_FIELDS, OLD_VALUES, UserError, library, short, suggest
+from .errors import OLD_FIELDS, OLD_VALUES, UserError, library, reason, short, suggest
 from aclam.whole import (
     CANNOT_WRITE,
     MARK,
@@ -45,7 +45,7 @@ from aclam.whole import (
 )
 
 # %% ../nbs/0_core.ipynb #819e09ce
-_all_ = ["OLD_FIELDS", "OLD_VALUES", "UserError", "library", "short", "suggest"]
+_all_ = ["OLD_FIELDS", "OLD_VALUES", "UserError", "library", "reason", "short", "suggest"]
 _all_ = ["MARK", "TOKEN", "Marks", "atomic_file", "atomic_folder", "is_older", "read_mark"]
 _all_ = ["refuse_foreign", "sweep", "CANNOT_WRITE", "NO_ROOM"]
 
@@ -118,7 +118,7 @@ def regular_file(
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(f"no such file: {path}.{_neighbor(path)}") from e
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
-        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', e)}") from e
+        raise UserError(f"cannot read {path}: {reason(e)}") from e
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} is a folder, a file expected")
     if not stat.S_ISREG(status.st_mode):
@@ -153,7 +153,7 @@ def read_text(path: str | os.PathLike, limit_mib: float = 64) -> str:
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not text in UTF-8: {short(str(e))}") from e
     except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
+        raise UserError(f"cannot read {path}: {reason(e)}") from e
 
 
 def json_lines(text: str) -> list[str]:

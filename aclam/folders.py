@@ -37,6 +37,7 @@ from aclam.core import (
     plain,
     read_json,
     read_mark,
+    reason,
     say,
     short,
     sweep,
@@ -119,7 +120,7 @@ def _check_content(path: Path, what: str, marks: Marks) -> None:
     try:
         there = sorted(name for name in os.listdir(path) if not _is_ours(name))
     except OSError as e:
-        raise UserError(f"cannot read the folder {path}: {e.strerror}") from e
+        raise UserError(f"cannot read the folder {path}: {reason(e)}") from e
     mark = read_mark(path)
     if mark is not None and mark["what"] != what:
         raise UserError(f"{path} holds a {short(mark['what'])}, not a {what}: choose another")
@@ -174,8 +175,7 @@ def output_folder(
             sweep(path, deep=True)
         _make(path)
     except (OSError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise UserError(f"cannot make the folder {short(str(path), 200)}: {reason}") from e
+        raise UserError(f"cannot make the folder {short(str(path), 200)}: {reason(e)}") from e
     if read_mark(path) is None:
         write_json(path / MARK, {"what": what})
     return path
@@ -203,8 +203,7 @@ def output_file(
         path.parent.mkdir(parents=True, exist_ok=True)
         _try(path.parent)
     except (OSError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise UserError(f"cannot write {short(str(path), 200)}: {reason}") from e
+        raise UserError(f"cannot write {short(str(path), 200)}: {reason(e)}") from e
     return path
 
 # %% ../nbs/0_folders.ipynb #fa33b436
@@ -351,7 +350,7 @@ def hold(
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")
     except OSError as e:
-        raise UserError(f"cannot write into the folder {folder}: {e.strerror}") from e
+        raise UserError(f"cannot write into the folder {folder}: {reason(e)}") from e
     with file:
         keep_from_children(file)
         if not lock(file, wait_s):

@@ -30,6 +30,7 @@ from aclam.core import (
     digest,
     from_dict,
     read_json,
+    reason,
     regular_file,
     short,
     suggest,
@@ -52,7 +53,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0][:200]}") from None
+        raise UserError(f"{file} cannot be read: {reason(error, 200)}") from None
 
 # %% ../nbs/0_weights.ipynb #91d36f9b
 def check_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor], file: Path) -> None:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, reason
 
 # %% ../nbs/0_whole.ipynb #6bf3ee38
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -128,7 +128,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the folder {folder}: {e.strerror}") from e
+        raise UserError(f"cannot make the folder {folder}: {reason(e)}") from e
 
 
 def _beside(path: str | os.PathLike) -> tuple[Path, Path]:
@@ -156,7 +156,7 @@ def _writing(path: Path) -> Iterator[None]:
         if _disk_full(e, path.parent):
             raise _no_room(path) from e
         if isinstance(e, OSError) and e.errno in CANNOT_WRITE and _is_about(e, path.parent):
-            raise UserError(f"cannot write {path}: {e.strerror}") from e
+            raise UserError(f"cannot write {path}: {reason(e)}") from e
         raise
 
 # %% ../nbs/0_whole.ipynb #e94f25ab

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import stat
 import subprocess
@@ -667,7 +668,7 @@ def test_eight_shards_survive_twenty_kills(longer, tmp_path, how):
     assert label_files.same_files(tmp_path / "one", tmp_path / "killed") == 6
 
 
-def twins(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
+def side_by_side(config: label_job.LabelConfig, number: int = 3) -> list[dict]:
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(label, [config] * number))
 
@@ -685,16 +686,16 @@ def counted(monkeypatch) -> list:
     return seen
 
 
-def test_twins_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path, monkeypatch):
+def test_jobs_share_the_work_and_no_piece_is_done_twice(place, whole, tmp_path, monkeypatch):
     seen = counted(monkeypatch)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
-    assert all(found["done"] for found in twins(out))
+    assert all(found["done"] for found in side_by_side(out))
     assert sorted(seen) == [p.name for p in label_plan.plan(read_store(place / "data"), 30)]
     label_files.same_files(place / "whole", tmp_path / "labels")
 
 
 @pytest.mark.parametrize("locks", ["none", "refused"])
-def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
+def test_jobs_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, locks):
     """A file system whose locks do nothing, and one that says that it has none."""
 
     def answer(*_):
@@ -704,13 +705,13 @@ def test_twins_without_locks_are_right_too(place, whole, tmp_path, monkeypatch, 
     monkeypatch.setattr(folders.fcntl, "flock", answer)
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     for _ in range(3):
-        assert all(found["done"] for found in twins(replace(out, resume=True)))
+        assert all(found["done"] for found in side_by_side(replace(out, resume=True)))
         label_files.same_files(place / "whole", tmp_path / "labels")
         for path in [*(tmp_path / "labels").glob("part*"), tmp_path / "labels" / "labels.json"]:
             path.unlink()
 
 
-def test_a_slower_twin_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
+def test_a_slower_job_is_waited_for_and_at_last_done_without(place, whole, tmp_path, monkeypatch):
     out = config(place, offsets=(1, 4, -2), out=tmp_path / "labels")
     job = label_job.open_job(out)
     with label_work.at_work(job):
@@ -1002,6 +1003,24 @@ def test_rows_are_read_in_any_order_by_copies_and_by_spawned_workers(place, whol
         assert np.array_equal(
             label_files.rows_of(reader, "latent_action_-2", rows), every[rows], equal_nan=True
         )
-    labels.owner = -1  # as in a process that was forked
-    assert np.array_equal(label_files.rows_of(labels, "latent_action_-2", rows[:0]), every[:0])
-    assert labels.owner == os.getpid()
+    for own in (labels.open_files, labels.recent):
+        own.owner = -1  # as in a process that was forked
+    assert np.array_equal(
+        label_files.rows_of(labels, "latent_action_-2", rows), every[rows], equal_nan=True
+    )
+    assert labels.open_files.owner == labels.recent.owner == os.getpid()
+    assert labels.open_files.inherited and labels.recent.inherited
+
+
+def test_a_part_that_is_cut_or_gone_is_one_line(place, whole, tmp_path):
+    folder = shutil.copytree(place / "whole", tmp_path / "labels")
+    part = sorted(folder.glob("part-*.parquet"))[0]
+    opened = label_files.read_labels(folder)
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    for read in (lambda: label_files.read_labels(folder), lambda: opened.read(0, ["frame_index"])):
+        with pytest.raises(UserError, match="is not a whole Parquet file .*label again"):
+            read()
+    part.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        opened.read(0, ["frame_index"])

@@ -581,6 +581,19 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
     assert "are needed" not in capsys.readouterr().err
 
 
+def test_the_encoders_folder_is_not_the_runs(folders, tmp_path):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    settings = training.settings_for("policy_cpu_wo_lam")
+    vlm = dataclasses.replace(settings.model.vlm, weights=str(encoder))
+    model = dataclasses.replace(settings.model, vlm=vlm)
+    settings = dataclasses.replace(settings, data=(str(folders / "data"),), model=model)
+    for out, words in ((encoder, "is what is read"), (encoder / "run", "lies in what is read")):
+        with pytest.raises(UserError, match=words):
+            training.run(dataclasses.replace(settings, out=str(out)))
+    assert not list(encoder.iterdir())
+
+
 def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
     import shutil
 

@@ -10,7 +10,6 @@ was not right.
 """
 
 import argparse
-import importlib
 import json
 import os
 import signal
@@ -26,22 +25,15 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import torch  # noqa: E402
 from bad import calls, documents, media, options, places, recipes, tables  # noqa: E402
 from bad.base import make_base  # noqa: E402
 from bad.case import WELL, Answer, Case, clear, run_case  # noqa: E402
+from forking import import_all  # noqa: E402
 
-from aclam.commands.entry import COMMANDS  # noqa: E402
 from aclam.core import write_json  # noqa: E402
 
 TABLES = (places, documents, tables, recipes, media, options, calls)
-LATE = (
-    "aclam.sim.emoji_tabletop",
-    "aclam.sim.benchmark",
-    "tensorboard",
-    "av",
-    "PIL.PngImagePlugin",
-)
+LATE = ("tensorboard", "av", "PIL.PngImagePlugin")  # what libraries import when it is used
 
 
 def all_cases() -> list[Case]:
@@ -52,13 +44,6 @@ def all_cases() -> list[Case]:
             words = case.do if isinstance(case.do, tuple) else ()
             found.setdefault((case.kind, case.name, words), case)
     return list(found.values())
-
-
-def import_all() -> None:
-    """Import what the commands import, so that a fork begins at once."""
-    for module in (*COMMANDS.values(), *LATE):
-        importlib.import_module(module)
-    torch.set_num_threads(1)
 
 
 def in_child(do, *words: object) -> None:
@@ -174,7 +159,7 @@ def main() -> int:
     if not cases:
         parser.error(f"no case has {given.only} in it")
     begun = time.monotonic()
-    import_all()
+    import_all(*LATE)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     place = Path(tempfile.mkdtemp(prefix="bad_inputs_", dir=given.keep))
     try:

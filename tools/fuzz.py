@@ -24,6 +24,7 @@ import bad_inputs
 from bad.base import make_base
 from bad.case import Answer, clear, run_case
 from bad.fuzzed import PROPERTIES, case_of
+from forking import import_all
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
@@ -141,7 +142,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write what was tried and found here")
     parser.add_argument("--keep", action="store_true", help=f"add what is found to {KEPT.name}")
     given_ = parser.parse_args()
-    bad_inputs.import_all()
+    import_all(*bad_inputs.LATE)
     place = Path(tempfile.mkdtemp(prefix="fuzz_"))
     try:
         bad_inputs.in_child(make_base, place / "base")

@@ -10,7 +10,6 @@ run to its end: its files must be those of a run that nobody killed, and no othe
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -32,7 +31,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import psutil  # noqa: E402
-import torch  # noqa: E402
+from forking import import_all  # noqa: E402
 
 from aclam.commands import entry  # noqa: E402
 from aclam.core import write_json  # noqa: E402
@@ -445,12 +444,6 @@ class Trial:
                 self.kill_once()
             self.compare()
         return self.row
-
-
-def import_all() -> None:
-    for module in (*entry.COMMANDS.values(), "aclam.sim.emoji_tabletop", "aclam.sim.benchmark"):
-        importlib.import_module(module)
-    torch.set_num_threads(1)
 
 
 def valid_data(folder: Path) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import UserError, plain, read_json, regular_file, say
+from ..core import UserError, plain, read_json, reason, regular_file, say
 from ..folders import claim, output_folder
 
 # %% ../../nbs/3_data/files.ipynb #6345909c
@@ -43,7 +43,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     except (FileNotFoundError, NotADirectoryError) as e:
         raise UserError(f"no such folder: {folder}") from e
     except OSError as e:
-        raise UserError(f"{folder} cannot be read ({e.strerror})") from e
+        raise UserError(f"{folder} cannot be read ({reason(e)})") from e
 
 
 def _kind(entry: os.DirEntry, is_wanted: bool) -> str:
@@ -56,7 +56,7 @@ def _kind(entry: os.DirEntry, is_wanted: bool) -> str:
         mode = entry.stat().st_mode
     except OSError as e:
         what = f"is a link to {os.readlink(entry.path)}" if entry.is_symlink() else "cannot be read"
-        raise UserError(f"{entry.path} {what}: {e.strerror}") from e
+        raise UserError(f"{entry.path} {what}: {reason(e)}") from e
     return "file" if stat.S_ISREG(mode) else "other"
 
 # %% ../../nbs/3_data/files.ipynb #bb0cca5e
@@ -124,7 +124,7 @@ class Broken:
         self.limit = limit
         self.names: list[str] = []  # in the order in which they were found
         self.reasons: list[str] = []  # likewise
-        self.told = 0  # how many of them were said
+        self.announced = 0  # how many of them were said
 
     def skip(self, name: str, error: Exception) -> None:
         """Leave an item out. Where the limit is used up, the error is raised."""
@@ -156,12 +156,12 @@ def kept(
 @patch
 def tell(self: Broken) -> None:
     """Say what was left out, and not said yet: the count, then a line for each."""
-    new = self.reasons[self.told :]
-    self.told = len(self.reasons)
+    new = self.reasons[self.announced :]
+    self.announced = len(self.reasons)
     if new:
         say(f"left out, as broken: {len(new)} (--skip-broken {self.limit})")
-    for reason in new:
-        say(f"  {reason[:300]}")
+    for line in new:
+        say(f"  {line[:300]}")
 
 # %% ../../nbs/3_data/files.ipynb #670e12d0
 class Recent:
@@ -218,9 +218,8 @@ def parquet_errors(
     try:
         yield
     except (pa.ArrowException, OSError) as e:
-        reason = (str(e) or type(e).__name__).splitlines()[0][:120]
         end = f": {cure}" if cure else ""
-        raise UserError(f"{start}{path} is not a whole Parquet file ({reason}){end}") from e
+        raise UserError(f"{start}{path} is not a whole Parquet file ({reason(e)}){end}") from e
 
 
 def read_table(

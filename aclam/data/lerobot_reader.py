@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from ..core import UserError, from_dict, regular_file, say, short
+from ..core import UserError, from_dict, reason, regular_file, say, short
 from .declared import Declared, as_store, reads
 from .files import Broken, Recent, column_names, parquet_errors, read_table
 from .lerobot_metadata import Episode, LerobotMetadata, Location, read_metadata
@@ -402,8 +402,7 @@ def download(repo_id: str) -> Path:
     except HFValidationError as e:
         raise UserError(f'"{repo_id}" is not a name on the hub: OWNER/NAME is expected') from e
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        reason = (str(e) or type(e).__name__).splitlines()[0][:100]
         raise UserError(
-            f"{repo_id} cannot be had from the hub, and is not in the local cache ({reason}): "
+            f"{repo_id} cannot be had from the hub, and is not in the local cache ({reason(e)}): "
             "download it where there is a network, and name the folder"
         ) from e

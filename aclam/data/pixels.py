@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/pixels.html.md"""
 
 # %% auto #0
 __all__ = ['UPRIGHT', 'ORIENTATION', 'ORIENTATIONS', 'MAX_PIXELS', 'FILE_MIB', 'Fit', 'FIT_WORDS', 'Turn', 'exif_turn',
-           'matrix_turn', 'check_pixels', 'reason', 'image_header', 'read_image', 'fit_frames', 'frame_size',
-           'FittedFrames', 'one_size']
+           'matrix_turn', 'check_pixels', 'image_header', 'read_image', 'fit_frames', 'frame_size', 'FittedFrames',
+           'one_size']
 
 # %% ../../nbs/3_data/pixels.ipynb #d975fa6b
 import os
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ..core import UserError, regular_file, short
+from ..core import UserError, reason, regular_file
 from .jpeg import decode_jpeg
 from .trajectory import Frames, Trajectory
 
@@ -101,13 +101,6 @@ def check_pixels(width: int, height: int, where: Any) -> None:
             f"{where}: its header claims {width} x {height} pixels, refused "
             f"(at most {MAX_PIXELS} in all)"
         )
-
-
-def reason(error: Exception) -> str:
-    """What a library said, in short."""
-    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    line = message.splitlines()[0].split(" <_io")[0]  # Pillow adds the address of an object
-    return short(line, 120) if len(line) > 120 else line
 
 
 def _check_kind(image: Image.Image, where: Any) -> None:

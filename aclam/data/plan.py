@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from ..core import plain, read_json
 from .declared import not_found
-from .files import data_files
+from .files import data_files, has_data_file
 from .recipe import Mixture, Recipe
 from .rlds import described
 from .source import declared_by
@@ -78,50 +78,55 @@ class _Ours(TypedDict, total=False):
     fps: PositiveFloat
 
 # %% ../../nbs/3_data/plan.ipynb #7e9fb05b
-def _glance(folder: Path) -> Found | None:
-    """One dataset by the small file that describes it; None where there is none."""
-    if (folder / "meta" / "info.json").exists():
+# the small file that describes a dataset -> its format
+MARKS = {"meta/info.json": "lerobot", "dataset_info.json": "rlds", "meta.json": "store"}
+
+
+def _glance(folder: Path, format: str) -> Found:
+    """One dataset by the small file that describes it; of videos, by their sizes."""
+    if format == "lerobot":
         info = read_json(folder / "meta" / "info.json", _Lerobot)
         counts = (info.get(k) for k in ("total_episodes", "total_frames", "fps"))
         return _counted(f"lerobot {info.get('codebase_version')}", *counts, folder)
-    if (folder / "dataset_info.json").exists():
+    if format == "rlds":
         info = read_json(folder / "dataset_info.json", _Rlds)
         lengths = [
             int(n) for split in info.get("splits", []) for n in split.get("shardLengths", [])
         ]
         return Found(f"rlds {info.get('version')}", sum(lengths), None, None, _bytes(folder))
-    if (folder / "meta.json").exists():
+    if format == "store":
         meta = read_json(folder / "meta.json", _Ours)
         counts = (meta.get(k) for k in ("episodes", "frames", "fps"))
         return _counted(str(meta.get("format")), *counts, folder)
-    return None
+    clips = data_files(folder, VIDEO_SUFFIXES)
+    return Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips))
 
 # %% ../../nbs/3_data/plan.ipynb #50605913
-def _datasets(folder: Path, depth: int = 3) -> Iterator[tuple[Path, Found]]:
-    """The datasets in a folder and below it."""
-    own = _glance(folder)
-    if own:
-        yield folder, own
+def _marked(folder: Path, depth: int = 3) -> Iterator[tuple[Path, str]]:
+    """The folders, at and below this one, with a file that describes a dataset; its format."""
+    format = next((f for mark, f in MARKS.items() if (folder / mark).exists()), None)
+    if format is not None:
+        yield folder, format
         return
     if depth:
         for below in sorted(folder.iterdir()):
             if below.is_dir() and not below.name.startswith("."):
-                yield from _datasets(below, depth - 1)
+                yield from _marked(below, depth - 1)
 
 
-def _clips(folder: Path) -> list[Path]:
-    return data_files(folder, VIDEO_SUFFIXES)
+def _datasets(folder: Path) -> list[tuple[Path, str]]:
+    """The datasets at and below a folder and their formats; itself where it holds videos."""
+    if not folder.is_dir():
+        return []
+    found = list(_marked(folder))
+    if not found and has_data_file(folder, VIDEO_SUFFIXES):
+        return [(folder, "video")]
+    return found
 
 
 def dataset_folders(folder: str | os.PathLike) -> list[Path]:
     """The folders at and below `folder` that hold a dataset; itself where it holds videos."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    found = [path for path, _ in _datasets(folder)]
-    if not found and _clips(folder):
-        return [folder]
-    return found
+    return [path for path, _ in _datasets(Path(folder))]
 
 # %% ../../nbs/3_data/plan.ipynb #b4112b58
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -131,18 +136,12 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 def survey(folder: str | os.PathLike) -> Found | None:
     """What lies in a folder, from its small files; None where nothing is that can be read."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    found = [_glance(path, format) for path, format in _datasets(Path(folder))]
+    if not found:
         return None
-    found = [dataset for _, dataset in _datasets(folder)]
-    if found:
-        formats = ", ".join(sorted({f.format for f in found}))
-        names = [f.name for f in fields(Found)[1:]]
-        return Found(formats, *(_sum([getattr(f, name) for f in found]) for name in names))
-    clips = _clips(folder)
-    if not clips:
-        return None
-    return Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips))
+    formats = ", ".join(sorted({f.format for f in found}))
+    names = [f.name for f in fields(Found)[1:]]
+    return Found(formats, *(_sum([getattr(f, name) for f in found]) for name in names))
 
 # %% ../../nbs/3_data/plan.ipynb #69a1c21b
 def _names(folder: Path, format: str) -> tuple[Sequence[str] | None, Sequence[str] | None]:
@@ -159,13 +158,9 @@ def _names(folder: Path, format: str) -> tuple[Sequence[str] | None, Sequence[st
     return None, None
 
 
-MARKS = {"meta/info.json": "lerobot", "dataset_info.json": "rlds", "meta.json": "store"}
-
-
 def unfit(recipe: Recipe, folder: Path) -> str | None:
     """What a recipe declares about a folder and what is not in it, in words; None where all is."""
-    for path in dataset_folders(folder):
-        format = next((f for mark, f in MARKS.items() if (path / mark).exists()), "video")
+    for path, format in _datasets(folder):
         missing = not_found(declared_by(recipe, format), *_names(path, format))
         if missing:
             return f"{path} ({format}) has no {', no '.join(missing)}"

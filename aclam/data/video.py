@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library, regular_file
+from ..core import UserError, library, reason, regular_file
 from .files import Recent
-from .pixels import UPRIGHT, Turn, check_pixels, matrix_turn, reason
+from .pixels import UPRIGHT, Turn, check_pixels, matrix_turn
 
 # %% ../../nbs/3_data/video.ipynb #f62a39ea
 @cache

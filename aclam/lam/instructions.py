@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import UserError, library
-from .sizes import Depth, Heads, Rows, Width, check_fields
+from ..core import UserError, library, reason
+from .sizes import Depth, Heads, Rows, Width, check_limits
 
 if TYPE_CHECKING:
     from transformers import T5Config
@@ -44,7 +44,7 @@ class TextConfig:
     vocab: Rows = 32_128  # rows of the embedding of word pieces
 
     def __post_init__(self):
-        check_fields(self)
+        check_limits(self)
         if self.vocab < 4:
             raise UserError(f"vocab is {self.vocab}: at least 4 expected, three of them are marks")
 
@@ -90,7 +90,7 @@ def t5_file(kind: str, weights: str, **options: object) -> object:
     try:
         return getattr(t5_library(), kind).from_pretrained(weights, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"no T5 at {weights}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"no T5 at {weights}: {reason(error, 300)}") from error
 
 # %% ../../nbs/4_lam/instructions.ipynb #c3f9371e
 def t5_encoder(width: int, c: TextConfig) -> nn.Module:

@@ -21,7 +21,7 @@ from ..core import UserError
 from .fdm import ProprioFDM, masked_mse
 from .global_batch import current_micro_batch, known_rows, widened
 from .quantizer import LatentAction, code_counts, usage_of
-from .sizes import Weight, check_fields
+from .sizes import Weight, check_limits
 
 # %% ../../nbs/4_lam/objective.ipynb #97aaf8af
 class Pairs(NamedTuple):
@@ -52,7 +52,7 @@ class ObjectiveConfig:
     lambda_action: Weight = 0.0
 
     def __post_init__(self):
-        check_fields(self)
+        check_limits(self)
         if self.ac_form == "fdm" and self.ac_stop != "none":
             form = 'belongs to ac_form "idm"; the fdm form has no stop-gradient'
             raise UserError(f'ac_stop "{self.ac_stop}" {form}')

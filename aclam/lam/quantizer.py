@@ -33,7 +33,7 @@ from aclam.lam.global_batch import (
     pooled_statistics,
     sum_over_ranks,
 )
-from .sizes import Depth, Rows, Steps, Weight, check_fields
+from .sizes import Depth, Rows, Steps, Weight, check_limits
 from ..schema import Share
 
 # %% ../../nbs/4_lam/quantizer.ipynb #09a96c55
@@ -88,7 +88,7 @@ class BottleneckConfig:
     kl: Weight = 2e-4
 
     def __post_init__(self):
-        check_fields(self)
+        check_limits(self)
         check_bottleneck(self)
 
 # %% ../../nbs/4_lam/quantizer.ipynb #eda70517

@@ -45,7 +45,7 @@ from aclam.lam.sizes import (
     Rows,
     Tokens,
     Width,
-    check_fields,
+    check_limits,
     check_fits,
     weight_bytes,
 )
@@ -105,7 +105,7 @@ class FamilyConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
 
     def __post_init__(self):
-        check_fields(self)
+        check_limits(self)
         if self.image_size % self.patch_size:
             sizes = f"image_size {self.image_size} is not a multiple"
             raise UserError(f"{sizes} of patch_size {self.patch_size}")

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from timm import create_model
 from torch import Tensor, nn
 
-from ..core import UserError, say
+from ..core import UserError, reason, say
 from .bottlenecks import make_bottleneck
 from .edge import Form, check_values, evaluating
 from .instructions import T5_BASE, TextConfig, instruction_words
@@ -230,7 +230,7 @@ def with_dinov2(lam: UniVLA) -> UniVLA:
         vit = create_model(DINOV2, pretrained=True, img_size=lam.config.image_size, num_classes=0)
         lam.eye.vit.load_state_dict(vit.state_dict())
     except (OSError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
+        why = reason(error, 300)
         raise UserError(f"no weights of {DINOV2} for this model: {why}") from None
     return lam
 

@@ -25,7 +25,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..core import UserError, from_dict, library, read_json
+from ..core import UserError, from_dict, library, read_json, reason
 from .attention_mask import Blocks, block_mask
 from .experts import QKV, Heads, Layer, Layers, LayerSize, Prefix, Width, attend
 from ..schema import check_fields
@@ -101,7 +101,7 @@ def tokenizer(weights: str) -> Callable[[str], list[int]]:
     try:
         own = transformers().AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
     except (OSError, ValueError) as e:
-        raise UserError(f"no tokenizer at {weights}: {str(e).splitlines()[0]}") from e
+        raise UserError(f"no tokenizer at {weights}: {reason(e, 300)}") from e
 
     def numbers(text: str) -> list[int]:
         return own(f"{own.bos_token}{text}\n", add_special_tokens=False)["input_ids"]

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, reason
 from .experts import LayerSize, Prefix, rotate
 from aclam.policy.small_vlm import (
     SmallVLM,
@@ -114,7 +114,7 @@ def read_paligemma(weights: str) -> "PreTrainedModel":
             weights, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise UserError(f"no PaliGemma at {weights}: {str(e).splitlines()[0]}") from e
+        raise UserError(f"no PaliGemma at {weights}: {reason(e, 300)}") from e
     if report["missing_keys"]:
         raise UserError(
             f"{weights} is not the whole of a PaliGemma: {min(report['missing_keys'])} is missing"

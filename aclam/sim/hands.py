@@ -18,9 +18,8 @@ import av
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..core import UserError, digest, regular_file
+from ..core import UserError, digest, reason, regular_file
 from ..data.files import data_files
-from ..data.pixels import reason
 from ..data.trajectory import FrameArray, Trajectory
 from ..data.video import ONLY_FILES, frame_turn
 

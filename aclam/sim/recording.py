@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ..core import UserError
+from ..core import UserError, reason
 from ..data.trajectory import FrameArray, ProprioLayout, Trajectory
 from .renderer import OffscreenRenderer, load_mujoco
 
@@ -39,8 +39,7 @@ def load_simulator(name: str):
         with redirect_stdout(io.StringIO()):
             return importlib.import_module(name)
     except (ImportError, OSError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(f"{name} is installed but cannot be loaded: {reason}") from e
+        raise UserError(f"{name} is installed but cannot be loaded: {reason(e, 300)}") from e
     finally:
         logging.disable(level_before)
 

@@ -25,6 +25,7 @@ from ..lam import LatentActionModel
 from ..policy.model import PolicyConfig
 from ..policy.small_vlm import tokenize
 from .label_files import Labels, labels_of, read_labels, rows_of
+from ..weights import weights_hash
 
 # %% ../../nbs/8_train/demonstrations.ipynb #566eb856
 def commands_of(t: Trajectory, config: PolicyConfig) -> np.ndarray:
@@ -133,14 +134,22 @@ def latents_of(
     return z if known is None else LabeledLatents(known, rows, z)
 
 # %% ../../nbs/8_train/demonstrations.ipynb #45f2f796
-def known_latents(store: Store, lam: LatentActionModel, gap_s: float) -> list[StoredLatents | None]:
+def known_latents(
+    store: Store,
+    lam: LatentActionModel,
+    gap_s: float,
+    weights: str = "",  # the model's `weights_hash`, where the caller knows it
+) -> list[StoredLatents | None]:
     """What aclam-label wrote for each episode: of the pairs that are `gap_s` seconds apart.
 
     None: nothing.
     """
-    folders = labels_of(store, lam)  # by the pairs' distance in frames
+    weights = weights or weights_hash(lam)
+    folders = labels_of(store, lam, weights=weights)  # by the pairs' distance in frames
     wanted = [max(1, round(gap_s * t.fps)) for t in store.trajectories]
-    say_missing(store, lam, wanted, folders)
+    missing = sorted(set(wanted) - set(folders))
+    if missing:
+        say_missing(store, missing, folders, labels_of(store, lam, ("codes",), weights))
     opened = {k: read_labels(folders[k]) for k in set(wanted) & set(folders)}
     known = []
     first = 0
@@ -154,14 +163,12 @@ def known_latents(store: Store, lam: LatentActionModel, gap_s: float) -> list[St
         first += len(t)
     return known
 
-
+# %% ../../nbs/8_train/demonstrations.ipynb #7be10d42
 def say_missing(
-    store: Store, lam: LatentActionModel, wanted: Sequence[int], folders: Mapping[int, Path]
+    store: Store, missing: Sequence[int], folders: Mapping[int, Path], codes: Mapping[int, Path]
 ) -> None:
     """Say which labels are missing, where there are others of this model."""
-    missing = sorted(set(wanted) - set(folders))
-    codes = labels_of(store, lam, ("codes",)) if missing else {}
-    if not missing or not (folders or codes):
+    if not (folders or codes):
         return
     has = f"labels of {sorted(folders)} frames"
     if codes:

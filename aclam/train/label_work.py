@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from ..core import UserError, atomic_file, read_json, write_json
+from ..core import UserError, atomic_file, read_json, reason, write_json
 from ..folders import discard, first_difference, keep_from_children, lock, output_folder
 from .label_files import described
 from .label_job import Job, label_piece, piece_frames
@@ -76,7 +76,7 @@ def _open_made(path: Path) -> IO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "ab")
     except OSError as e:
-        raise UserError(f"cannot make {path}: {e.strerror}") from e
+        raise UserError(f"cannot make {path}: {reason(e)}") from e
 
 # %% ../../nbs/8_train/label_work.ipynb #9e82b3b5
 @contextmanager
@@ -144,13 +144,13 @@ def write_about(job: Job, content: dict) -> None:
 
     All that killed writers leave there is swept at the end.
     """
-    made = job.folder / "pieces" / f"labels-{uuid.uuid4().hex[:8]}.json"  # twins write at once
+    made = job.folder / "pieces" / f"labels-{uuid.uuid4().hex[:8]}.json"  # others write at once
     file = job.folder / "labels.json"
     try:
         write_json(made, content)
         os.replace(made, file)
     except FileNotFoundError:
-        # without locks a twin may have finished, and swept `pieces`, in this very moment
+        # without locks another process may have finished, and swept `pieces`, in this very moment
         if not (file.exists() and read_json(file).get("done")):
             raise
 
@@ -294,7 +294,7 @@ class Absent(NamedTuple):
 
 
 def _pieces_there(job: Job) -> set[str]:
-    """Names of the pieces that are written; none when a twin has just finished and swept."""
+    """Names of the pieces that are written; none when another has just finished and swept."""
     try:
         names = os.listdir(job.folder / "pieces")
     except FileNotFoundError:
@@ -341,7 +341,7 @@ def _complete(job: Job) -> None:
     sizes = {"latent_dim": width.get("latent_action"), "tokens": width.get("latent_codes")}
     about = job.about | {"done": True, "pairs": pairs_of(job), **sizes}
     insist(partial(write_about, job, about), lambda: described(job.folder)["done"])
-    with suppress(OSError):  # a twin that sweeps as well
+    with suppress(OSError):  # another process sweeps as well
         discard(job.folder, LEFT)
 
 # %% ../../nbs/8_train/label_work.ipynb #e1b3285e

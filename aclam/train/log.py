@@ -29,6 +29,7 @@ from aclam.core import (
     atomic_file,
     plain,
     read_json,
+    reason,
     say,
     write_json,
 )
@@ -52,11 +53,10 @@ def read_metrics(folder: str | Path) -> list[dict]:
 
 # %% ../../nbs/8_train/log.ipynb #1d373e8e
 def newest_numbers(folder: str | Path) -> dict[str, float]:
-    """The last value of each number in a run's log."""
+    """The last value of each number in a run's log, its last step among them."""
     newest = {}
     for record in read_metrics(folder):
         newest |= record
-    newest.pop("step", None)
     return newest
 
 # %% ../../nbs/8_train/log.ipynb #00a1d3a9
@@ -67,7 +67,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as e:
         cure = "make room and try again, the run goes on from its last checkpoint"
-        raise UserError(f"cannot write the log of {folder} ({e.strerror or e}): {cure}") from e
+        raise UserError(f"cannot write the log of {folder} ({reason(e)}): {cure}") from e
 
 
 @contextmanager
@@ -137,10 +137,9 @@ class Needs:
         """One line for a step that needs more memory than the device has, and what would fit."""
         if self.advice is not None:
             return f"out of memory: {self.advice(rows)}"
-        reason = str(error).splitlines()[0]
         return (
             f"out of memory with {rows} rows at a time: try --train.accumulate "
-            f"{2 * config.accumulate}, or --train.checkpoint-activations ({reason})"
+            f"{2 * config.accumulate}, or --train.checkpoint-activations ({reason(error, 300)})"
         )
 
 
@@ -228,11 +227,15 @@ def read_result(folder: str | Path) -> dict:
     """What a finished training says of itself."""
     return read_json(Path(folder) / "result.json", Result)
 
-
+# %% ../../nbs/8_train/log.ipynb #d07c2e95
 def known_result(folder: Path) -> dict:
     """The numbers of a run: of its result, or, if it was killed before that, of its log."""
     file = folder / "result.json"
-    return read_json(file, dict) if file.exists() else newest_numbers(folder)
+    if file.exists():
+        return read_json(file, dict)
+    numbers = newest_numbers(folder)
+    numbers.pop("step", None)
+    return numbers
 
 
 def write_result(folder: Path, steps: int, last: Mapping[str, float]) -> None:

@@ -144,12 +144,15 @@ class Recording(NamedTuple):
 
 
 def open_recordings(
-    store: Store, config: PolicyTrainConfig, lam: LatentActionModel | None
+    store: Store,
+    config: PolicyTrainConfig,
+    lam: LatentActionModel | None,
+    weights: str | None,  # the model's `weights_hash`
 ) -> list[Recording]:
     """The episodes of a store, decoded to the policy's size once where `cache_gib` allows it."""
     known = [None] * len(store)
     if lam is not None:
-        known = known_latents(store, lam, config.model.latent_gap_s)
+        known = known_latents(store, lam, config.model.latent_gap_s, weights)
     trajectories = decoded_once(store, config.model.vlm.image_size, config.cache_gib)
     return list(map(Recording, trajectories, known))
 
@@ -174,14 +177,16 @@ class Roles(NamedTuple):
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
-def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Roles:
+def assign_roles(
+    config: PolicyTrainConfig, lam: LatentActionModel | None, weights: str | None
+) -> Roles:
     """Open all folders, and give each recording its role."""
     recordings = []
     held_out = []
     known = {}
     for n, folder in enumerate(config.data, start=1):
         store = open_dataset(folder, broken=Broken(config.skip_broken))
-        own = open_recordings(store, config, lam)
+        own = open_recordings(store, config, lam, weights)
         known[f"folder {n}"] = identity(store) | latents_in(own)
         kept, measured = split_episodes(own, config.val_fraction)
         recordings += kept
@@ -197,7 +202,7 @@ def assign_roles(config: PolicyTrainConfig, lam: LatentActionModel | None) -> Ro
     video = recordings[count:]
     for n, folder in enumerate(config.video, start=1):
         store = open_dataset(folder, broken=Broken(config.skip_broken))
-        own = open_recordings(store, config, lam)
+        own = open_recordings(store, config, lam, weights)
         known[f"video {n}"] = identity(store) | latents_in(own)
         video += own
     if video and not config.lam:
@@ -235,7 +240,8 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     Errors (`UserError`) name the folder or episode and what is wrong.
     """
     lam = open_lam(config.lam)
-    roles = assign_roles(config, lam)
+    weights = None if lam is None else weights_hash(lam)
+    roles = assign_roles(config, lam, weights)
     model = fit_to_data(config.model, roles.acting[0].trajectory, lam)
 
     def episodes(recordings: list[Recording], acts: bool) -> list[Episode]:
@@ -252,12 +258,10 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
         config.proprio_noise,
     )
     held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=config.train.seed + 1)
-    return PolicyData(train, held_out, model, describe(config, roles, lam))
+    return PolicyData(train, held_out, model, describe(config, roles, weights))
 
 # %% ../../nbs/8_train/policy.ipynb #4da97da5
-def describe(
-    config: PolicyTrainConfig, roles: Roles, lam: LatentActionModel | None
-) -> dict[str, Any]:
+def describe(config: PolicyTrainConfig, roles: Roles, weights: str | None) -> dict[str, Any]:
     """What decides the rows: of another description is another run."""
     return {
         "demonstrations": len(roles.acting),
@@ -268,7 +272,7 @@ def describe(
         "shift": config.shift,
         "brightness": config.brightness,
         "proprio_noise": config.proprio_noise,
-        "lam": None if lam is None else weights_hash(lam),
+        "lam": weights,
     }
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
@@ -394,7 +398,7 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
     """
     check_settings(config)
-    named = [*config.data, *config.video, config.lam]
+    named = [*config.data, *config.video, config.lam, config.model.vlm.weights]
     return train_job(config, prepare, [name for name in named if name])
 
 # %% ../../nbs/8_train/policy.ipynb #e022fe1b

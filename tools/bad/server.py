@@ -47,6 +47,7 @@ class Server:
 
 def main() -> None:
     import bad_inputs
+    from forking import import_all
 
     from .base import make_base
     from .case import clear, run_case
@@ -54,7 +55,7 @@ def main() -> None:
 
     folder = Path(sys.argv[1])
     out = os.fdopen(os.dup(1), "w")
-    bad_inputs.import_all()
+    import_all(*bad_inputs.LATE)
     bad_inputs.in_child(make_base, folder / "base")
     for number, line in enumerate(sys.stdin):
         here = folder / f"case_{number:05d}"
