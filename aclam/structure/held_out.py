@@ -72,7 +72,7 @@ def unseen(
         return range(start, stop)
     return range(count)
 
-
+# %% ../../nbs/5_structure/held_out.ipynb #a12fea10
 def _check_other(store: Store, trained: str | None) -> None:
     """`UserError` where a store of other content lies where one of the training lay."""
     if trained and Path(trained).resolve() == Path(store.folder).resolve():
