@@ -20,7 +20,7 @@ from ..data.source import open_dataset
 from ..folders import claim, flat
 from ..lam import LatentActionModel
 from .episodes import Environment
-from ..schema import Count, read_rows
+from ..schema import Count, check, read_rows
 from ..weights import weights_hash
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #2d1760cc
@@ -45,7 +45,10 @@ def one_each(rows: Sequence[dict]) -> list[dict]:
     return list(kept.values())
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #759dc445
-def read_episodes(folder: str | Path) -> list[dict]:
+def read_episodes(
+    folder: str | Path,
+    kind: type = EpisodeRow,  # of a row, with what its benchmark counts
+) -> list[dict]:
     """The episodes that a run has played, one for each split and seed.
 
     What is no result is removed from the file: a last line that was cut in half, second rows of an
@@ -56,6 +59,7 @@ def read_episodes(folder: str | Path) -> list[dict]:
         return []
     text = read_text(path, LIMIT_MIB)
     rows = one_each(read_rows(path, EpisodeRow, LIMIT_MIB, cut=True))
+    check(list[kind], rows, str(path))  # not of those that were lost: they have no counts
     kept = "".join(json.dumps(row) + "\n" for row in rows)
     if kept != text:
         with atomic_file(path) as temporary:
@@ -101,7 +105,11 @@ def is_older(folder: Path) -> bool:
     return isinstance(found, dict) and set(KNOWN) <= set(found)
 
 
-def resume(folder: str | Path, rules: Mapping[str, Any]) -> list[dict]:
+def resume(
+    folder: str | Path,
+    rules: Mapping[str, Any],
+    kind: type = EpisodeRow,  # of a row, with what its benchmark counts
+) -> list[dict]:
     """The episodes that are done already; `UserError` where the folder is of other rules."""
     file = Path(folder) / "config.json"
     found = read_json(file, dict) if file.exists() else {}
@@ -110,7 +118,7 @@ def resume(folder: str | Path, rules: Mapping[str, Any]) -> list[dict]:
     # where the data lie is their name only for a folder that does not know their content
     free = ("data",) if "demonstrations" in found else ()
     claim(folder, rules, what="rollout", free=free, defaults=older)
-    return read_episodes(folder)
+    return read_episodes(folder, kind)
 
 # %% ../../nbs/6_policy/kept_episodes.ipynb #20cf03aa
 def claim_plans(folder: str | Path, lam: LatentActionModel) -> None:
