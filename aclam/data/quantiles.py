@@ -154,7 +154,7 @@ def bounds_of(
     """The percentiles of a trajectory's column; `UserError` where there are none that fit."""
     width = getattr(t, column).shape[1]
     bounds = quantiles.get(t.embodiment, {}).get(column)
-    if bounds is None or len(bounds["q01"]) != width:
+    if bounds is None or {len(bounds["q01"]), len(bounds["q99"])} != {width}:
         raise UserError(
             f'{where}{t.name}: no {column} percentiles for {width} columns of "{t.embodiment}"'
         )
