@@ -7,16 +7,17 @@ Docs: https://aclam-project.github.io/aclam/weights.html.md"""
 # %% auto #0
 __all__ = ['BROKEN', 'INSERTED', 'write_tensors', 'read_tensors', 'check_tensors', 'kind_of', 'check_numbers', 'weights_hash',
            'fill', 'Inert', 'read_torch', 'unwrapped', 'tensors_of', 'translate', 'fuse', 'official_files',
-           'count_layers', 'Settings', 'Registry', 'save_model', 'Pretrained']
+           'count_layers', 'Settings', 'Registry', 'save_model', 'RunConfig', 'Pretrained', 'write_card']
 
 # %% ../nbs/0_weights.ipynb #fc353d79
 import pickle
 import re
 import struct
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
 from fastcore.basics import patch
@@ -36,6 +37,8 @@ from aclam.core import (
     suggest,
     write_json,
 )
+from .hub import model_card, run_of, to_hub
+from .kept import Kind, find_model
 
 # %% ../nbs/0_weights.ipynb #201041d0
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -257,8 +260,10 @@ class Settings(Protocol):
 class Registry:
     """Families of models by name: for each a class, the dataclass of its settings, its presets."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, kind: Kind = "models", face: str = ""):
         self.what = what  # what one of its models is called in errors: "policy"
+        self.kind = kind  # of the models that came with the package
+        self.face = face  # the line that imports the class that loads them
         self.families: dict[str, type[Pretrained]] = {}  # "model" in config.json -> class
         self.presets: dict[str, Settings] = {}  # of all families
 
@@ -329,6 +334,8 @@ def save_model(model: nn.Module, folder: str | Path, kind: str) -> None:
 def read_config(self: Registry, folder: Path) -> Settings:
     """The settings of a saved model, an instance of its family's dataclass."""
     file = folder / "config.json"
+    if not file.exists() and folder.parent.name == "checkpoints":
+        return self.read_run_config(folder.parent.parent / "config.json")
     values = dict(read_json(file, dict[str, Any], limit_mib=1))
     family = values.pop("model", None)
     if not isinstance(family, str) or family not in self.families:
@@ -337,21 +344,50 @@ def read_config(self: Registry, folder: Path) -> Settings:
         raise UserError(f"{file} is not a {self.what}: {found}, {known} expected")
     return from_dict(self.families[family].config_type, values, where=str(file))
 
+
+class RunConfig(TypedDict):
+    """What config.json of a run says of its model."""
+
+    preset: str
+    model: dict[str, Any]  # the settings
+
+
+@patch
+def read_run_config(self: Registry, file: Path) -> Settings:
+    """The settings of a run's model, for a checkpoint: its folder holds tensors alone."""
+    found = read_json(file, RunConfig, limit_mib=4)
+    kind = type(self.preset(found["preset"]))
+    return from_dict(kind, found["model"], where=f"{file}: model")
+
 # %% ../nbs/0_weights.ipynb #49e2233e
 @patch
-def load(self: Registry, path: str | Path) -> "Pretrained":
-    """The model at `path`, a folder of ours or an official checkpoint, in evaluation mode."""
-    path = Path(path)
+def find(self: Registry, name: str | Path, revision: str | None = None) -> Path:
+    """Where the model of this name lies: see `aclam.kept.find_model`."""
+    return find_model(name, self.kind, revision)
+
+
+@patch
+def load(self: Registry, name: str | Path, revision: str | None = None) -> "Pretrained":
+    """The trained model of this name, in evaluation mode: see `Pretrained.from_pretrained`."""
+    path = self.find(name, revision)
+    model = self.load_ours(path)
+    model.weights_from = str(path)
+    return model.eval()
+
+
+@patch
+def load_ours(self: Registry, path: Path) -> "Pretrained":
+    """The model in a folder of ours, or of an official checkpoint."""
     if not (path / "config.json").is_file():
         if model := self.load_official(path):
-            return model.eval()
+            return model
     if not path.is_dir():
         files = "a folder with config.json and model.safetensors"
         raise UserError(f"no {self.what} at {path}: {files} expected")
     model = self.build(self.read_config(path))
     file = path / "model.safetensors"
     fill(model, unwrapped(read_tensors(file), file), file)
-    return model.eval()
+    return model
 
 
 @patch
@@ -383,15 +419,30 @@ class Pretrained:
     # suffixes of official checkpoints that are one file, for a family that reads such
     checkpoints: ClassVar[tuple[str, ...]] = ()
 
+    # where the weights are from; printed with the model
+    weights_from: str = "untrained"
+
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> "Pretrained":
-        """An untrained model of a preset; seed PyTorch first for reproducible weights."""
+        """An **untrained** model of a preset; seed PyTorch first for reproducible weights.
+
+        A trained one of the same name comes from `from_pretrained`, where one is kept.
+        """
         return cls.registry.build(cls.registry.preset(name, **changes))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "Pretrained":
-        """A model that `save_pretrained` wrote, or an official checkpoint, in evaluation mode."""
-        return cls.registry.load(path)
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        revision: str | None = None,  # of a repository of the hub: a branch, a tag, a commit
+    ) -> "Pretrained":
+        """A trained model, in evaluation mode.
+
+        name: a folder that `save_pretrained` wrote, the folder of a run, one of its checkpoints, an
+        official checkpoint, the name of a model that came with the package (`list_models`), or
+        OWNER/NAME of the hub. What does not exist is a `UserError`.
+        """
+        return cls.registry.load(name, revision)
 
     @classmethod
     def from_official(cls, path: Path) -> "Pretrained | None":
@@ -401,3 +452,38 @@ class Pretrained:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; the folder appears only when both are whole."""
         save_model(self, folder, self.family)
+
+    def extra_repr(self) -> str:
+        """What is printed with the model: where its weights are from."""
+        return f"weights: {self.weights_from}"
+
+# %% ../nbs/0_weights.ipynb #30a0a46b
+def write_card(model: Pretrained, folder: Path, name: str) -> None:
+    """Write README.md, and data.json where the run of the model has one, beside its weights."""
+    run = run_of(Path(model.weights_from))
+    face = model.registry.face
+    use = f'{face}\n\nmodel = {face.split()[-1]}.from_pretrained("{name}")'
+    text = model_card(name, model.registry.what, model.family, use, run)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    if "data" in run:
+        write_json(folder / "data.json", run["data"])
+
+
+@patch
+def push_to_hub(
+    self: Pretrained,
+    name: str,  # OWNER/NAME; the repository is made where there is none
+    private: bool | None = None,  # of a new repository; None: as its owner's others
+    revision: str | None = None,  # a branch
+    message: str = "A model of aclam",
+) -> str:
+    """Send the model to the Hugging Face hub, with its card; the address of the repository.
+
+    The client reads who sends from the environment, or from `hf auth login`. What the hub does not
+    take is a `UserError`.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        self.save_pretrained(folder)
+        write_card(self, folder, name)
+        return to_hub(folder, name, private, revision, message)

@@ -18,6 +18,7 @@ from ..core import atomic_file, digest, plain, read_json, read_text
 from ..data.identity import identity
 from ..data.source import open_dataset
 from ..folders import claim, flat
+from ..kept import find_model
 from ..lam import LatentActionModel
 from .episodes import Environment
 from ..schema import Count, check, read_rows
@@ -89,8 +90,9 @@ def rules_of(c: EpisodeSettings, environment: Environment) -> dict[str, Any]:
         **environment.versions(),
     }
     if c.policy != "expert":
-        rules["policy"] = digest(Path(c.policy) / "model.safetensors")
-        rules["settings"] = read_json(Path(c.policy) / "config.json", dict)
+        folder = find_model(c.policy, "policies")
+        rules["policy"] = digest(folder / "model.safetensors")
+        rules["settings"] = read_json(folder / "config.json", dict)
     if c.data:
         rules["demonstrations"] = identity(open_dataset(c.data))
     return rules

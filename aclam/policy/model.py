@@ -117,7 +117,7 @@ PRESETS = {
     "policy_paper": PolicyConfig(),
     "policy_paper_wo_lam": without_latents(PolicyConfig()),
 }
-POLICIES = Registry("policy")
+POLICIES = Registry("policy", "policies", "from aclam.policy import Policy")
 
 # %% ../../nbs/6_policy/model.ipynb #3cc79cf0
 class Pair(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core import UserError, read_json, say
+from ..kept import find_model
 from ..data.cache import cache_frames
 from ..data.sampling import TripleConfig
 from ..data.store import Store
@@ -38,9 +39,16 @@ def held_out(count: int, first: int | None = None, last: int | None = None) -> r
 
 # %% ../../nbs/5_structure/held_out.ipynb #83ce32a5
 def origin(model: str | Path) -> dict:
-    """What `data.json` beside a model folder says of its training; empty where there is none."""
-    file = Path(model).resolve().parent / "data.json"
-    return read_json(file, dict) if file.is_file() else {}
+    """What `data.json` of a model's run says of its training; empty where there is none.
+
+    It lies beside the model, in the run's folder, or, in a copy from the hub, with the weights.
+    """
+    folder = find_model(model).resolve()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
+    for file in (folder / "data.json", run / "data.json"):
+        if file.is_file():
+            return read_json(file, dict)
+    return {}
 
 
 def unseen(

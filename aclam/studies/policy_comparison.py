@@ -24,6 +24,7 @@ from ..command_line import cli
 from ..core import UserError, digest, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..folders import hold, output_folder
+from ..kept import find_model
 from ..lam import LatentActionModel
 from ..policy import rollout
 from ..policy.model import PRESETS
@@ -99,7 +100,7 @@ def methods_of(config: PolicyCompareConfig) -> dict[str, str]:
             "--seeds is at least 1"
         )
     for name, _, folder in pairs:
-        if not (Path(folder) / "config.json").exists():
+        if not (find_model(folder) / "config.json").exists():
             raise UserError(f"no latent action model at {folder} (given as {name})")
     return {WITHOUT: "", **{name: folder for name, _, folder in pairs}}
 

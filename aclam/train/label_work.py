@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..core import UserError, atomic_file, read_json, reason, write_json
 from ..folders import discard, first_difference, keep_from_children, lock, output_folder
+from ..kept import find_model
 from .label_files import described
 from .label_job import Job, label_piece, piece_frames
 from .label_plan import Piece, owners, parse_shard, share
@@ -123,7 +124,8 @@ def claim_folder(job: Job) -> None:
     """See that the folder of a job is its own: not the data, not the model, nothing else."""
     data = Path(job.config.data)
     beside = job.folder.resolve().is_relative_to((data / "labels").resolve())
-    inputs = [job.config.model] if beside else [job.config.model, data]
+    model = find_model(job.config.model)
+    inputs = [model] if beside else [model, data]
     output_folder(job.folder, inputs, "folder of labels", marks=is_labels)
 
 # %% ../../nbs/8_train/label_work.ipynb #641b86ed

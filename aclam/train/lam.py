@@ -339,7 +339,7 @@ def describe(config: LamTrainConfig, data: LamData, model: LatentActionModel) ->
         "triples": {**asdict(config.triples), "augment": augment},
     }
     if config.stage_1:
-        about["stage_1"] = digest(Path(config.stage_1) / "model.safetensors")
+        about["stage_1"] = digest(LAMS.find(config.stage_1) / "model.safetensors")
     return about
 
 # %% ../../nbs/8_train/lam.ipynb #d6c3ace8
