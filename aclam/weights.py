@@ -468,7 +468,7 @@ def write_card(model: Pretrained, folder: Path, name: str) -> None:
     if "data" in run:
         write_json(folder / "data.json", run["data"])
 
-
+# %% ../nbs/0_weights.ipynb #76ef7f27
 @patch
 def push_to_hub(
     self: Pretrained,

@@ -12,7 +12,7 @@ import torch
 
 from aclam.core import UserError
 from aclam.hub import from_hub
-from aclam.kept import find_model, kept, kept_names
+from aclam.kept import find_model, kept_names, kept_result
 from aclam.lam import LatentActionModel, list_models
 from aclam.policy import Policy
 from aclam.structure.held_out import origin
@@ -118,7 +118,7 @@ def test_a_model_of_the_hub(monkeypatch, tmp_path):
 
     def download(name, revision=None):
         asked.append((name, revision))
-        return str(kept("models/ac_lam_cpu/model"))
+        return str(kept_result("models/ac_lam_cpu/model"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)

@@ -50,7 +50,7 @@ def origin(model: str | Path) -> dict:
             return read_json(file, dict)
     return {}
 
-
+# %% ../../nbs/5_structure/held_out.ipynb #14e666bb
 def unseen(
     store: Store,
     origin: Mapping,  # of the model, see `origin`
