@@ -389,7 +389,7 @@ def load_ours(self: Registry, path: Path) -> "Pretrained":
     fill(model, unwrapped(read_tensors(file), file), file)
     return model
 
-
+# %% ../nbs/0_weights.ipynb #36d76bf8
 @patch
 def load_official(self: Registry, path: Path) -> "Pretrained | None":
     """The model of an official checkpoint; None where no family knows it.
@@ -453,11 +453,13 @@ class Pretrained:
         """Write config.json and model.safetensors; the folder appears only when both are whole."""
         save_model(self, folder, self.family)
 
-    def extra_repr(self) -> str:
-        """What is printed with the model: where its weights are from."""
-        return f"weights: {self.weights_from}"
-
 # %% ../nbs/0_weights.ipynb #30a0a46b
+@patch
+def extra_repr(self: Pretrained) -> str:
+    """What is printed with the model: where its weights are from."""
+    return f"weights: {self.weights_from}"
+
+
 def write_card(model: Pretrained, folder: Path, name: str) -> None:
     """Write README.md, and data.json where the run of the model has one, beside its weights."""
     run = run_of(Path(model.weights_from))

@@ -6,13 +6,17 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from aclam.commands import entry
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S))
 LINES = [line for line in BLOCKS.splitlines() if line.startswith("aclam-")]
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
 LAUNCHES = [line for line in BLOCKS.splitlines() if line.startswith("accelerate launch")]
 
 
@@ -44,6 +48,25 @@ def test_every_launch_is_for_a_module_and_a_file_that_exist(line, capsys):
     text = help_of(command, [], capsys)
     assert not [w for w in rest if w.startswith("--") and not re.search(rf"{w}\b", text)]
     assert all((ROOT / w).is_file() for w in words if w.endswith(".yaml"))
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_lines_of_python_run_and_give_the_same_twice(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frames = synthetic_trajectory(seed=0, T=12, size=64).frames[list(range(12))]
+    with VideoWriter("film.mp4", fps=10) as film:
+        film.append(frames)
+
+    runs = []
+    for _ in range(2):
+        names = {}
+        exec(block, names)  # what a reader types
+        runs.append(names)
+    for name in ("a", "b"):
+        assert torch.equal(runs[0][name].z, runs[1][name].z)
+        assert runs[0][name].indices is not None
+    assert runs[0]["after_both"].shape == runs[0]["o"][:1].shape
+    assert "ac_lam_cpu" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))))

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/overview.html.md"""
 
 # %% auto #0
 __all__ = ['open_dataset', 'Trajectory', 'Store', 'write_store', 'TripleConfig', 'TripleDataset', 'contact_sheet',
-           'MixtureDataset', 'read_lerobot']
+           'MixtureDataset', 'read_lerobot', 'resize_frames']
 
 # %% ../../nbs/3_data/overview.ipynb #0f471a8f
 from ..core import lazy_names
@@ -22,6 +22,7 @@ _MODULES = {  # name -> the chapter that has it
     "contact_sheet": "triples",
     "MixtureDataset": "mixture",
     "read_lerobot": "lerobot_reader",
+    "resize_frames": "cache",
 }
 __getattr__ = lazy_names(__name__, _MODULES)
 
@@ -35,4 +36,5 @@ _all_ = [
     "contact_sheet",
     "MixtureDataset",
     "read_lerobot",
+    "resize_frames",
 ]
