@@ -36,8 +36,8 @@ from .pairs import batches, encode_pairs, pair_rows
 # %% ../../nbs/8_train/label_job.ipynb #6be80a94
 @dataclass(frozen=True)
 class LabelConfig:
-    """Latent actions of all pairs (t, t + k) of a store, written beside it. A job that was stopped
-    goes on.
+    """Latent actions of all pairs (t, t + k) of a dataset, written beside it. A job that was
+    stopped goes on.
 
     Exit status: 0, this process's share is done; 2, one line says what is wrong; 3, --missing found
     something missing.
