@@ -8,6 +8,8 @@
 the same episodes, in the same order, for the same number of steps; the last episodes are held out,
 and the error of the actions there is printed. With `--labeled N`, only the first N episodes have
 actions: ACT learns from these, and LatentACT from the latents of the others, too.
+
+`nbs/results/lerobot_auxiliary.json` keeps a small run of both kinds, whatever it showed.
 """
 
 import argparse

@@ -274,6 +274,19 @@ def test_columns_that_do_not_fit_are_one_line(root):
     assert not (root.parent / "out").exists()
 
 
+@pytest.mark.parametrize("content", ("[1, 2]", "{", '{"episode_index": 0}'))
+def test_broken_statistics_are_one_line_before_any_work(root, content):
+    name = "stats.json" if is_v3(root) else "episodes_stats.jsonl"
+    if is_v3(root) and "episode" in content:
+        pytest.skip("statistics of no column are statistics")
+    (root / "meta" / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        add_columns(
+            root.parent / "out", root, [{"z": np.zeros((n, 2), np.float32)} for n in LENGTHS]
+        )
+    assert not (root.parent / "out").exists()
+
+
 def test_where_an_episode_is_left_out_the_rest_is_written_anew(root, model, capsys):
     broken = sorted((root / "data").rglob("*.parquet"))[0]
     table = pq.read_table(broken)
@@ -383,6 +396,20 @@ def test_a_policy_of_lerobot_learns_latents_beside_actions(root, model):
     found = json.loads(out.read_text())
     assert found["frames"] == {"labeled": sum(LENGTHS[:3]), "all": sum(LENGTHS[:3]), "held_out": 17}
     assert 0 < found["rows"][0]["act"] < 3 and 0 < found["rows"][0]["latent_act"] < 3
+
+
+def test_the_kept_numbers_of_the_example_say_how_they_were_made():
+    file = FIXTURES.parents[1] / "nbs" / "results" / "lerobot_auxiliary.json"
+    kept = json.loads(file.read_text())
+    assert sum("lerobot_auxiliary.py" in command for command in kept["commands"]) == len(
+        kept["runs"]
+    )
+    for run in kept["runs"]:
+        assert [row["seed"] for row in run["rows"]] == run["settings"]["seeds"]
+        for name in ("act", "latent_act"):
+            errors = [row[name] for row in run["rows"]]
+            assert run[name]["mean"] == pytest.approx(np.mean(errors), abs=1e-4)
+            assert max(errors) < run["mean_action"]  # both learned something
 
 
 def small_latents() -> list[dict]:

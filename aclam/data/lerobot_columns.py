@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/lerobot_columns.html.md"""
 
 # %% auto #0
 __all__ = ['KEYS', 'KEPT_BESIDE', 'is_whole_lerobot', 'names_of', 'check_new', 'NewColumns', 'rows_for', 'dataset_files',
-           'same_file', 'Addition', 'add_columns', 'check_same_but']
+           'same_file', 'EpisodeStats', 'check_statistics', 'Addition', 'add_columns', 'check_same_but']
 
 # %% ../../nbs/3_data/lerobot_columns.ipynb #55384f18
 import json
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,7 @@ from aclam.data.lerobot_writer import (
 from .store import Store
 from .video_folder import VIDEO_SUFFIXES
 from ..folders import flat
+from ..schema import Count, check
 
 # %% ../../nbs/3_data/lerobot_columns.ipynb #dd4b269f
 def is_whole_lerobot(store: Store) -> bool:
@@ -228,6 +229,21 @@ def same_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, path)
 
 # %% ../../nbs/3_data/lerobot_columns.ipynb #5da34757
+class EpisodeStats(TypedDict):
+    """A line of episodes_stats.jsonl."""
+
+    episode_index: Count
+    stats: dict[str, dict[str, Any]]
+
+
+def check_statistics(meta: Path) -> None:
+    """`UserError` where statistics in a dataset's `meta` cannot be extended, before any work."""
+    if (meta / "stats.json").exists():
+        read_json(meta / "stats.json", dict)
+    if (meta / "episodes_stats.jsonl").exists():
+        _stats_lines(meta / "episodes_stats.jsonl")
+
+
 def _like(statistics: Mapping[str, Any], pattern: Any) -> dict:
     """Those statistics whose names are in a pattern, such as the entry of another column."""
     names = pattern if isinstance(pattern, (Mapping, set)) else statistics
@@ -254,21 +270,29 @@ def _of_episode(new: NewColumns, number: int) -> dict[str, dict]:
     return episode_statistics(rows_for(new, np.full(len(frames), number), frames))
 
 # %% ../../nbs/3_data/lerobot_columns.ipynb #b150d600
+def _stats_lines(file: Path) -> list[dict]:
+    """The rows of episodes_stats.jsonl; `UserError` for a line that is none."""
+    rows = []
+    for n, line in enumerate(json_lines(read_text(file, TABLE_MIB)), 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"{file}: line {n} is not JSON ({short(str(e))})") from e
+        if row is not None:
+            check(EpisodeStats, row, f"{file}: line {n}")
+            rows.append(row)
+    return rows
+
+
 def _extend_lines(file: Path, new: NewColumns) -> str:
     """episodes_stats.jsonl of v2.1, with the statistics of the new columns."""
     lines = []
-    for n, line in enumerate(json_lines(read_text(file, TABLE_MIB)), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            stats = row["stats"]
-            pattern = next(iter(stats.values()), None)
-            if row["episode_index"] in new.number:
-                for key, found in _of_episode(new, row["episode_index"]).items():
-                    stats[key] = _like(found, pattern)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise UserError(f"{file}: line {n} holds no statistics ({short(repr(e))})") from e
+    for row in _stats_lines(file):
+        stats = row["stats"]
+        pattern = next(iter(stats.values()), None)
+        if row["episode_index"] in new.number:
+            for key, found in _of_episode(new, row["episode_index"]).items():
+                stats[key] = _like(found, pattern)
         lines.append(json.dumps(row) + "\n")
     return "".join(lines)
 
@@ -386,6 +410,7 @@ def add_columns(
     root = Path(root)
     new = NewColumns(read_metadata(root), columns, first)
     job = Addition(Path(folder), new)
+    check_statistics(root / "meta")
     lerobot_folder(folder, [root, *inputs])
     own = {} if source is None else {"source": plain(source)}
     begin_dataset(job.folder, plain(job.recipe()) | own, RECIPE, WHAT, defaults=flat(own))
