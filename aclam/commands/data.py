@@ -6,12 +6,13 @@ Docs: https://aclam-project.github.io/aclam/10_commands/data.html.md"""
 
 # %% auto #0
 __all__ = ['Path_', 'SUBCOMMANDS', 'Prepare', 'Inspect', 'Frame', 'Convert', 'Triples', 'Plan', 'plan', 'use_settings', 'prepare',
-           'describe', 'inspect', 'convert', 'frame', 'draw_row', 'draws_report', 'triples', 'main']
+           'inspect', 'convert', 'frame', 'draw_row', 'draws_report', 'triples', 'main']
 
 # %% ../../nbs/10_commands/data.ipynb #8d896ffe
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -22,9 +23,12 @@ from PIL import Image
 from .. import data
 from ..command_line import cli
 from ..core import UserError, atomic_file, plain, print_json, say
+from ..data.declared import Declared
+from ..data.describe import describe, described
 from ..data.files import Broken
 from ..data.lerobot_reader import download
 from ..data.identity import identity
+from ..data.lerobot_columns import add_columns, is_whole_lerobot, names_of
 from ..data.lerobot_writer import lerobot_folder, write_lerobot
 from ..data.plan import plan as plan_mixture
 from ..data.plan import plan_text
@@ -82,7 +86,7 @@ class Prepare:
 class Inspect:
     """Say what a dataset holds."""
 
-    path: Path_  # folder of the dataset
+    path: Path_  # a folder, a video, or hub:OWNER/NAME
     # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
     recipe: str | None = None
     # frames a second of folders of images and RLDS; default: the recipe's
@@ -97,7 +101,7 @@ class Inspect:
 class Frame:
     """Write exactly one frame, as it is stored, to a PNG file."""
 
-    path: Path_  # folder of the dataset
+    path: Path_  # a folder, a video, or hub:OWNER/NAME
     episode: int  # counted from 0
     index: int  # of the frame in its episode, counted from 0
     out: str  # the PNG file
@@ -109,9 +113,12 @@ class Frame:
 # %% ../../nbs/10_commands/data.ipynb #e30edeec
 @dataclass(frozen=True)
 class Convert:
-    """Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0."""
+    """Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0.
 
-    path: Path_  # folder of the dataset
+    A LeRobotDataset v3.0 stays what it is, all cameras and columns, unless an option changes it.
+    """
+
+    path: Path_  # a folder, a video, or hub:OWNER/NAME
     out: str  # folder to write
     to: Literal["store", "lerobot"] = "store"
     recipe: str | None = None  # as for inspect
@@ -131,7 +138,7 @@ class Convert:
 class Triples:
     """Show which triples training would draw, and what the rotation filter says about them."""
 
-    path: Path_  # folder of the dataset
+    path: Path_  # a folder, a video, or hub:OWNER/NAME
     n: Annotated[int, Meta(ge=1, le=100_000)] = 8  # triples
     seed: int = 0  # of the draws
     epoch: Count = 0  # another epoch, other draws
@@ -225,42 +232,14 @@ def prepare(config: Prepare) -> None:
         say(f"{config.out}: {meta['episodes']} episodes, {meta['frames']} frames")
 
 # %% ../../nbs/10_commands/data.ipynb #61fa781a
-def describe(store: Store) -> dict:
-    """What a dataset holds, as JSON types."""
-    trajectories = store.trajectories
-    meta = store.meta
-    widths = sorted({t.proprio.shape[1] for t in trajectories if t.proprio is not None})
-    successes = [t.success for t in trajectories if t.success is not None]
-    return {
-        "path": str(store.folder),
-        "format": meta["format"],
-        "episodes": len(trajectories),
-        "frames": sum(map(len, trajectories)),
-        "fps": meta["fps"],
-        "cameras": meta.get("cameras", [meta["camera"]]),
-        "image_size": meta["image_size"],
-        "proprio": {"columns": widths[-1], **(meta["layout"] or {})} if widths else None,
-        "embodiment": ", ".join(meta["embodiment"]),
-        "kinds": sorted({t.kind for t in trajectories}),
-        "scenes": len({t.scene for t in trajectories}),
-        "tasks": len({t.task for t in trajectories}),
-        "seconds": round(sum(t.duration for t in trajectories), 3),
-        "successes": sum(successes) if successes else None,
-        "bytes": sum(part["bytes"] for part in meta["parts"]),
-        "lengths": [len(t) for t in trajectories],
-    }
-
-
 def inspect(config: Inspect) -> None:
     """`aclam-data inspect`."""
-    report = describe(_opened(config, config.verify))
+    is_file = Path(config.path).is_file()
+    report = describe(_opened(config, config.verify), config.path if is_file else "")
     if config.json:
         print_json(report)
         return
-    lengths = report.pop("lengths")
-    for name, value in report.items():
-        print(f"{name:12s}{value}")
-    print(f"{'lengths':12s}{min(lengths)} to {max(lengths)} frames")
+    print(described(report))
 
 # %% ../../nbs/10_commands/data.ipynb #a40109b9
 def _opened(config: Inspect | Frame | Convert | Triples, verify: bool = False) -> Store:
@@ -295,6 +274,26 @@ def _check_effect(config: Convert) -> None:
             )
 
 
+def _stays(config: Convert, store: Store) -> bool:
+    """Whether a LeRobotDataset v3.0 is to be written as it is."""
+    asked = (config.fps, config.camera, config.fit, config.size)
+    changed = any(option is not None for option in asked)
+    if changed or store.declared != Declared().facts():
+        return False
+    return not store.meta["format"].startswith("lerobot-v2") and is_whole_lerobot(store)
+
+
+def _to_lerobot(config: Convert, store: Store) -> None:
+    """Write a dataset as a LeRobotDataset."""
+    more = {"source": {"data": identity(store)}, "inputs": [config.path]}
+    if _stays(config, store):
+        add_columns(config.out, store.folder, **more)
+        return
+    camera = store.meta["camera"].split("/")[-1]
+    more |= {"workers": config.workers or 1, "names": names_of(store)}
+    write_lerobot(config.out, store.trajectories, camera, config.fps, **more)
+
+# %% ../../nbs/10_commands/data.ipynb #b446f07c
 def convert(config: Convert) -> None:
     """`aclam-data convert`."""
     _check_effect(config)
@@ -303,10 +302,7 @@ def convert(config: Convert) -> None:
     one_size(trajectories)
     _owned(config)
     if config.to == "lerobot":
-        camera = store.meta["camera"].split("/")[-1]
-        more = {"source": {"data": identity(store)}, "inputs": [config.path]}
-        workers = config.workers or 1
-        write_lerobot(config.out, trajectories, camera, config.fps, workers=workers, **more)
+        _to_lerobot(config, store)
     else:
         source = {"path": config.path, "format": store.meta["format"]}
         source |= {k: store.meta[k] for k in ("left_out",) if k in store.meta}

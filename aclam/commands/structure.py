@@ -53,7 +53,8 @@ class StructureConfig:
     # .npz file with z_ij z_jk z_ik z_ii z_ji (n, d) and ds (n,); never unpickled
     latents: Path | None = None
     model: Path | None = None  # folder of a latent action model; needs --data
-    data: Path | None = None  # folder of a store of episodes
+    # any dataset: a store, a LeRobot or RLDS folder, a video, a folder of videos
+    data: Path | None = None
     # first episode to measure on; default: what the training held out, else the last tenth
     first: int | None = None
     last: int | None = None  # one past the last episode; default: the end
@@ -133,7 +134,7 @@ class LeakageConfig:
     """What latents give away: the environment (Table 2 of AC-LAM), motion, action and place."""
 
     model: Path  # folder of a latent action model
-    # folders of stores; each is an environment, and two or more can be told apart
+    # any datasets; each is an environment, and two or more can be told apart
     data: tuple[Path, ...]
     n: Pairs = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/lerobot_writer.html.md"""
 
 # %% auto #0
 __all__ = ['EPISODES_A_FILE', 'FILES_A_CHUNK', 'OWN_COLUMNS', 'EXTRA_TYPES', 'WHAT', 'RECIPE', 'resample', 'WritePlan',
-           'WriteJob', 'lerobot_folder', 'write_lerobot', 'check_round_trip']
+           'column_types', 'arrow_column', 'WriteJob', 'feature', 'lerobot_folder', 'write_lerobot', 'check_round_trip']
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #0bf6f7e1
 import json
@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,7 @@ class WritePlan:
     tasks: tuple[str, ...]
     crf: int
     extra: dict  # {column: (dtype, width)} of what stands beside the trajectories' own columns
+    names: dict  # {'action': names of its numbers}, where they are known
 
     def place(self, part: int) -> dict[str, int]:
         """Where a part lies, as the episode table says it."""
@@ -119,7 +121,7 @@ def _widths(trajectories: Sequence[Trajectory]) -> dict[str, int]:
 EXTRA_TYPES = ("float32", "int64", "bool")
 
 
-def _types(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[str, int]]:
+def column_types(columns: Mapping[str, np.ndarray]) -> dict[str, tuple[str, int]]:
     """{column: (dtype, width)}"""
     return {k: (str(v.dtype), v[0].size) for k, v in columns.items()}
 
@@ -132,9 +134,9 @@ def _extra_columns(trajectories: Sequence[Trajectory], extra: Sequence[Mapping])
         raise UserError(
             f"extra columns of {len(extra)} episodes for {len(trajectories)} trajectories"
         )
-    types = _types(extra[0])
+    types = column_types(extra[0])
     for t, columns in zip(trajectories, extra, strict=True):
-        own = _types(columns)
+        own = column_types(columns)
         if own != types or any(dtype not in EXTRA_TYPES for dtype, _ in own.values()):
             raise UserError(
                 f"{t.name}: extra columns are {own}, those of the first episode {types}: "
@@ -146,6 +148,15 @@ def _extra_columns(trajectories: Sequence[Trajectory], extra: Sequence[Mapping])
     return types
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #b5519188
+def arrow_column(
+    values: np.ndarray,  # (T, w)
+) -> pa.Array:
+    """Numbers as LeRobot keeps them: lists of a fixed size, or plain numbers where that is one."""
+    flat = pa.array(values.ravel())
+    width = values[0].size
+    return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
+
+
 def _rows(
     plan: WritePlan, t: Trajectory, episode: int, first: int, extra: Mapping[str, np.ndarray]
 ) -> pa.Table:
@@ -153,12 +164,7 @@ def _rows(
     n = len(t)
     values = {k: getattr(t, OWN_COLUMNS[k]).astype(np.float32) for k in plan.widths}
     values |= {k: extra[k] for k in plan.extra}
-    columns = {}
-    for key, array in values.items():
-        flat = pa.array(array.ravel())
-        width = array.size // n
-        columns[key] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
-
+    columns = {key: arrow_column(array) for key, array in values.items()}
     columns["timestamp"] = pa.array((np.arange(n) / plan.fps).astype(np.float32))
     numbers = {
         "frame_index": range(n),
@@ -286,7 +292,8 @@ def _all_statistics(plan: WritePlan, trajectories: Sequence[Trajectory], parts: 
     return statistics
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #d7bc954e
-def _feature(dtype: str, width: int, names: list[str] | None = None) -> dict:
+def feature(dtype: str, width: int, names: Any = None) -> dict:
+    """A column of numbers as info.json describes it."""
     return {"dtype": dtype, "shape": [width], "names": names}
 
 
@@ -295,9 +302,10 @@ def _features(plan: WritePlan, height: int, width: int) -> dict:
     features = {}
     for key, columns in plan.widths.items():
         short = key.split(".")[-1]
-        features[key] = _feature("float32", columns, [f"{short}_{n}" for n in range(columns)])
+        numbered = [f"{short}_{n}" for n in range(columns)]
+        features[key] = feature("float32", columns, plan.names.get(key, numbered))
     for key, (dtype, columns) in plan.extra.items():
-        features[key] = _feature(dtype, columns)
+        features[key] = feature(dtype, columns)
 
     odd = height % 2 or width % 2
     features[plan.camera] = {
@@ -315,9 +323,9 @@ def _features(plan: WritePlan, height: int, width: int) -> dict:
             "has_audio": False,
         },
     }
-    features["timestamp"] = _feature("float32", 1)
+    features["timestamp"] = feature("float32", 1)
     for key in ("frame_index", "episode_index", "index", "task_index"):
-        features[key] = _feature("int64", 1)
+        features[key] = feature("int64", 1)
     return features
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #409c2980
@@ -363,8 +371,9 @@ def _recipe(
     """What makes it another dataset."""
     recipe = asdict(plan)
     recipe.pop("folder")
-    if not extra:
-        recipe.pop("extra")
+    for key in ("extra", "names"):
+        if not recipe[key]:
+            recipe.pop(key)
     recipe["episodes"] = [[t.name, len(t), float(t.timestamp[-1])] for t in trajectories]
     if extra:
         content = []
@@ -394,6 +403,10 @@ def _begin(plan: WritePlan, recipe: dict, source: Mapping | None) -> None:
     begin_dataset(plan.folder, recipe | own, RECIPE, WHAT, defaults=flat(own))
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #0a58b35a
+def _camera_column(name: str) -> str:
+    return "observation.images." + name.removeprefix("observation.images.")
+
+
 def _at_rate(
     trajectories: Sequence[Trajectory], fps: float | None
 ) -> tuple[Sequence[Trajectory], float]:
@@ -410,8 +423,7 @@ def write_lerobot(
     folder: str | os.PathLike,
     trajectories: Sequence[Trajectory],  # frames are read when they are written
     camera: str = "image",  # its name; `observation.images.` is put before it
-    # take the nearest frames at this rate; default: the rate of the trajectories
-    fps: float | None = None,
+    fps: float | None = None,  # take the nearest frames at this rate; default: the trajectories'
     crf: int = 23,  # quality of h264, 0 is the best
     per_file: int = EPISODES_A_FILE,
     workers: int = 1,  # processes
@@ -420,6 +432,7 @@ def write_lerobot(
     # what decides pixels and numbers, such as the identity of the data; JSON types
     source: Mapping | None = None,
     inputs: Iterable[str | os.PathLike | None] = (),  # folders that are read: never written to
+    names: Mapping[str, Any] | None = None,  # {"action": names of motors}; default: numbers
 ) -> dict:  # info.json
     """Write a LeRobotDataset v3.0 (h264, every second frame a key frame).
 
@@ -431,11 +444,12 @@ def write_lerobot(
     plan = WritePlan(
         folder=Path(folder),
         fps=int(rate) if rate == int(rate) else rate,
-        camera="observation.images." + camera.removeprefix("observation.images."),
+        camera=_camera_column(camera),
         widths=_widths(trajectories),
         tasks=tuple(dict.fromkeys(t.task for t in trajectories)),
         crf=crf,
         extra=_extra_columns(trajectories, extra),
+        names=dict(names or {}),
     )
     lerobot_folder(folder, inputs)
     _begin(plan, _recipe(plan, trajectories, extra, per_file), source)

@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 
 from ..command_line import cli
 from ..core import print_json, say
+from ..data.lerobot_columns import check_new, is_whole_lerobot
+from ..data.lerobot_metadata import read_info, read_metadata
 from ..data.lerobot_writer import lerobot_folder
 from ..device import device_of
 from .group import join_group
@@ -53,8 +55,8 @@ def label(config: LabelConfig) -> dict:
     """
     state = join_group()
     job = open_job(config, own_device(config.device, state))
-    if config.lerobot and state.is_main_process:
-        lerobot_folder(config.lerobot, [config.data, config.model])
+    if config.lerobot:
+        _check_lerobot(job, state)
     if config.resume and is_done(job):
         # nothing is locked: finished labels may lie where one cannot write
         about = finish(job)
@@ -72,6 +74,14 @@ def label(config: LabelConfig) -> dict:
 def is_done(job: Job) -> bool:
     """Whether its labels are complete; `UserError` where the folder holds others."""
     return (job.folder / "labels.json").exists() and check_same(job)["done"]
+
+# %% ../../nbs/8_train/label.ipynb #54e984e4
+def _check_lerobot(job: Job, state: PartialState) -> None:
+    """Refuse, before any work, a folder that may not be written and columns that are there."""
+    if is_whole_lerobot(job.store):
+        check_new(read_metadata(Path(job.store.folder)), job.schema.names[2:])
+    if state.is_main_process:
+        lerobot_folder(job.config.lerobot, [job.config.data, job.config.model])
 
 # %% ../../nbs/8_train/label.ipynb #cc05522e
 def _join_in(job: Job, state: PartialState) -> dict:
@@ -195,7 +205,8 @@ def summary(found: dict, config: LabelConfig) -> str:
     pairs = ", ".join(f"{n:,d} pairs at offset {k}" for k, n in found["pairs"].items())
     text = f"{folder}: {found['frames']:,d} frames, {pairs}"
     if config.lerobot:
-        text += f"\n{config.lerobot}: LeRobot v3.0, columns {', '.join(found['lerobot'])}"
+        version = read_info(config.lerobot).codebase_version
+        text += f"\n{config.lerobot}: LeRobot {version}, columns {', '.join(found['lerobot'])}"
     return text
 
 # %% ../../nbs/8_train/label.ipynb #93528dcb

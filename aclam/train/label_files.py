@@ -21,10 +21,11 @@ import torch
 from fastcore.basics import patch
 
 from ..weights import weights_hash
-from ..core import UserError, digest, plain, read_json
+from ..core import UserError, digest, plain, read_json, say
 from ..data.cache import resize_frames
 from ..data.files import Recent, column_names, parquet_errors
 from ..data.identity import identity
+from ..data.lerobot_columns import add_columns, is_whole_lerobot, names_of
 from ..data.lerobot_writer import write_lerobot
 from ..data.store import Store
 from ..lam.registry import Lam
@@ -261,17 +262,23 @@ def _filled(name: str, values: np.ndarray, alone: bool) -> dict[str, np.ndarray]
 
 # %% ../../nbs/8_train/label_files.ipynb #1f580c38
 def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
-    """Write the episodes of `store` and their labels as a LeRobot v3.0 dataset.
+    """Write the episodes of `store` and their labels as a LeRobot dataset.
 
-    Returns the columns that the labels became.
+    Of a LeRobot dataset all else stays. Returns the columns that the labels became.
     """
     found = read_labels(labels)
     extra = LabelColumns(found, [len(t) for t in store.trajectories])
     of = {key: found.about[key] for key in ("model", "offsets", "values")}
-    source = {"data": identity(store), "labels": of}
+    more = {"source": {"data": identity(store), "labels": of}, "inputs": [store.folder]}
+    if is_whole_lerobot(store):
+        skipped = int(store.declared.get("skip_first") or 0)
+        add_columns(out, store.folder, extra, skipped, **more)
+        return list(extra[0])
+
+    if str(store.meta["format"]).startswith("lerobot"):
+        say(f"{out}: written anew, with one camera, since episodes of {store.folder} were left out")
     camera = store.meta.get("camera") or "image"
-    more = {"source": source, "inputs": [store.folder]}
-    write_lerobot(out, store.trajectories, camera, extra=extra, **more)
+    write_lerobot(out, store.trajectories, camera, extra=extra, names=names_of(store), **more)
     return list(extra[0])
 
 # %% ../../nbs/8_train/label_files.ipynb #17bc075e

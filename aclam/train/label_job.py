@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core import UserError, short
 from ..data.cache import resize_frames
-from ..data.identity import identity
+from ..data.identity import identity, labels_beside
 from ..data.source import Broken, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory
@@ -37,20 +37,23 @@ from .pairs import batches, encode_pairs, pair_rows
 # %% ../../nbs/8_train/label_job.ipynb #6be80a94
 @dataclass(frozen=True)
 class LabelConfig:
-    """Latent actions of all pairs (t, t + k) of a store, written beside it. A job that was stopped
-    goes on.
+    """Latent actions of all pairs (t, t + k) of a dataset, written beside it. A job that was
+    stopped goes on.
 
     Exit status: 0, this process's share is done; 2, one line says what is wrong; 3, --missing found
     something missing.
     """
 
     model: Path  # folder of a latent action model
-    data: Path  # folder of a store of episodes
+    # a folder of episodes, a LeRobot or RLDS dataset, a video, or a folder of videos
+    data: Path
     offsets: tuple[int, ...] = (1,)  # k, in frames; negative: back in time
-    # of the labels: they go to DATA/labels/NAME; default: the name of the model's run
+    # of the labels: they go to DATA/labels/NAME, of film.mp4 to film.labels/NAME beside it;
+    # default: the name of the model's run
     name: str = ""
     out: Path | None = None  # another folder for them
-    # also write data and labels together, as a LeRobot v3.0 dataset in this folder
+    # also write data and labels together, as a LeRobot dataset in this folder: one that was LeRobot
+    # keeps its version, names, cameras, columns and videos; other data become v3.0
     lerobot: Path | None = None
     # codes: no latents; else latents, and codes if any
     values: Literal["codes", "float16", "float32"] = "float32"
@@ -84,7 +87,7 @@ def folder_of(config: LabelConfig) -> Path:
         raise UserError(
             f"--name {short(name)}: a name of labels expected, without slashes or dots before it"
         )
-    return config.out or config.data / "labels" / name
+    return config.out or labels_beside(config.data) / name
 
 # %% ../../nbs/8_train/label_job.ipynb #012ea926
 def check_config(config: LabelConfig, store: Store) -> None:

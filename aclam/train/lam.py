@@ -73,7 +73,8 @@ class LamTrainConfig(Generic[Model]):
     """
 
     preset: str = "ac_lam_cpu"  # a model and how it is trained; every field below can be changed
-    data: tuple[str, ...] = ()  # folders written by aclam-data prepare
+    # any datasets: stores, LeRobot or RLDS folders, videos, folders of videos
+    data: tuple[str, ...] = ()
     held_out: str = ""  # a folder to probe with; default: the last `val_fraction` of each of `data`
     mixture: str = (
         ""  # instead of data: a mixture, such as cpu or my/mixture.yaml (aclam-data plan)
