@@ -9,6 +9,7 @@ __all__ = ['SMALLEST_PICTURE', 'NUMBER_BYTES', 'Kind', 'Column', 'kind_of', 'by_
            'find_column', 'ArrayFrames', 'ArrayReader']
 
 # %% ../../nbs/3_data/arrays.ipynb #8dfb2ddb
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,9 +262,10 @@ def _column(self: ArrayReader, episode: ArrayEpisode, name: str, steps: int) -> 
     """One column as (T, D) float32; `UserError` unless it has a row for each step."""
     shape = episode.columns[name].shape
     where = f"{episode}: {name}"
-    if shape[0] != steps and episode.steps is None:
+    is_short = episode.first + steps > shape[0]
+    if is_short or (shape[0] != steps and episode.steps is None):
         raise UserError(f"{where} has {shape[0]} rows for {steps} pictures, one each expected")
-    if np.prod(shape, dtype=float) * 8 > NUMBER_BYTES:
+    if steps * math.prod(shape[1:]) * 8 > NUMBER_BYTES:
         raise UserError(f"{where} claims {list(shape)} numbers, refused (at most 1 GiB)")
     rows = slice(episode.first, episode.first + steps)
     values = self.source.read(episode.path, episode.place + name, rows)

@@ -57,8 +57,10 @@ def announced_format(path: Path) -> str | None:
     """The format whose reader says that this is its own."""
     endings = tuple(ending for format in FORMATS.values() for ending in format.endings)
     is_possible = path.is_file() or (path.is_dir() and _has(path, endings))
-    for name, format in FORMATS.items():
-        if (is_possible or not format.endings) and format.is_here(path):
+    marked = [name for name, format in FORMATS.items() if not format.endings]
+    by_name = [name for name, format in FORMATS.items() if format.endings and is_possible]
+    for name in (*marked, *by_name):
+        if FORMATS[name].is_here(path):
             return name
     return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import both, cut, flip, remove, write
+from .base import both, cut, edit_json, flip, remove, write
 from .case import EITHER, Case, many
 
 LIBERO = "hdf5/libero/pick_up_the_cube_demo.hdf5"
@@ -90,8 +90,55 @@ HDF5_EITHER = {
 }
 
 
+def zarray(name: str, **values: object) -> Callable[[Path], None]:
+    """Change the metadata of an array."""
+    return edit_json(f"{PUSHT}/{name}/.zarray", **values)
+
+
+PUSHT = "zarr/pusht.zarr"
+ENDS = f"{PUSHT}/meta/episode_ends"
+ZARR = {
+    "no ends": remove(ENDS),
+    "ends of other bytes": write(f"{ENDS}/0", np.array([5, 3, 9, 58]).tobytes()),
+    "ends behind the end": write(f"{ENDS}/0", np.array([11, 34, 41, 1 << 50]).tobytes()),
+    "ends of words": zarray("meta/episode_ends", dtype="<U3"),
+    "ends of two axes": zarray("meta/episode_ends", shape=[2, 2], chunks=[2, 2]),
+    "no data": remove(f"{PUSHT}/data"),
+    "a group is missing": remove(f"{PUSHT}/.zgroup"),
+    "metadata is cut": cut(f"{PUSHT}/data/img/.zarray", 0.5),
+    "metadata is deep": write(f"{PUSHT}/data/img/.zarray", "[" * 200_000),
+    "a codec that is not there": zarray("data/img", compressor={"id": "nosuch"}),
+    "a pickle as codec": zarray("data/state", compressor={"id": "pickle"}),
+    "chunks of 10 GiB": zarray("data/img", chunks=[1 << 20, 48, 64, 3]),
+    "chunks of nothing": zarray("data/img", chunks=[0, 0, 0, 0]),
+    "pictures of 3 terapixels": zarray("data/img", shape=[58, 1 << 20, 1 << 20, 3]),
+    "a shape of words": zarray("data/img", shape=["a"]),
+    "a chunk is cut": cut(f"{PUSHT}/data/img/1.0.0.0", 0.5),
+    "a chunk of other bytes": write(f"{PUSHT}/data/img/1.0.0.0", bytes(100)),
+    "a chunk is a folder": both(
+        remove(f"{PUSHT}/data/img/1.0.0.0"), write(f"{PUSHT}/data/img/1.0.0.0/x", b"x")
+    ),
+}
+ZARR_EITHER = {
+    "a chunk is missing": remove(f"{PUSHT}/data/img/1.0.0.0"),
+    "another fill value": zarray("data/img", fill_value="NaN"),
+}
+
+
 def cases() -> list[Case]:
-    """Bad HDF5; none where its library is not installed."""
+    """Bad HDF5 and Zarr; none where the library is not installed."""
+    return [*_hdf5_cases(), *_zarr_cases()]
+
+
+def _zarr_cases() -> list[Case]:
+    if importlib.util.find_spec("zarr") is None:
+        return []
+    words = ("aclam-data", "inspect", "zarr", "--rate", "10", "--verify")
+    found = many("Zarr", ["zarr"], words, ZARR)
+    return found + many("Zarr", ["zarr"], words, ZARR_EITHER, EITHER)
+
+
+def _hdf5_cases() -> list[Case]:
     if importlib.util.find_spec("h5py") is None:
         return []
     words = ("aclam-data", "inspect", "hdf5/libero", "--rate", "20", "--verify")
