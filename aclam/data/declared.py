@@ -301,6 +301,7 @@ class Format:
     has_times: bool = True  # whether it says when its frames were taken
     # of its files' names; where none of them is there, `is_here` is not asked
     endings: tuple[str, ...] = ()
+    kind: str = "robot"  # what is assumed where nothing is declared, or "human"
 
 
 FORMATS: dict[str, Format] = {}  # by name, in the order in which they are asked
@@ -311,11 +312,12 @@ def reads(
     is_here: Callable[[Path], bool],
     has_times: bool = True,
     endings: tuple[str, ...] = (),
+    kind: str = "robot",
 ) -> Callable[[Reader], Reader]:
     """Decorate the reader of a format, see `Format`."""
 
     def add(reader: Reader) -> Reader:
-        FORMATS[name] = Format(is_here, reader, has_times, endings)
+        FORMATS[name] = Format(is_here, reader, has_times, endings, kind)
         return reader
 
     return add

@@ -128,7 +128,8 @@ def declared_for(
     if recipe is not None or own.exists():
         declared = declared_by(load_recipe(recipe or str(own)), format)
     else:
-        declared = Declared(kind="human" if format == "video" else "robot")
+        films = FORMATS[format].kind if format in FORMATS else "robot"
+        declared = Declared(kind="human" if format == "video" else films)
     if camera is not None:
         declared = replace(declared, camera=camera)
     if rate is not None:

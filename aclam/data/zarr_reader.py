@@ -233,12 +233,13 @@ def _is_store(path: Path) -> bool:
 
 
 def stores_in(path: Path) -> list[Path]:
-    """The store that a path is, or those in the folder."""
+    """The store that a path is, or those in the folder, whole or not."""
     if _is_store(path) or not path.is_dir():
         return [path] if _is_store(path) else []
+    endings = (".zarr", ".zarr.zip")
     with os.scandir(path) as entries:
-        names = [e.name for e in entries if is_data_name(e.name) and ".zarr" in e.name.lower()]
-    return sorted(path / name for name in names if _is_store(path / name))
+        names = [entry.name for entry in entries if is_data_name(entry.name)]
+    return sorted(path / name for name in names if name.lower().endswith(endings))
 
 
 def is_zarr(path: Path) -> bool:
@@ -248,7 +249,7 @@ def is_zarr(path: Path) -> bool:
     except OSError:
         return False
 
-
+# %% ../../nbs/3_data/zarr_reader.ipynb #9c433360
 def _files(store: Path) -> list[Path]:
     """The files of a store by which a change of it is noticed: not each of its chunks."""
     if store.is_file():
