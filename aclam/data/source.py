@@ -1,4 +1,4 @@
-"""One call opens a store, LeRobot, HDF5, Zarr, RLDS, WebDataset, MCAP or videos
+"""One call opens a store, LeRobot, HDF5, Zarr, RLDS, WebDataset or videos
 
 Docs: https://aclam-project.github.io/aclam/3_data/source.html.md"""
 
