@@ -268,6 +268,7 @@ def read_zarr(
     broken: Broken | None = None,  # stores and episodes that may be left out
 ) -> Store:
     """Open replay buffers. What is wrong is a `UserError` that names store and episode."""
+    _zarr()  # before anything is said about what is missing in a store
     path = Path(path)
     broken = broken or Broken()
     stores = stores_in(path)
