@@ -86,10 +86,10 @@ class Prepare:
 class Inspect:
     """Say what a dataset holds."""
 
-    path: Path_  # a folder, a video, or hub:OWNER/NAME
+    path: Path_  # a folder, a file, or hub:OWNER/NAME
     # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
     recipe: str | None = None
-    # frames a second of folders of images and RLDS; default: the recipe's
+    # steps a second of RLDS, HDF5, Zarr and folders of images; default: the recipe's
     rate: FrameRate | None = None
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
     # broken episodes or clips that may be left out; they are counted and listed
@@ -101,7 +101,7 @@ class Inspect:
 class Frame:
     """Write exactly one frame, as it is stored, to a PNG file."""
 
-    path: Path_  # a folder, a video, or hub:OWNER/NAME
+    path: Path_  # a folder, a file, or hub:OWNER/NAME
     episode: int  # counted from 0
     index: int  # of the frame in its episode, counted from 0
     out: str  # the PNG file
@@ -113,12 +113,12 @@ class Frame:
 # %% ../../nbs/10_commands/data.ipynb #e30edeec
 @dataclass(frozen=True)
 class Convert:
-    """Write a dataset (LeRobot, RLDS, videos, a store) as a store or as a LeRobotDataset v3.0.
+    """Write a dataset of any format as a store or as a LeRobotDataset v3.0.
 
     A LeRobotDataset v3.0 stays what it is, all cameras and columns, unless an option changes it.
     """
 
-    path: Path_  # a folder, a video, or hub:OWNER/NAME
+    path: Path_  # a folder, a file, or hub:OWNER/NAME
     out: str  # folder to write
     to: Literal["store", "lerobot"] = "store"
     recipe: str | None = None  # as for inspect
@@ -138,7 +138,7 @@ class Convert:
 class Triples:
     """Show which triples training would draw, and what the rotation filter says about them."""
 
-    path: Path_  # a folder, a video, or hub:OWNER/NAME
+    path: Path_  # a folder, a file, or hub:OWNER/NAME
     n: Annotated[int, Meta(ge=1, le=100_000)] = 8  # triples
     seed: int = 0  # of the draws
     epoch: Count = 0  # another epoch, other draws

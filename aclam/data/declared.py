@@ -41,7 +41,7 @@ class Declared:
     kind: str = "robot"  # or "human": other offsets, no proprio
     embodiment: str | None = None  # default: what the dataset says, or nothing
     camera: str | None = None  # default: the dataset's first
-    fps: float | None = None  # of formats without time stamps: RLDS, folders of images
+    fps: float | None = None  # of formats without time stamps: RLDS, arrays, folders of images
     # columns that become proprio, concatenated; default: the usual one
     state: tuple[str, ...] | None = None
     action: tuple[str, ...] | None = None  # likewise
@@ -296,18 +296,28 @@ class Reader(Protocol):
 class Format:
     """How a dataset of others is recognized and opened."""
 
-    is_here: Callable[[Path], bool]  # whether a folder holds such a dataset
+    is_here: Callable[[Path], bool]  # whether a folder, or a file, holds such a dataset
     read: Reader
+    has_times: bool = True  # whether it says when its frames were taken
+    # of its files' names; where none of them is there, `is_here` is not asked
+    endings: tuple[str, ...] = ()
+    kind: str = "robot"  # what is assumed where nothing is declared, or "human"
 
 
 FORMATS: dict[str, Format] = {}  # by name, in the order in which they are asked
 
 
-def reads(name: str, is_here: Callable[[Path], bool]) -> Callable[[Reader], Reader]:
-    """Decorate the reader of a format."""
+def reads(
+    name: str,
+    is_here: Callable[[Path], bool],
+    has_times: bool = True,
+    endings: tuple[str, ...] = (),
+    kind: str = "robot",
+) -> Callable[[Reader], Reader]:
+    """Decorate the reader of a format, see `Format`."""
 
     def add(reader: Reader) -> Reader:
-        FORMATS[name] = Format(is_here, reader)
+        FORMATS[name] = Format(is_here, reader, has_times, endings, kind)
         return reader
 
     return add

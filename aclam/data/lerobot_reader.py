@@ -1,4 +1,4 @@
-"""LeRobotDataset v2.0, v2.1 and v3.0 read exactly, without lerobot: rows in order, frames by their time stamps
+"""LeRobotDataset v2.0, v2.1, v3.0 and v3.1 read exactly, without lerobot: rows in order, frames by their time stamps
 
 Docs: https://aclam-project.github.io/aclam/3_data/lerobot_reader.html.md"""
 
@@ -326,7 +326,7 @@ def read_lerobot(
     pool: VideoPool | None = None,
     broken: Broken | None = None,  # episodes that may be left out; then videos are verified, too
 ) -> Store:
-    """Open a LeRobotDataset v2.0, v2.1 or v3.0.
+    """Open a LeRobotDataset v2.0, v2.1, v3.0 or v3.1.
 
     What is wrong is a `UserError` that names file and episode.
     """

@@ -17,11 +17,11 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from ..core import plain, read_json
-from .declared import not_found
+from .declared import FORMATS, not_found
 from .files import data_files, has_data_file
 from .recipe import Mixture, Recipe
 from .rlds import described
-from .source import declared_by
+from .source import announced_format, declared_by
 from .video_folder import VIDEO_SUFFIXES
 from ..schema import Count, PositiveFloat
 
@@ -98,6 +98,8 @@ def _glance(folder: Path, format: str) -> Found:
         meta = read_json(folder / "meta.json", _Ours)
         counts = (meta.get(k) for k in ("episodes", "frames", "fps"))
         return _counted(str(meta.get("format")), *counts, folder)
+    if format in FORMATS:
+        return Found(format, None, None, None, _bytes(folder))
     clips = data_files(folder, VIDEO_SUFFIXES)
     return Found("video", len(clips), None, None, sum(p.stat().st_size for p in clips))
 
@@ -119,9 +121,12 @@ def _datasets(folder: Path) -> list[tuple[Path, str]]:
     if not folder.is_dir():
         return []
     found = list(_marked(folder))
-    if not found and has_data_file(folder, VIDEO_SUFFIXES):
-        return [(folder, "video")]
-    return found
+    if found:
+        return found
+    announced = announced_format(folder)
+    if announced is not None:
+        return [(folder, announced)]
+    return [(folder, "video")] if has_data_file(folder, VIDEO_SUFFIXES) else []
 
 
 def dataset_folders(folder: str | os.PathLike) -> list[Path]:

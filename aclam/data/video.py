@@ -97,12 +97,13 @@ def append(
         self.ticks = picture.pts + 1
 
 # %% ../../nbs/3_data/video.ipynb #4e0ee988
-def _open(path: Path) -> tuple[Any, Any]:
-    """Container and video stream."""
+def _open(path: Path, source: Any = None) -> tuple[Any, Any]:
+    """Container and video stream, of a file or of what can be read and searched like one."""
     av = pyav()
-    regular_file(path)
+    if source is None:
+        regular_file(path)
     try:
-        container = av.open(local(path), options=ONLY_FILES, metadata_errors="ignore")
+        container = av.open(source or local(path), options=ONLY_FILES, metadata_errors="ignore")
     except (av.FFmpegError, OSError) as e:
         raise UserError(f"{path} is not a whole video file ({reason(e)})") from e
     stream = _film(container)
@@ -123,9 +124,14 @@ NEAR = 3  # packets from a key frame within which the decoder is emptied rather 
 class VideoFile:
     """One open video. Times are seconds from its first frame; `low` and `high` are ticks."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        source: Any = None,  # what is read instead, an object like an open file; it is closed, too
+    ):
         self.path = Path(path)
-        self.container, self.stream = _open(self.path)
+        self.source = source
+        self.container, self.stream = _open(self.path, source)
         self.context = self.stream.codec_context
         check_pixels(self.context.width, self.context.height, self.path)
         self.context.thread_count = 1  # one stream per worker: more do not help small frames
@@ -139,6 +145,8 @@ class VideoFile:
 
     def close(self) -> None:
         self.container.close()
+        if self.source is not None:
+            self.source.close()
 
 # %% ../../nbs/3_data/video.ipynb #bca19ed3
 def frame_turn(frame: Any, where: Any) -> Turn:
@@ -459,9 +467,10 @@ class VideoFrames:
 # %% ../../nbs/3_data/video.ipynb #cd96c70b
 def video_times(
     path: str | os.PathLike,
+    source: Any = None,  # see `VideoFile`
 ) -> tuple[np.ndarray, int, int]:  # seconds (T,), height, width
     """Time stamps of all frames, from the first, and the size. One frame is decoded."""
-    video = VideoFile(path)
+    video = VideoFile(path, source)
     stamps = []
     try:
         for packet in video.container.demux(video.stream):

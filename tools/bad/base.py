@@ -46,7 +46,7 @@ def _demonstrations(folder: Path) -> None:
 
 
 def _copies(folder: Path) -> None:
-    for name in ("lerobot_v21", "lerobot_v30", "rlds"):
+    for name in ("lerobot_v21", "lerobot_v30", "rlds", "hdf5", "zarr"):
         shutil.copytree(FIXTURES / name, folder / name)
         (folder / name / "aclam_percentiles.json").unlink(missing_ok=True)
     videos = FIXTURES / "lerobot_v21" / "videos" / "chunk-000" / "observation.images.top"
