@@ -20,6 +20,7 @@ from ..data.source import open_dataset
 from ..folders import claim, flat
 from ..lam import LatentActionModel
 from .episodes import Environment
+from .players import Player, player_rules
 from ..schema import Count, check, read_rows
 from ..weights import weights_hash
 
@@ -78,7 +79,11 @@ class EpisodeSettings(Protocol):
     few: bool
 
 
-def rules_of(c: EpisodeSettings, environment: Environment) -> dict[str, Any]:
+def rules_of(
+    c: EpisodeSettings,
+    environment: Environment,
+    player: Player | None = None,  # one that is not in the folder `c.policy`
+) -> dict[str, Any]:
     """What decides an episode, in words that a person understands."""
     rules = {
         "policy": "expert",
@@ -88,7 +93,9 @@ def rules_of(c: EpisodeSettings, environment: Environment) -> dict[str, Any]:
         "max_steps": environment.max_steps,
         **environment.versions(),
     }
-    if c.policy != "expert":
+    if player is not None:
+        rules |= player_rules(c.policy, player)
+    elif c.policy != "expert":
         rules["policy"] = digest(Path(c.policy) / "model.safetensors")
         rules["settings"] = read_json(Path(c.policy) / "config.json", dict)
     if c.data:

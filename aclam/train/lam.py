@@ -113,7 +113,8 @@ def _config_type(settings: LamTrainConfig) -> type:
 
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-lam") -> LamTrainConfig:
     """Parse a command line on top of the settings of the preset that it names."""
-    return parse_preset_first(argv, prog, LamTrainConfig.preset, settings_for, _config_type)
+    usual = LamTrainConfig.preset
+    return parse_preset_first(argv, prog, usual, settings_for, _config_type, LAMS.presets)
 
 # %% ../../nbs/8_train/lam.ipynb #95ab7ae3
 @dataclass

@@ -35,10 +35,19 @@ from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
 from .activations import checkpoint_activations
-from .config import TrainConfig, check_config, precision, set_arithmetic
+from .config import TrainConfig, check_config, phase_notes, precision, set_arithmetic
 from .draws import Batches, Draws, TrainingData, draws, origin
 from .group import agree_on_start, join_group, loading, watch_ranks
-from .log import Log, Meter, Needs, Probe, probes_again, progress_bar, renew_probe
+from aclam.train.log import (
+    Log,
+    Meter,
+    Needs,
+    Probe,
+    bar_words,
+    probes_again,
+    progress_bar,
+    renew_probe,
+)
 from .log import run_probe, write_result
 from .optimizer import make_optimizer, set_schedule
 from .ranks import RankWatch
@@ -399,8 +408,8 @@ def loop(self: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
             numbers = self.after_step(s + 1, metrics, watchers, seconds)
             last = {**last, **numbers}
             bar.update()
-            if "loss" in numbers:
-                bar.set_postfix_str(f"loss {numbers['loss']:.4g}", refresh=False)
+            if numbers:
+                bar.set_postfix_str(bar_words(last), refresh=False)
     return last
 
 
@@ -457,7 +466,8 @@ def train(
         held.enter_context(run.stop)
         run.on_main(lambda: held.enter_context(hold(checkpoint.own_folder(folder))))
         newest = run.on_main(lambda: checkpoint.prepare_folder(folder, settings, resume))
-        run.on_main(lambda: list(map(say, lines)))
+        notes = [*lines, *phase_notes(model, config)]
+        run.on_main(lambda: list(map(say, notes)))
         done, seconds = run.resume(agree_on_start(folder, newest))
         log = held.enter_context(Log(folder, done)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks, probed)

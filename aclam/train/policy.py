@@ -113,7 +113,8 @@ def settings_for(preset: str) -> PolicyTrainConfig:
 
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-policy") -> PolicyTrainConfig:
     """Parse a command line; its preset decides what the other options are where not given."""
-    config = parse_preset_first(argv, prog, PolicyTrainConfig.preset, settings_for)
+    usual = PolicyTrainConfig.preset
+    config = parse_preset_first(argv, prog, usual, settings_for, presets=PRESETS)
     check_settings(config)
     return config
 
