@@ -190,7 +190,8 @@ def help_page(
     width = width or min(WIDTH, max(60, shutil.get_terminal_size().columns))
     head, sections = sections_of(help_text)
     if any(section.title == "subcommands" for section in sections):
-        return "\n".join([help_text.rstrip(), *_ending(prog)]) + "\n"
+        common = _block("with each of them", option_lines(COMMON, width))
+        return "\n".join([help_text.rstrip(), *common, *_ending(prog)]) + "\n"
 
     plain = [o for s in sections for o in s.options if "." not in o.name]
     often = [o for s in sections for o in s.options if o.name in FIRST]

@@ -98,10 +98,11 @@ def test_make_vec():
 
 
 def test_make_vec_in_processes():
-    """From a process that has drawn nothing yet: a fork inherits no renderer that works."""
+    """A fork of a process that has drawn inherits a renderer that does not work: spawn them."""
     source = f"""
 import aclam, gymnasium, numpy
-envs = gymnasium.make_vec({TABLE!r}, num_envs=2, vectorization_mode="async", **{SMALL})
+envs = gymnasium.make_vec({TABLE!r}, num_envs=2, vectorization_mode="async",
+    vector_kwargs={{"context": "spawn"}}, **{SMALL})
 envs.reset(seed=[3, 4])
 observation, *_ = envs.step(numpy.zeros((2, 7), numpy.float32))
 print(observation["image"].shape, observation["image"].any())

@@ -28,6 +28,7 @@ from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report
 from ..policy.small_vlm import SMALL, VlmConfig, tokenize
 from .command import parse_in_proportion, train_command
+from .tracker import Shown, TrackerName
 from ..schema import Count, NonNegative, Positive, Share, check_fields
 from .checkpoint import own_folder
 from .config import Part, TrainConfig, check_config
@@ -62,6 +63,7 @@ class GroundingTrainConfig:
     cache_gib: NonNegative = 16.0  # pictures are decoded once if all fit into this many GiB on disk
     skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     probe_n: Positive = 512  # held-out questions
+    tracker: TrackerName = "tensorboard"  # where curves and pictures of the run are drawn
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -277,7 +279,7 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
     }
     probe = grounding_probe(measured, c.probe_n)
     more = {"resume": c.resume, "describe": describe, "probed": {"probe_n": c.probe_n}}
-    result = train(reader, data, c.train, c.out, probe, **more)
+    result = train(reader, data, c.train, c.out, probe, shown=Shown(c.tracker), **more)
     return {**result, "model": str(Path(c.out) / "model")}
 
 # %% ../../nbs/8_train/grounding.ipynb #acffcb00

@@ -10,7 +10,6 @@ __all__ = ['ON_THE_BAR', 'TIMINGS', 'Probe', 'PROBE_FILE', 'Record', 'read_metri
            'known_result', 'write_result', 'probes_again', 'renew_probe']
 
 # %% ../../nbs/8_train/log.ipynb #12dbf07f
-import importlib
 import json
 import threading
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 import torch
@@ -36,6 +36,7 @@ from aclam.core import (
 from ..folders import first_difference
 from ..schema import Count, NonNegative, read_rows
 from .config import TrainConfig
+from .tracker import Shown, Tracker
 
 # %% ../../nbs/8_train/log.ipynb #e495789f
 class Record(TypedDict):
@@ -87,9 +88,16 @@ def _quiet_writer() -> Iterator[None]:
 
 # %% ../../nbs/8_train/log.ipynb #52763e76
 class Log:
-    """Metrics to `metrics.jsonl` and TensorBoard; what came after step `first` is cut away."""
+    """Metrics to `metrics.jsonl` and a tracker; what came after step `first` is cut away."""
 
-    def __init__(self, folder: str | Path, first: int = 0):
+    def __init__(
+        self,
+        folder: str | Path,
+        first: int = 0,
+        shown: Shown = Shown(),
+        settings: Mapping = MappingProxyType({}),  # of the run, for trackers that show them
+    ):
+        self.shown = shown
         self.folder = Path(folder)
         kept = [record for record in read_metrics(folder) if record["step"] <= first]
         file = self.folder / "metrics.jsonl"
@@ -98,18 +106,22 @@ class Log:
 
         self.quiet = ExitStack()
         self.quiet.enter_context(_quiet_writer())
-        tensorboard = importlib.import_module("torch.utils.tensorboard")  # here: it is slow
-        purge = first + 1 if first else None
         with _writing(self.folder):
             self.file = open(file, "a", buffering=1)  # one write a line
-            self.board = tensorboard.SummaryWriter(self.folder / "tb", purge_step=purge)
+            self.board = Tracker(shown.tracker, self.folder, first, settings)
 
     def __call__(self, s: int, values: Mapping[str, float]) -> None:
         """Write the numbers of step `s`."""
         with _writing(self.folder):
             self.file.write(json.dumps({"step": s, **plain(dict(values))}) + "\n")
-            for key, value in values.items():
-                self.board.add_scalar(key, value, s)
+            self.board.numbers(s, values)
+
+    def show(self, s: int, model: nn.Module | None) -> None:
+        """Draw what the model does at step `s`, where there are pictures."""
+        wanted = self.shown.pictures is not None and self.shown.tracker != "none"
+        if wanted and model is not None:
+            with torch.random.fork_rng(), _writing(self.folder):
+                self.board.pictures(s, self.shown.pictures(model))
 
     def close(self) -> None:
         with self.quiet, _writing(self.folder), closing(self.file):

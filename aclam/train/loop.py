@@ -68,6 +68,7 @@ from aclam.train.step import (
     three_passes,
 )
 from .stop import GroupError, Requeue, StopRequest
+from .tracker import Shown
 
 # %% ../../nbs/8_train/loop.ipynb #8aa0b0fb
 class Run:
@@ -352,6 +353,7 @@ def look(self: Run, s: int, metrics: list[dict], watchers: Watchers, seconds: fl
         numbers = {**numbers, **probed}
         if watchers.log and probed:
             watchers.log(s, probed)
+            watchers.log.show(s, None if self.sharded else self.model)  # in pieces it draws nothing
     return numbers
 
 
@@ -408,8 +410,7 @@ def loop(self: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
             numbers = self.after_step(s + 1, metrics, watchers, seconds)
             last = {**last, **numbers}
             bar.update()
-            if numbers:
-                bar.set_postfix_str(bar_words(last), refresh=False)
+            bar.set_postfix_str(bar_words(last), refresh=False)
     return last
 
 
@@ -451,6 +452,7 @@ def train(
     describe: dict | None = None,  # more for config.json: what the data and the model are
     needs: Needs = Needs(),  # what the log and the memory advice know of the model
     probed: dict | None = None,  # flat, for probe.json: what the probe looks at
+    shown: Shown = Shown(),  # the tracker, and pictures for it
     lines: Sequence[str] = (),  # for a person, once the folder is known to be the run's
 ) -> dict[str, float]:  # the metrics of the last step and the last probe
     """Train `model` for `config.steps` optimizer steps, on as many processes as were launched.
@@ -469,7 +471,7 @@ def train(
         notes = [*lines, *phase_notes(model, config)]
         run.on_main(lambda: list(map(say, notes)))
         done, seconds = run.resume(agree_on_start(folder, newest))
-        log = held.enter_context(Log(folder, done)) if run.is_main else None
+        log = held.enter_context(Log(folder, done, shown, settings)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks, probed)
         return run.to_the_end(done, seconds, watchers)
 
