@@ -124,6 +124,7 @@ def test_a_module_of_the_present_folder_is_a_plug_in(data, tmp_path, ranks):
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.timeout(900)
 def test_children_of_a_comparison_know_a_named_plug_in(data, tmp_path):
     (tmp_path / "mine.py").write_text((PACKAGE / "own_family.py").read_text())
     words = ["--plugin=mine", "compare", "--models", "own_cpu", "--data", data, "--out", "compare"]

@@ -34,4 +34,4 @@ _all_ = [
 ]
 
 # %% ../../nbs/4_lam/interface.ipynb #e25801fc
-load_plugins()
+_plugins = load_plugins()

@@ -182,7 +182,7 @@ def table_environments(c: RolloutConfig, player: Player | None) -> dict[str, Env
         environments[split] = replace(settings, split=split, layouts=replayed)
     return environments
 
-
+# %% ../../nbs/6_policy/rollout.ipynb #de0e2169
 def libero_environments(c: RolloutConfig, player: Player | None) -> dict[str, Environment]:
     """The environments of LIBERO, where nothing but the length of an episode can be chosen."""
     sim = library("aclam.sim.libero_benchmark", "sim", "LIBERO")

@@ -182,7 +182,7 @@ def shot(self: EmojiTableTopEnv) -> np.ndarray:
         self.second = second_camera(self.world, self.render_size)
     return self.second.render()
 
-
+# %% ../../nbs/7_sim/benchmark.ipynb #abb56836
 @patch
 def close_second(self: EmojiTableTopEnv) -> None:
     """Free the second camera, whose textures are those of one episode."""

@@ -33,7 +33,7 @@ gym = library("gymnasium", "sim", "an environment")
 # %% ../../nbs/7_sim/environment.ipynb #94c9bbda
 FOR_PEOPLE = 256  # pixels of a picture where nobody says how large
 
-
+# %% ../../nbs/7_sim/environment.ipynb #eaf3ab2b
 class PolicyEnv(gym.Env):
     """An environment for policies.
 
@@ -66,31 +66,38 @@ class PolicyEnv(gym.Env):
             truncated = False  # gymnasium made this environment, and its TimeLimit counts
         return self.observe(), reward, terminated, truncated, info
 
-    def render(self) -> np.ndarray | None:
-        """The picture now, for people; of `render_size` pixels."""
-        return self.shot() if self.render_mode else None
-
-    @property
-    def render_size(self) -> int:
-        """Pixels of a picture for people."""
-        return getattr(self.config, "render_size", 0) or self.config.image_size or FOR_PEOPLE
-
-    def shot(self) -> np.ndarray:
-        """A picture for people; an environment with a second camera has it larger."""
-        return self.picture()
-
-    def shoot(self) -> None:
-        """Add a picture to the film, where the episode is filmed."""
-        if self.film is not None:
-            with self.timed("rendering"):
-                self.film.append(self.shot())
-
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
         """Count the seconds of a block."""
         start = time.perf_counter()
         yield
         self.seconds[kind] += time.perf_counter() - start
+
+# %% ../../nbs/7_sim/environment.ipynb #b8096fde
+@patch
+def render(self: PolicyEnv) -> np.ndarray | None:
+    """The picture now, for people; of `render_size` pixels."""
+    return self.shot() if self.render_mode else None
+
+
+@patch(as_prop=True)
+def render_size(self: PolicyEnv) -> int:
+    """Pixels of a picture for people."""
+    return getattr(self.config, "render_size", 0) or self.config.image_size or FOR_PEOPLE
+
+
+@patch
+def shot(self: PolicyEnv) -> np.ndarray:
+    """A picture for people; an environment with a second camera has it larger."""
+    return self.picture()
+
+
+@patch
+def shoot(self: PolicyEnv) -> None:
+    """Add a picture to the film, where the episode is filmed."""
+    if self.film is not None:
+        with self.timed("rendering"):
+            self.film.append(self.shot())
 
 # %% ../../nbs/7_sim/environment.ipynb #d4612cce
 @patch
@@ -237,7 +244,7 @@ def serve(pipe: Connection, config: EnvSettings) -> None:
             if env is not None:
                 _answer_requests(pipe, env)
 
-
+# %% ../../nbs/7_sim/environment.ipynb #208f613c
 def _answer_requests(pipe: Connection, env: PolicyEnv) -> None:
     """Answer until the pipe ends; a request that fails is the last one."""
     while True:

@@ -134,7 +134,7 @@ def picture(self: LiberoEnv) -> np.ndarray:
     """What LIBERO's own camera sees, uint8 (size, size, 3)."""
     return self.recorder.camera.picture(self.recorder.eef.data)
 
-
+# %% ../../nbs/7_sim/libero_benchmark.ipynb #a48cb0ae
 @patch
 def shot(self: LiberoEnv) -> np.ndarray:
     """What LIBERO's own camera sees, for people: uint8 (render_size, render_size, 3)."""

@@ -163,7 +163,7 @@ class Job:
         """Whether a piece is there, alone or in its part."""
         return self.part_file(piece.part).exists() or self.piece_file(piece).exists()
 
-
+# %% ../../nbs/8_train/label_job.ipynb #a0cc9525
 def open_job(config: LabelConfig, device: torch.device | str = "cpu") -> Job:
     """Read the store and the model; nothing is written. Wrong settings are a `UserError`."""
     check_fields(config)

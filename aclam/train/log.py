@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import TypedDict
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -116,13 +117,6 @@ class Log:
             self.file.write(json.dumps({"step": s, **plain(dict(values))}) + "\n")
             self.board.numbers(s, values)
 
-    def show(self, s: int, model: nn.Module | None) -> None:
-        """Draw what the model does at step `s`, where there are pictures."""
-        wanted = self.shown.pictures is not None and self.shown.tracker != "none"
-        if wanted and model is not None:
-            with torch.random.fork_rng(), _writing(self.folder):
-                self.board.pictures(s, self.shown.pictures(model))
-
     def close(self) -> None:
         with self.quiet, _writing(self.folder), closing(self.file):
             self.board.close()
@@ -133,6 +127,15 @@ class Log:
     def __exit__(self, error: type | None, *_: object) -> None:
         with suppress(UserError) if error else nullcontext():  # the first error is the one to say
             self.close()
+
+# %% ../../nbs/8_train/log.ipynb #f78ac782
+@patch
+def show(self: Log, s: int, model: nn.Module | None) -> None:
+    """Draw what the model does at step `s`, where there are pictures."""
+    wanted = self.shown.pictures is not None and self.shown.tracker != "none"
+    if wanted and model is not None:
+        with torch.random.fork_rng(), _writing(self.folder):
+            self.board.pictures(s, self.shown.pictures(model))
 
 # %% ../../nbs/8_train/log.ipynb #13dfadb7
 @dataclass(frozen=True)

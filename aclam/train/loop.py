@@ -27,13 +27,14 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-# %% ../../nbs/8_train/loop.ipynb #876328c6
 from ..core import UserError, atomic_folder, plain, read_json, say
 from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
+
+# %% ../../nbs/8_train/loop.ipynb #876328c6
 from .activations import checkpoint_activations
 from .config import TrainConfig, check_config, phase_notes, precision, set_arithmetic
 from .draws import Batches, Draws, TrainingData, draws, origin
@@ -468,8 +469,7 @@ def train(
         held.enter_context(run.stop)
         run.on_main(lambda: held.enter_context(hold(checkpoint.own_folder(folder))))
         newest = run.on_main(lambda: checkpoint.prepare_folder(folder, settings, resume))
-        notes = [*lines, *phase_notes(model, config)]
-        run.on_main(lambda: list(map(say, notes)))
+        run.on_main(lambda: list(map(say, [*lines, *phase_notes(model, config)])))
         done, seconds = run.resume(agree_on_start(folder, newest))
         log = held.enter_context(Log(folder, done, shown, settings)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks, probed)
