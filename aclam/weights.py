@@ -341,7 +341,8 @@ def read_config(self: Registry, folder: Path) -> Settings:
     if not isinstance(family, str) or family not in self.families:
         known = " or ".join(f'"{name}"' for name in self.families)
         found = f'"model" is {short(family)}'
-        raise UserError(f"{file} is not a {self.what}: {found}, {known} expected")
+        cure = "a family of your own comes in with --plugin MODULE"
+        raise UserError(f"{file} is not a {self.what}: {found}, {known} expected; {cure}")
     return from_dict(self.families[family].config_type, values, where=str(file))
 
 

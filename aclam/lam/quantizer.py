@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/4_lam/quantizer.html.md"""
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'nearest', 'pick', 'straight_through', 'BottleneckConfig', 'check_bottleneck', 'Normalize',
-           'LatentAction', 'Samples', 'Codebook', 'draw_samples', 'one_hot', 'noise_like', 'Bottleneck', 'check_codes',
-           'code_counts', 'usage_of', 'usage', 'rounding_floor']
+           'LatentAction', 'Samples', 'Codebook', 'draw_samples', 'one_hot', 'noise_like', 'Bottleneck',
+           'steps_to_codes', 'not_yet_quantized', 'check_codes', 'code_counts', 'usage_of', 'usage', 'rounding_floor']
 
 # %% ../../nbs/4_lam/quantizer.ipynb #aaf37b9f
 import math
@@ -418,6 +418,23 @@ def unquantized(self: Bottleneck, x: Tensor) -> LatentAction:
 def add_noise(self: Bottleneck, x: Tensor) -> Tensor:
     """Numbers (B, ...), in training with noise."""
     return x + self.config.noise * noise_like(x) if self.training and self.config.noise else x
+
+# %% ../../nbs/4_lam/quantizer.ipynb #619e3e3d
+def steps_to_codes(model: nn.Module) -> int:
+    """Training steps until a model quantizes; 0 where it does, or has no codes at all."""
+    left = [0]
+    for part in model.modules():
+        if isinstance(part, Bottleneck) and part.config.kind not in ("vae", "none"):
+            left.append(part.config.continuous_steps - part.steps_seen)
+    return max(left)
+
+
+def not_yet_quantized(model: nn.Module) -> str:
+    """A line for a person where a model does not quantize yet, else ""."""
+    left = steps_to_codes(model)
+    if not left:
+        return ""
+    return f"this model does not quantize yet, its continuous phase has {left} steps left: no codes"
 
 # %% ../../nbs/4_lam/quantizer.ipynb #6c6cbb14
 def check_codes(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:

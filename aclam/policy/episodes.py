@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError
-from .model import Policy
+from .players import Moment, Player, as_player, checked_commands
 
 # %% ../../nbs/6_policy/episodes.ipynb #f6cfb91a
 class Environment(Protocol):
@@ -51,6 +51,7 @@ class Report(Protocol):
     done: bool  # whether the episode has ended
     steps: int  # commands so far
     seconds: dict[str, float]  # of work by kind, since the process began
+    frames: Sequence[np.ndarray]  # of an episode that is filmed: a picture for each new command
 
 
 class EnvWorker(Protocol):
@@ -62,7 +63,7 @@ class EnvWorker(Protocol):
         """Begin, or begin again after the process has died."""
 
     def send(self, request: str, argument: Any) -> None:
-        """Send a request: "reset", "act" or "expert"."""
+        """Send a request: "reset", "act" or "expert"; "film" and "film expert" begin one, too."""
 
     def receive(self) -> Report | None:
         """Receive the next report; None from a process that is ready now.
@@ -88,7 +89,7 @@ class EnvSlot:
     closed: bool = False
 
     def reset(self, request: str, seed: int, task: int) -> None:
-        """Begin the episode of a seed. request: "reset" for a policy, "expert" for the expert."""
+        """Begin the episode of a seed, with a request that `EnvWorker.send` takes."""
         self.seed = seed
         self.task = task
         self.n_obs = 0
@@ -167,7 +168,7 @@ class Rollout:
 
     def __init__(
         self,
-        policy: Policy | None,  # None: the expert plays
+        policy: Player | None,  # or what `as_player` takes; None: the expert plays
         environment: Environment,
         make_worker: Callable[[Environment], EnvWorker],
         seeds: Sequence[int],  # one for each episode
@@ -176,7 +177,7 @@ class Rollout:
         clock: Clock,
         filmed: Sequence[int] = (),  # seeds of episodes whose frames are kept
     ):
-        self.policy = policy
+        self.player = as_player(policy)
         self.environment = environment
         self.queue = list(seeds)
         self.on_end = on_end
@@ -214,8 +215,7 @@ def receive(self: Rollout, slot: EnvSlot) -> None:
     for kind, seconds in report.seconds.items():
         self.clock.add(kind, seconds - slot.seconds.get(kind, 0.0))
     slot.seconds = report.seconds
-    if slot.seed in self.filmed and report.observation is not None:
-        slot.frames.append(report.observation["image"])
+    slot.frames.extend(report.frames)
     if not report.done:
         slot.observation = report.observation
         return
@@ -233,7 +233,8 @@ def reset(self: Rollout, slot: EnvSlot) -> None:
         return
     others = [s.task for s in self.slots if s is not slot and not s.closed]
     seed = next_seed(self.queue, self.environment.task_of, slot.task, others)
-    request = "expert" if self.policy is None else "reset"
+    requests = ("expert", "film expert") if self.player is None else ("reset", "film")
+    request = requests[seed in self.filmed]
     slot.reset(request, seed, self.environment.task_of(seed))
 
 # %% ../../nbs/6_policy/episodes.ipynb #65d54b76
@@ -261,13 +262,10 @@ def act(self: Rollout, slots: Sequence[EnvSlot]) -> None:
     if not slots:
         return
     start = time.perf_counter()
-    images = [slot.observation["image"] for slot in slots]
-    instructions = [slot.observation["instruction"] for slot in slots]
-    states = [slot.observation["proprio"] for slot in slots]
-    seeds = [1000 * slot.seed + slot.n_obs for slot in slots]
-    plan = self.policy.act(images, instructions, states, seeds)
-    carried_out = plan.action[:, : self.policy.config.execute]  # (B, execute, A)
-    commands = carried_out.cpu().numpy().astype(np.float64)
+    observations = [slot.observation for slot in slots]
+    moments = [Moment(slot.seed, slot.n_obs) for slot in slots]
+    answers = self.player.act(observations, moments)
+    commands = checked_commands(answers, len(slots), self.environment.widths[0])
     self.clock.add("policy", time.perf_counter() - start)
     for slot, rows in zip(slots, commands, strict=True):
         slot.act(rows)

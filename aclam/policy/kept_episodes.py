@@ -21,6 +21,7 @@ from ..folders import claim, flat
 from ..kept import find_model
 from ..lam import LatentActionModel
 from .episodes import Environment
+from .players import Player, player_rules
 from ..schema import Count, check, read_rows
 from ..weights import weights_hash
 
@@ -79,7 +80,11 @@ class EpisodeSettings(Protocol):
     few: bool
 
 
-def rules_of(c: EpisodeSettings, environment: Environment) -> dict[str, Any]:
+def rules_of(
+    c: EpisodeSettings,
+    environment: Environment,
+    player: Player | None = None,  # one that is not in the folder `c.policy`
+) -> dict[str, Any]:
     """What decides an episode, in words that a person understands."""
     rules = {
         "policy": "expert",
@@ -89,7 +94,9 @@ def rules_of(c: EpisodeSettings, environment: Environment) -> dict[str, Any]:
         "max_steps": environment.max_steps,
         **environment.versions(),
     }
-    if c.policy != "expert":
+    if player is not None:
+        rules |= player_rules(c.policy, player)
+    elif c.policy != "expert":
         folder = find_model(c.policy, "policies")
         rules["policy"] = digest(folder / "model.safetensors")
         rules["settings"] = read_json(folder / "config.json", dict)

@@ -7,9 +7,9 @@ Docs: https://aclam-project.github.io/aclam/6_policy/rollout.html.md"""
 # %% auto #0
 __all__ = ['CardRow', 'MOST', 'MOST_PROCESSES', 'TABLE', 'BENCHMARKS', 'wilson', 'rate', 'rates', 'TaskRow', 'task_rates',
            'RolloutConfig', 'check_settings', 'picture_size', 'table_environments', 'libero_environments', 'Benchmark',
-           'benchmark_of', 'environments_of', 'open_worker', 'check_fit', 'open_policy', 'write_video', 'draw_plan',
-           'open_lam', 'summarize', 'Evaluation', 'progress_bar', 'say_other_end', 'evaluate', 'play_all',
-           'with_interval', 'split_lines', 'table', 'command', 'main']
+           'benchmark_of', 'environments_of', 'open_worker', 'check_fit', 'open_policy', 'open_lam', 'summarize',
+           'Evaluation', 'progress_bar', 'say_other_end', 'named', 'evaluate', 'play_all', 'with_interval',
+           'split_lines', 'table', 'command', 'main']
 
 # %% ../../nbs/6_policy/rollout.ipynb #9bbee856
 import json
@@ -17,20 +17,16 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 from fastcore.basics import patch
-from PIL import Image
 from tqdm import tqdm
 
 from ..command_line import cli
-from ..core import UserError, atomic_file, library, plain, print_json, say, write_json
+from ..core import UserError, library, plain, print_json, say, write_json
 from ..data.source import open_dataset
-from ..data.video import local
 from ..device import device_of
 from ..folders import hold, output_folder
 from ..lam import LatentActionModel
@@ -42,7 +38,10 @@ from aclam.policy.kept_episodes import (
     resume,
     rules_of,
 )
-from .model import Policy, check_latents_fit, decode_plan
+from ..lam.sizes import Pixels
+from .films import draw_plan, write_video
+from .model import Policy, check_latents_fit
+from .players import Player, TrainedPlayer, as_player, made_policy, names_a_factory
 from ..schema import Count, Positive, check_fields
 
 # %% ../../nbs/6_policy/rollout.ipynb #285cee3e
@@ -109,7 +108,7 @@ class RolloutConfig:
     A run that was stopped goes on where it was.
     """
 
-    policy: str = ""  # folder of a trained policy, or: expert
+    policy: str = ""  # folder of a trained policy; or module:factory of your own; or: expert
     # also ood_d, ood_b; or libero_object, libero_spatial
     split: tuple[str, ...] = ("id", "train", "val")
     # of each split (AC-LAM, Table 3); 500 are all initial states of a suite of LIBERO
@@ -123,6 +122,7 @@ class RolloutConfig:
     max_steps: Count = 0  # commands in an episode; 0: 200 on the table, 480 in LIBERO
     device: str = "cpu"  # where the policy runs
     videos: Count = 0  # so many episodes of each split are filmed, in `out`/videos
+    video_size: Pixels = 256  # pixels of a film's side, whatever the policy sees
     lam: str = ""  # folder of a latent action model: draws the first plan beside each video
     out: str = "runs/rollout"  # gets config.json, episodes.jsonl, result.json, videos/
     json: bool = False  # print the result as one JSON object on standard output
@@ -136,37 +136,44 @@ def check_settings(c: RolloutConfig) -> None:
     """Refuse settings that cannot be played, and those that would have no effect."""
     check_fields(c)
     if not c.policy:
-        raise UserError("which policy? --policy FOLDER of a trained one, or --policy expert")
+        kinds = "--policy FOLDER of a trained one, --policy module:factory, or --policy expert"
+        raise UserError(f"which policy? {kinds}")
     if not c.split or len(set(c.split)) < len(c.split):
         raise UserError("--split names one or more splits, each of them once")
     if max(c.episodes, c.seed, c.max_steps) > MOST or c.envs > MOST_PROCESSES:
         raise UserError(
             f"episodes, seed and max_steps are at most {MOST}, envs at most {MOST_PROCESSES}"
         )
-    if c.policy == "expert" and (c.videos or c.lam):
-        raise UserError("--videos and --lam show what a policy sees: the expert sees no pictures")
+    if c.policy == "expert" and c.lam:
+        raise UserError("--lam draws what a policy plans: the expert plans no latent actions")
     if c.lam and not c.videos:
         raise UserError("--lam draws plans beside films: say with --videos how many")
     device_of(c.device)
 
 # %% ../../nbs/6_policy/rollout.ipynb #0062dd25
-def picture_size(policy: Policy | None) -> int:
-    """Pixels of what the policy sees; 0 for the expert, who needs no pictures."""
-    return policy.config.vlm.image_size if policy else 0
+def picture_size(c: RolloutConfig, player: Player | None, usual: int) -> int:
+    """Pixels of what the policy sees; the expert needs no pictures but for its film."""
+    if player is None:
+        return c.video_size if c.videos else 0
+    size = getattr(player, "image_size", None)
+    if size == 0 and c.videos:
+        return c.video_size
+    return usual if size is None else size
 
 
-def table_environments(c: RolloutConfig, policy: Policy | None) -> dict[str, Environment]:
+def table_environments(c: RolloutConfig, player: Player | None) -> dict[str, Environment]:
     """The environments of Emoji Table-Top, by split."""
     sim = library("aclam.sim.benchmark", "sim", "Emoji Table-Top")
     for split in c.split:
         sim.emoji_split(split, c.few)  # a wrong name is refused before data are read
-    trained_for = policy.config.control if policy else ""
+    trained_for = getattr(player, "control", "")
     usual = trained_for if trained_for in sim.EnvConfig.controls else "delta_pose"
     settings = sim.EnvConfig(
         control=c.control or usual,
-        image_size=picture_size(policy),
+        image_size=picture_size(c, player, sim.EnvConfig.image_size),
         few=c.few,
         max_steps=c.max_steps or sim.EnvConfig.max_steps,
+        render_size=c.video_size,
     )
     layouts = sim.recorded_layouts(open_dataset(c.data).trajectories) if c.data else None
     environments = {}
@@ -175,8 +182,8 @@ def table_environments(c: RolloutConfig, policy: Policy | None) -> dict[str, Env
         environments[split] = replace(settings, split=split, layouts=replayed)
     return environments
 
-
-def libero_environments(c: RolloutConfig, policy: Policy | None) -> dict[str, Environment]:
+# %% ../../nbs/6_policy/rollout.ipynb #de0e2169
+def libero_environments(c: RolloutConfig, player: Player | None) -> dict[str, Environment]:
     """The environments of LIBERO, where nothing but the length of an episode can be chosen."""
     sim = library("aclam.sim.libero_benchmark", "sim", "LIBERO")
     if c.data or c.few or c.control not in ("", sim.LiberoConfig.control):
@@ -184,7 +191,9 @@ def libero_environments(c: RolloutConfig, policy: Policy | None) -> dict[str, En
             "--data, --few and --control are for Emoji Table-Top, LIBERO has none of them"
         )
     max_steps = c.max_steps or sim.LiberoConfig.max_steps
-    return {suite: sim.LiberoConfig(suite, picture_size(policy), max_steps) for suite in c.split}
+    size = picture_size(c, player, sim.LiberoConfig.image_size)
+    sizes = {"image_size": size, "render_size": c.video_size}
+    return {suite: sim.LiberoConfig(suite, max_steps=max_steps, **sizes) for suite in c.split}
 
 # %% ../../nbs/6_policy/rollout.ipynb #901a88e7
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ class Benchmark:
     """A simulator in which policies are played."""
 
     # from the settings and the policy (None: the expert) to the environment of each split
-    environments: Callable[[RolloutConfig, Policy | None], dict[str, Environment]]
+    environments: Callable[[RolloutConfig, Player | None], dict[str, Environment]]
     rates: Callable[[Sequence[dict]], dict]  # from the rows of a split's episodes
     row: type  # of such a row: a TypedDict with what `rates` reads
 
@@ -210,7 +219,7 @@ def benchmark_of(split: str) -> Benchmark:
     return BENCHMARKS[names[0] if names else TABLE]
 
 
-def environments_of(c: RolloutConfig, policy: Policy | None = None) -> dict[str, Environment]:
+def environments_of(c: RolloutConfig, policy: Any = None) -> dict[str, Environment]:
     """The environment of each split; a split that does not exist is a `UserError`."""
     benchmarks = [benchmark_of(split) for split in c.split]
     if any(other is not benchmarks[0] for other in benchmarks):
@@ -218,7 +227,7 @@ def environments_of(c: RolloutConfig, policy: Policy | None = None) -> dict[str,
             f"{', '.join(c.split)}: one run is of Emoji Table-Top or of LIBERO, "
             "their commands differ"
         )
-    return benchmarks[0].environments(c, policy)
+    return benchmarks[0].environments(c, as_player(policy))
 
 
 def open_worker(environment: Environment) -> EnvWorker:
@@ -226,15 +235,19 @@ def open_worker(environment: Environment) -> EnvWorker:
     return library("aclam.sim.environment", "sim", "a rollout").EnvProcess(environment)
 
 # %% ../../nbs/6_policy/rollout.ipynb #ce81e2c2
-def check_fit(policy: Policy, environment: Environment) -> None:
+def check_fit(policy: Any, environment: Environment) -> None:
     """Refuse a policy whose commands or states are not the environment's."""
-    c = policy.config
-    if c.control != environment.control:
+    player = as_player(policy)
+    control = getattr(player, "control", "")
+    if control and control != environment.control:
         raise UserError(
-            f'the policy commands "{c.control}", {environment.title} expects '
-            f'"{environment.control}": --control {c.control} if there is such an environment, '
+            f'the policy commands "{control}", {environment.title} expects '
+            f'"{environment.control}": --control {control} if there is such an environment, '
             "or another policy"
         )
+    if not isinstance(player, TrainedPlayer):
+        return  # what it sends is looked at when it does
+    c = player.policy.config
     action_dim, proprio_dim = environment.widths
     if (c.action_dim, c.proprio_dim) != (action_dim, proprio_dim):
         raise UserError(
@@ -244,60 +257,25 @@ def check_fit(policy: Policy, environment: Environment) -> None:
         )
 
 
-def open_policy(c: RolloutConfig) -> Policy | None:
+def open_policy(c: RolloutConfig) -> Any:
     """The policy of a configuration, None for the expert."""
     if c.policy == "expert":
         return None
+    if names_a_factory(c.policy):
+        return made_policy(c.policy)
     return Policy.from_pretrained(c.policy).to(device_of(c.device))
 
-# %% ../../nbs/6_policy/rollout.ipynb #ae0d1ad5
-def write_video(path: str | Path, frames: Sequence[np.ndarray], fps: float) -> None:
-    """Write frames uint8 (H, W, 3) as an MP4 file (H.264), whole or not at all.
-
-    An odd row or column is left out.
-    """
-    av = library("av", "video", "a video")
-    height, width = (n - n % 2 for n in frames[0].shape[:2])
-    with atomic_file(path) as temporary, av.open(local(temporary), "w", format="mp4") as video:
-        stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.width = width
-        stream.height = height
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            even = np.ascontiguousarray(frame[:height, :width])
-            video.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        video.mux(stream.encode())
-
-
-@torch.no_grad()
-def draw_plan(
-    path: str | Path,
-    policy: Policy,
-    lam: LatentActionModel,
-    observation: Mapping[str, Any],  # image uint8 (S, S, 3), instruction, proprio (P,)
-    seed: int,  # of the policy's noise
-) -> None:
-    """Write a PNG: the frame and, to its right, the decoded pictures of the policy's plan."""
-    check_latents_fit(policy, lam)
-    image = observation["image"]
-    given = [observation["instruction"]], [observation["proprio"]]
-    plan = policy.act([image], *given, [seed]).latent  # (1, N, d)
-    frame = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255  # (1, 3, S, S)
-    decoded = decode_plan(lam, frame, plan.cpu())[0].permute(0, 2, 3, 1)  # (N, S', S', 3)
-    pictures = [Image.fromarray(p) for p in (decoded.numpy() * 255).astype(np.uint8)]
-    side = len(image)
-    row = [image, *(np.asarray(picture.resize((side, side))) for picture in pictures)]
-    with atomic_file(path) as temporary:
-        Image.fromarray(np.concatenate(row, 1)).save(temporary, "PNG")
-
 # %% ../../nbs/6_policy/rollout.ipynb #245481f8
-def open_lam(c: RolloutConfig, policy: Policy | None) -> LatentActionModel | None:
+def open_lam(c: RolloutConfig, player: Player | None) -> LatentActionModel | None:
     """The latent action model that draws plans, None without one.
 
     One whose latents are not the policy's is a `UserError`.
     """
-    if not c.lam or policy is None:
+    if not c.lam or player is None:
         return None
+    if not isinstance(player, TrainedPlayer):
+        raise UserError("--lam draws what a policy of ours plans; this one has no plan")
+    policy = player.policy
     lam = LatentActionModel.from_pretrained(c.lam)
     check_latents_fit(policy, lam)
     return lam
@@ -320,7 +298,7 @@ class Evaluation:
     """An evaluation at work: what every split of it needs."""
 
     config: RolloutConfig
-    policy: Policy | None  # None: the expert plays
+    player: Player | None  # None: the expert plays
     lam: LatentActionModel | None  # draws plans
     clock: Clock = field(default_factory=Clock)
 
@@ -363,12 +341,12 @@ def play(
             bar.update()
         if frames:
             film = self.video_path(split, row["seed"], ".mp4")
-            write_video(film, frames, environment.hz / self.policy.config.execute)
+            write_video(film, frames, environment.hz)
 
     with bar, open(path, "a", buffering=1, encoding="utf-8") as file:
         if seeds or again:
             rest = (c.envs, on_end, self.clock, filmed)
-            Rollout(self.policy, environment, open_worker, seeds + again, *rest).run()
+            Rollout(self.player, environment, open_worker, seeds + again, *rest).run()
     return new
 
 # %% ../../nbs/6_policy/rollout.ipynb #35a2310a
@@ -399,32 +377,45 @@ def draw_plans(self: Evaluation, split: str, environment: Environment) -> None:
             worker.send("reset", seed)
             observation = worker.receive().observation
             path = self.video_path(split, seed, "_plan.png")
-            draw_plan(path, self.policy, self.lam, observation, 1000 * seed)
+            draw_plan(path, self.player.policy, self.lam, observation, 1000 * seed)
     except EOFError:
         say(f"{split}: plans are missing, their environment died; the same command goes on")
     finally:
         worker.close()
 
 # %% ../../nbs/6_policy/rollout.ipynb #c8e67ce8
-def evaluate(c: RolloutConfig, policy: Policy | None = None) -> dict:
+def named(c: RolloutConfig, policy: Any) -> tuple[RolloutConfig, bool]:
+    """The settings with a name for the policy, and whether it is no folder of ours, nor expert."""
+    if policy is None:
+        return c, names_a_factory(c.policy)
+    if c.policy == "expert":
+        raise UserError('"expert" is the one that the environment has: give this policy a name')
+    kind = type(policy)
+    given = replace(c, policy=c.policy or f"{kind.__module__}:{kind.__qualname__}")
+    return given, not (Path(given.policy) / "model.safetensors").exists()
+
+
+def evaluate(c: RolloutConfig, policy: Any = None) -> dict:
     """Play the episodes that are missing and summarize all of them.
 
-    The result is also in `out`/result.json. policy: one that is in memory already.
+    The result is also in `out`/result.json. policy: one that is in memory already, see
+    `aclam.policy.players`; then `c.policy` is the folder it comes from, or a name for it.
     """
+    c, own = named(c, policy)
     check_settings(c)
-    if policy is None:
-        policy = open_policy(c)
-    environments = environments_of(c, policy)
+    player = as_player(open_policy(c) if policy is None else policy)
+    environments = environments_of(c, player)
     first = environments[c.split[0]]
-    if policy is not None:
-        check_fit(policy, first)
-    lam = open_lam(c, policy)
+    if player is not None:
+        check_fit(player, first)
+    lam = open_lam(c, player)
     out = output_folder(c.out, (c.policy, c.data, c.lam), "rollout", is_older)
     with hold(out):
-        rows = resume(out, rules_of(c, first), benchmark_of(c.split[0]).row)
+        rules = rules_of(c, first, player if own else None)
+        rows = resume(out, rules, benchmark_of(c.split[0]).row)
         if lam is not None:
             claim_plans(out, lam)
-        return play_all(Evaluation(c, policy, lam), environments, rows)
+        return play_all(Evaluation(c, player, lam), environments, rows)
 
 # %% ../../nbs/6_policy/rollout.ipynb #6cddcaab
 def play_all(

@@ -22,8 +22,10 @@ from ..core import UserError, suggest
 from ..data.trajectory import Trajectory
 from .control import CONTROLS, find_control
 from .emoji import EMOJI, twemoji_file
-from .emoji_tabletop import EmojiConfig, EmojiTableTop, TableScene, sample_scene
-from .environment import EnvProcess, PolicyEnv, gym, observation_space, register
+from ..schema import Count
+from .emoji_tabletop import EmojiConfig, EmojiTableTop, TableCamera, TableScene
+from .emoji_tabletop import sample_scene, second_camera
+from .environment import EnvProcess, PolicyEnv, gym, observation_space, registered
 from .expert import STEADY, ExpertConfig, commands, plan
 from .scenery import apply_scenery, sample_scenery
 from .table import CONTROL_HZ
@@ -62,6 +64,8 @@ class EnvConfig:
     layouts: tuple | None = None
     arm: str = "auto"  # see `EmojiConfig`
     max_steps: int = MAX_STEPS
+    # pixels of pictures for people; 0: as image_size, and 256 where that is 0
+    render_size: Count = 0
 
     title = "Emoji Table-Top"
     hz = CONTROL_HZ
@@ -133,12 +137,16 @@ class EmojiTableTopEnv(PolicyEnv):
         self.layouts = None
         if config.split in REPLAYED:
             self.layouts = config.layouts or demonstration_layouts(config.few)
-        self.world = EmojiTableTop(EmojiConfig(size=config.image_size, split=emoji, arm=config.arm))
+        # without a camera the cards have no pictures: people want one even where a policy does not
+        seen = config.image_size or (self.render_size if render_mode else 0)
+        self.world = EmojiTableTop(EmojiConfig(size=seen, split=emoji, arm=config.arm))
+        self.second: TableCamera | None = None  # of this episode, for people
         self.control = control(self.world)
 
     def start(self, seed: int | None, options: dict) -> None:
         """Begin an episode. options: cards (three labels), target (0, 1, 2)."""
         scene = _sample_start(self.np_random, self.world, self.layouts, options)
+        self.close_second()
         self.world.reset(scene=scene)
         apply_scenery(self.world, sample_scenery(self.np_random, self.config.split, scene))
 
@@ -166,6 +174,24 @@ def picture(self: EmojiTableTopEnv) -> np.ndarray:
 
 
 @patch
+def shot(self: EmojiTableTopEnv) -> np.ndarray:
+    """What the camera sees now, for people: uint8 (render_size, render_size, 3)."""
+    if self.render_size == self.world.config.size or self.world.camera is None:
+        return self.picture()
+    if self.second is None:
+        self.second = second_camera(self.world, self.render_size)
+    return self.second.render()
+
+# %% ../../nbs/7_sim/benchmark.ipynb #abb56836
+@patch
+def close_second(self: EmojiTableTopEnv) -> None:
+    """Free the second camera, whose textures are those of one episode."""
+    if self.second is not None:
+        self.second.close()
+    self.second = None
+
+
+@patch
 def info(self: EmojiTableTopEnv) -> dict:
     """S and S/A now."""
     right_card, any_card = self.world.success()
@@ -175,10 +201,11 @@ def info(self: EmojiTableTopEnv) -> dict:
 @patch
 def close(self: EmojiTableTopEnv) -> None:
     """Free the world."""
+    self.close_second()
     self.world.close()
 
 # %% ../../nbs/7_sim/benchmark.ipynb #1922d08c
-ENVIRONMENT = register("aclam/EmojiTableTop-v0", "aclam.sim.benchmark:EmojiTableTopEnv")
+ENVIRONMENT = registered("EmojiTableTopEnv")
 
 # %% ../../nbs/7_sim/benchmark.ipynb #dc266767
 @patch

@@ -6,11 +6,11 @@ Docs: https://aclam-project.github.io/aclam/7_sim/emoji_tabletop.html.md"""
 
 # %% auto #0
 __all__ = ['PROPRIO_LAYOUT', 'ON_CARD', 'EmojiConfig', 'TableScene', 'sample_scene', 'opening_to_finger', 'checked_action',
-           'TablePhysics', 'Distractor', 'TableCamera', 'is_placed', 'EmojiTableTop']
+           'TablePhysics', 'Distractor', 'TableCamera', 'is_placed', 'EmojiTableTop', 'second_camera']
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3ff8495a
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fastcore.basics import patch
@@ -437,6 +437,13 @@ class EmojiTableTop:
         if self.camera:
             self.camera.close()
         self.camera = None
+
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #e3fd0ffc
+def second_camera(world: "EmojiTableTop", size: int) -> TableCamera:
+    """A camera of this size that sees what a world's own sees, until the next episode."""
+    camera = TableCamera(world.physics, replace(world.config, size=size))
+    camera.distractors = world.camera.distractors
+    return camera
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #1a6a1f49
 @patch

@@ -280,8 +280,11 @@ class LiberoRecorder:
         self.env = _make_environment(self.task)
         self.eef = LiberoEndEffector(self.env, states)
         self.bodies = [self.env.get_object(name).root_body for name in self.env.obj_of_interest[:2]]
-        view = View("agentview")  # LIBERO's own camera
-        self.camera = Camera(self.eef.model, view, source.size, hide=(0,), sites=False)
+        self.camera = self.make_camera(source.size)
+
+    def make_camera(self, size: int) -> Camera:
+        """LIBERO's own camera, size x size pixels; close it after use."""
+        return Camera(self.eef.model, View("agentview"), size, hide=(0,), sites=False)
 
     def attempt(self, seed: tuple[int, ...]) -> Trajectory:
         rng = np.random.default_rng(seed)

@@ -17,9 +17,10 @@ from fastcore.basics import patch
 
 from ..core import UserError, suggest
 from .emoji_tabletop import checked_action
-from .environment import PolicyEnv, gym, observation_space, register
+from .environment import PolicyEnv, gym, observation_space, registered
 from .libero import BRISK, SUITES, LiberoSource, carry_plan
-from .recording import follow_sign
+from ..schema import Count
+from .recording import Camera, follow_sign
 from .robosuite import CONTROL_HZ, OscConfig, OscExpert
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #865c34d9
@@ -47,6 +48,8 @@ class LiberoConfig:
     suite: str = "libero_object"  # or libero_spatial
     image_size: int = 96  # pixels of the policy's picture; 0: no pictures (for the expert)
     max_steps: int = LiberoSource.limit  # as many commands as a demonstration may have  # assumed
+    # pixels of pictures for people; 0: as image_size, and 256 where that is 0
+    render_size: Count = 0
 
     title = "LIBERO"
     hz = CONTROL_HZ
@@ -83,6 +86,7 @@ class LiberoEnv(PolicyEnv):
         self.action_space = gym.spaces.Box(np.float32(-1), np.float32(1), (7,))
         self.source = LiberoSource(size=size or 16)
         self.recorder = None
+        self.second: Camera | None = None  # of this task, for people
         self.task: int | None = None  # that is open
         self.quaternion: np.ndarray | None = None  # of the last state
         self.seconds["opening"] = 0.0
@@ -130,6 +134,16 @@ def picture(self: LiberoEnv) -> np.ndarray:
     """What LIBERO's own camera sees, uint8 (size, size, 3)."""
     return self.recorder.camera.picture(self.recorder.eef.data)
 
+# %% ../../nbs/7_sim/libero_benchmark.ipynb #a48cb0ae
+@patch
+def shot(self: LiberoEnv) -> np.ndarray:
+    """What LIBERO's own camera sees, for people: uint8 (render_size, render_size, 3)."""
+    if self.render_size == self.config.image_size:
+        return self.picture()
+    if self.second is None:
+        self.second = self.recorder.make_camera(self.render_size)
+    return self.second.picture(self.recorder.eef.data)
+
 
 @patch
 def info(self: LiberoEnv) -> dict:
@@ -140,8 +154,11 @@ def info(self: LiberoEnv) -> dict:
 @patch
 def close(self: LiberoEnv) -> None:
     """Free the task that is open."""
+    if self.second is not None:
+        self.second.close()
     if self.recorder is not None:
         self.recorder.close()
+    self.second = None
     self.recorder = None
     self.task = None
 
@@ -156,4 +173,4 @@ def run_expert(self: LiberoEnv, seed: int, config: OscConfig = BRISK) -> dict:
     return self.play(chain(plan, repeat(stay)))[0]
 
 
-ENVIRONMENT = register("aclam/Libero-v0", "aclam.sim.libero_benchmark:LiberoEnv")
+ENVIRONMENT = registered("LiberoEnv")

@@ -331,7 +331,8 @@ def report_cost(config: CostConfig) -> None:
 # %% ../../nbs/8_train/cost.ipynb #d97de4c1
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m aclam.train.cost`."""
-    cli(CostConfig, report_cost, argv, "aclam.train.cost")
+    presets = [*PRESETS, *POLICIES]
+    cli(CostConfig, report_cost, argv, "aclam.train.cost", presets=presets)
 
 
 # python -m; a notebook is __main__ too, but has no __spec__

@@ -20,7 +20,6 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from fastcore.basics import patch
 
-from ..command_line import parse
 from ..core import UserError, say
 from ..data.cache import decoded_once, resize_frames
 from ..data.identity import identity
@@ -28,7 +27,8 @@ from ..data.source import Broken, open_dataset
 from ..data.trajectory import Trajectory, split_episodes
 from ..policy.grounding import GroundingConfig, Reader, grounding_report
 from ..policy.small_vlm import SMALL, VlmConfig, tokenize
-from .command import train_command
+from .command import parse_in_proportion, train_command
+from .tracker import Shown, TrackerName
 from ..schema import Count, NonNegative, Positive, Share, check_fields
 from .checkpoint import own_folder
 from .config import Part, TrainConfig, check_config
@@ -63,6 +63,7 @@ class GroundingTrainConfig:
     cache_gib: NonNegative = 16.0  # pictures are decoded once if all fit into this many GiB on disk
     skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     probe_n: Positive = 512  # held-out questions
+    tracker: TrackerName = "tensorboard"  # where curves and pictures of the run are drawn
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -244,7 +245,7 @@ def build(c: GroundingTrainConfig, questions: Questions) -> Reader:
 # %% ../../nbs/8_train/grounding.ipynb #417e5b24
 def settings_from(argv: Sequence[str], prog: str = "aclam.train.grounding") -> GroundingTrainConfig:
     """Parse a command line."""
-    c = parse(GroundingTrainConfig, argv, prog, GroundingTrainConfig())
+    c = parse_in_proportion(GroundingTrainConfig, argv, prog, GroundingTrainConfig())
     if c.vlm.kind != "small" or not 0 <= c.grounding.look_layer < c.vlm.depth:
         raise UserError("--vlm.kind small, and --grounding.look-layer one of its layers, expected")
     return c
@@ -278,7 +279,7 @@ def run(c: GroundingTrainConfig) -> dict[str, Any]:
     }
     probe = grounding_probe(measured, c.probe_n)
     more = {"resume": c.resume, "describe": describe, "probed": {"probe_n": c.probe_n}}
-    result = train(reader, data, c.train, c.out, probe, **more)
+    result = train(reader, data, c.train, c.out, probe, shown=Shown(c.tracker), **more)
     return {**result, "model": str(Path(c.out) / "model")}
 
 # %% ../../nbs/8_train/grounding.ipynb #acffcb00

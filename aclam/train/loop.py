@@ -27,18 +27,28 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
-# %% ../../nbs/8_train/loop.ipynb #876328c6
 from ..core import UserError, atomic_folder, plain, read_json, say
 from ..data.augment import apply_augmentation
 from ..data.loading import loader_settings
 from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
+
+# %% ../../nbs/8_train/loop.ipynb #876328c6
 from .activations import checkpoint_activations
-from .config import TrainConfig, check_config, precision, set_arithmetic
+from .config import TrainConfig, check_config, phase_notes, precision, set_arithmetic
 from .draws import Batches, Draws, TrainingData, draws, origin
 from .group import agree_on_start, join_group, loading, watch_ranks
-from .log import Log, Meter, Needs, Probe, probes_again, progress_bar, renew_probe
+from aclam.train.log import (
+    Log,
+    Meter,
+    Needs,
+    Probe,
+    bar_words,
+    probes_again,
+    progress_bar,
+    renew_probe,
+)
 from .log import run_probe, write_result
 from .optimizer import make_optimizer, set_schedule
 from .ranks import RankWatch
@@ -59,6 +69,7 @@ from aclam.train.step import (
     three_passes,
 )
 from .stop import GroupError, Requeue, StopRequest
+from .tracker import Shown
 
 # %% ../../nbs/8_train/loop.ipynb #8aa0b0fb
 class Run:
@@ -343,6 +354,7 @@ def look(self: Run, s: int, metrics: list[dict], watchers: Watchers, seconds: fl
         numbers = {**numbers, **probed}
         if watchers.log and probed:
             watchers.log(s, probed)
+            watchers.log.show(s, None if self.sharded else self.model)  # in pieces it draws nothing
     return numbers
 
 
@@ -399,8 +411,7 @@ def loop(self: Run, first: int, before: float, watchers: Watchers) -> dict[str, 
             numbers = self.after_step(s + 1, metrics, watchers, seconds)
             last = {**last, **numbers}
             bar.update()
-            if "loss" in numbers:
-                bar.set_postfix_str(f"loss {numbers['loss']:.4g}", refresh=False)
+            bar.set_postfix_str(bar_words(last), refresh=False)
     return last
 
 
@@ -442,6 +453,7 @@ def train(
     describe: dict | None = None,  # more for config.json: what the data and the model are
     needs: Needs = Needs(),  # what the log and the memory advice know of the model
     probed: dict | None = None,  # flat, for probe.json: what the probe looks at
+    shown: Shown = Shown(),  # the tracker, and pictures for it
     lines: Sequence[str] = (),  # for a person, once the folder is known to be the run's
 ) -> dict[str, float]:  # the metrics of the last step and the last probe
     """Train `model` for `config.steps` optimizer steps, on as many processes as were launched.
@@ -457,9 +469,9 @@ def train(
         held.enter_context(run.stop)
         run.on_main(lambda: held.enter_context(hold(checkpoint.own_folder(folder))))
         newest = run.on_main(lambda: checkpoint.prepare_folder(folder, settings, resume))
-        run.on_main(lambda: list(map(say, lines)))
+        run.on_main(lambda: list(map(say, [*lines, *phase_notes(model, config)])))
         done, seconds = run.resume(agree_on_start(folder, newest))
-        log = held.enter_context(Log(folder, done)) if run.is_main else None
+        log = held.enter_context(Log(folder, done, shown, settings)) if run.is_main else None
         watchers = Watchers(log, probe, Meter(config.batch_size, needs), ranks, probed)
         return run.to_the_end(done, seconds, watchers)
 

@@ -30,6 +30,7 @@ from ..policy.model import PRESETS, Pair, Policy, PolicyConfig, draw_noise
 from ..policy.small_vlm import VlmConfig
 from ..policy.vlm import load_weights
 from ..schema import Count, NonNegative, Positive, Share
+from .tracker import TrackerName
 from .command import Job, check_different, parse_preset_first, train_command, train_job
 from .config import Part, TrainConfig
 from aclam.train.demonstrations import (
@@ -96,6 +97,7 @@ class PolicyTrainConfig:
     cache_gib: NonNegative = 16.0
     skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     probe_n: Positive = 64  # held-out moments that are sampled to watch the training
+    tracker: TrackerName = "tensorboard"  # where curves and pictures of the run are drawn
     resume: bool = True  # --no-resume: remove what an earlier run left in `out`
     json: bool = False  # print the final numbers as one JSON object on standard output
 
@@ -113,7 +115,8 @@ def settings_for(preset: str) -> PolicyTrainConfig:
 
 def settings_from(argv: Sequence[str], prog: str = "aclam-train-policy") -> PolicyTrainConfig:
     """Parse a command line; its preset decides what the other options are where not given."""
-    config = parse_preset_first(argv, prog, PolicyTrainConfig.preset, settings_for)
+    usual = PolicyTrainConfig.preset
+    config = parse_preset_first(argv, prog, usual, settings_for, presets=PRESETS)
     check_settings(config)
     return config
 
