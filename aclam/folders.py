@@ -192,6 +192,8 @@ def output_file(
     """Decide whether a command may write a file, before any work; else `UserError`."""
     if not os.fspath(path):
         raise UserError("an empty name is no file")
+    if os.fspath(path).endswith(os.sep):
+        raise UserError(f"{os.fspath(path)} names a folder, a file is to be written")
     path = Path(path)
     try:
         if path.is_dir() or path.is_symlink():

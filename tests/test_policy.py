@@ -1217,3 +1217,15 @@ def test_a_config_that_is_none(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="config.json"):
         model.Policy.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("patch, width", [(1, 128), (16, 36), (16, 8), (14, 100)])
+def test_a_small_encoder_whose_stem_cannot_be_made_is_refused(patch, width):
+    with pytest.raises(UserError, match="a small encoder needs patch_size >= 2"):
+        small_vlm.stem(patch, width)
+
+
+def test_a_stem_ends_with_the_width_it_was_asked_for():
+    for patch, width in ((2, 16), (7, 64), (8, 96), (16, 128)):
+        out = small_vlm.stem(patch, width)(torch.zeros(1, 3, 2 * patch, 2 * patch))
+        assert out.shape == (1, width, 2, 2)

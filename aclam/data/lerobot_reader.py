@@ -144,8 +144,10 @@ def matrix(
 def _times(rows: pa.Table, fps: float, where: str = "") -> np.ndarray:  # (T,) seconds
     """Time stamps without the rounding of 32 bits."""
     t = _single(rows["timestamp"], f"{where}: timestamp").astype(np.float64)
-    even = np.round(t * fps) / fps
-    return even if np.abs(t - even).max(initial=0) < 0.01 / fps else t
+    with np.errstate(invalid="ignore", over="ignore"):  # a trajectory refuses what is not finite
+        even = np.round(t * fps) / fps
+        rounded = np.abs(t - even).max(initial=0) < 0.01 / fps
+    return even if rounded else t
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #8f638f1c
 class ImageTables:

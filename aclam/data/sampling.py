@@ -58,8 +58,8 @@ def _check_triples(config: TripleConfig) -> None:
     for low, high in (config.offset_s, config.human_offset_s):
         if not 0 < low <= high < inf:
             raise UserError(f"triples: offsets must satisfy 0 < low <= high, not ({low}, {high})")
-    spans = min(config.span_s, config.human_span_s)
-    if not 0 <= config.p_repeat <= 1 or config.max_tries < 1 or not 0 < spans < inf:
+    spans = all(0 < span < inf for span in (config.span_s, config.human_span_s))
+    if not 0 <= config.p_repeat <= 1 or config.max_tries < 1 or not spans:
         raise UserError(
             "triples: p_repeat lies in [0, 1], max_tries is at least 1, spans are positive"
         )

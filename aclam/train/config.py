@@ -18,7 +18,7 @@ from torch import nn
 
 from ..core import UserError
 from ..lam.quantizer import steps_to_codes
-from ..schema import Count, NonNegative, Positive, Share, check_fields
+from ..schema import BatchSize, Count, NonNegative, Positive, Share, check_fields
 
 # %% ../../nbs/8_train/config.ipynb #4c85f5d7
 Beta = Annotated[float, Meta(ge=0, lt=1)]
@@ -32,7 +32,7 @@ class TrainConfig:
     """Every number of the training loop. paper: AC-LAM, Appendix A; assumed: it does not say."""
 
     steps: Positive = 100_000  # optimizer steps  # assumed: the paper says "10 days on 32 A100"
-    batch_size: Positive = 512  # triples in one optimizer step, over all processes (paper, A.1)
+    batch_size: BatchSize = 512  # triples in one optimizer step, over all processes (paper, A.1)
     lr: NonNegative = 1.5e-4  # the highest learning rate (paper, A.1)
     warmup_steps: Count = 2000  # linear, from 0; not used by one_cycle (paper, A.1)
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"  # after the warm-up  # assumed

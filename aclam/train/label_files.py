@@ -61,6 +61,7 @@ class LabelsAbout(TypedDict):
     values: Literal["codes", "float16", "float32"]
     offsets: NotRequired[list[int]]  # k, in frames; the columns say it, too
     frames: Count
+    pairs: NotRequired[dict[str, Count]]  # by offset, where they are done
 
 
 def store_hash(store: Store) -> str:
