@@ -72,15 +72,13 @@ def test_the_lock_is_exact_and_holds_no_address():
     assert len(LOCK) > 100
 
 
-NOT_LOCKED = ("policy_requirements", "trackers_requirements")  # not locked yet
+NOT_LOCKED = ("trackers_requirements",)  # clients of services that no test here talks to
 
 
 @pytest.mark.parametrize("extra", [e for e in EXTRAS if e not in NOT_LOCKED])
 def test_what_is_locked_is_what_users_may_have(extra):
     for line in lines(extra):
         requirement = Requirement(line)
-        if requirement.name == "moviepy":  # not locked yet
-            continue
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 

@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from fastcore.basics import patch
 
 from ..core import UserError, library, reason, regular_file, short
 from .arrays import ArrayEpisode, ArrayReader, Column
