@@ -99,7 +99,7 @@ def test_a_name_that_is_nothing_is_one_line(name):
     with pytest.raises(UserError) as caught:
         find_model(name)
     said = str(caught.value)
-    assert "no model at" in said and "ac_lam_cpu" in said and "\n" not in said
+    assert "no latent action model at" in said and "ac_lam_cpu" in said and "\n" not in said
 
 
 def test_a_folder_of_the_name_of_a_kept_model_is_that_folder(tmp_path, monkeypatch):

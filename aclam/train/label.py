@@ -22,6 +22,7 @@ from ..data.lerobot_columns import check_new, is_whole_lerobot
 from ..data.lerobot_metadata import read_info, read_metadata
 from ..data.lerobot_writer import lerobot_folder
 from ..device import device_of
+from ..lam.quantizer import not_yet_quantized
 from .group import join_group
 from .label_files import same_files, to_lerobot
 from .label_job import Job, LabelConfig, folder_of, open_job
@@ -102,6 +103,9 @@ def _join_in(job: Job, state: PartialState) -> dict:
 
 def _work(job: Job, state: PartialState) -> None:
     """Label this process's pieces under a progress bar."""
+    note = not_yet_quantized(job.lam)
+    if note and state.is_main_process:
+        say(note)
     order = order_of(job, state.process_index, state.num_processes)
     there = sum(piece.frames for piece in order if job.has(piece))
     bar = tqdm(
