@@ -65,12 +65,14 @@ def suggest(
     """Name the option nearest to `word` in a sentence, to be appended to an error line."""
     names = [str(o) for o in options]
     word = _todays_name(word)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if near:
-        return f' Did you mean "{near[0]}"?'
 
     # optim.lr is known as lr, too
     tails = {_tail(name): name for name in reversed(names)}
+    if "." not in word and _tail(word) in tails and word not in names:
+        return f' Did you mean "{tails[_tail(word)]}"?'
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f' Did you mean "{near[0]}"?'
     near = difflib.get_close_matches(_tail(word), tails, n=1, cutoff=0.75)
     return f' Did you mean "{tails[near[0]]}"?' if near else ""
 

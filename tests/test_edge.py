@@ -241,6 +241,7 @@ def test_latents_and_predict_look_at_forms(name):
 def test_batches_that_are_none(name):
     lam = small(name).train()
     o = torch.rand(4, 3, 3, S, S)
+    refused(lam.loss, "a tensor was given", o)
     refused(lam.loss, "no frames", {})
     refused(lam.loss, "shape .4, 2, 3, 16, 16.", {"frames": o[:, :2]})
     refused(lam.loss, "shape .3, 3, 16, 16.", {"frames": o[0]})

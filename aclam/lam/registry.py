@@ -353,6 +353,9 @@ def batch_forms(self: LatentActionModel) -> dict[str, Form]:
 def check_batch(self: LatentActionModel, batch: Mapping[str, Tensor]) -> None:
     """Refuse a batch that does not fit; looks at numbers only where they lie on the host."""
     forms = self.batch_forms()
+    if isinstance(batch, Tensor):
+        right = form_text(forms["frames"])
+        raise UserError(f'a batch is a dict, {{"frames": {right}, ...}}; a tensor was given')
     for name, form in forms.items():
         if name not in batch:
             raise UserError(f"the batch has no {name}: {form_text(form)} is expected by this model")
