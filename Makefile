@@ -6,10 +6,7 @@ export PYTHON
 
 MINUTES ?= 60
 
-# On a machine without a GPU the CPU build of PyTorch is looked for here: make TORCH_INDEX=URL, or TORCH_INDEX= for nowhere.
-ifdef TORCH_INDEX
-export TORCH_INDEX
-endif
+# On a machine without a GPU the CPU build of PyTorch is looked for: make TORCH_INDEX=URL says where, TORCH_INDEX= nowhere.
 
 .PHONY: help demo test test-slow fuzz book bench export lock clean
 .DEFAULT_GOAL := help
