@@ -173,6 +173,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "chapters")
     options = parser.parse_args()
 
+    # a shell that starts this in the background lets its children ignore these; some chapters need them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     chosen, work = chapters(options.only), options.work.resolve()
     if not chosen:
         print(f"no chapter has one of these in its path: {options.only}", file=sys.stderr)
