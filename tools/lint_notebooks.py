@@ -10,13 +10,19 @@ numbers start at 1.
 import ast
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOB = "https://colab.research.google.com/github/aclam-project/aclam/blob/main/"
+REPOSITORY = "https://github.com/aclam-project/aclam"
+BRANCH = "main"  # what a badge opens and, until a version has a tag, an install cell installs
+BLOB = f"https://colab.research.google.com/github/aclam-project/aclam/blob/{BRANCH}/"
+INSTALL = "%pip install"
 
 MAX_LINE = 100
 MAX_CELL_LINES = (
@@ -50,8 +56,8 @@ class Cell:
 
     @property
     def tree(self) -> ast.Module:
-        """The parsed code; lines for IPython (`%pip ...`) are blanked."""
-        return ast.parse(re.sub(r"^\s*[%!].*$", "", self.source, flags=re.M))
+        """The parsed code; a line for IPython (`%pip ...`) counts as `pass`."""
+        return ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", self.source, flags=re.M))
 
 
 @dataclass(frozen=True)
@@ -120,15 +126,99 @@ def badge(nb: Notebook) -> Found:
         )
 
 
+def install_lines(extras: str, ref: str = BRANCH) -> str:
+    """The install cell without its directives; `extras` is `""` or `"[sim]"`.
+
+    It installs where aclam is missing, as on Colab, and leaves alone what is there: an editable
+    checkout, or a release.
+    """
+    return (
+        "# Where aclam is missing, as on Colab, this cell installs it:\n"
+        "import importlib.util\n\n"
+        'if importlib.util.find_spec("aclam") is None:\n'
+        f'    {INSTALL} -q "aclam{extras} @ git+{REPOSITORY}@{ref}"'
+    )
+
+
+INSTALLED = re.compile(rf"aclam(\[[\w,]+\])? @ git\+{re.escape(REPOSITORY)}(?:@([\w.-]+))?")
+
+
 def install_cell(nb: Notebook) -> Found:
     for c in nb.code[: HEAD + 2]:
-        if "%pip install" in c.source:
-            if c.runs:
-                yield c.number, "the install cell needs '#| eval: false'"
-            if not re.search(r"aclam[^\n]*(@v\d|==\d)", c.source):
-                yield c.number, "the install cell must pin a version of aclam"
-            return
+        if INSTALL not in c.source:
+            continue
+        if c.runs:
+            yield c.number, "the install cell needs '#| eval: false'"
+        lines = "\n".join(x for x in c.source.splitlines() if not x.startswith("#|"))
+        named = INSTALLED.search(c.source)
+        if not (named and named[2] and lines == install_lines(named[1] or "", named[2])):
+            yield c.number, "not the install cell of all chapters: run tools/install_cells.py"
+        return
     yield 1, "no install cell for Colab"
+
+
+def installable(nb: Notebook) -> Found:
+    """What a reader is told to install from the repository must be there."""
+    for c in nb.cells:
+        for named in INSTALLED.finditer(c.source):
+            extras = (named[1] or "[]")[1:-1].split(",")
+            for extra in [e for e in extras if e and e not in known_extras()]:
+                yield c.number, f"settings.ini has no extra {extra}"
+            if named[2] and named[2] not in known_refs():
+                can = " or ".join(known_refs())
+                yield c.number, f"installs {named[2]}, which is not there; {can} is"
+
+
+@cache
+def known_extras() -> frozenset[str]:
+    parser = ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    keys = [key for key in parser["DEFAULT"] if key.endswith("_requirements")]
+    return frozenset(key.removesuffix("_requirements") for key in keys)
+
+
+@cache
+def known_refs() -> tuple[str, ...]:
+    """What can be installed from the repository: the branch, and this version once it has a tag."""
+    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "aclam/__init__.py").read_text())[1]
+    try:
+        git = ["git", "-C", str(ROOT), "tag", "--list", f"v{version}"]
+        tags = subprocess.run(git, capture_output=True, text=True).stdout.split()
+    except FileNotFoundError:  # no git: a tag cannot be seen
+        tags = []
+    return (BRANCH, *tags)
+
+
+# --- what a reader has who has only the package ---------------------------------------------------
+
+OUTSIDE = re.compile(r"""["'](\.\./|(\./)?(tests|nbs|site|tools|bench)/)[^"'\n]*["']""")
+OPENERS = {"Path", "open", "read_json", "read_text", "imread", "read_tensors", "load", "glob"}
+
+
+def stands_alone(nb: Notebook) -> Found:
+    """A chapter runs from an empty folder, with the package and nothing else of the repository."""
+    for c in nb.code:
+        for call in [n for n in ast.walk(c.tree) if isinstance(n, ast.Call)]:
+            if _name(call) not in OPENERS or not call.args:
+                continue
+            if (found := OUTSIDE.match(ast.unparse(call.args[0]))) and not _guarded(found[0], nb):
+                yield (
+                    c.number,
+                    f"{found[0]} is not in the package: kept_result(...) finds what is, or ask "
+                    "is_dir() or exists() first",
+                )
+
+
+def _guarded(path: str, nb: Notebook) -> bool:
+    """Whether the notebook gives the path a name and asks whether it is there."""
+    for c in nb.code:
+        for node in ast.walk(c.tree):
+            if not isinstance(node, ast.Assign) or path not in ast.unparse(node.value):
+                continue
+            asked = rf"\b{re.escape(ast.unparse(node.targets[0]))}\.(is_dir|is_file|exists)\(\)"
+            if any(re.search(asked, other.source) for other in nb.code):
+                return True
+    return False
 
 
 # --- what would break the export or the book ------------------------------------------------------
@@ -373,6 +463,8 @@ RULES = [
     title,
     badge,
     install_cell,
+    installable,
+    stands_alone,
     imports_alone,
     no_export_call,
     exports_are_tested,
