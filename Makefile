@@ -6,6 +6,8 @@ export PYTHON
 
 MINUTES ?= 60
 
+# On a machine without a GPU the CPU build of PyTorch is looked for: make TORCH_INDEX=URL says where, TORCH_INDEX= nowhere.
+
 .PHONY: help demo test test-slow fuzz book bench export lock clean
 .DEFAULT_GOAL := help
 

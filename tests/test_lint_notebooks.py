@@ -2,13 +2,12 @@
 
 import json
 
+import install_cells
 import lint_notebooks as lint
 import pytest
 
 BADGE = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({lint.BLOB}nbs/room/good.ipynb)"
-INSTALL = (
-    '#| eval: false\n%pip install -q "aclam @ git+https://github.com/aclam-project/aclam@v0.1.0"'
-)
+INSTALL = f"#| eval: false\n{lint.install_lines('[sim]')}"
 GOOD = [
     "md:# A title\n\n> One line of plain text",
     "#| default_exp room.good",
@@ -52,6 +51,37 @@ def test_a_good_notebook_passes(notebook):
     assert notebook() == []
 
 
+def test_a_file_that_is_asked_for_first_may_be_read(notebook):
+    source = 'folder = Path("../../tests/x")\nprint(folder.is_dir())'
+    assert notebook(extra=[source]) == []
+
+
+def test_a_tag_counts_once_it_is_there(notebook, monkeypatch):
+    monkeypatch.setattr(lint, "known_refs", lambda: ("main", "v0.1.0"))
+    assert notebook({3: f"#| eval: false\n{lint.install_lines('', 'v0.1.0')}"}) == []
+
+
+def test_the_install_cell_installs_only_where_the_package_is_missing():
+    source = (
+        lint.install_lines("[sim]").replace(lint.INSTALL, "install(").replace('main"', 'main")')
+    )
+    asked = []
+    for name in ("aclam", "a_package_that_is_missing"):
+        code = source.replace('find_spec("aclam")', f"find_spec({name!r})")
+        exec(code.replace(" -q", ""), {"install": asked.append})
+    assert asked == [f"aclam[sim] @ git+{lint.REPOSITORY}@main"]
+
+
+def test_one_tool_writes_all_install_cells():
+    before = '#| hide\n#| eval: false\n# On Colab:\n%pip install "aclam[sim] @ git+{}@v0.1.0"'
+    after = install_cells.renew(before.format(lint.REPOSITORY), "main")
+    assert after == f"#| hide\n#| eval: false\n{lint.install_lines('[sim]')}"
+    assert install_cells.renew(after, "main") == after
+    text = f'`pip install "aclam @ git+{lint.REPOSITORY}@v0.1.0"`'
+    assert install_cells.renew(text, "main") == text.replace("v0.1.0", "main")
+    assert install_cells.renew("x = 1", "main") == "x = 1"
+
+
 BAD = {
     "no subtitle": ({0: "md:# A title"}, [], "cell 1: the first cell must be"),
     "LaTeX in the subtitle": ({0: "md:# A title\n\n> With $x$"}, [], "cell 1: no LaTeX"),
@@ -64,10 +94,40 @@ BAD = {
     ),
     "no time": ({2: f"md:{BADGE}"}, [], "how long it takes"),
     "no install cell": ({3: "1 + 1"}, [], "no install cell"),
-    "unpinned install": (
+    "an install cell of one's own": (
         {3: '#| eval: false\n%pip install "aclam"'},
         [],
-        "cell 4: the install cell must pin",
+        "cell 4: not the install cell of all chapters",
+    ),
+    "installs without being asked": (
+        {3: f'#| eval: false\n{lint.INSTALL} "aclam @ git+{lint.REPOSITORY}@main"'},
+        [],
+        "cell 4: not the install cell of all chapters",
+    ),
+    "a version that is not there": (
+        {3: f"#| eval: false\n{lint.install_lines('', 'v99.0.0')}"},
+        [],
+        "cell 4: installs v99.0.0, which is not there; main",
+    ),
+    "a version that is not there, in prose": (
+        {},
+        [f'md:`pip install "aclam @ git+{lint.REPOSITORY}@v99.0.0"`'],
+        "cell 9: installs v99.0.0, which is not there",
+    ),
+    "an extra that is not there": (
+        {3: f"#| eval: false\n{lint.install_lines('[sim,nothing]')}"},
+        [],
+        "cell 4: settings.ini has no extra nothing",
+    ),
+    "a file beside the notebook": (
+        {},
+        ['rows = read_json("../results/seeds.json")'],
+        "cell 9: '../results/seeds.json' is not in the package",
+    ),
+    "a fixture of the tests": (
+        {},
+        ['folder = Path("tests/fixtures/lapa")\nprint(list(folder.iterdir()))'],
+        "cell 9: 'tests/fixtures/lapa' is not in the package",
     ),
     "install cell that runs": (
         {3: INSTALL.replace("#| eval: false\n", "")},

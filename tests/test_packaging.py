@@ -2,10 +2,10 @@
 commands that answer.
 """
 
+import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +14,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from alone import build_wheel
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -82,37 +83,39 @@ def test_what_is_locked_is_what_users_may_have(extra):
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "imagecodecs": "imagecodecs"}
+
+
+def imported(path: Path) -> set[str]:
+    """The libraries that a module names in an import, or in a call of `library`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "library":
+            names |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant)}
+    tops = {name.split(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {"aclam"}
+
+
+def test_what_the_package_imports_it_declares():
+    """Not what another library happens to bring."""
+    declared = {canonicalize_name(Requirement(x).name) for key in EXTRAS for x in lines(key)}
+    found = set().union(*(imported(path) for path in (ROOT / "aclam").rglob("*.py")))
+    assert len(found) > 20
+    missing = {n for n in found if canonicalize_name(DISTRIBUTIONS.get(n, n)) not in declared}
+    assert not missing
+
+
 # --- the wheel ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel built from a copy, so that no earlier build can leak into it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT / "aclam", source / "aclam", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (
-        "setup.py",
-        "settings.ini",
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "MANIFEST.in",
-    ):
-        shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        ".",
-        "--no-deps",
-        "--no-build-isolation",
-        "--quiet",
-        "-w",
-        out,
-    ]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=250)
-    return next(out.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_package_and_its_data(wheel):

@@ -26,8 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from alone import ROOT, build_wheel, clean_environment, make_environment
 from lint_notebooks import INSTALL, Cell, read
-from wheel import ROOT, build_wheel, clean_environment, make_environment
 
 LEFT_OUT = {"slow", "gpu", "notest"}
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
@@ -74,7 +74,10 @@ def chapters(only: list[str]) -> list[Path]:
 
 
 def name(path: Path) -> str:
-    return path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+    """`"4_lam/model"`; a notebook of another place is called by its file alone."""
+    nbs = ROOT / "nbs"
+    inside = path.relative_to(nbs) if path.is_relative_to(nbs) else Path(path.name)
+    return inside.with_suffix("").as_posix()
 
 
 def content(wheel: Path) -> str:
@@ -100,7 +103,7 @@ def run_chapter(path: Path, python: Path, work: Path, limit: float, digest: str)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(path, folder)
-    left_out = ",".join(str(c.number) for c in read(path).cells if not runs(c)) or "0"
+    left_out = ",".join(str(c.number) for c in read(path, path.parent).cells if not runs(c)) or "0"
     command = [str(python), "-c", RUN, path.name, left_out, str(python.parents[1])]
     environment = {**clean_environment(python.parents[1]), **ONE_THREAD}
 

@@ -210,12 +210,16 @@ def stands_alone(nb: Notebook) -> Found:
 
 
 def _guarded(path: str, nb: Notebook) -> bool:
-    """Whether the notebook gives the path a name and asks whether it is there."""
+    """Whether the notebook gives the path a name and asks whether it is there.
+
+    Where modules are looked for may be absent: the import says so.
+    """
     for c in nb.code:
         for node in ast.walk(c.tree):
             if not isinstance(node, ast.Assign) or path not in ast.unparse(node.value):
                 continue
-            asked = rf"\b{re.escape(ast.unparse(node.targets[0]))}\.(is_dir|is_file|exists)\(\)"
+            name = re.escape(ast.unparse(node.targets[0]))
+            asked = rf"\b{name}\.(is_dir|is_file|exists)\(\)|sys\.path\.insert\(0, str\({name}\b"
             if any(re.search(asked, other.source) for other in nb.code):
                 return True
     return False
