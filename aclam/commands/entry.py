@@ -80,7 +80,7 @@ def check_name(option: str, value: str) -> None:
     except UserError as error:
         raise UserError(f"{option}: {error}") from error
 
-
+# %% ../../nbs/10_commands/entry.ipynb #32fffb5d
 def check_paths(argv: Sequence[str]) -> None:
     """Raise `UserError` for data or a model that is named and does not exist."""
     for option, value in named_paths(argv):
