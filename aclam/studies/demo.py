@@ -75,7 +75,7 @@ FIRST = "ac_lam_cpu"  # the preset whose sizes and steps both have
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Train a latent action model that adds up, beside its twin that does not.
+    """Train a latent action model that adds up, and the same without its additive loss.
 
     About 20 minutes on two cores.
     """
