@@ -111,6 +111,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "aclam-demo": ("aclam-demo", "aclam-demo --quick --out runs/quick"),
     "aclam-linear": ("aclam-linear", "aclam-linear figure 3"),
+    "aclam-look": (
+        "aclam-look my_video.mp4",
+        "aclam-look my_lerobot --model runs/lam --episode 3 --out looked",
+    ),
 }
 
 # %% ../nbs/0_help_page.ipynb #104abb06

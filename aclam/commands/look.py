@@ -6,7 +6,8 @@ Docs: https://aclam-project.github.io/aclam/10_commands/look.html.md"""
 
 # %% auto #0
 __all__ = ['Path_', 'Triples', 'TURNS', 'FITS', 'LookConfig', 'turn_words', 'turn_of', 'bytes_words', 'film_facts', 'model_facts',
-           'folder_of', 'open_model', 'read_for', 'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
+           'folder_of', 'open_model', 'reading_note', 'read_for', 'commands_of', 'Found', 'find', 'write', 'summary',
+           'run', 'main']
 
 # %% ../../nbs/10_commands/look.ipynb #67ab5da2
 import os
@@ -41,7 +42,8 @@ from PIL import Image
 from ..schema import Count, FrameRate, check_fields
 from ..structure.held_out import origin
 from ..structure.table import number
-from ..studies.look import Film, Look, episodes_of, look_at, open_any, plan, read_film
+from ..studies.look import PER_SECOND, Film, Look, episodes_of, look_at, open_any, plan
+from ..studies.look import read_film, thinned
 from ..studies.look_page import Page, codes_sentence, draw_overview, page_html, small_png
 from aclam.studies.look_words import (
     judgements,
@@ -177,6 +179,18 @@ def open_model(config: LookConfig) -> LatentActionModel:
     return lam.eval()
 
 
+def reading_note(film: Film) -> str:
+    """Which part of the data was read."""
+    trajectories = film.store.trajectories
+    read = sum(len(p.numbers) for p in film.pieces)
+    there = sum(len(thinned(t)) for t in trajectories)
+    of = f"{read:,d} of {sum(map(len, trajectories)):,d} frames were read"
+    most = f"at most {PER_SECOND:g} a second"
+    if read == there:
+        return f"{of}: all of it, {most}."
+    return f"{of}: pieces at even distances, {most}, as many as there is time for."
+
+
 def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film:
     """The film, as much of it as there is time for."""
     say(f"opening {config.path}")
@@ -184,11 +198,7 @@ def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film
     shown, others, seen_before = episodes_of(store, known, config.episode)
     pieces = plan(store, shown, others, TripleConfig())
     film = read_film(store, pieces, shown, lam.config.image_size, config.fit)
-    whole = sum(map(len, store.trajectories))
-    read = sum(len(p.numbers) for p in film.pieces)
-    span = f"{read:,d} of {whole:,d} frames were looked at, in pieces at even distances"
-    film.notes += [text for text in (note, seen_before) if text]
-    film.notes.append(f"{span}: at most ten a second, and no more than there is time for.")
+    film.notes = [text for text in (note, seen_before, reading_note(film), *film.notes) if text]
     return film
 
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
@@ -285,11 +295,14 @@ def run(config: LookConfig) -> None:
     device_of(config.device)
     model = find_model(config.model)
     folder = folder_of(config)
+    about = {"path": os.path.abspath(config.path), "model": os.path.abspath(model)}
+    output_folder(folder, [config.path, model], "look", make=False)
+    if (folder / "config.json").exists():
+        claim(folder, about, "look")  # another's page is known before any work
+    found = find(config)
     output_folder(folder, [config.path, model], "look")
     with hold(folder):
-        about = {"path": os.path.abspath(config.path), "model": os.path.abspath(model)}
         claim(folder, about, "look")
-        found = find(config)
         write(folder, found)
     print_json(found.as_json()) if config.json else print(summary(folder, found))
 

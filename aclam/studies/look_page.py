@@ -56,12 +56,12 @@ def draw_strip(ax: Axes, film: Film) -> None:
     ax.set_axis_off()
 
 
-def draw_squares(ax: Axes, film: Film, look: Look, inches: float) -> None:
-    """What the model sees of each picture, as squares as high as the axes, `inches` wide in all."""
+def draw_squares(ax: Axes, film: Film, look: Look) -> None:
+    """What the model sees of each picture, as squares as high as the axes."""
     first, last = _ends(film)
     edges = np.linspace(first, last, len(look.strip) + 1)
-    height = ax.get_position().height * ax.figure.get_figheight()
-    half = 0.5 * height / inches * (last - first)
+    place = ax.get_window_extent()
+    half = 0.5 * place.height / place.width * (last - first)
     for row, middle in zip(look.strip, (edges[1:] + edges[:-1]) / 2, strict=True):
         image = film.own[row].transpose(1, 2, 0)
         extent = (middle - half, middle + half, 0, 1)
@@ -119,7 +119,7 @@ def draw_timeline(film: Film, look: Look) -> Figure:
     place = {"left": 0.055, "right": 0.995, "bottom": 0.5 / (sum(rows) + 0.65), "top": 0.995}
     axes = fig.subplots(3, 1, gridspec_kw={"height_ratios": rows, "hspace": 0.05, **place})
     draw_strip(axes[0], film)
-    draw_squares(axes[1], film, look, WIDTH * 0.94)
+    draw_squares(axes[1], film, look)
     draw_lengths(axes[2], film, look)
     return fig
 
@@ -223,7 +223,7 @@ def draw_overview(film: Film, look: Look, title: str, line: str) -> Figure:
     place = {"left": 0.055, "right": 0.995, "bottom": 0.45 / above, "top": 1 - 0.5 / above}
     axes = top.subplots(3, 1, gridspec_kw={"height_ratios": rows, "hspace": 0.05, **place})
     draw_strip(axes[0], film)
-    _squares_of(axes[1], film, look)
+    draw_squares(axes[1], film, look)
     draw_lengths(axes[2], film, look)
     style = {"va": "top", "color": "#0f172a"}
     top.text(0.055, 0.985, title, fontsize=12.5, weight="bold", **style)
@@ -237,10 +237,6 @@ def draw_overview(film: Film, look: Look, title: str, line: str) -> Figure:
     fill_walk(right, look)
     right.subplots_adjust(0.1, 0.02, 0.995, 0.9)
     return fig
-
-
-def _squares_of(ax: Axes, film: Film, look: Look) -> None:
-    draw_squares(ax, film, look, WIDTH * 0.94)
 
 # %% ../../nbs/9_studies/look_page.ipynb #a61b0cf8
 COLORS_IN_PNG = 256
