@@ -111,10 +111,6 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "aclam-demo": ("aclam-demo", "aclam-demo --quick --out runs/quick"),
     "aclam-linear": ("aclam-linear", "aclam-linear figure 3"),
-    "aclam-look": (
-        "aclam-look my_video.mp4",
-        "aclam-look my_lerobot --model runs/lam --episode 3 --out looked",
-    ),
 }
 
 # %% ../nbs/0_help_page.ipynb #104abb06
@@ -146,6 +142,14 @@ EXAMPLES |= {
     "aclam-structure compare": (
         "aclam-structure compare --data data/emoji --models ac_lam_cpu no_ac_cpu",
         "aclam-structure compare --plugin my_module --models my_preset --data data/emoji",
+    ),
+}
+
+# %% ../nbs/0_help_page.ipynb #d518ec49
+EXAMPLES |= {
+    "aclam-look": (
+        "aclam-look my_video.mp4",
+        "aclam-look my_lerobot --model runs/lam --episode 3 --out looked",
     ),
 }
 

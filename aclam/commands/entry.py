@@ -72,7 +72,7 @@ def named_paths(argv: Sequence[str], prog: str = "") -> list[tuple[str, str]]:
             found.append((option, word))
     return [pair for pair in found if pair[0] in known]
 
-
+# %% ../../nbs/10_commands/entry.ipynb #3fa5f191
 def check_model(option: str, value: str) -> None:
     """Raise `UserError` for a model that is no name of a kept one, nor of one on the hub."""
     names = kept_names("policies" if option == "--policy" else "models")

@@ -239,7 +239,7 @@ def figure_html(title: str, figure, caption: str) -> str:
         f"<figcaption>{escaped(caption)}</figcaption></figure>"
     )
 
-
+# %% ../../nbs/9_studies/report.ipynb #faacd3bc
 FACTS = {
     "data": "Data",
     "hardware": "Hardware and software",
