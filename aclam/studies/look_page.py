@@ -27,7 +27,7 @@ from ..structure.norm_trajectory import COLORS, TRUTH, tidy
 from ..structure.table import number
 from .figures import draw_code_usage, png_bytes
 from .look import AHEAD_S, Film, Look
-from .look_words import Judged, Verdict
+from .look_words import COPYING, Judged, Verdict
 from .processes import version_of
 from .report import escaped, facts_html, figure_html, page_head, section
 
@@ -260,7 +260,7 @@ def _mark(judged: Judged) -> str:
     text = f"{m.preset} on its own data: {number(m.best)} to {number(m.worst)}"
     if m.unseen is not None:
         text += f"; on LIBERO, unseen: {number(m.unseen)}"
-    if judged.metric.key in ("reconstruction", "sum_reconstruction"):
+    if judged.metric.key in COPYING:
         return text + "; copying: 1"
     return text + f"; its twin without the constraint: {number(m.floor)}" if m.floor else text
 
