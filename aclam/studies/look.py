@@ -212,7 +212,7 @@ def read_piece(
             small.append(resize_frames(square, size).numpy())
     return piece._replace(numbers=tuple(numbers)), np.concatenate(small), pictures
 
-
+# %% ../../nbs/9_studies/look.ipynb #d4d91eca
 def check_broken(t: Trajectory, planned: Sequence[int], read: Sequence[int]) -> str:
     """A note where frames could not be decoded; the decoder's `UserError` for more than a few."""
     missing = sorted(set(planned) - set(read))

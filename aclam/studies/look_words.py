@@ -74,7 +74,7 @@ def _known(stores: Sequence[str], preset: str, key: str, what: str = "mean") -> 
     values = [_kept(store, preset, key, what) for store in stores]
     return [v for v in values if v is not None]
 
-
+# %% ../../nbs/9_studies/look_words.ipynb #927aedf7
 def marks_of(metric: Metric, preset: str) -> Marks:
     """The kept numbers of a preset; of `YARDSTICK` where there are none."""
     own = preset if preset in kept_presets() else YARDSTICK
@@ -171,7 +171,7 @@ def judge(
         word = "poor"
     return Judged(metric, value, word, WORDS[metric.key][word], marks)
 
-
+# %% ../../nbs/9_studies/look_words.ipynb #6e28d3e8
 def judgements(numbers: Mapping, preset: str) -> list[Judged]:
     """Every number that can be judged."""
     known = {key: numbers.get(key) for key in JUDGED}
