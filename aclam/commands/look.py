@@ -75,7 +75,8 @@ class LookConfig:
     camera: str | None = None  # default: the first that is in color
     # frames a second, of pictures, RLDS, HDF5 and Zarr; default: what a recipe says, else 10
     rate: FrameRate | None = None
-    fit: Fit = "crop"  # how frames become squares: the middle, all of it in another shape, or bars
+    # crop: the middle square of a frame; squeeze: all of it, in another shape; pad: all, with bars
+    fit: Fit = "crop"
     n: Triples = 512  # triples that are measured; fewer where the model is slow
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
