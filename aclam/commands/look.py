@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from ..command_line import cli
 from ..core import atomic_file, print_json, say, write_json
+from ..data.played import PlayedFrames
 from ..data.pixels import UPRIGHT, Fit, Turn, exif_turn
 from ..data.sampling import TripleConfig
 from ..data.video import VideoFile, VideoFrames
@@ -97,7 +98,7 @@ def turn_words(turn: Turn) -> str:
 
 def turn_of(frames: object) -> Turn:
     """How frames of a film or photographs are turned to be shown."""
-    if isinstance(frames, VideoFrames):
+    if isinstance(frames, VideoFrames | PlayedFrames):
         video = VideoFile(frames.path)
         try:
             return video.turn if video.size and video.turn else UPRIGHT

@@ -7,10 +7,9 @@ Docs: https://aclam-project.github.io/aclam/9_studies/look.html.md"""
 # %% auto #0
 __all__ = ['RATE', 'PER_SECOND', 'LEAST', 'MOST', 'PIXELS', 'LEAD', 'READING_S', 'HEIGHT', 'CHUNK', 'BROKEN', 'MEASURING_S',
            'BATCH', 'AHEAD_S', 'ROWS', 'NEAR', 'MOST_CODES', 'declaration', 'open_any', 'Piece', 'thinned', 'cut',
-           'affordable', 'plan', 'Film', 'picture', 'decodable', 'read_piece', 'check_broken', 'order_of',
-           'strip_numbers', 'columns_of', 'read_film', 'episodes_of', 'trajectories_of', 'triples_of',
-           'affordable_triples', 'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'transfers',
-           'look_at']
+           'affordable', 'plan', 'Film', 'picture', 'read_piece', 'check_broken', 'order_of', 'strip_numbers',
+           'columns_of', 'read_film', 'episodes_of', 'trajectories_of', 'triples_of', 'affordable_triples',
+           'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'transfers', 'look_at']
 
 # %% ../../nbs/9_studies/look.ipynb #3dc410db
 import time
@@ -30,6 +29,7 @@ from ..data.cache import cache_frames, channels_last, resize_frames
 from ..data.declared import Declared
 from ..data.lerobot_reader import download
 from ..data.pixels import Fit, fit_frames
+from ..data.played import decodable, playable
 from ..data.sampling import TripleConfig
 from ..data.source import declared_for, has_times, open_dataset, recognize
 from ..data.store import Store
@@ -184,17 +184,6 @@ def picture(frame: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
 
 
-def decodable(t: Trajectory, numbers: Sequence[int]) -> tuple[list[int], list[np.ndarray]]:
-    """Those of some frames that can be decoded, and their numbers."""
-    try:
-        return list(numbers), list(t.frames[list(numbers)])
-    except UserError:
-        if len(numbers) == 1:
-            return [], []
-    found = [decodable(t, [n]) for n in numbers]
-    return [n for ns, _ in found for n in ns], [f for _, fs in found for f in fs]
-
-
 def read_piece(
     t: Trajectory, piece: Piece, size: int, fit: Fit, wanted: set[int]
 ) -> tuple[Piece, np.ndarray, dict[int, np.ndarray]]:
@@ -212,7 +201,7 @@ def read_piece(
             small.append(resize_frames(square, size).numpy())
     return piece._replace(numbers=tuple(numbers)), np.concatenate(small), pictures
 
-# %% ../../nbs/9_studies/look.ipynb #d4d91eca
+# %% ../../nbs/9_studies/look.ipynb #0cbb827e
 def check_broken(t: Trajectory, planned: Sequence[int], read: Sequence[int]) -> str:
     """A note where frames could not be decoded; the decoder's `UserError` for more than a few."""
     missing = sorted(set(planned) - set(read))
@@ -257,7 +246,9 @@ def read_film(
 ) -> Film:
     """Read pieces under a progress bar; those that are begun within `READING_S`, two at least."""
     film = Film(store, shown, [p for p in pieces if p.episode == shown], [], {}, len(pieces))
-    t = store.trajectories[shown]
+    t, note = playable(store.trajectories[shown])
+    store.trajectories[shown] = t
+    film.notes += [note] if note else []
     count = columns_of(*store.meta["image_size"])
     wanted = set(strip_numbers(film.numbers, film.times, count))
     whole = sum(len(p.numbers) for p in film.pieces) == len(thinned(t))

@@ -77,6 +77,15 @@ def _segments(times: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(times)), gaps)
 
 
+def _by_piece(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means over pieces where there are gaps between them; else all as it is."""
+    segments = _segments(times)
+    if len(segments) == 1:
+        return times, values
+    means = [(times[rows].mean(), values[rows].mean()) for rows in segments]
+    return np.array(means).T
+
+# %% ../../nbs/9_studies/look_page.ipynb #67349bed
 def draw_lengths(ax: Axes, film: Film, look: Look) -> None:
     """|z| over time: from the first frame, of each next half second, and how far a robot is."""
     far = look.curves.far
@@ -87,15 +96,16 @@ def draw_lengths(ax: Axes, film: Film, look: Look) -> None:
         ax.fill_between(
             times, moved, color=TRUTH, alpha=0.3, lw=0, label="the robot's displacement"
         )
+    x, y = _by_piece(times, far.norm)
+    mark = "o" if len(x) < len(times) else None
+    whose = ", means of pieces" if mark else ""
     if len(look.curves.when):
-        for rows in _segments(look.curves.when):
-            label = f"of the next {AHEAD_S:g} s" if rows[0] == 0 else None
-            x, y = look.curves.when[rows], look.curves.ahead[rows]
-            ax.fill_between(x, y, color=COLORS[0], alpha=0.25, lw=0)
-            ax.plot(x, y, color=COLORS[0], lw=1.4, label=label)
-    for rows in _segments(times):
-        label = "from the first frame" if rows[0] == 0 else None
-        ax.plot(times[rows], far.norm[rows], color=COLORS[1], lw=1.8, label=label)
+        when, ahead = _by_piece(look.curves.when, look.curves.ahead)
+        ax.fill_between(when, ahead, color=COLORS[0], alpha=0.25, lw=0)
+        label = f"of the next {AHEAD_S:g} s{whose}"
+        ax.plot(when, ahead, color=COLORS[0], lw=1.4, marker=mark, ms=3, label=label)
+    label = f"from the first frame{whose}"
+    ax.plot(x, y, color=COLORS[1], lw=1.8, marker=mark, ms=3, label=label)
     ax.set(xlim=_ends(film), ylim=(0, 1.32 * top), xlabel="seconds")
     ax.set_ylabel("length of z", fontsize=9, color=INK)
     ax.legend(frameon=False, fontsize=8.5, loc="upper left", ncols=3, borderaxespad=0.2)
