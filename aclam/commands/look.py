@@ -21,6 +21,7 @@ import matplotlib
 
 import tyro
 from msgspec import Meta
+from tqdm import tqdm
 
 from ..command_line import cli
 from ..core import atomic_file, print_json, say, write_json
@@ -202,8 +203,8 @@ def reading_note(film: Film) -> str:
 
 def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film:
     """The film, as much of it as there is time for."""
-    say(f"opening {config.path}")
-    store, note = open_any(config.path, config.camera, config.rate)
+    with tqdm(desc=f"opening {config.path}", bar_format="{desc}", leave=False, delay=1.0):
+        store, note = open_any(config.path, config.camera, config.rate)
     shown, others, seen_before = episodes_of(store, known, config.episode)
     pieces = plan(store, shown, others, TripleConfig())
     film = read_film(store, pieces, shown, lam.config.image_size, config.fit)

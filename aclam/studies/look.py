@@ -236,6 +236,19 @@ def columns_of(height: int, width: int) -> int:
     return int(np.clip(round(9.5 * np.sqrt(height / width)), 6, 12))
 
 # %% ../../nbs/9_studies/look.ipynb #43b38e71
+def _read(
+    film: Film, piece: Piece, size: int, fit: Fit, wanted: set[int]
+) -> tuple[Piece, np.ndarray]:
+    """What can be decoded of a piece; its pictures, and what is missing, are noted."""
+    t = film.store.trajectories[piece.episode]
+    mine = wanted if piece.episode == film.shown else set()
+    found, frames, pictures = read_piece(t, piece, size, fit, mine)
+    film.pictures |= pictures
+    note = check_broken(t, piece.numbers, found.numbers)
+    film.notes += [note] if note else []
+    return found, frames
+
+# %% ../../nbs/9_studies/look.ipynb #2fe7c9ca
 def read_film(
     store: Store,
     pieces: Sequence[Piece],
@@ -254,20 +267,17 @@ def read_film(
     whole = sum(len(p.numbers) for p in film.pieces) == len(thinned(t))
     begun = time.monotonic()
     read = {}
-    bar = tqdm(order_of(pieces, whole), desc="reading", unit="piece", disable=quiet, leave=False)
-    for n in bar:
-        if len(read) > 1 and time.monotonic() - begun > READING_S:
-            film.notes.append(f"Reading was slow: {len(read)} of {len(pieces)} pieces were read.")
-            break
-        episode, numbers = pieces[n]
-        mine = wanted if episode == shown else set()
-        read[n] = read_piece(store.trajectories[episode], pieces[n], size, fit, mine)
-        film.pictures |= read[n][2]
-        note = check_broken(store.trajectories[episode], numbers, read[n][0].numbers)
-        film.notes += [note] if note else []
+    order = order_of(pieces, whole)
+    with tqdm(order, desc="reading", unit="piece", disable=quiet, leave=False) as bar:
+        for n in bar:
+            if len(read) > 1 and time.monotonic() - begun > READING_S:
+                late = f"Reading was slow: {len(read)} of {len(pieces)} pieces were read."
+                film.notes.append(late)
+                break
+            read[n] = _read(film, pieces[n], size, fit, wanted)
     found = [read[n] for n in sorted(read)]
-    film.pieces = [piece for piece, _, _ in found]
-    film.frames = [frames for _, frames, _ in found]
+    film.pieces = [piece for piece, _ in found]
+    film.frames = [frames for _, frames in found]
     return film
 
 # %% ../../nbs/9_studies/look.ipynb #adfe0e39
