@@ -123,8 +123,8 @@ def test_a_turn_has_words():
 # --- what it refuses ------------------------------------------------------------------------------
 
 REFUSED = {
-    "one frame": (lambda f: write_gif(f / "a.gif", moving(1)), "needs at least two frames"),
-    "one picture": (lambda f: write_pictures(f / "p", moving(1)) / "frame_0.png", "one picture"),
+    "one frame": (lambda f: write_gif(f / "a.gif", moving()[:1]), "needs at least two frames"),
+    "one picture": (lambda f: write_pictures(f / "p", moving()[:1]) / "frame_0.png", "one picture"),
     "nothing": (lambda f: f / "nowhere.mp4", "no such dataset"),
     "no film": (lambda f: f, "is not a dataset"),
     "a cut film": (lambda f: _cut_off(f / "a.mp4"), "not a whole video file"),

@@ -182,11 +182,8 @@ def folder_of(config: LookConfig) -> Path:
 
 
 def open_model(config: LookConfig) -> LatentActionModel:
-    """The model, on its device; where it does not quantize yet, that is said."""
-    lam = LatentActionModel.from_pretrained(config.model).to(device_of(config.device))
-    if note := not_yet_quantized(lam):
-        say(note)
-    return lam.eval()
+    """The model, on its device."""
+    return LatentActionModel.from_pretrained(config.model).to(device_of(config.device)).eval()
 
 
 def reading_note(film: Film) -> str:
@@ -208,7 +205,9 @@ def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film
     shown, others, seen_before = episodes_of(store, known, config.episode)
     pieces = plan(store, shown, others, TripleConfig())
     film = read_film(store, pieces, shown, lam.config.image_size, config.fit)
-    film.notes = [text for text in (note, seen_before, reading_note(film), *film.notes) if text]
+    phase = not_yet_quantized(lam)
+    notes = (note, seen_before, reading_note(film), *film.notes, phase[:1].upper() + phase[1:])
+    film.notes = [text for text in notes if text]
     return film
 
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
