@@ -145,6 +145,14 @@ EXAMPLES |= {
     ),
 }
 
+# %% ../nbs/0_help_page.ipynb #d518ec49
+EXAMPLES |= {
+    "aclam-look": (
+        "aclam-look my_video.mp4",
+        "aclam-look my_lerobot --model runs/lam --episode 3 --out looked",
+    ),
+}
+
 # %% ../nbs/0_help_page.ipynb #93d659c5
 FIRST = ("--train.steps", "--train.batch-size", "--train.lr", "--train.seed")
 COMMON = (

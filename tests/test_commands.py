@@ -13,6 +13,7 @@ import pytest
 
 from aclam.commands.data import main as data
 from aclam.commands.entry import HELP
+from aclam.commands.look import main as look
 from aclam.commands.structure import main as structure
 from aclam.core import UserError
 from aclam.data.store import write_store
@@ -194,6 +195,7 @@ DEVICES = {
     "aclam-structure.compare": (structure, "compare --data nowhere --out OUT"),
     "aclam-label": (label, "--model nowhere --data nowhere --out OUT"),
     "aclam-rollout": (rollout, "--policy expert --episodes 1 --out OUT"),
+    "aclam-look": (look, "nowhere --out OUT"),
 }
 
 

@@ -32,6 +32,7 @@ FOLDERS = {
     "rollout": ("policy.rollout", "--policy expert --episodes 1 --envs 1 --out OUT"),
     "compare": ("commands.structure", "compare --data DATA --steps 1 --out OUT"),
     "demo": ("studies.demo", "--quick --out OUT"),
+    "look": ("commands.look", "DATA --model MODEL --out OUT"),
     "policies": ("studies.policy_comparison", "--data DATA --steps 1 --out OUT"),
 }
 FILES = {

@@ -231,6 +231,8 @@ WRONG_PATHS = [
     ("aclam-data", ["convert", "nowhere", "--out", "x"]),
     ("aclam-label", ["--model", "nowhere", "--data", "."]),
     ("aclam-label", ["--model", ".", "--data", "nowhere"]),
+    ("aclam-look", ["nowhere"]),
+    ("aclam-look", [".", "--model", "nowhere"]),
     ("aclam-rollout", ["--policy", "nowhere"]),
     ("aclam-structure", ["--model", "nowhere", "--data", "."]),
     ("aclam-structure", ["--latents", "nowhere.npz"]),

@@ -39,7 +39,10 @@ MADE = {
     "bag_0.db3": (_bag, "SQLite.*ROS 2.*as a film"),
     "a.mcap": (write("a.mcap", b"\x89MCAP0\r\n" + bytes(9)), "MCAP.*LeRobot dataset of it"),
     "a.png": (lambda f: Image.new("RGB", (20, 20)).save(f / "a.png"), "one picture.*folder"),
-    "a.gif": (lambda f: Image.new("RGB", (20, 20)).save(f / "a.gif"), "a GIF.*ffmpeg"),
+    "moving": (
+        lambda f: Image.new("RGB", (20, 20)).save(f / "moving", "GIF"),
+        "a GIF.*ends in .gif",
+    ),
     "a.flv": (write("a.flv", b"FLV\x01" + bytes(50)), "another container.*ffmpeg"),
     "a.csv": (write("a.csv", b"a,b\n1,2\n"), "a table"),
     "notes.md": (write("notes.md", b"# Notes\n"), "text, and no dataset"),

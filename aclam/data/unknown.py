@@ -40,7 +40,7 @@ STARTS = {  # the first bytes of a file -> what it is, and what to do with it
     b"SQLite format 3": ("an SQLite database, such as a bag of ROS 2", RECORD),
     b"\xff\xd8": ("one picture", "a folder of numbered pictures is a film"),
     b"\x89PNG": ("one picture", "a folder of numbered pictures is a film"),
-    b"GIF8": ("a GIF", "ffmpeg -i FILE.gif FILE.mp4"),
+    b"GIF8": ("a GIF", "give it a name that ends in .gif"),
     b"\x89MCAP0": ("a recording in MCAP", RECORD),
     b"PAR1": ("one Parquet file", "give the folder of its dataset"),
     b"RRF2": ("a recording of Rerun", "export its video streams as .mp4"),

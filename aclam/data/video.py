@@ -35,7 +35,9 @@ def pyav() -> ModuleType:
 
 # %% ../../nbs/3_data/video.ipynb #50b2d9a8
 # containers that hold their frames: no playlists, which name other files or addresses
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,m4v,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264"
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,m4v,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,gif"
+)
 ONLY_FILES = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
 

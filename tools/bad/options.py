@@ -26,6 +26,7 @@ ROLLOUT = (
     *("aclam-rollout", "--policy", "expert", "--split", "id", "--episodes", "1", "--max-steps"),
     *("2", "--envs", "1", "--out", "new"),
 )
+LOOK = ("aclam-look", "videos", "--n", "16", "--out", "new")
 LINEAR = ("aclam-linear", "--steps", "2", "--d-o", "16")
 PREPARE = ("aclam-data", "prepare", "emoji", "--out", "new", "--episodes", "1", "--workers", "1")
 INSPECT = ("aclam-data", "inspect", "store")
@@ -456,6 +457,7 @@ HELP = {  # the kept text of --help -> a command that would do little
     "aclam-structure.leakage": LEAKAGE,
     "aclam-structure.compare": COMPARE,
     "aclam-rollout": ROLLOUT,
+    "aclam-look": LOOK,
     "aclam-linear": LINEAR,
     "aclam-data.prepare": PREPARE,
     "aclam-data.inspect": INSPECT,
@@ -517,6 +519,10 @@ WORDS = [  # command lines that are wrong as such
     ("aclam-structure", "compare"),
     ("aclam-structure", "leakage"),
     ("aclam-rollout",),
+    ("aclam-look",),
+    ("aclam-look", "nowhere"),
+    ("aclam-look", "videos", "--model", "nowhere"),
+    ("aclam-look", "videos", "--episode", "99", "--out", "new"),
     ("aclam-train-lam",),
     ("aclam-train-lam", "--data"),
     ("aclam-train-policy",),

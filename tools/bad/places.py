@@ -76,6 +76,7 @@ WRITERS = {  # a command and where it would write
     "train-lam --out": (*TRAIN, "--out", "closed/new"),
     "rollout --out": (*HELP["aclam-rollout"], "--out", "closed/new"),
     "demo --out": (*HELP["aclam-demo"], "--out", "closed/new"),
+    "look --out": ("aclam-look", "videos", "--out", "closed/new"),
 }
 OCCUPIED = {
     "structure --save FOLDER": (*SAVE, "place"),
@@ -90,6 +91,7 @@ FILE = {
     "prepare --out FILE": (*PREPARE, "--out", "place"),
     "compare --out FILE": (*HELP["aclam-structure.compare"], "--out", "place"),
     "demo --out FILE": (*HELP["aclam-demo"], "--out", "place"),
+    "look --out FILE": ("aclam-look", "videos", "--out", "place"),
 }
 
 

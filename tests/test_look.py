@@ -1,0 +1,226 @@
+"""aclam-look: every family, every kind of data, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aclam.commands.entry import check_paths
+from aclam.commands.look import main, turn_words
+from aclam.core import UserError, read_json
+from aclam.data.pixels import ORIENTATIONS
+from aclam.data.sampling import TripleConfig
+from aclam.data.source import open_dataset, recognize
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.video import VideoWriter, check_exact
+from aclam.kept import kept_names
+from aclam.structure.table import METRICS
+from aclam.studies.look import LEAST, affordable, cut, plan, thinned
+from aclam.studies.look_words import JUDGED, kept_presets, marks_of
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FEW = ("--n", "16", "--json")
+FILES = {"config.json", "index.html", "look.json", "overview.png"}
+
+
+def moving(frames: int = 24, size: int = 48) -> np.ndarray:
+    """A film of a square that moves, uint8 (T, H, W, 3)."""
+    return synthetic_trajectory(3, T=frames, size=size, fps=10.0, kind="human").frames.array
+
+
+def write_film(path: Path, frames: np.ndarray) -> Path:
+    with VideoWriter(path, fps=10) as out:
+        out.append(frames)
+    return path
+
+
+def write_gif(path: Path, frames: np.ndarray) -> Path:
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    return path
+
+
+def write_pictures(folder: Path, frames: np.ndarray) -> Path:
+    folder.mkdir()
+    for n, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame_{n}.png")
+    return folder
+
+
+def fixture(name: str, to: Path) -> Path:
+    """A copy: nothing is written beside the fixture."""
+    shutil.copytree(FIXTURES / name, to)
+    return to
+
+
+def a_store(folder: Path) -> Path:
+    write_store(folder, [synthetic_trajectory(n, T=14, size=32) for n in range(12)])
+    return folder
+
+
+KINDS = {
+    "mp4": lambda f: write_film(f / "film.mp4", moving()),
+    "gif": lambda f: write_gif(f / "film.gif", moving()),
+    "pictures": lambda f: write_pictures(f / "pictures", moving(12)),
+    "store": lambda f: a_store(f / "store"),
+    "lerobot": lambda f: fixture("lerobot_v30", f / "lerobot"),
+    "rlds": lambda f: fixture("rlds", f / "rlds"),
+    "hdf5": lambda f: fixture("hdf5/robomimic", f / "hdf5"),
+}
+
+
+def looked(outcome, path: Path, out: Path, *words: str) -> dict:
+    """Run the command; what it says in JSON."""
+    status, said, err = outcome(main, path, "--out", out, *FEW, *words)
+    assert status == 0, err
+    assert {p.name for p in out.iterdir() if p.name[0] != "."} == FILES
+    return json.loads(said)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_data_has_a_page(outcome, tmp_path, kind):
+    path = KINDS[kind](tmp_path)
+    found = looked(outcome, path, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert found["verdict"]["title"] in page and found["facts"]["Data"]["name"] == path.name
+    assert "<script" not in page and 'src="http' not in page and page.count("<img") >= 4
+    assert 0 < (tmp_path / "page" / "overview.png").stat().st_size < 400_000
+    assert found["numbers"] == read_json(tmp_path / "page" / "look.json")["numbers"]
+    assumed = any("are assumed (--rate)" in note for note in found["notes"])
+    assert assumed == (kind in ("pictures", "rlds", "hdf5"))
+
+
+@pytest.mark.parametrize("model", [name for name in kept_names() if name != "ac_lam_cpu"])
+def test_every_kept_model_looks(outcome, tmp_path, model):
+    path = write_film(tmp_path / "film.mp4", moving())
+    found = looked(outcome, path, tmp_path / "page", "--model", model)
+    assert found["facts"]["Model"]["name"] == model
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert ("features of a frozen network" in page) == (model == "univla_cpu")
+    assert ("no codebook" in page) == (model == "potential_lam_cpu")
+
+
+def test_an_upright_film_is_shown_upright(outcome, tmp_path):
+    flat = write_film(tmp_path / "flat.mp4", np.repeat(moving(12), 2, axis=2))
+    path = tmp_path / "phone.mov"
+    words = ["ffmpeg", "-v", "error", "-i", flat, "-c", "copy", "-metadata:s:v", "rotate=90", path]
+    if not shutil.which("ffmpeg") or subprocess.run(list(map(str, words))).returncode:
+        pytest.skip("ffmpeg is not here, or does not write how a film is to be turned")
+    facts = looked(outcome, path, tmp_path / "page")["facts"]["Data"]
+    assert facts["pictures"] == "48 x 96" and "quarter turn" in facts["turned to be upright"]
+
+
+def test_a_turn_has_words():
+    words = [turn_words(turn) for turn in ORIENTATIONS.values()]
+    assert words.count("mirrored") == 4 and len(set(words)) == 5
+
+
+# --- what it refuses ------------------------------------------------------------------------------
+
+REFUSED = {
+    "one frame": (lambda f: write_gif(f / "a.gif", moving()[:1]), "needs at least two frames"),
+    "one picture": (lambda f: write_pictures(f / "p", moving()[:1]) / "frame_0.png", "one picture"),
+    "nothing": (lambda f: f / "nowhere.mp4", "no such dataset"),
+    "no film": (lambda f: f, "is not a dataset"),
+    "a cut film": (lambda f: _cut_off(f / "a.mp4"), "not a whole video file"),
+}
+
+
+def _cut_off(path: Path) -> Path:
+    whole = write_film(path, moving()).read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    return path
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_film_is_one_line_and_leaves_nothing(refused, tmp_path, name):
+    make, says = REFUSED[name]
+    (tmp_path / "in").mkdir()
+    path = make(tmp_path / "in")
+    refused(main, [path, "--out", tmp_path / "page"], says)
+    assert not (tmp_path / "page").exists()
+
+
+def test_wrong_options_are_refused(refused, outcome, tmp_path):
+    path = write_film(tmp_path / "film.mp4", moving())
+    out = ["--out", tmp_path / "page"]
+    refused(main, [path, *out, "--episode", "1"], "episode 1 of 1")
+    refused(main, [path, *out, "--model", "ac_lam_cp"], 'Did you mean "ac_lam_cpu"?')
+    refused(main, [path, *out, "--rate", "5"], "time stamps of its own")
+    refused(main, [path, *out, "--n", "3"], "--n")
+    refused(main, [path, "--out", path], "film.mp4")
+    looked(outcome, path, tmp_path / "page")
+    other = write_film(tmp_path / "other.mp4", moving())
+    refused(main, [other, *out], "holds another look")
+
+
+def test_a_model_by_name_passes_the_entry():
+    check_paths([".", "--model", "lapa_cpu"], "aclam-look")
+    check_paths(["--policy=policy_cpu_wo_lam"])
+    with pytest.raises(UserError, match='--lam: no model at lapa_cp.*Did you mean "lapa_cpu"'):
+        check_paths(["--lam", "lapa_cp"])
+    with pytest.raises(UserError, match="nowhere"):
+        check_paths(["nowhere"], "aclam-look")
+
+
+# --- which frames ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps", [0.2, 1.0, 7.3, 10.0, 29.97, 240.0])
+@pytest.mark.parametrize("frames", [2, 9, 100, 1000])
+def test_pieces_lie_in_the_film_and_do_not_overlap(fps, frames):
+    t = synthetic_trajectory(0, T=frames, size=4, fps=fps, kind="human")
+    for most in (1, 2, 5, 48):
+        pieces = cut(t, 7, 2.0, most)
+        numbers = [n for piece in pieces for n in piece.numbers]
+        assert 1 <= len(pieces) <= most and {piece.episode for piece in pieces} == {7}
+        assert numbers == sorted(set(numbers)) and set(numbers) <= set(thinned(t).tolist())
+        assert all(len(piece.numbers) >= min(LEAST, len(thinned(t))) for piece in pieces)
+
+
+def test_a_long_film_costs_no_more_than_a_short_one():
+    short = synthetic_trajectory(0, T=600, size=4, fps=30.0, kind="human")
+    long = synthetic_trajectory(0, T=60_000, size=4, fps=30.0, kind="human")
+    size = (1080, 1920)
+    read = {
+        len(t): sum(len(p.numbers) for p in cut(t, 0, 2.0, affordable(t, 2.0, size)))
+        for t in (short, long)
+    }
+    assert read[60_000] <= 48 * 21 and affordable(long, 2.0, (4320, 7680)) >= 2
+
+
+def test_a_dataset_is_looked_at_in_many_episodes(tmp_path):
+    store = open_dataset(a_store(tmp_path / "store"))
+    from_others = {p.episode for p in plan(store, 3, range(12), TripleConfig())}
+    assert from_others == set(range(12))
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", kept_presets())
+@pytest.mark.parametrize("key", JUDGED)
+def test_marks_are_kept_numbers_in_order(preset, key):
+    metric = METRICS[key]
+    marks = marks_of(metric, preset)
+    worse = max if metric.better == "lower" else min
+    assert worse(marks.best, marks.worst) == marks.worst and np.isfinite(marks.floor)
+
+
+# --- GIF ------------------------------------------------------------------------------------------
+
+
+def test_any_frame_of_a_gif_is_the_right_one(tmp_path):
+    assert check_exact(write_gif(tmp_path / "a.gif", moving(40)), queries=20) == 60
+
+
+def test_a_gif_beside_films_or_pictures_is_a_preview(tmp_path):
+    write_gif(tmp_path / "preview.gif", moving(8))
+    assert recognize(tmp_path) == "video" and len(open_dataset(tmp_path).trajectories) == 1
+    write_film(tmp_path / "film.mp4", moving(9))
+    assert [len(t) for t in open_dataset(tmp_path).trajectories] == [9]
