@@ -1,4 +1,4 @@
-"""One call opens a store, LeRobot, HDF5, Zarr, RLDS, WebDataset or videos
+"""One call opens a store, LeRobot, HDF5, Zarr, MCAP, RLDS, WebDataset or videos
 
 Docs: https://aclam-project.github.io/aclam/3_data/source.html.md"""
 
@@ -103,8 +103,8 @@ def _check_effect(path: Path, format: str, camera: str | None, rate: float | Non
     """`UserError` where a dataset has rates or cameras of its own."""
     if rate is not None and _has_times(path, format):
         raise UserError(
-            f"{path} has time stamps of its own: --rate is for RLDS, HDF5, Zarr and folders of "
-            "images"
+            f"{path} has time stamps of its own: --rate is for RLDS, HDF5, Zarr, MCAP and "
+            "folders of images"
         )
     if camera is not None and format == "store":
         own = read_meta(path)["camera"]

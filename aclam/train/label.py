@@ -22,6 +22,7 @@ from ..data.lerobot_columns import check_new, is_whole_lerobot
 from ..data.lerobot_metadata import read_info, read_metadata
 from ..data.lerobot_writer import lerobot_folder
 from ..device import device_of
+from ..lam.quantizer import not_yet_quantized
 from .group import join_group
 from .label_files import same_files, to_lerobot
 from .label_job import Job, LabelConfig, folder_of, open_job
@@ -57,6 +58,8 @@ def label(config: LabelConfig) -> dict:
     job = open_job(config, own_device(config.device, state))
     if config.lerobot:
         _check_lerobot(job, state)
+    if note := not_yet_quantized(job.lam):
+        say(note)
     if config.resume and is_done(job):
         # nothing is locked: finished labels may lie where one cannot write
         about = finish(job)

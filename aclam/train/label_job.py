@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..core import UserError, say, short
+from ..core import UserError, short
 from ..data.cache import resize_frames
 from ..data.identity import identity, labels_beside
 from ..data.source import Broken, open_dataset
@@ -27,7 +27,6 @@ from ..data.store import Store
 from ..data.trajectory import Trajectory
 from ..kept import find_model
 from ..lam import LatentActionModel
-from ..lam.quantizer import not_yet_quantized
 from ..lam.registry import Lam
 from ..schema import Count, Positive, check_fields
 from .label_files import FORMAT, FORMAT_VERSION, schema, store_hash
@@ -182,8 +181,6 @@ def open_job(config: LabelConfig, device: torch.device | str = "cpu") -> Job:
     store = open_dataset(config.data, broken=Broken(config.skip_broken))
     check_config(config, store)
     lam = LatentActionModel.from_pretrained(config.model).to(device)
-    if note := not_yet_quantized(lam):
-        say(note)
     return Job(
         config=config,
         store=store,
