@@ -15,6 +15,7 @@ import pytest
 
 from aclam.core import UserError
 from aclam.data.declared import Declared
+from aclam.data.lerobot_reader import read_lerobot
 from aclam.data.source import open_dataset
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -93,10 +94,12 @@ def test_depth_is_no_camera_and_language_no_state(root):
         open_dataset(root, Declared(state=("language_events",)))
 
 
-def test_lance_is_refused_with_a_way_out(root):
+def test_another_storage_is_refused_with_a_way_out(root):
     write_info(root, info_of(root) | {"storage_format": "lance"})
-    with pytest.raises(UserError, match="storage_format is .*lance.*LeRobotDataset.create"):
+    with pytest.raises(UserError, match="no such table: .*frames.lance|needs the library lance"):
         open_dataset(root)
+    with pytest.raises(UserError, match="stored in Lance: open it with open_dataset"):
+        read_lerobot(root)
     write_info(root, info_of(root) | {"storage_format": ["lance"]})
     with pytest.raises(UserError, match="storage_format is .*convert the dataset"):
         open_dataset(root)

@@ -11,10 +11,11 @@ __all__ = ['RECORD_LIMIT', 'ABOUT', 'DEEPEST', 'COLORS', 'DEPTH', 'PICTURES', 'F
 
 # %% ../../nbs/3_data/mcap_recording.ipynb #d583f46d
 import base64
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ def decode(self: OpenRecording, schema: Any, channel: Any, message: Any) -> Any:
     """What a message says. `UserError` where its encoding is not known."""
     decoder = self.decoders.get(channel.id)
     if decoder is None:
-        made = (f.decoder_for(channel.message_encoding, schema) for f in self.factories)
-        decoder = next((found for found in made if found), None)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # they print
+            made = (f.decoder_for(channel.message_encoding, schema) for f in self.factories)
+            decoder = next((found for found in made if found), None)
         if decoder is None:
             kind = f"{channel.message_encoding}, schema {schema.encoding if schema else 'none'}"
             raise UserError(

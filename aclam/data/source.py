@@ -75,7 +75,7 @@ def declared_by(recipe: Recipe, format: str) -> Declared:
     # the view of what is nothing but video has no name
     camera = "" if recipe.camera.key == "video" else recipe.camera.key
     state = recipe.proprio
-    if format == "lerobot":
+    if format in ("lerobot", "lance"):
         camera = recipe.camera.lerobot_key
         state = recipe.lerobot_proprio
     has_no_times = format == "video" or not _says_times(format)

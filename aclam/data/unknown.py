@@ -65,7 +65,7 @@ ENDINGS = {  # likewise, of names
     ".safetensors": ("weights of a model, no recording", "a recording is needed"),
     ".svo": ("a recording of a ZED camera", "export its left view as .mp4 with the ZED SDK"),
     ".svo2": ("a recording of a ZED camera", "export its left view as .mp4 with the ZED SDK"),
-    ".lance": ("a Lance table", "convert the dataset to Parquet with the library lerobot"),
+    ".lance": ("a Lance table", "give the folder of its dataset"),
 }
 OTHER_FILMS = (".ts", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ogv", ".h264", ".hevc", ".mts")
 ENDINGS |= {e: ("a film in another container", "ffmpeg -i FILE FILE.mp4") for e in OTHER_FILMS}

@@ -22,16 +22,16 @@ PLUGINS = {
     "a module that is no Python": write(MODULE, "def ("),
     "a module of zeros": write(MODULE, bytes(100)),
     "a module that imports what is not there": write(MODULE, "import nowhere_at_all"),
-    "a module that is a folder of nothing": write("stranger/x.txt", b""),
     "a family without settings": write(MODULE, FAMILY.format("LAMS.register()(5)")),
+}
+PLUGINS_EITHER = {
+    "a module that is a folder of nothing": write("stranger/x.txt", b""),
     "a family of another kind": write(
         MODULE, FAMILY.format("LAMS.register('x', int, {})(LatentActionModel)")
     ),
     "a family of a known name": write(
         MODULE, FAMILY.format("LAMS.register('ac_lam', object, {})(LatentActionModel)")
     ),
-}
-PLUGINS_EITHER = {
     "a module that ends the program": write(MODULE, "raise SystemExit(0)"),
     "a module that does nothing": write(MODULE, "x = 1"),
     "a module that prints": write(MODULE, "print('hello')"),
@@ -53,7 +53,7 @@ POLICIES = {
 
 def acting(answer: str) -> Callable[[Path], None]:
     """A policy whose answer is an expression of the observations."""
-    text = f"import numpy as np\nclass make:\n    def act(self, observations):\n        {answer}\n"
+    text = f"import numpy as np\nclass make:\n    def act(self, observations, moments):\n        {answer}\n"
     return write(POLICY, text)
 
 
