@@ -23,6 +23,9 @@ from aclam.train.label import label
 from aclam.train.label_job import LabelConfig
 
 FIXTURES = Path(__file__).resolve().parents[2] / "tests" / "fixtures"
+FORMATS = (
+    *("lerobot_v21", "lerobot_v30", "lerobot_lance", "rlds", "hdf5", "zarr", "webdataset", "mcap"),
+)
 FAMILIES = ("ac_lam_cpu", "potential_lam_cpu", "lapa_cpu", "villa_x_cpu", "univla_stage_1_cpu")
 VLM = replace(policy.TINY.vlm, text_length=16)
 POLICY = replace(
@@ -48,7 +51,7 @@ def _demonstrations(folder: Path) -> None:
 
 
 def _copies(folder: Path) -> None:
-    for name in ("lerobot_v21", "lerobot_v30", "rlds", "hdf5", "zarr", "webdataset", "mcap"):
+    for name in FORMATS:
         shutil.copytree(FIXTURES / name, folder / name)
         (folder / name / "aclam_percentiles.json").unlink(missing_ok=True)
     videos = FIXTURES / "lerobot_v21" / "videos" / "chunk-000" / "observation.images.top"

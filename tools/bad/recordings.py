@@ -1,5 +1,5 @@
-"""WebDataset shards, MCAP, raw AgiBot World and DROID: archives, recordings and folders that are
-cut, lie about their sizes, or point elsewhere.
+"""WebDataset shards, MCAP, raw AgiBot World and DROID, Lance: archives, recordings and tables that
+are cut, lie about their sizes, or point elsewhere.
 """
 
 import importlib.util
@@ -280,6 +280,46 @@ def _raw_cases() -> list[Case]:
     return [*found, Case("raw DROID", "no rate", ("droid",), _nothing, without_rate)]
 
 
+# --- Lance ----------------------------------------------------------------------------------------
+
+TABLES = ("frames.lance", "videos.lance")
+
+
+def of_table(table: str, folder: str, spoil: Callable[[str], Callable]) -> Callable[[Path], None]:
+    """Spoil every file of a folder of a table."""
+
+    def change(here: Path) -> None:
+        for file in sorted((here / "lerobot_lance" / table / folder).iterdir()):
+            spoil(str(file.relative_to(here)))(here)
+
+    return change
+
+
+def _lance_cases() -> list[Case]:
+    if importlib.util.find_spec("lance") is None:
+        return []
+    table = {}
+    either = {}
+    for name in TABLES:
+        table[f"no {name}"] = remove(f"lerobot_lance/{name}")
+        table[f"no data in {name}"] = remove(f"lerobot_lance/{name}/data")
+        table[f"no versions of {name}"] = remove(f"lerobot_lance/{name}/_versions")
+        for folder in ("data", "_versions"):
+            empty = of_table(name, folder, lambda file: write(file, b""))
+            table[f"{name}: {folder} are empty"] = empty
+            table[f"{name}: {folder} are cut"] = of_table(name, folder, lambda f: cut(f, 0.5))
+            for at in (0.1, 0.5, 0.95):
+                wrong = of_table(name, folder, lambda f, at=at: flip(f, at))
+                either[f"{name}: a byte of {folder} at {at:.0%}"] = wrong
+    words = ("aclam-data", "inspect", "lerobot_lance", "--verify")
+    found = [
+        Case("Lance", n, ("lerobot_lance",), s, words, memory_mib=8192) for n, s in table.items()
+    ]
+    return found + [
+        Case("Lance", n, ("lerobot_lance",), s, words, EITHER, 8192) for n, s in either.items()
+    ]
+
+
 def cases() -> list[Case]:
     """All of this module; formats whose library is not installed have none."""
-    return [*_webdataset_cases(), *_mcap_cases(), *_raw_cases()]
+    return [*_webdataset_cases(), *_mcap_cases(), *_raw_cases(), *_lance_cases()]
