@@ -23,6 +23,7 @@ import numpy as np
 
 from aclam.core import write_json
 from aclam.data.declared import Declared
+from aclam.data.lerobot_columns import add_columns, is_whole_lerobot
 from aclam.data.lerobot_writer import check_round_trip, write_lerobot
 from aclam.data.source import declared_for, open_dataset
 from aclam.data.store import Store, write_store
@@ -48,7 +49,6 @@ class Source:
     needs: tuple[str, ...] = ()  # modules that read it
     make: tuple[str, ...] = ()  # functions of the script that make it again, into a folder
     recipe: str | None = None  # what is declared, if it is a recipe that says so
-    written: str = "no"
     extra: str = ""
 
 
@@ -57,10 +57,12 @@ ZARR = {"script": "make_zarr.py", "writer": "zarr", "extra": "zarr"}
 MCAP = {"needs": ("mcap", "mcap_ros2", "mcap_protobuf"), "extra": "mcap"}
 RAW = {"script": "make_raw.py", "writer": "h5py", "needs": ("h5py",), "extra": "hdf5"}
 TEN = Declared(fps=10)
+CLIPS = "lerobot_v21/videos/chunk-000/observation.images.top"
 SOURCES = [
-    Source("store", "", written="yes"),
-    Source("LeRobot v2.1", "lerobot_v21", "make_lerobot.py", "lerobot", written="by added columns"),
-    Source("LeRobot v3.0", "lerobot_v30", "make_lerobot.py", "lerobot-dataset", written="yes"),
+    Source("store", ""),
+    Source("LeRobot v2.1", "lerobot_v21", "make_lerobot.py", "lerobot"),
+    Source("LeRobot v3.0", "lerobot_v30", "make_lerobot.py", "lerobot-dataset"),
+    Source("LeRobot v3.1", "", "make_v31.py", "lerobot", make=("v31",)),
     Source(
         "LeRobot v3.0 in Lance",
         "lerobot_lance",
@@ -105,6 +107,7 @@ SOURCES = [
     Source(
         "WebDataset of films", "webdataset", "make_webdataset.py", "webdataset", Declared("human")
     ),
+    Source("films", CLIPS, "make_lerobot.py", "lerobot", Declared("human")),
     Source("raw AgiBot World", "", make=("agibot",), recipe="agibot", **RAW),
     Source("raw DROID", "", make=("droid",), recipe="droid", **RAW),
 ]
@@ -120,7 +123,7 @@ class Row:
     needs: str  # an extra of the package
     read: str  # how many frames are the right ones
     numbers: str  # the widths of state and action
-    written: str
+    written: str = "no"
     round_trip: dict[str, str] = field(default_factory=dict)  # by what it was written as
 
 
@@ -161,7 +164,8 @@ def made_again(source: Source, folder: Path) -> Path | None:
         return _own_store(folder / "store")
     module = source.script.removesuffix(".py")
     needed = source.writer.replace("-support", "").replace("-", "_")
-    if not source.make or importlib.util.find_spec(needed) is None:
+    is_kept = bool(source.fixture)
+    if not source.make or (is_kept and importlib.util.find_spec(needed) is None):
         return None
     made = __import__(module)
     place = folder / source.make[0]
@@ -195,16 +199,36 @@ def widths(store: Store) -> str:
     return " and ".join(sizes)
 
 
-def round_trip(store: Store, write: Callable, folder: Path) -> str:
-    """ "equal", or what differs; pictures may differ by what the codec of the copy loses."""
+def round_trip(store: Store, write: Callable, folder: Path) -> tuple[str, str]:
+    """ "equal", or what differs, and the format of the copy.
+
+    Pictures may differ by what the codec of the copy loses.
+    """
     before = [replace(t, timestamp=t.timestamp - t.timestamp[0]) for t in store.trajectories]
     write(folder, before)
-    after = open_dataset(folder, verify=True).trajectories
+    copy = open_dataset(folder, verify=True)
     try:
-        check_round_trip(before, after)
+        check_round_trip(before, copy.trajectories)
     except AssertionError as e:
-        return f"differs: {e}"[:80]
-    return "equal"
+        return f"differs: {e}"[:80], copy.meta["format"]
+    return "equal", copy.meta["format"]
+
+
+def with_columns(store: Store, folder: Path) -> bool:
+    """Whether a column can be added to a dataset, and all else is what it was."""
+    if not is_whole_lerobot(store):
+        return False
+    column = [{"mark": np.zeros((len(t), 1), np.float32)} for t in store.trajectories]
+    add_columns(folder, store.folder, column)
+    copy = open_dataset(folder)
+    same = copy.meta["format"] == store.meta["format"]
+    return same and check_round_trip(store.trajectories, renamed(copy, store)) == 0
+
+
+def renamed(copy: Store, store: Store) -> list[Trajectory]:
+    """The episodes of a copy, under the names that they had: those have the folder's name."""
+    pairs = zip(copy.trajectories, store.trajectories, strict=True)
+    return [replace(t, name=old.name, scene=old.scene) for t, old in pairs]
 
 
 def row_of(source: Source) -> Row:
@@ -225,10 +249,14 @@ def row_of(source: Source) -> Row:
             source.extra,
             f"{right} of {total} frames",
             widths(store),
-            source.written,
         )
+        ways = []
         for name, write in (("store", write_store), ("lerobot", write_lerobot)):
-            row.round_trip[name] = round_trip(store, write, folder / f"as_{name}")
+            found, form = round_trip(store, write, folder / f"as_{name}")
+            row.round_trip[name] = found
+            ways += ["written"] if form == store.meta["format"] else []
+        ways += ["columns added"] if with_columns(store, folder / "columns") else []
+        row.written = ", ".join(ways) or "no"
     return row
 
 

@@ -58,7 +58,8 @@ def lance_errors(path: Path, what: str = "") -> Iterator[None]:
         raise
     except BaseException as e:  # a panic of its Rust code is no Exception
         start = f"{what}: " if what else ""
-        raise UserError(f"{start}{path} is not a whole table of Lance ({reason(e)})") from e
+        what = reason(e).replace("Generic memory error: ", "")  # it means bytes, not a lack of them
+        raise UserError(f"{start}{path} is not a whole table of Lance ({what})") from e
 
 
 def open_table(path: Path) -> Any:
