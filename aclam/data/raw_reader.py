@@ -11,16 +11,15 @@ __all__ = ['AGIBOT', 'DROID', 'SERIALS', 'SLACK', 'RawEpisode', 'RawLayout', 'is
 # %% ../../nbs/3_data/raw_reader.ipynb #ae2b02cc
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library, read_json, short
+from ..core import UserError, library, read_json
 from .arrays import ArrayEpisode, ArrayReader, Column, by_kind
 from .declared import Declared, as_store, choose_camera, reads
 from .files import Broken, data_files, has_data_file
