@@ -95,6 +95,14 @@ def test_a_field_of_a_message_and_what_is_not_there():
     assert human.proprio is None
 
 
+def test_a_state_that_is_not_chosen_is_said(capsys):
+    store = open_dataset(ROOT / "json")
+    assert store.trajectories[0].proprio is None
+    assert capsys.readouterr().err.count("no state is read") == 1
+    open_dataset(ROOT / "ros2")
+    assert "no state" not in capsys.readouterr().err
+
+
 def some(frames) -> bytes:
     return frames[[5, 1, 6]].tobytes()
 

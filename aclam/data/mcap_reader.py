@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library, short
+from ..core import UserError, library, say, short
 from .declared import Declared, as_store, choose_camera, reads
 from .files import Broken, Recent, data_files, has_data_file
 from .mcap_recording import FILMS, POSITIONS, OpenRecording, find_topic, inner
@@ -217,6 +217,19 @@ def wanted(self: RecordingReader, file: OpenRecording, column: str) -> list[Numb
         return [find_numbers(name, file.topics(), file.path) for name in declared]
     return usual_numbers(file.topics()) if column == "state" else []
 
+
+@patch
+def hint(self: RecordingReader, file: OpenRecording) -> str:
+    """A line about topics that may hold the state, where none is read."""
+    if self.declared.kind == "human" or self.wanted(file, "state"):
+        return ""
+    others = [topic for topic in file.topics() if topic not in self.cameras]
+    return (
+        f"{file.path}: no state is read, as not exactly one topic has joint states; there are "
+        f"{short(', '.join(others), 200) or 'no others'}: declare what is meant (a recipe, or "
+        "Declared(state=...))"
+    )
+
 # %% ../../nbs/3_data/mcap_reader.ipynb #ae5d19a6
 @patch
 def matrix(
@@ -273,6 +286,8 @@ def __call__(self: RecordingReader, path: Path) -> Trajectory:
     file = self.source.open(path)
     if self.camera is None:
         self.choose_camera(file)
+        if hint := self.hint(file):
+            say(hint)
     declared = self.declared
     state = [] if declared.kind == "human" else self.wanted(file, "state")
     action = self.wanted(file, "action")
