@@ -167,7 +167,7 @@ INFO = {
     "fps zero": ({"fps": 0}, "field fps"),
     "fps null": ({"fps": None}, "field fps"),
     "version list": ({"codebase_version": ["v2.1"]}, "codebase_version is"),
-    "storage": ({"storage_format": "lance"}, 'storage_format is "lance"'),
+    "storage": ({"storage_format": "vortex"}, 'storage_format is "vortex"'),
     "storage list": ({"storage_format": [1]}, "storage_format is"),
     "features list": ({"features": []}, "field features"),
     "features number": ({"features": {"action": 5}}, "field features.action"),

@@ -37,7 +37,7 @@ MADE = {
     "a.pkl": (write("a.pkl", b"\x80\x05K\x01."), "a pickle.*runs code"),
     "old.bag": (write("old.bag", b"#ROSBAG V2.0\n" * 4), "a bag of ROS 1.*export the topic"),
     "bag_0.db3": (_bag, "SQLite.*ROS 2.*as a film"),
-    "a.mcap": (write("a.mcap", b"\x89MCAP0\r\n" + bytes(9)), "MCAP.*LeRobot dataset of it"),
+    "a.log": (write("a.log", b"\x89MCAP0\r\n" + bytes(9)), "MCAP.*the ending .mcap"),
     "a.png": (lambda f: Image.new("RGB", (20, 20)).save(f / "a.png"), "one picture.*folder"),
     "moving": (
         lambda f: Image.new("RGB", (20, 20)).save(f / "moving", "GIF"),

@@ -25,14 +25,25 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
-from bad import arrays, calls, documents, media, options, places, recipes, tables  # noqa: E402
+from bad import (  # noqa: E402
+    arrays,
+    calls,
+    documents,
+    media,
+    options,
+    places,
+    recipes,
+    recordings,
+    strangers,
+    tables,
+)
 from bad.base import make_base  # noqa: E402
 from bad.case import WELL, Answer, Case, clear, run_case  # noqa: E402
 from forking import import_all  # noqa: E402
 
 from aclam.core import write_json  # noqa: E402
 
-TABLES = (places, documents, tables, arrays, recipes, media, options, calls)
+TABLES = (places, documents, tables, arrays, recordings, recipes, media, options, strangers, calls)
 LATE = ("tensorboard", "av", "PIL.PngImagePlugin")  # what libraries import when it is used
 
 

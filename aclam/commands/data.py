@@ -89,7 +89,7 @@ class Inspect:
     path: Path_  # a folder, a file, or hub:OWNER/NAME
     # what it does not say about itself: a recipe's name or file; default: its recipe.yaml
     recipe: str | None = None
-    # steps a second of RLDS, HDF5, Zarr and folders of images; default: the recipe's
+    # steps a second of RLDS, HDF5, Zarr, MCAP, folders of images; default: the recipe's
     rate: FrameRate | None = None
     verify: bool = False  # read every byte: checksums, and that each time stamp has its frame
     # broken episodes or clips that may be left out; they are counted and listed

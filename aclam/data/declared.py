@@ -302,6 +302,8 @@ class Format:
     # of its files' names; where none of them is there, `is_here` is not asked
     endings: tuple[str, ...] = ()
     kind: str = "robot"  # what is assumed where nothing is declared, or "human"
+    # its cameras and columns of numbers, by small files alone; default: they are not known
+    names: Callable[[Path], tuple[Sequence[str], Sequence[str]]] | None = None
 
 
 FORMATS: dict[str, Format] = {}  # by name, in the order in which they are asked
@@ -313,11 +315,12 @@ def reads(
     has_times: bool = True,
     endings: tuple[str, ...] = (),
     kind: str = "robot",
+    names: Callable[[Path], tuple[Sequence[str], Sequence[str]]] | None = None,
 ) -> Callable[[Reader], Reader]:
     """Decorate the reader of a format, see `Format`."""
 
     def add(reader: Reader) -> Reader:
-        FORMATS[name] = Format(is_here, reader, has_times, endings, kind)
+        FORMATS[name] = Format(is_here, reader, has_times, endings, kind, names)
         return reader
 
     return add

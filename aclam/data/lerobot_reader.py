@@ -24,7 +24,8 @@ from fastcore.basics import patch
 from ..core import UserError, from_dict, reason, regular_file, say, short
 from .declared import Declared, as_store, reads
 from .files import Broken, Recent, column_names, parquet_errors, read_table
-from .lerobot_metadata import Episode, LerobotMetadata, Location, read_metadata
+from .lerobot_metadata import Episode, LerobotMetadata, Location
+from .lerobot_metadata import read_metadata, storage_of
 from .pixels import read_image
 from .store import Store
 from .trajectory import Frames, ProprioLayout, Trajectory
@@ -110,10 +111,16 @@ class RowReader:
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #d434383d
 @patch
+def _table(self: RowReader, place: Location, where: str) -> tuple[pa.Table, np.ndarray]:
+    """The file that an episode is in, and the episode of each of its rows."""
+    return self.files.get(place.data, partial(self._read, place.data, where))
+
+
+@patch
 def read(self: RowReader, place: Location) -> tuple[pa.Table, int]:
     """The rows of one episode, and the number of its first row in the file."""
     where = f"episode {place.episode}"
-    table, episodes = self.files.get(place.data, partial(self._read, place.data, where))
+    table, episodes = self._table(place, where)
     rows = np.flatnonzero(episodes == place.episode)
     if len(rows) != place.length or not len(rows):
         raise UserError(
@@ -315,9 +322,10 @@ def layout(
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #764d5dc2
 def is_lerobot(folder: Path) -> bool:
-    """Whether a folder holds a LeRobot dataset, of any version."""
+    """Whether a folder holds a LeRobot dataset, of any version, in any storage but Lance."""
     marks = ("info.json", "episodes.jsonl", "episodes")
-    return any((folder / "meta" / name).exists() for name in marks)
+    is_here = any((folder / "meta" / name).exists() for name in marks)
+    return is_here and storage_of(folder) != "lance"
 
 # %% ../../nbs/3_data/lerobot_reader.ipynb #2d5c8ffd
 @reads("lerobot", is_lerobot)
@@ -335,6 +343,8 @@ def read_lerobot(
     root = Path(folder)
     broken = broken or Broken()
     metadata = read_metadata(root)
+    if metadata.info.storage_format == "lance":
+        raise UserError(f"{root} is stored in Lance: open it with open_dataset, or read_lance")
     camera = metadata.camera(declared.camera)
     verify = verify or broken.limit > 0
     read_episode = EpisodeReader(metadata, camera, declared, pool or VideoPool(), verify)

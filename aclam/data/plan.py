@@ -160,6 +160,8 @@ def _names(folder: Path, format: str) -> tuple[Sequence[str] | None, Sequence[st
     if format == "rlds":
         names = [*described(folder)] or None
         return names, names
+    if format in FORMATS and FORMATS[format].names is not None:
+        return FORMATS[format].names(folder)
     return None, None
 
 

@@ -1,4 +1,4 @@
-"""One call opens a store, LeRobot, HDF5, Zarr, RLDS, WebDataset or videos
+"""One call opens a store, LeRobot, HDF5, Zarr, MCAP, RLDS, WebDataset or videos
 
 Docs: https://aclam-project.github.io/aclam/3_data/source.html.md"""
 
@@ -75,7 +75,7 @@ def declared_by(recipe: Recipe, format: str) -> Declared:
     # the view of what is nothing but video has no name
     camera = "" if recipe.camera.key == "video" else recipe.camera.key
     state = recipe.proprio
-    if format == "lerobot":
+    if format in ("lerobot", "lance"):
         camera = recipe.camera.lerobot_key
         state = recipe.lerobot_proprio
     has_no_times = format == "video" or not _says_times(format)
@@ -103,8 +103,8 @@ def _check_effect(path: Path, format: str, camera: str | None, rate: float | Non
     """`UserError` where a dataset has rates or cameras of its own."""
     if rate is not None and has_times(path, format):
         raise UserError(
-            f"{path} has time stamps of its own: --rate is for RLDS, HDF5, Zarr and folders of "
-            "images"
+            f"{path} has time stamps of its own: --rate is for RLDS, HDF5, Zarr, MCAP and "
+            "folders of images"
         )
     if camera is not None and format == "store":
         own = read_meta(path)["camera"]

@@ -19,8 +19,8 @@ from .files import data_files
 UNPACK = "unpack it, and give the folder"
 WRITE = "write its episodes with aclam.data.write_store, or as LeRobot"
 RECORD = (
-    "export the topic of its camera as a film, or as numbered pictures, and give that folder; with "
-    "states and actions, write a LeRobot dataset of it"
+    "mcap convert FILE FILE.mcap makes of it what is read; or export the topic of its camera as "
+    "a film"
 )
 PICKLE = (
     "a pickle runs code when it is loaded, so none is opened here: load it where you trust it, "
@@ -41,7 +41,7 @@ STARTS = {  # the first bytes of a file -> what it is, and what to do with it
     b"\xff\xd8": ("one picture", "a folder of numbered pictures is a film"),
     b"\x89PNG": ("one picture", "a folder of numbered pictures is a film"),
     b"GIF8": ("a GIF", "give it a name that ends in .gif"),
-    b"\x89MCAP0": ("a recording in MCAP", RECORD),
+    b"\x89MCAP0": ("a recording in MCAP", "give it the ending .mcap"),
     b"PAR1": ("one Parquet file", "give the folder of its dataset"),
     b"RRF2": ("a recording of Rerun", "export its video streams as .mp4"),
     b"MDF": ("a measurement file (MDF)", WRITE),
@@ -56,7 +56,6 @@ ENDINGS = {  # likewise, of names
     ".pt": ("a pickle of PyTorch", PICKLE),
     ".pth": ("a pickle of PyTorch", PICKLE),
     ".mat": ("arrays of MATLAB", WRITE),
-    ".mcap": ("a recording in MCAP", RECORD),
     ".bag": ("a bag of ROS 1", RECORD),
     ".db3": ("a bag of ROS 2", RECORD),
     ".tfrecord": ("one shard of RLDS", "give its folder"),
@@ -66,7 +65,7 @@ ENDINGS = {  # likewise, of names
     ".safetensors": ("weights of a model, no recording", "a recording is needed"),
     ".svo": ("a recording of a ZED camera", "export its left view as .mp4 with the ZED SDK"),
     ".svo2": ("a recording of a ZED camera", "export its left view as .mp4 with the ZED SDK"),
-    ".lance": ("a Lance table", "convert the dataset to Parquet with the library lerobot"),
+    ".lance": ("a Lance table", "give the folder of its dataset"),
 }
 OTHER_FILMS = (".ts", ".flv", ".wmv", ".mpg", ".mpeg", ".3gp", ".ogv", ".h264", ".hevc", ".mts")
 ENDINGS |= {e: ("a film in another container", "ffmpeg -i FILE FILE.mp4") for e in OTHER_FILMS}
@@ -102,8 +101,8 @@ def what_is(path: Path) -> tuple[str, str]:  # what it is, and what to do with i
 
 # %% ../../nbs/3_data/unknown.ipynb #cd44ddb0
 READ = (
-    "our store (meta.json), LeRobot (meta/info.json), HDF5, Zarr, RLDS (.tfrecord), WebDataset "
-    "(.tar), videos or images"
+    "our store (meta.json), LeRobot (meta/info.json), HDF5, Zarr, MCAP, RLDS (.tfrecord), "
+    "WebDataset (.tar), videos or images"
 )
 
 

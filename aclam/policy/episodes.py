@@ -19,7 +19,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError
-from .players import Moment, Player, as_player, checked_commands
+from .players import Moment, Player, as_player, commands_of
 
 # %% ../../nbs/6_policy/episodes.ipynb #f6cfb91a
 class Environment(Protocol):
@@ -264,8 +264,7 @@ def act(self: Rollout, slots: Sequence[EnvSlot]) -> None:
     start = time.perf_counter()
     observations = [slot.observation for slot in slots]
     moments = [Moment(slot.seed, slot.n_obs) for slot in slots]
-    answers = self.player.act(observations, moments)
-    commands = checked_commands(answers, len(slots), self.environment.widths[0])
+    commands = commands_of(self.player, observations, moments, self.environment.widths[0])
     self.clock.add("policy", time.perf_counter() - start)
     for slot, rows in zip(slots, commands, strict=True):
         slot.act(rows)

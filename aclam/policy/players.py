@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/6_policy/players.html.md"""
 
 # %% auto #0
 __all__ = ['Moment', 'Player', 'TrainedPlayer', 'entries_for', 'pictures_of', 'PredictingPlayer', 'as_player', 'checked_commands',
-           'names_a_factory', 'made_policy', 'player_rules']
+           'commands_of', 'names_a_factory', 'made_policy', 'player_rules']
 
 # %% ../../nbs/6_policy/players.ipynb #afdb93fd
 import inspect
@@ -168,6 +168,25 @@ def checked_commands(
             raise UserError("the policy sent a command that is not finite")
         checked.append(array)
     return checked
+
+# %% ../../nbs/6_policy/players.ipynb #5f0a9e2c
+def commands_of(
+    player: Player,
+    observations: Sequence[Mapping[str, Any]],
+    moments: Sequence[Moment],
+    width: int,  # numbers of a command
+) -> list[np.ndarray]:
+    """What a policy answers, checked; what fails in a policy of others is a `UserError`."""
+    try:
+        answers = player.act(observations, moments)
+        return checked_commands(answers, len(observations), width)
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(player, TrainedPlayer):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"the policy failed: {what} (ACLAM_DEBUG=1 shows where)") from error
 
 # %% ../../nbs/6_policy/players.ipynb #3d710506
 def names_a_factory(policy: str) -> bool:

@@ -1,8 +1,10 @@
 """Valid data of every kind, small: what the cases spoil."""
 
+import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,9 @@ from aclam.train.label import label
 from aclam.train.label_job import LabelConfig
 
 FIXTURES = Path(__file__).resolve().parents[2] / "tests" / "fixtures"
+FORMATS = (
+    *("lerobot_v21", "lerobot_v30", "lerobot_lance", "rlds", "hdf5", "zarr", "webdataset", "mcap"),
+)
 FAMILIES = ("ac_lam_cpu", "potential_lam_cpu", "lapa_cpu", "villa_x_cpu", "univla_stage_1_cpu")
 VLM = replace(policy.TINY.vlm, text_length=16)
 POLICY = replace(
@@ -46,13 +51,23 @@ def _demonstrations(folder: Path) -> None:
 
 
 def _copies(folder: Path) -> None:
-    for name in ("lerobot_v21", "lerobot_v30", "rlds", "hdf5", "zarr"):
+    for name in FORMATS:
         shutil.copytree(FIXTURES / name, folder / name)
         (folder / name / "aclam_percentiles.json").unlink(missing_ok=True)
     videos = FIXTURES / "lerobot_v21" / "videos" / "chunk-000" / "observation.images.top"
     (folder / "videos").mkdir()
     for n in range(2):
         shutil.copy(videos / f"episode_{n:06d}.mp4", folder / "videos" / f"clip_{n}.mp4")
+
+
+def _raw(folder: Path) -> None:
+    if importlib.util.find_spec("h5py") is None:
+        return
+    sys.path.insert(0, str(FIXTURES))
+    import make_raw
+
+    make_raw.agibot(folder / "agibot")
+    make_raw.droid(folder / "droid")
 
 
 def _pictures(folder: Path) -> None:
@@ -102,7 +117,18 @@ def _runs(folder: Path) -> None:
 
 
 PARTS: tuple[Callable[[Path], None], ...] = (
-    *(_store, _demonstrations, _copies, _pictures, _models, _latents, _labels, _mixture, _runs),
+    *(
+        _store,
+        _demonstrations,
+        _copies,
+        _raw,
+        _pictures,
+        _models,
+        _latents,
+        _labels,
+        _mixture,
+        _runs,
+    ),
 )
 
 
