@@ -328,7 +328,7 @@ margin-bottom:.9rem}
 border-radius:99px}
 .judged span{display:block;font:.82rem/1.5 var(--sans);color:var(--soft);margin-top:.15rem}
 .wide{overflow-x:auto}.wide img{min-width:44rem}
-.half img{max-width:46rem}
+.half img{max-width:46rem}.small img{max-width:28rem}
 h1{overflow-wrap:anywhere}
 section p{max-width:46rem}
 @media (prefers-color-scheme:dark){.weak{background:#4a3410;color:#fcd34d}}
@@ -394,7 +394,7 @@ def figures_html(film: Film, look: Look, model: str) -> list[str]:
     if look.indices is not None:
         size = look.numbers.get("codebook_size") or int(look.indices.max()) + 1
         figure = draw_code_usage({model: look.indices}, size)
-        body += _figure("codes", "Codes in use", figure, look, "half")
+        body += _figure("codes", "Codes in use", figure, look, "small")
     return [*out, section("Codes in use", body)]
 
 # %% ../../nbs/9_studies/look_page.ipynb #6968f2a7
