@@ -186,17 +186,17 @@ def test_a_frame_is_read_without_the_others(tmp_path):
 
 
 def test_films_beside_the_files_are_not_taken_for_the_data(tmp_path):
-    """ALOHA's visualize_episodes.py puts them there; DROID has trajectory.h5 beside its films."""
+    """ALOHA's visualize_episodes.py puts them there; others keep numbers beside their films."""
     film = np.zeros((8, 32, 32, 3), np.uint8)
-    for name in ("aloha", "droid"):
+    for name in ("aloha", "others"):
         (tmp_path / name).mkdir()
         with VideoWriter(tmp_path / name / "episode_0_video.mp4", 10) as out:
             out.append(film)
     shutil.copy(HDF5 / "aloha" / "episode_0.hdf5", tmp_path / "aloha")
-    with h5py.File(tmp_path / "droid" / "trajectory.h5", "w") as file:
+    with h5py.File(tmp_path / "others" / "numbers.h5", "w") as file:
         file["observation/robot_state/joint_positions"] = np.zeros((8, 7))
     assert recognize(tmp_path / "aloha") == "hdf5"
-    assert recognize(tmp_path / "droid") == "video"
+    assert recognize(tmp_path / "others") == "video"
 
 
 def test_without_the_library_the_cure_is_named(monkeypatch):
@@ -246,6 +246,30 @@ def _linked(file) -> None:
     file[f"{DEMO}/actions"] = h5py.ExternalLink("/other.hdf5", "actions")
 
 
+def _linked_group(key: str):
+    """Another file's group, as large as the episode that was there."""
+
+    def change(file) -> None:
+        with h5py.File(Path(file.filename).with_name("other.h5x"), "w") as other:
+            file.copy(file["data"], other, "data")
+        del file[key]
+        file[key] = h5py.ExternalLink("other.h5x", key)
+
+    return change
+
+
+def _linked_by_links(file) -> None:
+    _linked_group("data/demo_0")(file)
+    file["elsewhere"] = h5py.ExternalLink("other.h5x", "/")
+    del file["data/demo_0"]
+    file["data/demo_0"] = h5py.SoftLink("/./elsewhere/data/demo_0")
+
+
+def _in_a_ring(file) -> None:
+    file[f"{DEMO}/obs/one"] = h5py.SoftLink(f"/{DEMO}/obs/two")
+    file[f"{DEMO}/obs/two"] = h5py.SoftLink(f"/{DEMO}/obs/one")
+
+
 def _virtual(file) -> None:
     layout = h5py.VirtualLayout((7, 3), np.float64)
     layout[:] = h5py.VirtualSource("/other.hdf5", "a", (7, 3))
@@ -272,6 +296,13 @@ BAD = {
     "no such camera": (edited(lambda f: f.pop(f"{DEMO}/obs/agentview_rgb")), "has no pictures"),
     "another file's bytes": (edited(_external), "bytes in another file, refused"),
     "a link to another file": (edited(_linked), "link to another file, refused"),
+    "all in another file": (edited(_linked_group("data")), "link to another file, refused"),
+    "an episode of another file": (
+        edited(_linked_group("data/demo_0")),
+        "link to another file, refused",
+    ),
+    "links to a link": (edited(_linked_by_links), "link to another file, refused"),
+    "links in a ring": (edited(_in_a_ring), "a link to links"),
     "a view of another file": (edited(_virtual), "bytes in another file, refused"),
     "groups in a circle": (edited(_circle), "groups inside groups"),
     "another convention": (
@@ -312,6 +343,13 @@ def test_a_bad_file_is_left_out_where_that_is_allowed(root, capsys):
     done = capsys.readouterr()
     assert json.loads(done.out)["episodes"] == 2
     assert "left out, as broken: 1" in done.err
+
+
+def test_a_link_within_a_file_is_followed(root):
+    with h5py.File(root / "pick_up_the_cube_demo.hdf5", "a") as file:
+        file.move(f"{DEMO}/actions", "kept/actions")
+        file[f"{DEMO}/actions"] = h5py.SoftLink("/kept/actions")
+    every_frame(open_dataset(root), "libero", 0)
 
 
 def test_a_damaged_picture_is_found_by_verify(tmp_path):

@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/3_data/hdf5_reader.html.md"""
 # %% auto #0
 __all__ = ['HDF5_SUFFIXES', 'SIGNATURE', 'CHUNK_CACHE', 'CHUNK_LIMIT', 'DEEPEST', 'MOST', 'EEF', 'ROBOMIMIC', 'LIBERO', 'ALOHA',
            'ROBOMIND', 'LAOM', 'EXPECTED', 'INSTRUCTIONS', 'hdf5_errors', 'OpenFile', 'check_array', 'Hdf5Source',
-           'columns_of', 'Layout', 'layout_of', 'places', 'stated_rate', 'is_upside_down', 'instruction', 'Hdf5Files',
-           'is_hdf5', 'read_hdf5']
+           'check_link', 'columns_of', 'Layout', 'layout_of', 'places', 'stated_rate', 'is_upside_down', 'instruction',
+           'Hdf5Files', 'is_hdf5', 'read_hdf5']
 
 # %% ../../nbs/3_data/hdf5_reader.ipynb #3590b636
 import json
@@ -123,6 +123,23 @@ def _column(array: Any, where: str) -> Column:
     pieces = array.dtype.kind in "OSV"
     return Column(tuple(array.shape), "bytes" if pieces else array.dtype.name, _start(array))
 
+# %% ../../nbs/3_data/hdf5_reader.ipynb #502abea3
+def check_link(group: Any, path: str, where: str, depth: int = 0) -> None:
+    """`UserError` where a path below a group leads to another file, be it over other links."""
+    h5py = _h5py()
+    if depth > DEEPEST:
+        raise UserError(f"{where} is a link to links, more than {DEEPEST} times")
+    at = group.file if path.startswith("/") else group
+    for name in path.split("/"):
+        if name in ("", "."):
+            continue
+        link = at.get(name, getlink=True) if isinstance(at, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UserError(f"{where} is a link to another file, refused")
+        if isinstance(link, h5py.SoftLink):
+            check_link(at, link.path, where, depth + 1)
+        at = at.get(name) if link else None
+
 
 def _arrays(group: Any, where: str, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """The arrays below a group, and None for each group; `UserError` for links to other files."""
@@ -131,8 +148,7 @@ def _arrays(group: Any, where: str, place: str = "", depth: int = 0) -> Iterator
         raise UserError(f"{where}: groups inside groups, more than {DEEPEST} times")
     for name in group:
         full = f"{place}{name}"
-        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-            raise UserError(f"{where}: {full} is a link to another file, refused")
+        check_link(group, name, f"{where}: {full}")
         item = group.get(name)
         if isinstance(item, h5py.Dataset):
             yield full, item
@@ -180,6 +196,7 @@ EXPECTED = (
 
 def _group(parent: Any, name: str) -> Any:
     """The group of that name; None where there is none."""
+    check_link(parent, name, f"{parent.file.filename}: {name}")
     item = parent.get(name) if name in parent else None
     return item if isinstance(item, _h5py().Group) else None
 
@@ -293,6 +310,7 @@ def _episode(
     name = _name(root, path, place)
     file = source.open(path).file
     with hdf5_errors(path, name):
+        check_link(file, place, f"{name}: {path}: {place}")
         group = file[place] if place else file
         attributes = file["data"].attrs if place.startswith("data/") else file.attrs
         where = f"{name}: {path}"
