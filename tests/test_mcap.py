@@ -1,5 +1,6 @@
 """Recordings in MCAP. Fixtures: tests/fixtures/make_mcap.py, written by the format's writers."""
 
+import base64
 import json
 import multiprocessing
 import os
@@ -93,6 +94,55 @@ def test_a_field_of_a_message_and_what_is_not_there():
         open_dataset(ROOT / "ros2", Declared(state=("/joint_states.effort",)))
     human = open_dataset(ROOT / "ros2", Declared(kind="human")).trajectories[0]
     assert human.proprio is None
+
+
+def recording(path: Path, states: list[tuple[list[str], list[float]]], start: int = 10**9) -> Path:
+    """Pictures and joint states at 10 Hz, in JSON."""
+    from make_mcap import channel, jpeg, put
+    from mcap.writer import Writer
+
+    data = base64.b64encode(jpeg(np.zeros((32, 32, 3), np.uint8))).decode()
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "wb") as file:
+        out = Writer(file)
+        out.start()
+        top = channel(out, "/top", "foxglove.CompressedImage")
+        joints = channel(out, "/joints", "sensor_msgs/msg/JointState")
+        arm = channel(out, "/arm", "arm.State")
+        for n, (names, values) in enumerate(states):
+            time = start + n * 10**8 if n else 10**9
+            put(out, joints, time, {"name": names, "position": values})
+            put(out, arm, time, dict(zip(names, values, strict=True)))
+            put(out, top, time, {"data": data, "format": "jpeg"})
+        out.finish()
+    return path
+
+
+@pytest.mark.parametrize("told", [Declared(), Declared(state=("/arm",))])
+def test_numbers_stay_in_their_columns_whatever_their_order_in_a_message(tmp_path, told):
+    """Drivers order joints anew at each start; JSON has no order."""
+    recording(tmp_path / "set" / "0.mcap", [(["b", "a"], [2, 1]), (["a", "b"], [1, 2])])
+    recording(tmp_path / "set" / "1.mcap", [(["a", "b"], [3, 4]), (["b", "a"], [4, 3])])
+    one, two = open_dataset(tmp_path / "set", told).trajectories
+    assert one.proprio.tolist() == [[2, 1]] * 2 and two.proprio.tolist() == [[4, 3]] * 2
+
+
+@pytest.mark.parametrize("told", [Declared(), Declared(state=("/arm",))])
+@pytest.mark.parametrize("files", [["0"], ["0", "1"]])
+def test_two_arms_on_one_topic_are_refused(tmp_path, told, files):
+    arms = [(["left"], [1.0]), (["right"], [2.0])]
+    for n, name in enumerate(files):
+        states = arms if len(files) == 1 else [arms[n]] * 3
+        recording(tmp_path / "set" / f"{name}.mcap", states)
+    with pytest.raises(UserError, match="speaks of .*right.*before of .*left"):
+        open_dataset(tmp_path / "set", told)
+
+
+def test_a_clock_that_was_set_is_one_line(tmp_path):
+    """At 0 for the first message, then at the true time: 54 years at 30 Hz fill the memory."""
+    path = recording(tmp_path / "a.mcap", [(["a"], [1])] * 3, 1_700_000_000 * 10**9)
+    with pytest.raises(UserError, match="a: [0-9]+ steps at the declared rate, refused"):
+        open_dataset(path, Declared(fps=30))
 
 
 def test_a_state_that_is_not_chosen_is_said(capsys):

@@ -140,17 +140,19 @@ def field_names(message: Any) -> list[str]:
     return [name for name in getattr(message, "__slots__", ()) if not name.startswith("_")]
 
 
-def numbers_in(value: Any, depth: int = 0) -> list[float]:
+def numbers_in(
+    value: Any, name: str = "", depth: int = 0
+) -> list[tuple[str, float]]:  # the fields that lead to it, and a number
     """All numbers of a message in order, without times and words."""
     if isinstance(value, (bool, int, float, np.number)):
-        return [float(value)]
+        return [(name, float(value))]
     if value is None or isinstance(value, (str, bytes, bytearray, memoryview)) or depth > DEEPEST:
         return []
-    names = field_names(value)
-    parts = [value_of(value, name) for name in names if name not in ABOUT]
-    if not names and hasattr(value, "__iter__"):
-        parts = list(value)
-    return [number for part in parts for number in numbers_in(part, depth + 1)]
+    fields = field_names(value)
+    parts = [(field, value_of(value, field)) for field in fields if field not in ABOUT]
+    if not fields and hasattr(value, "__iter__"):
+        parts = list(enumerate(value))
+    return [found for key, part in parts for found in numbers_in(part, f"{name}.{key}", depth + 1)]
 
 # %% ../../nbs/3_data/mcap_recording.ipynb #fedc633d
 def inner(message: Any, path: Sequence[str]) -> Any:
