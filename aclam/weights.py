@@ -270,13 +270,13 @@ class Registry:
     def register(
         self, family: str, config_type: type, presets: Mapping[str, Settings]
     ) -> Callable[[type], type]:
-        """Class decorator that adds a family; two families cannot share the name of a preset."""
+        """Class decorator that adds a family.
+
+        Two families cannot share their name, their settings' class, or the name of a preset.
+        """
 
         def add(cls: type) -> type:
-            for other in self.families.values():
-                taken = set(presets) & set(other.presets)
-                if taken and other.family != family:
-                    raise ValueError(f"preset {min(taken)} is one of family {other.family} already")
+            self.check_new(family, cls, config_type, presets)
             cls.registry = self
             cls.family = family
             cls.config_type = config_type
@@ -286,6 +286,31 @@ class Registry:
             return cls
 
         return add
+
+# %% ../nbs/0_weights.ipynb #7690aa95
+def _is_again(known: type, new: type) -> bool:
+    """Whether a class is another one anew: of a module loaded again, or of its notebook."""
+    modules = {known.__module__, new.__module__} - {"__main__"}
+    return known.__qualname__ == new.__qualname__ and len(modules) < 2
+
+
+@patch
+def check_new(
+    self: Registry, family: str, cls: type, config_type: type, presets: Collection[str]
+) -> None:
+    """`ValueError` where a family would take what is another's."""
+    known = self.families.get(family)
+    if known is not None and not _is_again(known, cls):
+        raise ValueError(f"family {family} is {known.__module__}.{known.__qualname__} already")
+    for name, other in self.families.items():
+        if name == family:
+            continue
+        if config_type is other.config_type:
+            said = f"settings {config_type.__name__} are those of family {name} already"
+            raise ValueError(f"{said}: extend them")
+        taken = set(presets) & set(other.presets)
+        if taken:
+            raise ValueError(f"preset {min(taken)} is one of family {name} already")
 
 # %% ../nbs/0_weights.ipynb #2e9464b8
 @patch

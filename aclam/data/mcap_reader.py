@@ -108,7 +108,7 @@ def _numbers(decode: Callable[[], Any], own: Numbers, where: str, known: Names) 
     row = [number for _, number in found]
     return np.array(in_order(row, names, known.get(own, []), where))
 
-
+# %% ../../nbs/3_data/mcap_reader.ipynb #af1c4aa3
 @patch
 def tracks(
     self: OpenRecording,
