@@ -152,6 +152,16 @@ def test_a_broken_package_takes_no_command_with_it(tmp_path):
     assert done.stderr.count("\n") == 1 and "plug-in broken" in done.stderr, done.stderr
 
 
+def test_a_plug_in_cannot_take_the_name_of_a_family(tmp_path):
+    """`test_peers.py` and the chapter on weights have the registry's other refusals."""
+    source = (PACKAGE / "own_family.py").read_text()
+    (tmp_path / "taker.py").write_text(source.replace('"own", OwnConfig', '"lapa", OwnConfig'))
+    done = run(["-c", ONE_PROCESS, "aclam-train-lam", "--plugin", "taker"], environment(), tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert 'plug-in "taker" cannot be imported' in done.stderr
+    assert "family lapa is aclam.lam.lapa.Lapa already" in done.stderr
+
+
 def test_help_stays_light(installed, tmp_path):
     """Neither PyTorch nor a plug-in is imported for the help that is kept."""
     source = (
