@@ -1,6 +1,7 @@
 """aclam-look: every family, every kind of data, and what it refuses."""
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from aclam.commands.entry import check_paths
-from aclam.commands.look import main, turn_words
+from aclam.commands.look import LookConfig, commands_of, main, turn_words
 from aclam.core import UserError, read_json
 from aclam.data.pixels import ORIENTATIONS
 from aclam.data.sampling import TripleConfig
@@ -20,6 +21,7 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.video import VideoWriter, check_exact
 from aclam.kept import kept_names
 from aclam.structure.table import METRICS
+from aclam.studies import look
 from aclam.studies.look import LEAST, affordable, cut, plan, thinned
 from aclam.studies.look_words import JUDGED, kept_presets, marks_of
 
@@ -198,6 +200,26 @@ def test_a_dataset_is_looked_at_in_many_episodes(tmp_path):
     store = open_dataset(a_store(tmp_path / "store"))
     from_others = {p.episode for p in plan(store, 3, range(12), TripleConfig())}
     assert from_others == set(range(12))
+
+
+def test_a_film_that_is_read_slowly_has_a_strip_of_what_was_read(tmp_path, monkeypatch):
+    """Two pieces, of which one is of another film: no picture that was planned is in them."""
+    for n in range(3):
+        write_film(tmp_path / f"{n}.mp4", moving(300))
+    store = open_dataset(tmp_path)
+    pieces = plan(store, 0, range(3), TripleConfig())
+    assert sum(p.episode == 0 for p in pieces) > 10
+    monkeypatch.setattr(look, "READING_S", 0.0)
+    film = look.read_film(store, pieces, 0, 32, quiet=True)
+    assert len(film.pieces) == 2 and any("slow" in note for note in film.notes)
+    assert len(film.pictures) > 5 and set(film.pictures) <= set(film.numbers)
+
+
+def test_words_to_go_on_can_be_pasted():
+    told = commands_of(LookConfig("my film; $(rm x).mp4", camera="top left", episode=3))
+    words = shlex.split(told["The same page again:"])
+    assert words[:2] == ["aclam-look", "my film; $(rm x).mp4"]
+    assert words[4:] == ["--episode", "3", "--camera", "top left"]
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ __all__ = ['Path_', 'Triples', 'TURNS', 'FITS', 'LookConfig', 'turn_words', 'tur
 
 # %% ../../nbs/10_commands/look.ipynb #67ab5da2
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -213,11 +214,19 @@ def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
 def commands_of(config: LookConfig) -> dict[str, str]:
     """What somebody may want to do next."""
-    path = config.path
+    path = shlex.quote(config.path)
+    model = shlex.quote(config.model)
+    given = {name: getattr(config, name) for name in ("episode", "camera", "rate", "fit", "n")}
+    default = LookConfig(config.path)
+    options = [
+        f" --{name} {shlex.quote(str(value))}"
+        for name, value in given.items()
+        if value != getattr(default, name)
+    ]
     return {
-        "The same page again:": f"aclam-look {path} --model {config.model}",
+        "The same page again:": f"aclam-look {path} --model {model}{''.join(options)}",
         "Latents of every pair of frames, beside the data:": (
-            f"aclam-label --model {config.model} --data {path}"
+            f"aclam-label --model {model} --data {path}"
         ),
         "A model of these data (an hour on two cores):": (
             f"aclam-train-lam --preset ac_lam_cpu --data {path} --out runs/mine"
@@ -225,7 +234,7 @@ def commands_of(config: LookConfig) -> dict[str, str]:
         "And a look at it:": f"aclam-look {path} --model runs/mine",
     }
 
-
+# %% ../../nbs/10_commands/look.ipynb #f3273fee
 @dataclass(frozen=True)
 class Found:
     """All that a look has found."""
@@ -264,7 +273,7 @@ def find(config: LookConfig) -> Found:
     page = Page(
         title=os.path.basename(config.path.rstrip("/")) or config.path,
         model=model_name(config.model),
-        likeness=likeness(film.store, known),
+        likeness=likeness(film.store, known, film.shown),
         verdict=verdict(look.numbers, judged),
         judged=judged,
         facts={"Data": film_facts(config, film), "Model": model_facts(config, lam, known)},

@@ -8,8 +8,9 @@ Docs: https://aclam-project.github.io/aclam/9_studies/look.html.md"""
 __all__ = ['RATE', 'PER_SECOND', 'LEAST', 'MOST', 'PIXELS', 'LEAD', 'READING_S', 'HEIGHT', 'CHUNK', 'BROKEN', 'MEASURING_S',
            'BATCH', 'AHEAD_S', 'ROWS', 'NEAR', 'MOST_CODES', 'declaration', 'open_any', 'Piece', 'thinned', 'cut',
            'affordable', 'plan', 'Film', 'picture', 'read_piece', 'check_broken', 'order_of', 'strip_numbers',
-           'columns_of', 'read_film', 'episodes_of', 'trajectories_of', 'triples_of', 'affordable_triples',
-           'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'transfers', 'look_at']
+           'columns_of', 'read_film', 'strip_anew', 'episodes_of', 'trajectories_of', 'triples_of',
+           'affordable_triples', 'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'transfers',
+           'look_at']
 
 # %% ../../nbs/9_studies/look.ipynb #3dc410db
 import time
@@ -278,7 +279,20 @@ def read_film(
     found = [read[n] for n in sorted(read)]
     film.pieces = [piece for piece, _ in found]
     film.frames = [frames for _, frames in found]
+    if len(read) < len(pieces) or not film.pictures:
+        strip_anew(film, count)
     return film
+
+# %% ../../nbs/9_studies/look.ipynb #909af2e4
+def strip_anew(film: Film, count: int) -> None:
+    """Pictures of what was read, where others were meant to be shown."""
+    t = film.store.trajectories[film.shown]
+    kept = {}
+    for n in strip_numbers(film.numbers, film.times, count):
+        read = [] if n in film.pictures else decodable(t, [n])[1]
+        kept |= {n: picture(frame) for frame in read}
+        kept |= {n: film.pictures[n]} if n in film.pictures else {}
+    film.pictures = kept
 
 # %% ../../nbs/9_studies/look.ipynb #adfe0e39
 def episodes_of(
@@ -294,6 +308,8 @@ def episodes_of(
     except UserError as e:
         others = list(range(count))
         note = f"Measured on what the model may have been trained on: {str(e).split(':')[0]}."
+    if episode is not None and episode not in others:
+        note = f"The model was trained on episode {episode}, which is measured with the others."
     return (others[0] if episode is None else episode), others, note
 
 # %% ../../nbs/9_studies/look.ipynb #4a8b066b

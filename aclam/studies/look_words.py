@@ -233,14 +233,21 @@ def trained_on(known: Mapping) -> list[str]:
     return [Path(str(f.get("folder") or "?")).name for f in known.get("folders", [])]
 
 
-def likeness(store: Store, known: Mapping) -> str:
+def likeness(
+    store: Store,
+    known: Mapping,
+    shown: int = 0,  # the episode that is shown
+) -> str:
     """A sentence on whether the model was trained on data like these, as far as its run tells."""
     if not known:
         return "Nothing is known of what the model was trained on."
     names = ", ".join(trained_on(known))
     content = fingerprint(store.trajectories)
-    if any(f["content"] == content for f in known["folders"]):
-        return f"These are data of its training ({names}); episodes that were held out are shown."
+    own = next((f for f in known["folders"] if f["content"] == content), None)
+    if own is not None:
+        first, last = own["held_out"]
+        was = "was held out" if first <= shown < last else "is one that it was trained on"
+        return f"These are data of its training ({names}); the episode that is shown {was}."
     robots = {t.embodiment for t in store.trajectories if t.embodiment}
     same = sorted(robots & set(known.get("embodiments", [])))
     if same:
