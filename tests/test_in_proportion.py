@@ -17,6 +17,7 @@ from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.lam.quantizer import not_yet_quantized
 from aclam.train import lam, policy
+from aclam.train.tracker import Tracker
 
 HELP = Path(entry.__file__).parents[1] / "configs" / "help"
 
@@ -124,10 +125,22 @@ def test_other_trackers(name, data, tmp_path, outcome, monkeypatch):
     status, _, err = train(data, tmp_path / "run", "--tracker", name, outcome=outcome)
     assert status == 0, err
     (_, about), *told, end = library.told
-    assert about["project"] == "aclam" and about["name"] == "run" and end == "end"
+    assert about["project"] == "aclam" and end == "end"
+    assert re.fullmatch("run" if name == "wandb" else "run-[0-9a-f]{8}", about["name"])
     assert about["config"]["train"]["steps"] == 4
     keys = {key for _, values in told for key in values}
     assert {"loss", "probe/additivity", "reconstruction"} <= keys
+
+
+@pytest.mark.parametrize("name, key", [("wandb", "id"), ("trackio", "name")])
+def test_a_run_that_begins_anew_is_another_curve(name, key, tmp_path, monkeypatch):
+    """Both libraries append to a run of the same name."""
+    library = Recorded(name)
+    monkeypatch.setitem(sys.modules, name, library)
+    for first in (0, 10, 0):
+        Tracker(name, tmp_path, first).close()
+    one, more, other = (told[1][key] for told in library.told if told[0] == "init")
+    assert one == more != other
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
