@@ -82,6 +82,22 @@ def test_open_files_are_bounded(tmp_path):
         assert len(os.listdir("/proc/self/fd")) <= before + 16
 
 
+def test_no_film_is_lost_for_the_dots_in_its_name(tmp_path):
+    """A key ends at the first dot: two films of one key are two episodes."""
+    with tarfile.open(SHARDS / "00000.tar") as shard:
+        film = next(part for part in shard if part.name.endswith(".mp4"))
+        data = shard.extractfile(film).read()
+    contents = {"a.mp4": data, "clip.1.mp4": data, "clip.2.mp4": data, "take_1.5x.MP4": data}
+    contents["clip.txt"] = b"a clip"
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        for name, content in contents.items():
+            part = tarfile.TarInfo(name)
+            part.size = len(content)
+            shard.addfile(part, io.BytesIO(content))
+    found = {t.name: t.task for t in open_dataset(tmp_path).trajectories}
+    assert found == {"0/a": "", "0/clip.1": "a clip", "0/clip.2": "a clip", "0/take_1.5x": ""}
+
+
 # --- bad shards: one line -------------------------------------------------------------------------
 
 

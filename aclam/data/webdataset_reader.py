@@ -145,6 +145,13 @@ def _caption(file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> str:
     return caption.strip() if isinstance(caption, str) else ""
 
 
+def _films(parts: dict[str, tarfile.TarInfo]) -> list[tarfile.TarInfo]:
+    """The film of a sample; where no name is KEY.mp4, those with more dots, as KEY.left.mp4."""
+    usual = [parts[ending] for ending in VIDEO_SUFFIXES if ending in parts]
+    others = [part for ending, part in parts.items() if ending.endswith(VIDEO_SUFFIXES)]
+    return usual[:1] or others
+
+
 def _samples(file: tarfile.TarFile) -> dict[str, dict[str, tarfile.TarInfo]]:
     """name -> ending -> member, in the order of the shard."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
@@ -166,10 +173,9 @@ def members(shard: Path) -> list[Member]:
             samples = _samples(file)
             found = []
             for parts in samples.values():
-                film = next((parts[e] for e in VIDEO_SUFFIXES if e in parts), None)
-                if film is not None:
-                    text = _caption(file, parts)
-                    found.append(Member(shard, film.name, film.offset_data, film.size, text))
+                films = _films(parts)
+                text = _caption(file, parts) if films else ""
+                found += [Member(shard, f.name, f.offset_data, f.size, text) for f in films]
     except (tarfile.TarError, OSError, ValueError, OverflowError) as e:
         cure = "get it again; or unpack it, where it is gzipped"
         raise UserError(f"{shard} is not a whole tar file ({reason(e)}): {cure}") from e
