@@ -1,6 +1,8 @@
 """aclam-look: every family, every kind of data, and what it refuses."""
 
+import gc
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from aclam.commands.entry import check_paths
 from aclam.commands.look import LookConfig, commands_of, main, turn_words
 from aclam.core import UserError, read_json
 from aclam.data.pixels import ORIENTATIONS
+from aclam.data.played import PlayedFrames
 from aclam.data.sampling import TripleConfig
 from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
@@ -213,6 +216,21 @@ def test_a_film_that_is_read_slowly_has_a_strip_of_what_was_read(tmp_path, monke
     film = look.read_film(store, pieces, 0, 32, quiet=True)
     assert len(film.pieces) == 2 and any("slow" in note for note in film.notes)
     assert len(film.pictures) > 5 and set(film.pictures) <= set(film.numbers)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_frames_as_they_are_played_leave_no_file_open(tmp_path):
+    film = moving(12)
+    frames = PlayedFrames(str(write_film(tmp_path / "film.mp4", film)), 12)
+    first = frames[[1]]
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(8):
+            assert np.array_equal(frames[[7, 1]][1:], first)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_words_to_go_on_can_be_pasted():

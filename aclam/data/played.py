@@ -10,6 +10,7 @@ __all__ = ['TRIED', 'decodable', 'PlayedFrames', 'playable']
 # %% ../../nbs/3_data/played.ipynb #f4f43e8c
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,15 @@ class PlayedFrames:
     def __len__(self) -> int:
         return self.count
 
-    def _next(self) -> np.ndarray:
+    def _begin(self) -> None:
+        """Open the film, anew where it was open."""
+        if self.video is not None:
+            self.video.close()
+        self.video = VideoFile(self.path)
+        self.decoded = self.video.container.decode(self.video.stream)
+        self.after = 0
+
+    def _next(self) -> Any:  # an av.VideoFrame; None at the end
         try:
             frame = next(self.decoded, None)
         except (pyav().FFmpegError, OSError) as e:
@@ -53,9 +62,7 @@ class PlayedFrames:
         out = []
         for n in indices:
             if self.video is None or n < self.after:
-                self.video = VideoFile(self.path)
-                self.decoded = self.video.container.decode(self.video.stream)
-                self.after = 0
+                self._begin()
             while self.after <= n:
                 frame = self._next()
             if frame is None:
