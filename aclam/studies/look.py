@@ -287,12 +287,12 @@ def read_film(
 def strip_anew(film: Film, count: int) -> None:
     """Pictures of what was read, where others were meant to be shown."""
     t = film.store.trajectories[film.shown]
-    kept = {}
-    for n in strip_numbers(film.numbers, film.times, count):
-        read = [] if n in film.pictures else decodable(t, [n])[1]
-        kept |= {n: picture(frame) for frame in read}
-        kept |= {n: film.pictures[n]} if n in film.pictures else {}
-    film.pictures = kept
+    wanted = strip_numbers(film.numbers, film.times, count)
+    for n in wanted:
+        read = decodable(t, [n])[1] if n not in film.pictures else ()
+        for frame in read:
+            film.pictures[n] = picture(frame)
+    film.pictures = {n: shown for n, shown in film.pictures.items() if n in wanted}
 
 # %% ../../nbs/9_studies/look.ipynb #adfe0e39
 def episodes_of(
