@@ -14,7 +14,7 @@ from PIL import Image
 
 from aclam.commands.entry import check_paths
 from aclam.commands.look import LookConfig, commands_of, main, turn_words
-from aclam.core import UserError, read_json
+from aclam.core import UserError, read_json, write_json
 from aclam.data.pixels import ORIENTATIONS
 from aclam.data.played import PlayedFrames
 from aclam.data.sampling import TripleConfig
@@ -22,11 +22,12 @@ from aclam.data.source import open_dataset, recognize
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.video import VideoWriter, check_exact
-from aclam.kept import kept_names
+from aclam.kept import kept_names, kept_result
+from aclam.structure.held_out import origin
 from aclam.structure.table import METRICS
 from aclam.studies import look
 from aclam.studies.look import LEAST, affordable, cut, plan, thinned
-from aclam.studies.look_words import JUDGED, kept_presets, marks_of
+from aclam.studies.look_words import JUDGED, kept_presets, marks_of, preset_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FEW = ("--n", "16", "--json")
@@ -250,6 +251,15 @@ def test_marks_are_kept_numbers_in_order(preset, key):
     marks = marks_of(metric, preset)
     worse = max if metric.better == "lower" else min
     assert worse(marks.best, marks.worst) == marks.worst and np.isfinite(marks.floor)
+
+
+def test_a_checkpoint_is_held_against_its_own_preset(tmp_path):
+    place = tmp_path / "run" / "checkpoints" / "step_000007"
+    shutil.copytree(kept_result("models/no_ac_cpu") / "model", place)
+    write_json(tmp_path / "run" / "config.json", {"preset": "no_ac_cpu"})
+    write_json(tmp_path / "run" / "data.json", {"folders": []})
+    assert preset_of(tmp_path / "run") == preset_of(place) == "no_ac_cpu"
+    assert origin(tmp_path / "run") == origin(place) == {"folders": []}
 
 
 # --- GIF ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core import UserError, read_json, say
+from ..hub import run_files
 from ..kept import find_model
 from ..data.cache import cache_frames
 from ..data.sampling import TripleConfig
@@ -43,12 +44,8 @@ def origin(model: str | Path) -> dict:
 
     It lies beside the model, in the run's folder, or, in a copy from the hub, with the weights.
     """
-    folder = find_model(model).resolve()
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-    for file in (folder / "data.json", run / "data.json"):
-        if file.is_file():
-            return read_json(file, dict)
-    return {}
+    file = run_files(find_model(model).resolve())["data"]
+    return read_json(file, dict) if file.is_file() else {}
 
 # %% ../../nbs/5_structure/held_out.ipynb #14e666bb
 def unseen(

@@ -47,9 +47,8 @@ def kept_presets() -> list[str]:
 def preset_of(model: str | Path) -> str:
     """The preset of a model, where its folder tells; else ''."""
     folder = find_model(model).resolve()
-    run = folder.parent if folder.name == "model" else folder.parent.parent
-    if run.parent == (RESULTS / "models").resolve():
-        return run.name
+    if folder.parent.parent == (RESULTS / "models").resolve():
+        return folder.parent.name
     return str(run_of(folder).get("config", {}).get("preset", ""))
 
 # %% ../../nbs/9_studies/look_words.ipynb #50c384a6
