@@ -84,7 +84,13 @@ def test_what_is_locked_is_what_users_may_have(extra):
         assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), line
 
 
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "imagecodecs": "imagecodecs"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "lance": "pylance",
+    "mcap_protobuf": "mcap-protobuf-support",
+    "mcap_ros2": "mcap-ros2-support",
+    "yaml": "pyyaml",
+}
 
 
 def imported(path: Path) -> set[str]:
