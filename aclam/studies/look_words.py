@@ -120,12 +120,12 @@ WORDS = {
 # %% ../../nbs/9_studies/look_words.ipynb #f7e9086e
 WORDS |= {
     "inverse": {
-        "good": "There and back nearly cancels, as on its own data.",
+        "good": "There and back cancels as well as on its own data.",
         "weak": "There and back cancels less well than on its own data.",
         "poor": "There and back does not cancel: no more than in a model that was never asked to.",
     },
     "identity": {
-        "good": "Standing still has a short latent, as on its own data.",
+        "good": "Standing still has as short a latent as on its own data.",
         "weak": "Standing still has a longer latent than on its own data.",
         "poor": "Standing still has a latent as long as a motion's.",
     },
