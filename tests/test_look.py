@@ -162,7 +162,9 @@ def test_wrong_options_are_refused(refused, outcome, tmp_path):
 def test_a_model_by_name_passes_the_entry():
     check_paths([".", "--model", "lapa_cpu"], "aclam-look")
     check_paths(["--policy=policy_cpu_wo_lam"])
-    with pytest.raises(UserError, match='--lam: no latent action model at "lapa_cp".*Did you mean "lapa_cpu"'):
+    with pytest.raises(
+        UserError, match='--lam: no latent action model at "lapa_cp".*Did you mean "lapa_cpu"'
+    ):
         check_paths(["--lam", "lapa_cp"])
     with pytest.raises(UserError, match="nowhere"):
         check_paths(["nowhere"], "aclam-look")

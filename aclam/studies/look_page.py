@@ -282,9 +282,10 @@ def judged_html(judged: Sequence[Judged], intervals: Mapping) -> str:
         ends = intervals.get(j.metric.key)
         span = f" [{number(ends[0])}, {number(ends[1])}]" if ends else ""
         label = f"{j.metric.label} {number(j.value)}{span}"
+        what = j.metric.what if j.metric.what.endswith("?") else f"{j.metric.what}."
         lines.append(
             f'<div class="judged"><b class="{j.word}">{j.word}</b><div>{escaped(j.sentence)}'
-            f"<span><strong>{escaped(label)}</strong> · {escaped(j.metric.what)}. "
+            f"<span><strong>{escaped(label)}</strong> · {escaped(what)} "
             f"{escaped(_mark(j))}.</span></div></div>"
         )
     return "".join(lines)
@@ -303,7 +304,7 @@ def codes_sentence(numbers: Mapping) -> str:
     equal = number(float(numbers["perplexity"]))
     return (
         f"{used}{of} codes appear in the {number(numbers['n'])} pairs of this film; their "
-        f"perplexity is {equal}, as if so many codes were used equally often."
+        f"perplexity is {equal}, as if that many codes were used equally often."
     )
 
 
