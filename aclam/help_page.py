@@ -120,24 +120,24 @@ EXAMPLES |= {
         "aclam-train-lam --preset no_ac_cpu --data my_video.mp4 --train.steps 500",
     ),
     "aclam-train-policy": (
-        "aclam-train-policy --data data/demos --lam runs/lam/model --out runs/policy",
+        "aclam-train-policy --data data/demos --lam runs/lam --out runs/policy",
         "aclam-train-policy --preset policy_cpu_wo_lam --data data/demos",
     ),
     "aclam-label": (
-        "aclam-label --model runs/lam/model --data data/emoji",
-        "aclam-label --model runs/lam/model --data my_lerobot --lerobot labelled",
+        "aclam-label --model runs/lam --data data/emoji",
+        "aclam-label --model runs/lam --data my_lerobot --lerobot labelled",
     ),
     "aclam-rollout": (
-        "aclam-rollout --policy runs/policy/model --data data/demos --videos 2",
+        "aclam-rollout --policy runs/policy --data data/demos --videos 2",
         "aclam-rollout --policy my_module:make --split val --out runs/mine",
     ),
     "aclam-structure": (
-        "aclam-structure --model runs/lam/model --data data/emoji",
+        "aclam-structure --model runs/lam --data data/emoji",
         "aclam-structure compare --data data/emoji --models ac_lam_cpu no_ac_cpu",
     ),
     "aclam-structure leakage": (
-        "aclam-structure leakage --model runs/lam/model --data data/emoji data/other",
-        "aclam-structure leakage --model runs/lam/model --data data/emoji --json",
+        "aclam-structure leakage --model runs/lam --data data/emoji data/other",
+        "aclam-structure leakage --model runs/lam --data data/emoji --json",
     ),
     "aclam-structure compare": (
         "aclam-structure compare --data data/emoji --models ac_lam_cpu no_ac_cpu",

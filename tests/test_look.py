@@ -118,7 +118,7 @@ def test_an_upright_film_is_shown_upright(outcome, tmp_path):
     if not shutil.which("ffmpeg") or subprocess.run(list(map(str, words))).returncode:
         pytest.skip("ffmpeg is not here, or does not write how a film is to be turned")
     facts = looked(outcome, path, tmp_path / "page")["facts"]["Data"]
-    assert facts["pictures"] == "48 x 96" and "quarter turn" in facts["turned to be upright"]
+    assert facts["pictures"] == "48 x 96" and "quarter turn" in facts["turned upright"]
 
 
 def test_a_turn_has_words():
@@ -168,7 +168,9 @@ def test_wrong_options_are_refused(refused, outcome, tmp_path):
 def test_a_model_by_name_passes_the_entry():
     check_paths([".", "--model", "lapa_cpu"], "aclam-look")
     check_paths(["--policy=policy_cpu_wo_lam"])
-    with pytest.raises(UserError, match='--lam: no model at lapa_cp.*Did you mean "lapa_cpu"'):
+    with pytest.raises(
+        UserError, match='--lam: no latent action model at "lapa_cp".*Did you mean "lapa_cpu"'
+    ):
         check_paths(["--lam", "lapa_cp"])
     with pytest.raises(UserError, match="nowhere"):
         check_paths(["nowhere"], "aclam-look")

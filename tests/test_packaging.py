@@ -226,6 +226,21 @@ def test_the_kept_help_is_what_the_programs_print():
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr[-2000:]
 
 
+OPTION = re.compile(r"^  (--[\w.-]+)(.*\n(?:    .*\n)*)", re.M)
+VALUES = r"(, --[\w.-]+)?\s*(\{.*?\}(\|[A-Z]+)?|\[.*?\]\]|[A-Z]+( [A-Z]+)*)?"
+
+
+def test_every_option_is_explained():
+    """A comment that stands beside a value in brackets, not beside its field, is no help."""
+    silent = []
+    for file in sorted((ROOT / "aclam" / "configs" / "help").glob("*.txt")):
+        for option, rest in OPTION.findall(file.read_text()):
+            words = re.sub(r"\((default:.*|required)\)", "", " ".join(rest.split()))
+            explained = re.sub(f"^{VALUES}", "", words).strip()
+            silent += [] if explained else [f"{file.stem} {option}"]
+    assert silent == []
+
+
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_every_command_answers_help_at_once(command, torch_alone):
     done, seconds = run_script(command, "--help")

@@ -120,6 +120,7 @@ class Convert:
 
     path: Path_  # a folder, a file, or hub:OWNER/NAME
     out: str  # folder to write
+    # what is written: a folder of episodes as aclam keeps them, or a LeRobotDataset v3.0
     to: Literal["store", "lerobot"] = "store"
     recipe: str | None = None  # as for inspect
     rate: FrameRate | None = None  # as for inspect
@@ -156,7 +157,7 @@ class Triples:
 # %% ../../nbs/10_commands/data.ipynb #c448c4d7
 @dataclass(frozen=True)
 class Plan:
-    """Hold a mixture against a disk.
+    """Compare a mixture with what is on the disk.
 
     Present, missing, hours, bytes, expected epochs, how to get the rest.
     """

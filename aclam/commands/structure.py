@@ -54,7 +54,9 @@ class StructureConfig:
 
     # .npz file with z_ij z_jk z_ik z_ii z_ji (n, d) and ds (n,); never unpickled
     latents: Path | None = None
-    model: Path | None = None  # folder of a latent action model; needs --data
+    # a trained model by name, the folder of a model or of a run, or OWNER/NAME of the hub;
+    # needs --data
+    model: Path | None = None
     # any dataset: a store, a LeRobot or RLDS folder, a video, a folder of videos
     data: Path | None = None
     # first episode to measure on; default: what the training held out, else the last tenth
@@ -143,12 +145,13 @@ def run(config: StructureConfig) -> None:
 class LeakageConfig:
     """What latents give away: the environment (Table 2 of AC-LAM), motion, action and place."""
 
-    model: Path  # folder of a latent action model
+    # a trained model by name, the folder of a model or of a run, or OWNER/NAME of the hub
+    model: Path
     # any datasets; each is an environment, and two or more can be told apart
     data: tuple[Path, ...]
     n: Pairs = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits
-    batch_size: Positive = 128
+    batch_size: Positive = 128  # pairs that the model sees at a time
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
 

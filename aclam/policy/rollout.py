@@ -108,7 +108,9 @@ class RolloutConfig:
     A run that was stopped goes on where it was.
     """
 
-    policy: str = ""  # folder of a trained policy; or module:factory of your own; or: expert
+    # a trained policy by name, the folder of a policy or of a run, or OWNER/NAME of the hub;
+    # or module:factory of your own; or: expert
+    policy: str = ""
     # also ood_d, ood_b; or libero_object, libero_spatial
     split: tuple[str, ...] = ("id", "train", "val")
     # of each split (AC-LAM, Table 3); 500 are all initial states of a suite of LIBERO
@@ -121,9 +123,9 @@ class RolloutConfig:
     envs: Positive = 2  # environments at once, each in a process of its own
     max_steps: Count = 0  # commands in an episode; 0: 200 on the table, 480 in LIBERO
     device: str = "cpu"  # where the policy runs
-    videos: Count = 0  # so many episodes of each split are filmed, in `out`/videos
+    videos: Count = 0  # how many episodes of each split are filmed, in `out`/videos
     video_size: Pixels = 256  # pixels of a film's side, whatever the policy sees
-    lam: str = ""  # folder of a latent action model: draws the first plan beside each video
+    lam: str = ""  # a latent action model, which draws the first plan beside each video
     out: str = "runs/rollout"  # gets config.json, episodes.jsonl, result.json, videos/
     json: bool = False  # print the result as one JSON object on standard output
 

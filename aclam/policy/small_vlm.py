@@ -36,13 +36,14 @@ from ..weights import fill, read_tensors, save_model
 class VlmConfig:
     """Sizes of the vision-language encoder. Defaults: PaliGemma 3B at 224 px."""
 
+    # PaliGemma, or the small encoder of this package
     kind: Literal["paligemma", "small"] = "paligemma"
     image_size: Width = 224  # pixels (A.2)
-    patch_size: Width = 14
-    vision_width: Width = 1152
-    vision_depth: Layers = 27
-    vision_heads: Heads = 16
-    vision_mlp: Width = 4304
+    patch_size: Width = 14  # pixels
+    vision_width: Width = 1152  # of the vision transformer
+    vision_depth: Layers = 27  # its layers; 0, small only: nothing but convolutions
+    vision_heads: Heads = 16  # its attention heads
+    vision_mlp: Width = 4304  # hidden width of its MLPs
     depth: Layers = 18  # layers of the language model; the experts have as many (A.2)
     layer: LayerSize = LayerSize(2048, 16384)
     vocab: Width = 257_152  # rows of the word embedding: as many as PaliGemma's tokenizer has words

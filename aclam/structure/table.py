@@ -95,7 +95,7 @@ CALIBRATION = (
         "Eq. 8: does a longer motion have a longer latent?",
         column="norm r",
         hint="Eq. 8, 1 is calibrated",
-        undefined="the length of z_ij or ds does not vary",
+        undefined="lengths of z_ij or ds do not vary, or no state says how far anything moved",
         finding="The length of a latent correlates with the robot's displacement at {a} in {A}, "
         "and at {b} in {B}.",
     ),

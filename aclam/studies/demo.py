@@ -77,7 +77,7 @@ FIRST = "ac_lam_cpu"  # the preset whose sizes and steps both have
 class DemoConfig:
     """Train a latent action model that adds up, and the same without its additive loss.
 
-    About 20 minutes on two cores.
+    Some 10 to 20 minutes on two cores.
     """
 
     # gets data/, ac_lam_cpu/, no_ac_cpu/, figures/, results.json, report.html

@@ -282,9 +282,10 @@ def judged_html(judged: Sequence[Judged], intervals: Mapping) -> str:
         ends = intervals.get(j.metric.key)
         span = f" [{number(ends[0])}, {number(ends[1])}]" if ends else ""
         label = f"{j.metric.label} {number(j.value)}{span}"
+        what = j.metric.what if j.metric.what.endswith("?") else f"{j.metric.what}."
         lines.append(
             f'<div class="judged"><b class="{j.word}">{j.word}</b><div>{escaped(j.sentence)}'
-            f"<span><strong>{escaped(label)}</strong> · {escaped(j.metric.what)}. "
+            f"<span><strong>{escaped(label)}</strong> · {escaped(what)} "
             f"{escaped(_mark(j))}.</span></div></div>"
         )
     return "".join(lines)
@@ -302,8 +303,8 @@ def codes_sentence(numbers: Mapping) -> str:
     of = f" of {number(there)}" if there else ""
     equal = number(float(numbers["perplexity"]))
     return (
-        f"{used}{of} codes appear in the {number(numbers['n'])} pairs of this film; they are used "
-        f"as unevenly as {equal} codes in equal use (perplexity)."
+        f"{used}{of} codes appear in the {number(numbers['n'])} pairs of this film; their "
+        f"perplexity is {equal}, as if that many codes were used equally often."
     )
 
 
@@ -353,18 +354,18 @@ class Page:
 # %% ../../nbs/9_studies/look_page.ipynb #8203dd66
 CAPTIONS = {
     "timeline": "Each picture is from the middle of the time below it; the small squares are all "
-    "that the model sees. Orange: how long the latent from the first frame is. Teal: how long that "
-    "of the next half second is, so that its hills are where something happens.",
+    "that the model sees. Orange: length of the latent from the first frame to this one. Teal: "
+    "length of the latent of the next half second; it peaks where something happens.",
     "pairs": "Left: two frames, and the second as the model predicts it from the first and one "
-    "latent. Right: where latents lie, in the plane of their two main directions. Orange arrows go "
-    "from picture to picture of the strip with the latent seen from the first frame; teal ones add "
-    "up the latents of the steps. Where latents are actions the two ways end at one place.",
-    "walk": "One frame of the film, played forward with latents along each direction in which they "
-    "vary most (numbers: share of the variance), in standard deviations. What moves to and fro is "
-    "what the direction means; the last column shows where pictures change.",
+    "latent. Right: latents in the plane of their two main directions. The orange path joins the "
+    "latents from the first frame to each picture of the strip; the teal path adds up the latents "
+    "of the steps between them. If latents add up, both paths end in the same place.",
+    "walk": "One frame of the film, moved by latents along each of the directions in which they "
+    "vary most (left: share of the variance; above: standard deviations). What moves across a row "
+    "is what that direction means; the last column shows where the picture changes.",
     "moved": "The latent of one motion (source), played in another frame (target): once directly, "
     "once as the sum of two steps. Where the difference is black, latents add up.",
-    "codes": "Share of each code, most frequent first. Dashed: all codes alike.",
+    "codes": "Share of each code, most frequent first. Dashed: all codes used equally often.",
     "features": "This model does not decode to pictures but to features of a frozen network: shown "
     "is the frame of this film whose features are nearest.",
 }
@@ -417,7 +418,7 @@ def page_html(film: Film, look: Look, page: Page) -> str:
         *figures_html(film, look, page.model),
         section("How good is this model on your data?", judged),
         section("What was read", f'<div class="facts">{facts}</div>'),
-        section("To go on", commands),
+        section("Next steps", commands),
         f"<footer>Written by aclam {escaped(version_of('aclam'))}. Words come from numbers kept "
         "with the package (compare.json): the chapter on a look says how.</footer>",
     ]

@@ -111,7 +111,7 @@ WORDS = {
     },
     "additivity": {
         "good": "Latents of two steps add up to that of both, as on its own data.",
-        "weak": "Latents of two steps add up, though less than on its own data.",
+        "weak": "Latents of two steps add up less well than on its own data.",
         "poor": "Latents do not add up: no more than those of a model that was never asked to.",
     },
 }
@@ -119,12 +119,12 @@ WORDS = {
 # %% ../../nbs/9_studies/look_words.ipynb #f7e9086e
 WORDS |= {
     "inverse": {
-        "good": "There and back comes to little, as on its own data.",
-        "weak": "There and back leaves more than on its own data.",
+        "good": "There and back cancels as well as on its own data.",
+        "weak": "There and back cancels less well than on its own data.",
         "poor": "There and back does not cancel: no more than in a model that was never asked to.",
     },
     "identity": {
-        "good": "Standing still has a short latent, as on its own data.",
+        "good": "Standing still has as short a latent as on its own data.",
         "weak": "Standing still has a longer latent than on its own data.",
         "poor": "Standing still has a latent as long as a motion's.",
     },
@@ -199,8 +199,8 @@ GOOD = Verdict(
 WEAK = Verdict(
     "weak",
     "Of some use on this film",
-    "It predicts better than copying does, but is not on its own ground: use its latents with "
-    "care, and train on data like these for better ones.",
+    "It predicts better than copying does, but these data are unlike its own: use its latents "
+    "with care, and train on data like these for better ones.",
 )
 
 # %% ../../nbs/9_studies/look_words.ipynb #621f0a62
@@ -214,14 +214,14 @@ def verdict(numbers: Mapping, judged: Sequence[Judged]) -> Verdict:
         return Verdict(
             "poor",
             "Not good on this film",
-            f"It does not clearly predict better than copying the first frame would{why}. Its "
-            "latents are no labels for these data: train a model on them, or on some like them.",
+            f"It does not clearly predict better than copying the first frame would{why}. Do "
+            "not use its latents as labels here: train a model on these data, or on similar ones.",
         )
     if "poor" in algebra:
         return Verdict(
             "weak",
-            "It sees what happens, but its latents are no actions",
-            "It predicts better than copying does, and its latents fail the algebra of actions: "
+            "It sees what happens, but its latents do not behave like actions",
+            "It predicts better than copying does, but its latents fail the algebra of actions: "
             "they cannot be added or undone.",
         )
     return GOOD if words["reconstruction"] == "good" and "weak" not in algebra else WEAK

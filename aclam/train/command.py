@@ -234,7 +234,7 @@ def words_of(name: str) -> str:
     """What a number of a training means; "" for one that is not known."""
     metric = METRICS.get(name)
     if name in WORDS or metric is None:
-        rate = "so many a second" if name.endswith("_per_second") else ""
+        rate = "per second of the training" if name.endswith("_per_second") else ""
         return WORDS.get(name, rate)
     way = {"lower": "lower is better", "higher": "higher is better"}.get(metric.better, "")
     return "; ".join(part for part in (metric.hint or metric.what, way) if part)

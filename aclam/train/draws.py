@@ -9,7 +9,7 @@ __all__ = ['TrainingData', 'draws', 'check_draws', 'Draws', 'ItemSource', 'Batch
            'origin']
 
 # %% ../../nbs/8_train/draws.ipynb #3ae46cb6
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -89,7 +89,24 @@ class Batches(Dataset):
     def __getitem__(self, part: Sequence[int]) -> dict:
         if isinstance(self.dataset, BatchSource):
             return self.dataset.batch(part)
-        return self.collate([self.dataset[draw] for draw in part])
+        batch = self.collate([self._item(draw) for draw in part])
+        if not isinstance(batch, Mapping):
+            raise UserError(
+                f"a batch is a dict of tensors, as of items that are dicts; collated was a "
+                f"{type(batch).__name__}"
+            )
+        return batch
+
+    def _item(self, draw: int) -> Any:
+        try:
+            return self.dataset[draw]
+        except IndexError as e:
+            if not isinstance(self.dataset, Sized) or draw < len(self.dataset):
+                raise
+            raise UserError(
+                f"the data end after {len(self.dataset)} items, and the training asks for item "
+                f"{draw}: Endless(dataset) gives them a new order in each epoch"
+            ) from e
 
 # %% ../../nbs/8_train/draws.ipynb #34340c4f
 class Endless(Dataset):

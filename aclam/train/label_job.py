@@ -44,7 +44,8 @@ class LabelConfig:
     something missing.
     """
 
-    model: Path  # folder of a latent action model
+    # a trained model by name, the folder of a model or of a run, or OWNER/NAME of the hub
+    model: Path
     # a folder of episodes, a LeRobot or RLDS dataset, a video, or a folder of videos
     data: Path
     offsets: tuple[int, ...] = (1,)  # k, in frames; negative: back in time
@@ -63,9 +64,8 @@ class LabelConfig:
     missing: Count = 0
     batch_size: Positive = 256  # pairs (or frames) that the model sees at a time
     piece_frames: Positive = 1024  # frames of work that are lost when the job is killed
-    prefetch: Count = (
-        1  # pieces that are decoded ahead, in a thread; 0: decode and encode take turns
-    )
+    # pieces that are decoded ahead, in a thread; 0: decode and encode take turns
+    prefetch: Count = 1
     skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     device: str = "auto"  # cuda where there is one, else cpu
     resume: bool = True  # --no-resume: remove labels that are there and start anew

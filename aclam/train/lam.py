@@ -68,7 +68,7 @@ Model = TypeVar("Model", bound=FamilyConfig)  # the settings of a family
 
 @dataclass(frozen=True)
 class LamTrainConfig(Generic[Model]):
-    """Train a latent action model on folders of episodes (see aclam-data).
+    """Train a latent action model on videos, or on datasets of any format.
 
     A run that was stopped goes on where it was.
     """
@@ -76,10 +76,10 @@ class LamTrainConfig(Generic[Model]):
     preset: str = "ac_lam_cpu"  # a model and how it is trained; every field below can be changed
     # any datasets: stores, LeRobot or RLDS folders, videos, folders of videos
     data: tuple[str, ...] = ()
-    held_out: str = ""  # a folder to probe with; default: the last `val_fraction` of each of `data`
-    mixture: str = (
-        ""  # instead of data: a mixture, such as cpu or my/mixture.yaml (aclam-data plan)
-    )
+    # a dataset to probe with; default: the last `val_fraction` of each of `data`
+    held_out: str = ""
+    # instead of data: a mixture, such as cpu or my/mixture.yaml (see aclam-data plan)
+    mixture: str = ""
     root: str = "data"  # folder of the mixture's sources
     # folder of a trained model on which this one builds: UniVLA's stage 2 keeps its codes, frozen
     stage_1: str = ""

@@ -82,7 +82,8 @@ class PolicyTrainConfig:
     demonstrations: Count = 0
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
     video_share: Part = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
-    lam: str = ""  # folder of the latent action model; none for presets wo_lam
+    # a latent action model: name, folder or OWNER/NAME; none with presets that end in _wo_lam
+    lam: str = ""
     val_fraction: Share = 0.05  # of the episodes of `data`; at least one; not used for training
     # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     out: str = "runs/policy"
@@ -131,7 +132,7 @@ def check_settings(c: PolicyTrainConfig) -> None:
     if c.model.latents and not c.lam:
         raise UserError(
             "which latent actions? --lam FOLDER of a latent action model, "
-            "or a preset that ends in wo_lam"
+            "or a preset that ends in _wo_lam"
         )
     if c.lam and not c.model.latents:
         raise UserError(
