@@ -58,8 +58,6 @@ def label(config: LabelConfig) -> dict:
     job = open_job(config, own_device(config.device, state))
     if config.lerobot:
         _check_lerobot(job, state)
-    if note := not_yet_quantized(job.lam):
-        say(note)
     if config.resume and is_done(job):
         # nothing is locked: finished labels may lie where one cannot write
         about = finish(job)
