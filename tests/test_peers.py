@@ -24,9 +24,9 @@ from aclam.lam.model import step_lowers_loss
 from aclam.lam.registry import LAMS, check_parity
 from aclam.lam.univla import check_shortcuts, stage_two
 from aclam.lam.villa_x import VillaX, check_pair_attention, check_three_ways
+from aclam.official import read_torch
 from aclam.structure.measure import measure_batch
 from aclam.train import lam as train_lam
-from aclam.weights import read_torch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PEERS = ["villa_x", "lapa", "univla/stage_1", "univla/stage_2"]

@@ -28,7 +28,8 @@ from .objective import ObjectiveConfig, pair_frames
 from .quantizer import LatentAction
 from .registry import LAMS, FamilyConfig, LatentActionModel, sized
 from .sizes import Depth, Heads, Pixels, Rows, Tokens, Weight, Width
-from ..weights import count_layers, fill, official_files, read_torch, tensors_of, translate
+from ..official import count_layers, official_files, read_torch, tensors_of, translate
+from ..weights import fill
 
 # %% ../../nbs/4_lam/lapa.ipynb #50e55657
 # tokens -> kernel and stride of the second convolution, patches a side

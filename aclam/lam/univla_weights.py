@@ -24,15 +24,15 @@ from .univla import UniVLA
 from .univla_parts import RELEASED, UniVLAConfig
 
 # %% ../../nbs/4_lam/univla_weights.ipynb #771dbf35
-from aclam.weights import (
+from aclam.official import (
     count_layers,
-    fill,
     fuse,
     official_files,
     read_torch,
     tensors_of,
     translate,
 )
+from ..weights import fill
 
 # %% ../../nbs/4_lam/univla_weights.ipynb #3889991e
 _BLOCK = r"(encoder|decoder)\.transformer_blocks\.(\d+)\."

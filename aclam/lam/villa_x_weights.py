@@ -19,7 +19,8 @@ from ..core import UserError, from_dict, read_json, short
 from .sizes import Rows
 from .villa_x import RELEASED, VillaX, VillaXConfig
 from ..schema import check
-from ..weights import fill, fuse, read_tensors, translate, unwrapped
+from ..official import fuse, translate, unwrapped
+from ..weights import fill, read_tensors
 
 # %% ../../nbs/4_lam/villa_x_weights.ipynb #4ebf4f81
 _IDM = {

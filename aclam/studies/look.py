@@ -489,8 +489,7 @@ def _walked(lam: nn.Module, film: Film, z: np.ndarray, frames: np.ndarray, devic
     at = [film.numbers.index(n) for n in sorted(film.pictures)]
     start = own[at[len(at) // 2]]
     found = {"strip": at, "start": start / 255, "directions": None, "walk": None}
-    rows = own[at] if len(at) > 1 else own[:2]
-    found["paths"] = latent_paths(lam, rows, BATCH, device)
+    found["paths"] = latent_paths(lam, own[at] if len(at) > 1 else own[:2], BATCH, device)
     try:
         directions = main_directions(z)
     except UserError:  # all are the same
