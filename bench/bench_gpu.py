@@ -12,6 +12,7 @@ longer than what is measured.
 """
 
 import argparse
+import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -54,6 +55,7 @@ NAMES = (
     "stores",
     "sweep",
     "loop",
+    "layers",
     "compiled",
     "profile",
     "families",
@@ -129,6 +131,8 @@ def measure(args: argparse.Namespace, name: str, seconds: float) -> int:
     """Run one section in this process."""
     sections = load_sections()
     clock = sections.Clock(time.monotonic() + seconds)
+    if not forks(args):  # a section that runs out of time says in its log where it was
+        faulthandler.dump_traceback_later(max(seconds - 1, 0.5), file=sys.__stderr__)
     cpu = args.tiny or not sections.torch.cuda.is_available()
     plan = sections.Plan(tiny=args.tiny, device="cpu" if cpu else "cuda", out=args.out)
     page = sections.Page(args.out / "pages" / f"{name}.json")
@@ -141,6 +145,8 @@ def measure(args: argparse.Namespace, name: str, seconds: float) -> int:
     except Exception as error:
         page.put(error=sections.first_line(error))
         raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return 0
 
 
@@ -260,15 +266,16 @@ class NoGpu(Exception):
 
 LIMITS = {  # seconds on a GPU: the most, and the least
     "machine": (30, 5),
-    "stores": (40, 15),
-    "sweep": (70, 25),
-    "loop": (75, 25),
-    "compiled": (150, 60),
-    "profile": (40, 20),
-    "families": (70, 30),
-    "policy": (70, 25),
-    "curves": (50, 25),
-    "twins": (150, 45),
+    "stores": (40, 8),
+    "sweep": (50, 25),
+    "loop": (100, 60),
+    "layers": (50, 30),
+    "compiled": (150, 70),
+    "profile": (25, 12),
+    "families": (50, 36),
+    "policy": (40, 28),
+    "curves": (35, 24),
+    "twins": (150, 40),
 }
 
 
@@ -319,7 +326,12 @@ def run_all(args: argparse.Namespace, started: float) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that this is, where git knows; marked where files differ from it."""
+    """The commit that this is, where git knows; marked where files differ from it.
+
+    A copy without history is told: $ACLAM_COMMIT.
+    """
+    if told := os.environ.get("ACLAM_COMMIT"):
+        return told
     try:
         words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
         return subprocess.run(

@@ -6,8 +6,11 @@ next.
 """
 
 import json
+import multiprocessing
 import os
 import re
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from aclam.core import UserError, read_json, write_json
+from aclam.data import loading
 from aclam.data.cache import cache_frames
 from aclam.data.loading import loader_settings
 from aclam.data.sampling import TripleConfig
@@ -46,6 +50,7 @@ from aclam.train.log import read_metrics
 from aclam.train.loop import train
 from aclam.train.memory import Setup, memory
 from aclam.train.optimizer import make_optimizer
+from aclam.train.sharded import compile_layers
 from aclam.train.step_cost import flops_per_triple
 
 PACKAGES = (
@@ -98,7 +103,7 @@ class Plan:
 
     @property
     def micro_batches(self) -> tuple[int, ...]:
-        return (2, 4) if self.tiny else (8, 16, 32, 64, 96, 128)
+        return (2, 4) if self.tiny else (8, 16, 32, 64, 128)
 
     @property
     def large(self) -> int:
@@ -202,6 +207,18 @@ def nvidia_smi() -> str | None:
         return None
 
 
+def host() -> dict[str, Any]:
+    """What limits the processes that load data: memory, shared memory, open files."""
+    shared = Path("/dev/shm")
+    pages = {name: os.sysconf(f"SC_{name}") for name in ("PHYS_PAGES", "AVPHYS_PAGES", "PAGE_SIZE")}
+    return {
+        "host_memory_gib": pages["PHYS_PAGES"] * pages["PAGE_SIZE"] / 2**30,
+        "host_memory_free_gib": pages["AVPHYS_PAGES"] * pages["PAGE_SIZE"] / 2**30,
+        "shared_memory_gib": shutil.disk_usage(shared).total / 2**30 if shared.is_dir() else None,
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+
+
 def machine(plan: Plan, page: Page, clock: Clock) -> None:
     """Versions, the card, and what it reaches by itself: a large matrix product and a large copy."""
     page.put(
@@ -212,6 +229,7 @@ def machine(plan: Plan, page: Page, clock: Clock) -> None:
         cuda=torch.version.cuda,
         versions=installed(),
     )
+    page.put(**host())
     if plan.device == "cuda":
         about = torch.cuda.get_device_properties(0)
         page.put(
@@ -419,16 +437,20 @@ def sweep(plan: Plan, page: Page, clock: Clock) -> None:
             return
 
 
+NEAR = 0.98  # of the highest throughput: more memory for the rest buys nothing
+
+
 def best_micro_batch(plan: Plan) -> int:
-    """The quickest micro-batch of `sweep`; the smallest where it has not run."""
+    """The smallest micro-batch of `sweep` that is about as quick as the quickest; the smallest of
+    all where it has not run.
+    """
     page = plan.out / "pages" / "sweep.json"
     rows = read_json(page).get("micro_batches", []) if page.exists() else []
     fitting = [r for r in rows if r["fits"]]
-    return (
-        max(fitting, key=lambda r: r["rows_per_second"])["micro_batch"]
-        if fitting
-        else plan.micro_batches[0]
-    )
+    if not fitting:
+        return plan.micro_batches[0]
+    quickest = max(r["rows_per_second"] for r in fitting)
+    return min(r["micro_batch"] for r in fitting if r["rows_per_second"] >= NEAR * quickest)
 
 
 def families(plan: Plan, page: Page, clock: Clock) -> None:
@@ -465,9 +487,23 @@ def one_family(plan: Plan, name: str, until: float) -> dict[str, Any]:
             )
             if found["fits"] or time.monotonic() > until:
                 break
-        return {**row, **found}
+        batch = lam_batch(model.config, found["micro_batch"], plan.device)
+        return {**row, **found, "kernels": longest_kernels(plan, trainer, batch)}
     except (RuntimeError, UserError) as e:
         return {"preset": name, "error": first_line(e)}
+
+
+def longest_kernels(plan: Plan, trainer: Trainer, batch: dict, most: int = 6) -> list[dict]:
+    """What ran longest in a step: names, and shares of all."""
+    trainer.step(batch)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if plan.device == "cuda" else []
+    with torch.profiler.profile(activities=kinds) as recorded:
+        trainer.step(batch)
+        wait_for(plan)
+    ran = kernels_of(plan, recorded.key_averages())
+    whole = sum(t for _, t, _ in ran) or 1.0
+    return [{"name": name[:90], "share": t / whole, "calls": n} for name, t, n in ran[:most]]
 
 
 def first_line(error: Exception) -> str:
@@ -494,7 +530,7 @@ def policy(plan: Plan, page: Page, clock: Clock) -> None:
     again = count_flops(trainer, policy_batch(config, 1, plan.device))
     flops = flops_per_triple(config) or again
     page.put(weights="random", flops_per_sample=flops, flops_with_recomputing=again)
-    for rows in (1, 2) if plan.tiny else (1, 4, 8, 16):
+    for rows in (1, 2) if plan.tiny else (16, 64):
         row = throughput(
             plan, trainer, policy_batch(config, rows, plan.device), flops, 1 if plan.tiny else 3
         )
@@ -600,19 +636,73 @@ def loop_steps(plan: Plan, rows: int, seconds: float) -> int:
     return int(min(max(seconds / each, 20), 300)) // 5 * 5
 
 
+LOADER_S = 22  # until the loading processes have brought a few batches
+WAYS = ("forkserver", "fork")  # how they may come to be; the first is what training takes
+
+
+def loader_alone(plan: Plan, rows: int) -> list[dict[str, Any]]:
+    """What the loading processes do without a model, each way in a process of its own: seconds to
+    the first batch, triples a second. A way that hangs says where, in the log.
+    """
+    found = []
+    for way in WAYS:
+        words = [sys.executable, str(Path(__file__).parent / "gpu_loader.py")]
+        words += [way, str(plan.out / "large"), str(plan.large), str(rows), str(LOADER_S - 4)]
+        try:
+            ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=LOADER_S)
+            said = ran.stdout.strip().splitlines()
+            found.append({"way": way, **json.loads(said[-1])} if said else {"way": way})
+        except subprocess.TimeoutExpired:
+            found.append({"way": way, "error": f"no batches within {LOADER_S} s"})
+        if "triples_per_second" in found[-1]:
+            break
+    return found
+
+
+def usable_ways(tried: list[dict[str, Any]]) -> str:
+    return next((row["way"] for row in tried if "triples_per_second" in row), WAYS[0])
+
+
+def workers_come_by(way: str) -> None:
+    """Have training start its loading processes this way."""
+    if way != WAYS[0]:
+        loading._context = lambda device: multiprocessing.get_context(way)
+
+
 def loop(plan: Plan, page: Page, clock: Clock) -> None:
     """The real training loop without compiling: from JPEG frames, and from frames that were decoded
     once.
     """
     rows = best_micro_batch(plan)
+    if not plan.tiny:
+        page.put(loader=loader_alone(plan, rows))
+        page.put(workers_are=usable_ways(page.values["loader"]))
+        workers_come_by(page.values["workers_are"])
     for name, cache_gib in (("jpeg", 0.0), ("decoded", 8.0)):
         if clock.left() > 15:
             page.add("runs", loop_row(plan, name, rows, loop_steps(plan, rows, 12), cache_gib))
 
 
+def layers(plan: Plan, page: Page, clock: Clock) -> None:
+    """A step alone with each transformer block compiled: seconds to compile, and how fast."""
+    set_arithmetic(plan)
+    model = build(plan, plan.lam)
+    trainer = Trainer(plan, model)
+    batch = lam_batch(model.config, best_micro_batch(plan), plan.device)
+    flops = flops_per_triple(model.config)
+    compile_layers(model, dynamic=False)
+    start = time.perf_counter()
+    trainer.step(batch)
+    wait_for(plan)
+    page.put(first_step_s=time.perf_counter() - start)
+    page.put(**throughput(plan, trainer, batch, flops, 2 if plan.tiny else 6))
+    page.put(kernels=longest_kernels(plan, trainer, batch, 12))
+
+
 def compiled(plan: Plan, page: Page, clock: Clock) -> None:
     """The real training loop, compiled."""
     rows = best_micro_batch(plan)
+    workers_come_by(page_number(plan, "loop", "workers_are") or "forkserver")
     page.add(
         "runs", loop_row(plan, "compiled", rows, loop_steps(plan, rows, 15), 0.0, compile=True)
     )
@@ -663,11 +753,8 @@ def profile(plan: Plan, page: Page, clock: Clock) -> None:
 def put_kernels(plan: Plan, page: Page, events: Any) -> None:
     """Names, times and kinds of what ran on the device."""
     by = "self_device_time_total" if plan.device == "cuda" else "self_cpu_time_total"
-    ran = [(e.key, getattr(e, by), e.count) for e in events if getattr(e, by) > 0]
-    if plan.device == "cuda":
-        ran = [(e.key, e.self_device_time_total, e.count) for e in events if on_device(e)]
+    ran = kernels_of(plan, events)
     whole = sum(t for _, t, _ in ran) or 1.0
-    ran.sort(key=lambda r: -r[1])
     page.put(
         kernels=[
             {"name": name[:120], "share": t / whole, "calls": count} for name, t, count in ran[:10]
@@ -679,6 +766,16 @@ def put_kernels(plan: Plan, page: Page, events: Any) -> None:
     page.put(
         shares=shares, device_seconds=whole / 1e6, table=events.table(sort_by=by, row_limit=10)
     )
+
+
+def kernels_of(plan: Plan, events: Any) -> list[tuple[str, float, int]]:
+    """Names, microseconds and calls of what ran on the device, the longest first."""
+    if plan.device == "cuda":
+        ran = [(e.key, e.self_device_time_total, e.count) for e in events if on_device(e)]
+    else:
+        times = [(e.key, e.self_cpu_time_total, e.count) for e in events]
+        ran = [r for r in times if r[1] > 0]
+    return sorted(ran, key=lambda r: -r[1])
 
 
 def on_device(event: Any) -> bool:
@@ -750,8 +847,14 @@ def waits_of(plan: Plan, steps: int) -> dict[str, int]:
     )
     with Waits() as waits, noticed(plan) as found:
         train(model, data, config, plan.out / "runs" / f"waits_{steps}", resume=False)
-    flagged = sum("synchroniz" in str(w.message).lower() for w in found)
-    return {**waits.seen, "noticed_by_cuda": flagged} if plan.device == "cuda" else waits.seen
+    if plan.device != "cuda":
+        return waits.seen
+    flagged = [w for w in found if "synchroniz" in str(w.message).lower()]
+    places: dict[str, int] = {}
+    for w in flagged:
+        place = f"noticed_at {Path(w.filename).name}:{w.lineno}"
+        places[place] = places.get(place, 0) + 1
+    return {**waits.seen, "noticed_by_cuda": len(flagged), **places}
 
 
 def synchronizations(plan: Plan, clock: Clock) -> dict[str, float]:
@@ -920,6 +1023,7 @@ SECTIONS: dict[str, Callable[[Plan, Page, Clock], None]] = {
     "stores": stores,
     "sweep": sweep,
     "loop": loop,
+    "layers": layers,
     "compiled": compiled,
     "profile": profile,
     "families": families,

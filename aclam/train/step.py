@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/step.html.md"""
 # %% auto #0
 __all__ = ['COMPILE', 'step', 'autocast', 'LossModule', 'seed_step', 'places_of', 'joined', 'add_gradients', 'always',
            'ThreePasses', 'join_blocks', 'divide_blocks', 'cut_at_latents', 'add_gradients_exactly',
-           'average_gradients', 'three_passes', 'start_codes', 'forget', 'ask_all', 'mean_loss', 'not_finite',
-           'combined', 'tensor_digest', 'replicated', 'check_replicas']
+           'average_gradients', 'three_passes', 'start_codes', 'forget', 'on_device', 'ask_all', 'mean_loss',
+           'not_finite', 'combined', 'tensor_digest', 'replicated', 'check_replicas']
 
 # %% ../../nbs/8_train/step.ipynb #29933786
 import hashlib
@@ -288,9 +288,16 @@ def forget(model: nn.Module) -> None:
             module.trained = False
 
 # %% ../../nbs/8_train/step.ipynb #0fc9504e
+def on_device(flag: Tensor | bool, device: torch.device) -> Tensor:
+    """A flag as a number on the device, which fills it in: a copy would make the host wait."""
+    if isinstance(flag, Tensor):
+        return flag.to(device, torch.float32)
+    return torch.full((), float(flag), device=device)
+
+
 def ask_all(flags: Sequence[Tensor | bool], device: torch.device) -> list[float]:
     """Count the processes that raise each flag: one message, and one wait for the device."""
-    mine = [torch.as_tensor(flag, dtype=torch.float32, device=device) for flag in flags]
+    mine = [on_device(flag, device) for flag in flags]
     return sum_over_ranks(torch.stack(mine)).tolist()
 
 
