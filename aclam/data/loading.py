@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/3_data/loading.html.md"""
 
 # %% auto #0
 __all__ = ['CGROUP', 'MOST_WORKERS', 'FEW_WORKERS', 'FOR_THE_RUN', 'usable_cores', 'local_ranks', 'choose_workers',
-           'start_worker', 'loader_settings']
+           'start_worker', 'loaded', 'loader_settings']
 
 # %% ../../nbs/3_data/loading.ipynb #2866e8c0
 import multiprocessing
@@ -89,12 +89,19 @@ def start_worker(worker: int) -> None:
         threading.Thread(target=_obey, args=[run.pid], daemon=True).start()
 
 # %% ../../nbs/3_data/loading.ipynb #f10db353
+def loaded() -> list[str]:
+    """This package's modules that the process has imported, and with them their libraries."""
+    package = __name__.partition(".")[0]
+    return sorted(name for name in sys.modules if name.partition(".")[0] == package)
+
+
 def _context(device: str) -> BaseContext | None:
     """How worker processes come to be; None: as the platform does."""
     if device == "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
         return None
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["aclam.data.triples"])  # torch is imported once, not by each
+    # once, not by each: a worker imports the main script, and all that this imports
+    context.set_forkserver_preload(loaded())
     return context
 
 # %% ../../nbs/3_data/loading.ipynb #b52b8b43
