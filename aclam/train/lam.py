@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 __all__ = ['TRAINING', 'Model', 'ROWS', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'LamData', 'open_data',
            'divide', 'folder_origin', 'open_folder', 'open_stores', 'open_folders', 'probed_of', 'open_mixture_data',
            'describe_mixture', 'mixture_origin', 'fit_to_data', 'TaskTriples', 'with_tasks', 'build', 'describe',
-           'watched_probe', 'prepare', 'inputs_of', 'run', 'main']
+           'watched_probe', 'order_notes', 'prepare', 'inputs_of', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import os
@@ -35,6 +35,7 @@ from ..data.trajectory import Trajectory, fingerprint, split_episodes
 from ..data.triples import TripleDataset
 from ..folders import flat
 from ..lam import LamConfig, LatentActionModel
+from ..lam.quantizer import Normalize
 from ..lam.registry import LAMS, FamilyConfig, ProprioConfig, preset
 from ..schema import Count, NonNegative, Positive, Share
 from ..structure.measure import structure_probe
@@ -359,6 +360,19 @@ def watched_probe(config: LamTrainConfig, data: LamData, codebook_size: int | No
     return probe, watch
 
 # %% ../../nbs/8_train/lam.ipynb #69c09805
+def order_notes(config: LamTrainConfig, model: LatentActionModel) -> tuple[str, ...]:
+    """Warn where one mean is taken off the latents of three kinds of pairs."""
+    normalizers = [module for module in model.modules() if isinstance(module, Normalize)]
+    takes_a_mean = any(module.how in ("center", "global", "each") for module in normalizers)
+    if config.triples.order != "ordered" or not takes_a_mean:
+        return ()
+    return (
+        "of ordered triples one mean is taken off z_ij, z_jk and the longer z_ik, so that even "
+        "latents that add up are measured as if they did not: --triples.order unordered, or "
+        "--model.bottleneck.normalize scale",
+    )
+
+# %% ../../nbs/8_train/lam.ipynb #2eb016f0
 ROWS = 3  # held-out triples whose decodings are drawn
 
 
@@ -382,7 +396,8 @@ def prepare(config: LamTrainConfig) -> Job:
     episodes = data.description["episodes"]
     frames = data.description["frames"]
     amount = f"{episodes} episodes of {frames:,d} frames"
-    job = Job(model, triples, probe, about, amount, "triples", data.probed, finish=finish)
+    notes = order_notes(config, model)
+    job = Job(model, triples, probe, about, amount, "triples", data.probed, notes, finish)
     job.pictures = reconstructions(data.held_out.batch(range(ROWS))["frames"])
     return job
 
