@@ -227,7 +227,7 @@ class ArrayReader:
         depth = [*by_kind(episode.columns, "depth"), *gray]
         if not color:
             only = f", only depth maps ({short(depth)})" if depth else ""
-            only = f", only gray ones of 8 bits ({short(gray)})" if gray else only
+            only = f", only gray ones of 8 bits ({', '.join(gray)[:100]})" if gray else only
             there = short(", ".join(episode.columns), 200)
             raise UserError(
                 f"{episode} has no pictures{only}: its arrays are {there}. Render them, or get "
