@@ -173,8 +173,11 @@ def read_json(
 
     A missing, unreadable or broken file is a `UserError` that names the file and the place.
     """
+    text = read_text(path, limit_mib)
+    if not text.strip():
+        raise UserError(f"{path} is not JSON: the file is empty, was it cut off?")
     try:
-        content = json.loads(read_text(path, limit_mib))
+        content = json.loads(text)
     except ValueError as e:  # JSONDecodeError; a number of more digits than Python reads
         raise UserError(f"{path} is not JSON: {' '.join(str(e).split())[:200]}") from e
     except RecursionError as e:

@@ -2,6 +2,7 @@
 for bad input.
 """
 
+import importlib
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aclam.command_line import option_names
+from aclam.commands import entry
 from aclam.commands.data import main as data
 from aclam.commands.entry import HELP
 from aclam.commands.look import main as look
@@ -260,3 +263,72 @@ def test_what_our_processes_start_says_so_when_a_person_does(module):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.splitlines()[-1] == f"{module} is started by other processes, not by hand"
+
+
+# -- words that are refused before PyTorch is imported
+
+
+def test_the_kept_help_has_every_option_of_the_program():
+    """Else `check_options` would refuse what the program takes."""
+    modules = {prog: importlib.import_module(name) for prog, name in entry.COMMANDS.items()}
+    types = {f"aclam-data {n}": t for n, (t, _) in modules["aclam-data"].SUBCOMMANDS.items()}
+    types |= {
+        "aclam-demo": modules["aclam-demo"].DemoConfig,
+        "aclam-label": modules["aclam-label"].LabelConfig,
+        "aclam-linear": modules["aclam-linear"].LinearCommand,
+        "aclam-look": modules["aclam-look"].LookConfig,
+        "aclam-rollout": modules["aclam-rollout"].RolloutConfig,
+        "aclam-structure": modules["aclam-structure"].StructureConfig,
+    }
+    train = [modules[f"aclam-train-{kind}"] for kind in ("lam", "policy")]
+    usual = train[0].settings_for("ac_lam_cpu")
+    types |= {"aclam-train-lam": train[0]._config_type(usual)}
+    types |= {"aclam-train-policy": train[1].PolicyTrainConfig}
+    assert {words.split()[0] for words in types} == set(entry.COMMANDS)
+    for words, config_type in types.items():
+        prog, *first = words.split()
+        names = option_names(config_type)
+        # a first field that is no option stands in the usage, in capitals
+        usage = re.sub(r"\[[^\]]*\]", "", entry.help_for(prog, first).split("\n")[0])
+        is_positional = re.search(r" [A-Z]", usage)
+        given = [f"{name}=1" for name in names[bool(is_positional) :]]
+        assert given, words
+        entry.check_options([*first, *given], prog)
+
+
+@pytest.mark.parametrize(
+    "prog, words, says",
+    [
+        (
+            "aclam-train-lam",
+            ["--train.stepz", "5"],
+            'unknown option --train.stepz.*"--train.steps"',
+        ),
+        ("aclam-train-lam", ["--preset=lapa_cpuu"], 'no preset "lapa_cpuu".*"lapa_cpu"'),
+        ("aclam-label", ["--plugin", "no_such_module"], 'plug-in "no_such_module" cannot be'),
+        ("aclam-data", ["triples", "x", "--pgn", "y"], 'unknown option --pgn.*"--png"'),
+        ("aclam-look", ["film.mp4", "--modle", "y"], 'unknown option --modle.*"--model"'),
+    ],
+)
+def test_wrong_words_cost_no_import_of_pytorch(prog, words, says):
+    start = f"""
+import sys
+from aclam.commands.entry import main
+try:
+    main({words!r}, {prog!r})
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert re.search(says, done.stderr) and done.stderr.count("\n") == 1
+
+
+def test_what_the_kept_help_cannot_know_is_left_to_the_program(tmp_path, monkeypatch):
+    entry.check_options(["figure", "3", "--seeds", "3"], "aclam-linear")
+    entry.check_options(["--model.of-a-family-of-yours", "3"], "aclam-train-lam")
+    monkeypatch.setenv("ACLAM_PLUGINS", "mine")
+    entry.check_preset(["--preset", "mine_cpu"], "aclam-train-lam")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    entry.check_plugins(["mine", "json"])

@@ -546,3 +546,10 @@ def test_what_a_terminal_cannot_show_is_replaced(encoding):
     process = ending("run_cli(lambda: print('\\u7bb1.mp4'), 'toy')", PYTHONIOENCODING=encoding)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, b"?.mp4\n", b"")
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_json_file_is_called_empty(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json is not JSON: the file is empty"):
+        read_json(tmp_path / "config.json")

@@ -658,6 +658,9 @@ def test_inspect_frame_and_triples_on_foreign_formats(path, tmp_path, capsys):
     assert numbers(np.asarray(Image.open(tmp_path / "frame.png"))) == (0, 0, 5)
     drawn = json.loads(aclam_data(capsys, "triples", tmp_path / "set", "--n", 5, "--json"))
     assert len(drawn["triples"]) == 5 and drawn["counts"]["no_rotation"] == 5
+    *rows, counts, why = aclam_data(capsys, "triples", tmp_path / "set", "--n", 5).splitlines()
+    assert all(row.endswith("no rotation  taken") for row in rows) and len(rows) == 5
+    assert "no rotation 5" in counts and "all taken" in why  # and not: kept, kept 0
 
 
 @pytest.mark.parametrize("to", ["store", "lerobot"])

@@ -134,10 +134,104 @@ def test_a_loader_that_hangs_or_dies_is_one_line(deed, says):
     loader = DataLoader(
         Hanging(deed), sampler=range(3), batch_size=None, **loader_settings(1, "cpu", timeout_s=1)
     )
-    batches = group.loading(iter(loader), 1.0)
+    batches = group.loading(loader, 1.0)
     with pytest.raises(UserError, match=says) as caught:
         list(batches)  # the first may have come, or have gone with the process that had it
     assert "\n" not in str(caught.value)
+
+
+KILLED = """
+import os, signal, sys, time
+import torch
+from torch.utils.data import DataLoader, Dataset
+from aclam.core import UserError
+from aclam.data.loading import loader_settings
+from aclam.train.group import loading
+
+class Slow(Dataset):
+    def __getitem__(self, n):
+        time.sleep(2.5 if n == 3 else 0.0)  # longer than between two looks
+        if n >= 8: time.sleep(120)
+        return torch.full((1000,), n), os.getpid()
+
+if __name__ == "__main__":
+    device, pin = sys.argv[1], sys.argv[2] == "pin"
+    settings = {**loader_settings(2, device, timeout_s=300), "pin_memory": pin}
+    batches = loading(DataLoader(Slow(), sampler=range(99), batch_size=None, **settings), 300)
+    came = [next(batches) for _ in range(8)]
+    print([int(x[0]) for x, _ in came])
+    os.kill(came[0][1], signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        next(batches)
+    except UserError as e:
+        print(e)
+    print(time.monotonic() - killed < 60)  # not 300; a few seconds on a quiet machine
+"""
+
+
+# forked, and of a fork server
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
+def test_a_loading_process_that_is_killed_is_noticed_at_once(device, tmp_path):
+    (tmp_path / "run.py").write_text(KILLED)  # a file: workers that are not forked import it
+    pin = "pin" if torch.cuda.is_available() else "pageable"
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", device, pin],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    order, line, soon = done.stdout.splitlines()
+    assert order == str(list(range(8)))  # a batch that takes longer than a look is waited for
+    assert line.startswith("a loading process died") and "--train.num-workers" in line
+    assert soon == "True"
+
+
+SMALL = """
+import sys
+import torch
+from torch.utils.data import DataLoader
+from aclam.core import UserError
+from aclam.data.loading import fit_settings, loader_settings
+from aclam.train.draws import Batches
+from aclam.train.group import loading
+
+class Data:
+    def batch(self, indices):
+        return {"frames": torch.zeros(len(indices), 1 << 20)}
+
+if __name__ == "__main__":
+    for parts in ([[0] * 64] * 4, [[0]] * 8):
+        settings = loader_settings(1, sys.argv[1], timeout_s=60) | {"pin_memory": False}
+        print(fit_settings(settings, 3 << 20 if len(parts[0]) == 1 else 0))
+        loader = DataLoader(Batches(Data()), sampler=parts, batch_size=None, **settings)
+        try:
+            print(sum(len(batch["frames"]) for batch in loading(loader, 60)))
+        except UserError as e:
+            print(str(e).strip().splitlines()[-1])
+"""
+
+
+def may_mount() -> bool:
+    mount = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev/shm"]
+    try:
+        return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not may_mount(), reason="a small /dev/shm needs the right to mount one")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.slow)])
+def test_shared_memory_that_is_full_is_one_line(device, tmp_path):
+    (tmp_path / "run.py").write_text(SMALL)
+    mount = 'mount -t tmpfs -o size=16m none /dev/shm && exec "$0" "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, sys.executable, tmp_path / "run.py", device]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    nothing, line, note, total = done.stdout.splitlines()
+    assert nothing == "" and "no shared memory for a batch of 256 MiB" in line
+    assert "--shm-size" in line and "--train.prefetch" in line
+    # half of 16 MiB holds two of 3 MiB
+    assert "16 MiB free" in note and "1 processes load 2 batches ahead" in note and total == "8"
 
 
 def test_a_process_that_is_alone_has_no_thread():

@@ -14,6 +14,7 @@ import pytest
 from aclam.commands import data as command
 from aclam.core import UserError
 from aclam.data import hdf5_reader
+from aclam.data.arrays import ArrayEpisode, ArrayReader, Column, kind_of
 from aclam.data.declared import Declared
 from aclam.data.files import Broken
 from aclam.data.identity import identity
@@ -378,3 +379,13 @@ def test_states_alone_are_no_pictures(tmp_path):
         file["data/demo_0/actions"] = np.zeros((5, 7))
     with pytest.raises(UserError, match="has no pictures.*Render them, or get the copy with"):
         open_dataset(tmp_path, Declared(fps=20))
+
+
+def test_gray_pictures_of_8_bits_are_called_gray():
+    columns = {"images": Column((20, 48, 64), "uint8"), "depth": Column((20, 48, 64), "uint16")}
+    assert [kind_of(column) for column in columns.values()] == ["gray", "depth"]
+    assert kind_of(Column((20, 48, 64, 1), "uint8")) == "gray"
+    assert kind_of(Column((20, 1, 48, 64), "float32")) == "depth"
+    reader = ArrayReader(Path("set"), Declared(), None)
+    with pytest.raises(UserError, match=r"only gray ones of 8 bits \(images\)"):
+        reader.choose_camera(ArrayEpisode(Path("set/1.h5"), "1", "", columns))

@@ -97,13 +97,13 @@ def test_labels_are_added_and_all_else_stays(root, model, capsys):
     vla = root.parent / "vla"
     assert found["lerobot"] == NEW
     assert check_same_but(root, vla, NEW) >= len(videos(root)) + 2  # the tasks and the card
-    assert {k: v for k, v in bytes_of(root).items() if k.parts[0] != "labels"} == before
+    assert bytes_of(root) == before  # nothing is written into the source
     assert all((vla / name).samefile(root / name) for name in videos(root))
     assert not (vla / ".cache").exists() and not (vla / "labels").exists()
 
     info = json.loads((vla / "meta" / "info.json").read_text())
     assert {key: info["features"][key]["names"] for key in NAMES} == NAMES
-    labels = label_files.read_labels(root / "labels" / "run")
+    labels = label_files.read_labels(root.parent / "vla.labels" / "run")
     z = label_files.rows_of(labels, NEW[0], range(len(labels)))
     got = open_dataset(vla, Declared(action=(NEW[0],), camera="wrist"), verify=True)
     assert np.array_equal(np.concatenate([t.action for t in got.trajectories]), np.nan_to_num(z))
@@ -146,6 +146,14 @@ def test_types_of_datasets_row_groups_and_compression_stay(root, model):
         assert about[NEW[0]]["_type"] == about["action"]["_type"]
         assert about[NEW[0]]["length"] == new.schema_arrow.field(NEW[0]).type.list_size
         assert about[NEW[1]] == {"dtype": "bool", "_type": "Value"}
+
+
+def test_labels_that_lie_beside_the_source_are_taken(root, model):
+    label(config(root, model, lerobot=None))
+    before = bytes_of(root / "labels")
+    found = label(config(root, model))
+    assert found["lerobot"] == NEW and bytes_of(root / "labels") == before
+    assert not (root.parent / "vla.labels").exists()
 
 
 def test_again_it_is_the_same_and_other_labels_are_refused(root, model):
@@ -331,6 +339,7 @@ def test_convert_writes_anew_what_an_option_changes(root, outcome, words):
 
 
 def test_inspect_shows_latents_names_and_widths(root, model, outcome):
+    label(config(root, model, lerobot=None))
     label(config(root, model))
     _, out, _ = outcome(data_command, "inspect", root.parent / "vla", "--json")
     report = json.loads(out)

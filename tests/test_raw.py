@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py")
 
 from aclam.commands import data as command  # noqa: E402
 from aclam.core import UserError  # noqa: E402
 from aclam.data.declared import Declared  # noqa: E402
 from aclam.data.files import Broken  # noqa: E402
+from aclam.data.recipe import load_recipe  # noqa: E402
 from aclam.data.source import declared_for, open_dataset, recognize  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
@@ -52,6 +53,22 @@ def test_every_frame_with_its_row_as_the_recipe_says(root):
             right += 1
         assert np.allclose(t.action[:, -1 if name == "agibot" else 0], column(name, episode))
     assert right == sum(LENGTHS[episode] for episode in EPISODES[name])
+
+
+def test_the_gripper_of_droid_has_one_sign(tmp_path):
+    """The device's 1 is closed; the reader hands on what was recorded, and the recipe says so."""
+    root = make_raw.droid(tmp_path / "droid")
+    recipe = load_recipe("droid")
+    assert tuple(recipe.proprio.gripper_range) == (1, 0)  # closed, open
+    assert "1 - gripper_position" not in recipe.action and "1 closed" in recipe.action
+    numbers = next(root.rglob("trajectory.h5"))
+    with h5py.File(numbers, "r+") as file:
+        closing = np.linspace(0, 1, len(file["action/gripper_position"]))
+        file["action/gripper_position"][:] = closing
+        file["observation/robot_state/gripper_position"][:] = closing
+    store = open_dataset(root, declared_for(root, "droid"))
+    t = next(t for t in store.trajectories if numbers.parent.name in t.name)
+    assert np.allclose(t.action[:, -1], closing) and np.allclose(t.proprio[:, -1], closing)
 
 
 def column(name: str, episode: int) -> list[float]:

@@ -228,6 +228,32 @@ def test_pieces_of_clips_are_human_and_do_not_overlap(clips, tmp_path):
     )  # where a clip lay decides nothing
 
 
+def test_time_stamps_that_contradict_the_order_do_not_shuffle_a_clip(tmp_path):
+    """As in OpenCV's box.mp4: frames that are in order, stamps that are reordered once more."""
+    with av.open(str(tmp_path / "box.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        packets = []
+        for n in range(60):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * n, np.uint8), "rgb24")
+            packets += stream.encode(picture)
+        packets += stream.encode()
+        tick = packets[1].pts - packets[0].pts
+        for n, packet in enumerate(packets):
+            packet.dts = n * tick
+            packet.pts = ((n ^ 1) + 1) * tick
+            container.mux(packet)
+    with av.open(str(tmp_path / "box.mp4")) as container:
+        stamps = [frame.time for frame in container.decode(video=0)]
+    assert (np.diff(stamps) < 0).sum() >= 29
+
+    frames, times = hands.decode_clip(tmp_path / "box.mp4", 16)
+    light = frames.mean((1, 2, 3))
+    assert len(light) == len(stamps) and (np.diff(light) >= 0).all()
+    assert light[-1] - light[0] > 200
+    assert times.tolist() == sorted(stamps)
+
+
 def test_a_short_or_broken_clip_is_one_line(clips, tmp_path):
     source = hands.HandsSource(size=16, clips=str(clips))
     with pytest.raises(UserError, match="box.mp4 ends before 18 s"):

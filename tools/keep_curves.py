@@ -8,6 +8,7 @@ the probe, and between them a row of the loss each hundred steps.
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from aclam.core import write_json
@@ -49,15 +50,26 @@ def curve(run: Path) -> dict:
     }
 
 
+def named(folders: list[Path]) -> dict[str, dict]:
+    """The curves by their presets; where several runs have one preset, by their seeds, too."""
+    configs = [json.loads((run / "config.json").read_text(encoding="utf-8")) for run in folders]
+    often = Counter(config["preset"] for config in configs)
+    runs: dict[str, dict] = {}
+    for run, config in zip(folders, configs, strict=True):
+        preset = config["preset"]
+        name = preset if often[preset] == 1 else f"{preset}, seed {config['train']['seed']}"
+        if name in runs:
+            raise SystemExit(f"{run}: there is a run of {name} already, name one of them")
+        runs[name] = curve(run)
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--note", required=True, help="where the data are from, and what was cut")
     parser.add_argument("runs", nargs="+", type=Path)
     options = parser.parse_args()
-    runs = {}
-    for run in options.runs:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        runs[config["preset"]] = curve(run)
+    runs = named(options.runs)
     write_json(ROOT / "nbs/results/curves.json", {"note": options.note, "runs": runs})
 
 

@@ -408,8 +408,18 @@ def _print_draws(report: dict) -> None:
     for row in report["triples"]:
         turn = "no rotation" if row["angle_deg"] is None else f"{row['angle_deg']:5.1f} degrees"
         times = "  ".join(f"{t:7.2f} s" for t in row["times"])
-        print(f"{row['trajectory']:24s}{times}  {turn}  {'kept' if row['kept'] else row['reason']}")
-    print("  ".join(f"{name} {count}" for name, count in report["counts"].items()))
+        print(f"{row['trajectory']:24s}{times}  {turn}  {_verdict(row)}")
+    counts = report["counts"]
+    print("  ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
+    if counts["no_rotation"]:
+        print("without a rotation there is nothing to filter by: such triples are all taken")
+
+
+def _verdict(row: dict) -> str:
+    """What became of a draw; one without a rotation was not judged."""
+    if not row["kept"]:
+        return row["reason"]
+    return "taken" if row["angle_deg"] is None else "kept"
 
 # %% ../../nbs/10_commands/data.ipynb #8b717835
 SUBCOMMANDS = {

@@ -27,7 +27,7 @@ from .trajectory import Trajectory
 # %% ../../nbs/3_data/arrays.ipynb #6c3f087f
 SMALLEST_PICTURE = 16  # pixels a side; smaller "pictures" are tables of numbers
 NUMBER_BYTES = 1 << 30  # of one column of one episode; a header that claims more is broken
-Kind = Literal["color", "depth", "numbers", "other"]
+Kind = Literal["color", "gray", "depth", "numbers", "other"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def kind_of(column: Column) -> Kind:
     if axes == 4:
         kind = _kind_of_pictures(column.shape)
         is_color = column.dtype == "uint8" or column.dtype.startswith("float")
+        if kind == "depth" and column.dtype == "uint8":
+            return "gray"
         return "other" if kind == "color" and not is_color else kind
     if axes == 3 and _is_large(column.shape[1:]):
-        return "depth"
+        return "gray" if column.dtype == "uint8" else "depth"
     return "numbers" if axes <= 3 else "other"
 
 
@@ -221,9 +223,11 @@ class ArrayReader:
     def choose_camera(self, episode: ArrayEpisode) -> None:
         """Choose the camera by an episode; `UserError` where it has none."""
         color = by_kind(episode.columns, "color")
-        depth = by_kind(episode.columns, "depth")
+        gray = by_kind(episode.columns, "gray")
+        depth = [*by_kind(episode.columns, "depth"), *gray]
         if not color:
             only = f", only depth maps ({short(depth)})" if depth else ""
+            only = f", only gray ones of 8 bits ({', '.join(gray)[:100]})" if gray else only
             there = short(", ".join(episode.columns), 200)
             raise UserError(
                 f"{episode} has no pictures{only}: its arrays are {there}. Render them, or get "

@@ -28,8 +28,8 @@ class AugmentConfig:
 
     # factor in 1 +- this # assumed, the papers name the four but give no strength
     brightness: float = 0.2
-    contrast: float = 0.2  # likewise # assumed
-    saturation: float = 0.2  # likewise # assumed
+    contrast: float = 0.2  # factor in 1 +- this # assumed
+    saturation: float = 0.2  # factor in 1 +- this # assumed
     hue: float = 0.05  # shift in +- this, of a full turn of the color wheel # assumed
     crop: float = 0.9  # side of the crop window is uniform in [this, 1] of the frame # assumed
 

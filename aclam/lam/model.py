@@ -40,14 +40,14 @@ _all_ = ["PRESETS", "LatentAction", "LatentActionModel", "preset"]
 class LamConfig(ProprioConfig):
     """A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."""
 
-    image_size: Pixels = 224  # pixels (A.1)
-    patch_size: Pixels = 14  # (A.1)
-    idm_width: Width = 768  # (A.1)
-    idm_depth: Depth = 12  # (A.1)
-    idm_heads: Heads = 32  # (A.1)
-    fdm_width: Width = 768  # ViT-Base (A.1)
-    fdm_depth: Depth = 12  # (A.1)
-    fdm_heads: Heads = 12  # ViT-Base (A.1)
+    image_size: Pixels = 224  # pixels (paper, A.1)
+    patch_size: Pixels = 14  # pixels (paper, A.1)
+    idm_width: Width = 768  # (paper, A.1)
+    idm_depth: Depth = 12  # (paper, A.1)
+    idm_heads: Heads = 32  # (paper, A.1)
+    fdm_width: Width = 768  # ViT-Base (paper, A.1)
+    fdm_depth: Depth = 12  # (paper, A.1)
+    fdm_heads: Heads = 12  # ViT-Base (paper, A.1)
     # the FDM predicts the change of each patch; villa-X: the patch  # assumed
     residual: bool = True
     tokens: Tokens = 4  # N, latent tokens a pair (villa-X)  # assumed

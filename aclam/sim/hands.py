@@ -53,7 +53,7 @@ def _square(frame: Image.Image, size: int) -> np.ndarray:
 # %% ../../nbs/7_sim/hands.ipynb #5ec0d415
 @lru_cache(maxsize=2)
 def decode_clip(file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All frames, uint8 (T, size, size, 3), and their time stamps (T,) in seconds.
+    """All frames as decoded, uint8 (T, size, size, 3); the time stamps (T,) in seconds, sorted.
 
     `UserError` for a broken file.
     """
@@ -69,8 +69,7 @@ def decode_clip(file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{file} cannot be decoded: {reason(e)}") from e
     if not frames:
         raise UserError(f"{file} has no frame that can be decoded")
-    order = np.argsort(times, kind="stable")
-    return np.array(frames)[order], np.array(times)[order]
+    return np.array(frames), np.sort(times)
 
 
 def _content(file: Path) -> bytes:

@@ -49,8 +49,8 @@ class LabelConfig:
     # a folder of episodes, a LeRobot or RLDS dataset, a video, or a folder of videos
     data: Path
     offsets: tuple[int, ...] = (1,)  # k, in frames; negative: back in time
-    # of the labels: they go to DATA/labels/NAME, of film.mp4 to film.labels/NAME beside it;
-    # default: the name of the model's run
+    # of the labels: they go to DATA/labels/NAME, of film.mp4 to film.labels/NAME beside it, with
+    # --lerobot OUT to OUT.labels/NAME; default: the name of the model's run
     name: str = ""
     out: Path | None = None  # another folder for them
     # also write data and labels together, as a LeRobot dataset in this folder: one that was LeRobot
@@ -87,7 +87,14 @@ def folder_of(config: LabelConfig) -> Path:
         raise UserError(
             f"--name {short(name)}: a name of labels expected, without slashes or dots before it"
         )
-    return config.out or labels_beside(config.data) / name
+    if config.out:
+        return config.out
+    beside = labels_beside(config.data) / name
+    if config.lerobot and not beside.exists():
+        # whoever asks for a dataset elsewhere wants nothing written into the source
+        whole = config.lerobot.absolute()
+        return whole.with_name(f"{whole.name}.labels") / name
+    return beside
 
 # %% ../../nbs/8_train/label_job.ipynb #012ea926
 def check_config(config: LabelConfig, store: Store) -> None:

@@ -25,11 +25,10 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from ..core import UserError, atomic_folder, plain, read_json, say
 from ..data.augment import apply_augmentation
-from ..data.loading import loader_settings
 from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
@@ -37,7 +36,7 @@ from . import checkpoint, sharded
 # %% ../../nbs/8_train/loop.ipynb #876328c6
 from .activations import checkpoint_activations
 from .config import TrainConfig, check_config, phase_notes, precision, set_arithmetic
-from .draws import Batches, Draws, TrainingData, draws, origin
+from .draws import Batches, Draws, TrainingData, draws, make_loader, origin
 from .group import agree_on_start, join_group, loading, watch_ranks
 from aclam.train.log import (
     Log,
@@ -156,21 +155,9 @@ def load(self: Run, part: Sequence[int]) -> dict:
 def batches(self: Run, first: int) -> Iterator[list[dict]]:
     """The micro-batches of this process, a list a step, from step `first` on."""
     config = self.config
-    options = loader_settings(
-        config.num_workers,
-        self.device,
-        in_memory=bool(getattr(self.dataset, "in_memory", False)),
-        prefetch=config.prefetch,
-        timeout_s=config.loader_timeout_s,
-    )
-    loader = DataLoader(
-        Batches(self.dataset, self.collate),
-        sampler=Draws(config, first, self.rank, self.world),
-        batch_size=None,
-        generator=torch.Generator(),  # else it takes a number from the global one when it starts
-        **options,
-    )
-    loaded = map(self.to_device, loading(iter(loader), config.loader_timeout_s))
+    parts = Draws(config, first, self.rank, self.world)
+    loader = make_loader(Batches(self.dataset, self.collate), parts, self.device)
+    loaded = map(self.to_device, loading(loader, config.loader_timeout_s))
     try:
         for _ in range(first, config.steps):
             yield [next(loaded) for _ in range(config.accumulate)]
