@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ import torch
 from msgspec import Meta
 
 from ..command_line import cli
+from .worth import WorthConfig, run_worth
 from ..core import UserError, print_json, say
 from ..data.source import open_dataset
 from ..device import device_of
@@ -48,6 +50,7 @@ class StructureConfig:
     From a file of latents, or from a model and data.
 
     `aclam-structure leakage --help`: what latents give away of environment, action and place.
+    `aclam-structure worth --help`: how well probes read motion and actions from them, by labels.
     `aclam-structure compare --help`: train several models with equal budgets and print the paper's
     Tables 1 and 2.
     """
@@ -209,16 +212,21 @@ def run_compare(config: CompareConfig) -> int:
     return 0
 
 
-COMMANDS = {"leakage": (LeakageConfig, run_leakage), "compare": (CompareConfig, run_compare)}
+COMMANDS = {
+    "leakage": (LeakageConfig, run_leakage),
+    "compare": (CompareConfig, run_compare),
+    "worth": (WorthConfig, run_worth),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `aclam-structure`; a first word `leakage` or `compare` asks for more."""
+    """Entry point of `aclam-structure`; a first word of `COMMANDS` asks for more."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in COMMANDS:
         return cli(StructureConfig, run, argv, prog="aclam-structure")
     types = {name: config_type for name, (config_type, _) in COMMANDS.items()}
     functions = {name: function for name, (_, function) in COMMANDS.items()}
+    functions["worth"] = partial(run_worth, words=argv)  # the table tells how it was made
     presets = PRESETS if argv[0] == "compare" else ()
     cli(types, functions, argv, prog="aclam-structure", presets=presets)
 

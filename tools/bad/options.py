@@ -22,6 +22,10 @@ COMPARE = (
     *("aclam-structure", "compare", "--data", "many", "--out", "new", "--models", "ac_lam_cpu"),
     *("--steps", "1", "--batch-size", "4", "--n", "8", "--probe-n", "8", "--seeds", "1"),
 )
+WORTH = (
+    *("aclam-structure", "worth", "--data", "store", "--out", "new", "--models", "lam"),
+    *("--baselines", "displacement", "--pairs", "100", "--probe.steps", "2", "--budgets", "0"),
+)
 ROLLOUT = (
     *("aclam-rollout", "--policy", "expert", "--split", "id", "--episodes", "1", "--max-steps"),
     *("2", "--envs", "1", "--out", "new"),
@@ -456,6 +460,7 @@ HELP = {  # the kept text of --help -> a command that would do little
     "aclam-structure": STRUCTURE,
     "aclam-structure.leakage": LEAKAGE,
     "aclam-structure.compare": COMPARE,
+    "aclam-structure.worth": WORTH,
     "aclam-rollout": ROLLOUT,
     "aclam-look": LOOK,
     "aclam-linear": LINEAR,
@@ -518,6 +523,7 @@ WORDS = [  # command lines that are wrong as such
     ("aclam-structure",),
     ("aclam-structure", "compare"),
     ("aclam-structure", "leakage"),
+    ("aclam-structure", "worth"),
     ("aclam-rollout",),
     ("aclam-look",),
     ("aclam-look", "nowhere"),
