@@ -1,12 +1,15 @@
-"""Part 2: the algebra of additive latents on any function of two observations, and rigid motions."""
+"""The algebra of additive latents on any function of two observations, and rigid motions."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from aclam.additivity import algebra as al
 from aclam.additivity import rigid_motion as rm
 from aclam.core import UserError
+from aclam.lam.idm import residuals
+from aclam.structure import metrics
 
 RNG = np.random.default_rng(0)
 SCENE = RNG.standard_normal((6, 3))
@@ -139,3 +142,20 @@ def test_composition_of_rigid_motions_is_the_block_formula():
 
 def test_euler_differences_are_not_rotations():
     assert abs(rm.euler_difference(0, 10) - 10) < 1 and rm.euler_difference(89, 10) > 80
+
+
+def test_no_measure_has_two_meanings():
+    """The additivity of Eq. 7 has one name, and a name that is used twice is one number.
+
+    Pure noise: 3 as a ratio of squares, 1.73 as the IDM's ratio of lengths.
+    """
+    z = {pair: torch.randn(4000, 8) for pair in ("ij", "jk", "ik", "ii", "ji")}
+    calls = iter(("ij", "jk", "ik", "ii", "ji"))
+    o = torch.zeros(1)
+    by_length = residuals(lambda a, b: z[next(calls)], o, o, o)
+    by_square = metrics.additivity(*(z[pair].numpy() for pair in ("ij", "jk", "ik")))
+    assert abs(by_square - 3) < 0.1 and abs(by_length["composition"] - 3**0.5) < 0.05
+    assert "additivity" not in by_length
+    ij, ii, ji = (z[pair].numpy() for pair in ("ij", "ii", "ji"))
+    assert by_length["identity"] == pytest.approx(metrics.identity(ii, ij), rel=1e-4)
+    assert by_length["inverse"] == pytest.approx(metrics.inverse(ij, ji), rel=1e-4)

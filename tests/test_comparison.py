@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from aclam.core import UserError, read_json
+from aclam.kept import kept_result
 from aclam.structure.table import TABLE_1
 from aclam.studies import comparison as c
 from aclam.studies import tables
@@ -201,6 +202,24 @@ def test_only_clear_differences_count():
     table["s"]["villa_x_cpu"]["additivity"] = far
     assert "no clear order of AC-LAM and villa-X" in tables.order_differs(table)[0]
     assert tables.order_differs({"s": {"ac_lam_cpu": table["s"]["ac_lam_cpu"]}}) == []
+
+
+def test_a_store_is_held_against_the_papers_data_of_its_kind():
+    """In identity AC-LAM leads in distribution, and villa-X on LIBERO; their mean says nothing."""
+    near = {"mean": 0.1, "low": 0.05, "high": 0.15, "seeds": 3}
+    far = near | {"mean": 0.4, "low": 0.3, "high": 0.5}
+    table = {
+        "s": {"ac_lam_cpu": {m: near for m in TABLE_1}, "villa_x_cpu": {m: far for m in TABLE_1}}
+    }
+    assert not [line for line in tables.order_differs(table) if "identity" in line]
+    assert [line for line in tables.order_differs(table, ["s"]) if "identity" in line] == [
+        "s, identity: AC-LAM ahead of villa-X; in the paper villa-X is ahead"
+    ]
+
+
+def test_the_kept_order_is_what_the_kept_tables_say():
+    kept = read_json(kept_result("compare.json"))
+    assert sorted(kept["order"]) == sorted(tables.order_differs(kept["table_1"], kept["ood"]))
 
 
 def test_goals_are_judged_by_code():

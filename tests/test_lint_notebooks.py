@@ -257,3 +257,93 @@ def test_two_notebooks_may_not_share_a_module(tmp_path):
     assert found == [
         "nbs/two.ipynb: exports to a.b, as nbs/one.ipynb does: one notebook, one module"
     ]
+
+
+# --- what a reader sees
+
+
+def linted(rule, *sources, shown=True):
+    """What one rule says of some cells; 'md:' begins a text."""
+    cells = []
+    for i, s in enumerate(sources, 1):
+        kind = "markdown" if s.startswith("md:") else "code"
+        cells.append(lint.Cell(i, kind, s.removeprefix("md:"), "", shown))
+    return [message for _, message in rule(lint.Notebook("nbs/a.ipynb", cells, 0))]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("print(1)", 1),
+        ("for x in range(3):\n    print(x)", 1),
+        ("with open(name) as f:\n    display(f)", 1),
+        ("if found:\n    print(found)", 0),  # it may have had nothing to say
+        ("def f():\n    print(1)", 0),
+        ("#| slow\nprint(1)", 0),
+        ("#| eval: false\nprint(1)", 0),
+        ("x = 1", 0),
+    ],
+)
+def test_a_cell_that_prints_has_its_output(source, found):
+    assert len(linted(lint.printed_output, source, shown=False)) == found
+    assert linted(lint.printed_output, source) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "md:Part 2 bounds the gap.",
+        "md:as chapter 1 says",
+        "md:the terms of the previous notebook",
+        "md:the study at the end of the next part",
+        "md:see the chapter on labels",
+        "# the bound of Part 2",
+        'def f():\n    """As in Part 2."""',
+    ],
+)
+def test_a_chapter_is_named_by_a_link(text):
+    assert len(linted(lint.references_are_links, text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "md:see [the chapter on labels](labels.ipynb) and [Part 2](x.ipynb)",
+        "md:the mask of the chapter on [attention](attention_mask.ipynb)",
+        "md:two of three parts, and the last part of an option",
+        "md:`the next chapter`",
+        "part_1 = 1  # part of it",
+    ],
+)
+def test_what_is_no_reference_or_is_a_link_passes(text):
+    assert linted(lint.references_are_links, text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["md:colours of a labelled set", "# in metres", '"""Normalised."""']
+)
+def test_british_spelling_is_found(text):
+    assert linted(lint.american_spelling, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["md:`labelled` and [x](colour.png)", 'x = kept["centred"]', "md:a color, exercises, size"],
+)
+def test_names_and_american_words_pass(text):
+    assert linted(lint.american_spelling, text) == []
+
+
+def test_the_order_file_names_what_is_there(tmp_path):
+    assert lint.reading_order() == []
+    (tmp_path / "site").mkdir()
+    (tmp_path / "nbs" / "a").mkdir(parents=True)
+    for name in ("one", "two"):
+        (tmp_path / "nbs" / "a" / f"{name}.ipynb").write_text("{}")
+    order = tmp_path / "site" / "chapters.yml"
+    order.write_text("- {folder: a, room: A, about: x, notebooks: [one, cost, one]}\n")
+    assert lint.reading_order(tmp_path) == [
+        "site/chapters.yml names nbs/a/cost.ipynb, which is not there",
+        "site/chapters.yml does not name nbs/a/two.ipynb",
+        "site/chapters.yml names nbs/a/one.ipynb twice",
+    ]

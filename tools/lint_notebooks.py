@@ -8,15 +8,19 @@ numbers start at 1.
 """
 
 import ast
+import io
 import json
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://github.com/aclam-project/aclam"
@@ -40,6 +44,7 @@ class Cell:
     kind: str  # 'code', 'markdown' or 'raw'
     source: str
     outputs: str  # the text of all outputs
+    shown: bool = False  # whether there is any output, text or picture
 
     @property
     def directives(self) -> set[str]:
@@ -94,6 +99,7 @@ def read(path: Path, root: Path = ROOT) -> Notebook:
             c["cell_type"],
             "".join(c["source"]),
             "\n".join(map(_output_text, c.get("outputs", []))),
+            bool(c.get("outputs")),
         )
         for i, c in enumerate(json.loads(raw)["cells"], 1)
     ]
@@ -463,6 +469,95 @@ def _computed(cell: Cell, nb: Notebook) -> bool:
     return bool(names) and all(any(name in c.source for c in nb.code) for name in names)
 
 
+# --- what a reader sees ---------------------------------------------------------------------------
+
+SHOWS = {"print", "display"}
+# outputs of these are still to be saved: run one with --save, and take it off the list
+UNSAVED = {
+    "nbs/3_data/cache.ipynb",
+    "nbs/3_data/jpeg.ipynb",
+    "nbs/3_data/layout.ipynb",
+    "nbs/3_data/mixture.ipynb",
+    "nbs/3_data/recipe.ipynb",
+    "nbs/3_data/rotation.ipynb",
+    "nbs/3_data/trajectory.ipynb",
+    "nbs/3_data/triples.ipynb",
+    "nbs/5_structure/leakage.ipynb",
+    "nbs/5_structure/measure.ipynb",
+    "nbs/8_train/stop.ipynb",
+    "nbs/walks.ipynb",
+}
+PARAGRAPHS = (ast.For, ast.With)  # their bodies run as they stand; those of `if` and `try` may not
+
+
+def printed_output(nb: Notebook) -> Found:
+    """A cell that prints has what it printed: the question above it must find its answer."""
+    for c in nb.code if nb.path not in UNSAVED else []:
+        optional = c.directives & {"slow", "export", "hide"}
+        if c.runs and not c.shown and not optional and any(map(_prints, c.tree.body)):
+            yield c.number, "prints, but no output is saved: nbdev-test NOTEBOOK --save"
+
+
+def _prints(node: ast.stmt) -> bool:
+    if isinstance(node, PARAGRAPHS):
+        return any(map(_prints, node.body))
+    call = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(call, ast.Call) and getattr(call.func, "id", "") in SHOWS
+
+
+LINK = "\N{LINK SYMBOL}"
+REFERENCE = re.compile(
+    r"\b([Tt]he|[Aa]nother) (chapters?|notebooks?) (on|about)\b(?! (the )?" + LINK + ")"
+    r"|\b([Pp]revious|[Nn]ext|[Ll]ast|[Ff]ollowing) (chapter|notebook)\b(?!('s question)?, "
+    + LINK
+    + ")"
+    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b",
+)
+NUMBERED = re.compile(r"\bPart \d+\b|\b[Cc]hapter \d+\b")
+
+
+def references_are_links(nb: Notebook) -> Found:
+    """Parts and chapters bear no numbers, and 'the previous one' moves: a link stays right."""
+    for c in nb.cells:
+        if c.kind == "markdown":
+            prose = " ".join(_without_code(c.source))
+            found = REFERENCE.search(re.sub(r"\[[^\]]*\]\([^)]*\)", LINK, prose))
+        else:
+            found = NUMBERED.search("\n".join(_comments(c.source)))
+        if found:
+            yield c.number, f"a chapter that is named without a link: {found[0]!r}"
+
+
+def _comments(code: str) -> list[str]:
+    """Comments and strings of several lines."""
+    plain = re.sub(r"^([ \t]*)[%!].*$", r"\1pass", code, flags=re.M)
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(plain).readline):
+        block = token.type == tokenize.STRING and token.string.startswith(('"""', 'r"""'))
+        if token.type == tokenize.COMMENT or block:
+            found.append(token.string)
+    return found
+
+
+BRITISH = re.compile(
+    r"\b((un)?(label|model|travel|cancel|signal)l(ed|ing|er|ers)|(colou|behaviou|neighbou|favou|honou)r\w*"
+    r"|centre[ds]?|centring|metres?|grey|fibre|licence|artefacts?|catalogue|programme|defence|judgement"
+    r"|analys(e|ed|ing)|whilst|(normal|optim|minim|maxim|organ|recogn|initial|summar|general|random|visual"
+    r"|parametr|regular|quant|token|discret|util|penal|character|emphas|real|standard)is(e|es|ed|ing|ation))\b",
+    re.IGNORECASE,
+)
+
+
+def american_spelling(nb: Notebook) -> Found:
+    """One spelling, the field's."""
+    for c in nb.cells:
+        is_code = c.kind == "code"
+        text = " ".join(_comments(c.source) if is_code else _without_code(c.source))
+        text = re.sub(r"\]\([^)]*\)|`[^`]*`|https?://\S+", " ", text)
+        for found in BRITISH.finditer(text):
+            yield c.number, f"American spelling, please: {found[0]!r}"
+
+
 RULES = [
     title,
     badge,
@@ -481,6 +576,9 @@ RULES = [
     forbidden,
     size,
     results_in_prose,
+    printed_output,
+    references_are_links,
+    american_spelling,
 ]
 
 
@@ -509,10 +607,26 @@ def shared_modules(notebooks: list[Notebook]) -> list[str]:
     return found
 
 
+def reading_order(root: Path = ROOT) -> list[str]:
+    """The order file names the notebooks that are there, each once, and no other."""
+    order = yaml.safe_load((root / "site/chapters.yml").read_text(encoding="utf-8"))
+    named = [Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room["notebooks"]]
+    there = {p.relative_to(root) for p in (root / "nbs").rglob("*.ipynb")}
+    there = {p for p in there if ".ipynb_checkpoints" not in p.parts} - {Path("nbs/index.ipynb")}
+    found = [f"names {p.as_posix()}, which is not there" for p in named if p not in there]
+    found += [f"does not name {p.as_posix()}" for p in sorted(there - set(named))]
+    found += [
+        f"names {p.as_posix()} twice" for p in sorted({p for p in named if named.count(p) > 1})
+    ]
+    return [f"site/chapters.yml {line}" for line in found]
+
+
 def main() -> int:
     paths = [Path(p).resolve() for p in sys.argv[1:]] or sorted((ROOT / "nbs").rglob("*.ipynb"))
     paths = [p for p in paths if ".ipynb_checkpoints" not in p.parts]
     found = lint([read(p) for p in paths])
+    if not sys.argv[1:]:
+        found += reading_order()
     print("\n".join([*found, f"{len(paths)} notebooks, {len(found)} findings"]))
     return bool(found)
 

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/2_additivity/rigid_motion.html.md"""
 
 # %% auto #0
 __all__ = ['rigid', 'relative', 'body_translation_error', 'body_translation', 'check_translation', 'composed', 'bch_error',
-           'first_order_bound', 'worst_error', 'bch_row', 'bch_table', 'filter_bound', 'check_filter',
+           'second_order_figure', 'worst_error', 'bch_row', 'bch_table', 'filter_bound', 'check_filter',
            'euler_difference']
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #a5cc4ec1
@@ -79,8 +79,8 @@ def bch_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm(composed(a, b) - a - b, axis=-1)
 
 
-def first_order_bound(angle_a: float, angle_b: float) -> float:
-    """|a| |b| / 2 in radians: the second-order term of BCH at its largest."""
+def second_order_figure(angle_a: float, angle_b: float) -> float:
+    """|a| |b| / 2 in radians: the second-order term of BCH at its largest; no bound."""
     return 0.5 * angle_a * angle_b
 
 # %% ../../nbs/2_additivity/rigid_motion.ipynb #da591187
@@ -100,7 +100,7 @@ def bch_row(degrees: float, axes: np.ndarray) -> dict[str, float]:
     errors = np.rad2deg(bch_error(angle * axes[0], angle * axes[1]))
     return {
         "leg": degrees,
-        "second_order": np.rad2deg(first_order_bound(angle, angle)),
+        "second_order": np.rad2deg(second_order_figure(angle, angle)),
         "orthogonal": np.rad2deg(orthogonal),
         "worst": np.rad2deg(worst_error(angle, angle)[0]),
         "relative": orthogonal / (np.sqrt(2) * angle),  # to |a + b|, at orthogonal axes

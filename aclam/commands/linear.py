@@ -53,7 +53,8 @@ class LinearCommand:
     batch: int = 128  # samples a step
     lr: float = 1e-3  # of Adam
     seed: int = 0  # of the world, the start and the data
-    readout: Literal["delta", "raw", "recon"] = "delta"  # D(o' - o), z, or the predicted change
+    # D(o' - o), z, the predicted change, or B^+ of it: the paper's surrogate
+    readout: Literal["delta", "raw", "recon", "surrogate"] = "delta"
     json: bool = False  # print one JSON object on standard output
 
 # %% ../../nbs/10_commands/linear.ipynb #64eba618

@@ -35,7 +35,7 @@ def hidden_quaternion(
 
 # %% ../../nbs/3_data/layout.ipynb #4eb5ed9c
 TURN = 200.0  # degrees a second: 20 degrees a frame at 10 Hz # assumed
-REACH = 10.0  # metres # assumed
+REACH = 10.0  # meters # assumed
 
 
 def _check_gripper(t: Trajectory) -> None:
@@ -93,7 +93,7 @@ def check_layout(
 def arm_motion(seed: int, frames: int = 60, fps: float = 10.0) -> dict:
     """A gripper that points down and moves.
 
-    position (T, 3), rotation, joints (T, 7), width (T, 1) in metres, time t (T,).
+    position (T, 3), rotation, joints (T, 7), width (T, 1) in meters, time t (T,).
     """
     rng = np.random.default_rng(seed)
     t = np.arange(frames) / fps

@@ -36,7 +36,7 @@ class Proprio:
 
     keys: tuple[str, ...]  # names in the source, concatenated in this order
     columns: str  # the same for a person
-    position: tuple[int, ...] = ()  # columns of x, y, z in metres; negative: from the end
+    position: tuple[int, ...] = ()  # columns of x, y, z in meters; negative: from the end
     rotation: tuple[int, ...] = ()
     rotation_repr: str | None = None
     gripper: tuple[int, ...] = ()
@@ -105,7 +105,7 @@ class Recipe:
     kind: str  # "robot" or "human"
     embodiment: str
     homepage: str
-    licence: str
+    license: str
     access: str  # what stands between a user and the data
     camera: CameraView
     offset_s: tuple[Finite, Finite]  # least and largest offset, Appendix A.1

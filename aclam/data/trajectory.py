@@ -53,7 +53,7 @@ def rotation_width(representation: str) -> int:
 class ProprioLayout:
     """What each column of proprio means.
 
-    Positions in metres, angles in radians. Never guessed, always declared.
+    Positions in meters, angles in radians. Never guessed, always declared.
     """
 
     # columns of x, y, z of the end effector in the robot's base frame
@@ -241,7 +241,7 @@ def smooth_path(
     return (share * np.sin(2 * np.pi * hz * t[:, None] + phase)).sum(1)
 
 # %% ../../nbs/3_data/trajectory.ipynb #ff266578
-TABLE = 0.5  # metres: the width of the table that fills the picture
+TABLE = 0.5  # meters: the width of the table that fills the picture
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:  # (H, W, 3) in 0..255
@@ -254,7 +254,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:  # (H, W, 3)
 def _square(
     state: np.ndarray,  # (T, 4): x, y, angle, gripper
     size: int,  # pixels
-    side: float,  # metres
+    side: float,  # meters
     colors: np.ndarray,  # (2, 3), of its halves
 ) -> tuple[np.ndarray, np.ndarray]:
     """Opacity (T, H, W, 1) and color (T, H, W, 3) of the square."""
@@ -308,7 +308,7 @@ def synthetic_trajectory(
 ) -> Trajectory:
     """A colored square on a smooth random path over a fixed random background, in memory.
 
-    proprio (T, 7) = x, y, 0 in metres, the rotation vector (0, 0, angle), the gripper (0 open, 1
+    proprio (T, 7) = x, y, 0 in meters, the rotation vector (0, 0, angle), the gripper (0 open, 1
     closed); action (T, 7) = the change of the first six until the next frame, and the next gripper.
     """
     t = np.arange(T) / fps

@@ -6,10 +6,10 @@ Docs: https://aclam-project.github.io/aclam/1_linear/figures.html.md"""
 
 # %% auto #0
 __all__ = ['SIGMAS', 'WIDTHS', 'BRIDGE_WORLDS', 'FIGURES', 'MOST_SEEDS', 'COLUMNS', 'OLD_SERIES', 'XLABEL', 'Point',
-           'quiet_panel', 'iid_panel', 'agents_panel', 'policy_panel', 'augmentation_panel', 'label_panel',
-           'bridge_panel', 'threshold_panel', 'figure_points', 'run_job', 'make_jobs', 'row_order', 'run_figure',
-           'short_rows', 'write_csv', 'read_value', 'read_csv', 'in_order', 'summarize', 'summary', 'draw_panel',
-           'draw_figure']
+           'as_published', 'quiet_panel', 'iid_panel', 'agents_panel', 'policy_panel', 'augmentation_panel',
+           'label_panel', 'bridge_panel', 'threshold_panel', 'figure_points', 'run_job', 'make_jobs', 'row_order',
+           'run_figure', 'short_rows', 'write_csv', 'read_value', 'read_csv', 'in_order', 'summarize', 'summary',
+           'draw_panel', 'draw_figure']
 
 # %% ../../nbs/1_linear/figures.ipynb #9d797c56
 import csv
@@ -41,34 +41,45 @@ class Point:
     readout: str
 
 
-SIGMAS = (0.5, 1.0, 2.0)  # of the other agents (paper, Figures 3 right and 4 right)
+SIGMAS = (0.5, 1.0, 2.0)  # sigma_exo of the other agents (paper, Figures 3 right and 4 right)
 WIDTHS = tuple(range(2, 17, 2))  # of the channel
+
+
+def as_published(base: Setting, sigma_exo: float = 0.0, **changes) -> Setting:
+    """A setting at the paper's scale: Var(q) = 1 in each element, so X^T X = (d_o / d_a) I.
+
+    Y is scaled as X, so the other agents have variance sigma_exo^2 in each element.
+    """
+    s = replace(base, **changes)
+    each = (s.d_o / s.d_b) ** 0.5 if s.d_b else 0.0  # of a direction of Y, for elements of 1
+    return replace(s, gain=s.d_o / s.d_a, sigma_agents=sigma_exo * each)
 
 # %% ../../nbs/1_linear/figures.ipynb #3c4067cc
 def quiet_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, left: no noise, several d_a, over the width of the channel; from D(o' - o)."""
+    """Figure 3, left: no noise, several d_a, over the width of the channel; the surrogate."""
     for d_a in (4, 8, 12):
         for d_z in (1, 2, 4, 6, 8, 10, 12, 14, 16):
-            yield Point("3 left", f"d_a = {d_a}", d_z, replace(base, d_a=d_a, d_z=d_z), "delta")
+            s = as_published(base, d_a=d_a, d_z=d_z)
+            yield Point("3 left", f"d_a = {d_a}", d_z, s, "surrogate")
 
 
 def iid_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, middle: iid noise at d_z = d_a, for both readings of the lost normalization of X.
+    """Figure 3, middle: iid noise at d_z = d_a; the surrogate.
 
-    Read from D(o' - o).
+    At the paper's gain d_o / d_a, and, for comparison, with orthonormal X.
     """
     for gain in (1.0, base.d_o / base.d_a):
         for sigma in np.round(np.arange(0, 1.51, 0.1), 2).tolist():
             s = replace(base, gain=gain, sigma_iid=sigma)
-            yield Point("3 middle", f"gain {gain:g}", sigma, s, "delta")
+            yield Point("3 middle", f"gain {gain:g}", sigma, s, "surrogate")
 
 
 def agents_panel(base: Setting) -> Iterator[Point]:
-    """Figure 3, right: other agents, random Y, over the width of the channel; from D(o' - o)."""
+    """Figure 3, right: other agents, random Y, over the width of the channel; the surrogate."""
     for sigma in SIGMAS:
         for d_z in WIDTHS:
-            s = replace(base, sigma_agents=sigma, d_z=d_z)
-            yield Point("3 right", f"agents {sigma:g}", d_z, s, "delta")
+            s = as_published(base, sigma, d_z=d_z)
+            yield Point("3 right", f"agents {sigma:g}", d_z, s, "surrogate")
 
 # %% ../../nbs/1_linear/figures.ipynb #9a8dee6c
 def policy_panel(base: Setting) -> Iterator[Point]:

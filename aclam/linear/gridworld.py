@@ -20,10 +20,7 @@ from ..core import UserError
 # %% ../../nbs/1_linear/gridworld.ipynb #b165cd2a
 @dataclass(frozen=True)
 class GridConfig:
-    """A variant of the grid world and of the training.
-
-    Values are our own choice where the paper's are not known.
-    """
+    """A variant of the grid world and of the training; the design is our own."""
 
     strength: float = 0.0  # intensity of the other mover; ours has 1
     chi: float = 0.0  # probability that the action follows the position

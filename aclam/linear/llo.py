@@ -1,4 +1,4 @@
-"""The linear LAM objective LLO by exact least squares, three places to read it, and two traps
+"""The linear LAM objective LLO by exact least squares, four places to read it, and two traps
 
 Docs: https://aclam-project.github.io/aclam/1_linear/llo.html.md"""
 
@@ -72,17 +72,18 @@ def llo_sample(z: np.ndarray, S: dict[str, np.ndarray]) -> LLO:
     return LLO(-a + eps + o, a, eps, o)
 
 # %% ../../nbs/1_linear/llo.ipynb #8da74182
-READOUTS = ("delta", "raw", "recon")
+READOUTS = ("delta", "raw", "recon", "surrogate")
 
 
 def readout_factor(m: LAM, F: dict[str, np.ndarray], readout: str = "delta") -> np.ndarray:
-    """Factor of D(o' - o) ('delta'), z ('raw') or o_hat - o ('recon')."""
+    """Factor of 'delta', D(o' - o); 'raw', z; 'recon', o_hat - o; 'surrogate', B^+ (o_hat - o)."""
     if readout == "delta":
         return m.D @ F["delta"]
     if readout == "raw":
         return latent_factor(m, F)
-    if readout == "recon":
-        return m.A @ F["o"] + m.B @ latent_factor(m, F) - F["o"]
+    if readout in ("recon", "surrogate"):
+        predicted = m.A @ F["o"] + m.B @ latent_factor(m, F) - F["o"]
+        return predicted if readout == "recon" else np.linalg.pinv(m.B) @ predicted
     raise UserError(
         f"readout {readout!r} is not one of {', '.join(READOUTS)}.{suggest(readout, READOUTS)}"
     )

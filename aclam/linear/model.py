@@ -160,19 +160,23 @@ def check_family(seed: int = 0) -> dict[str, float]:
     }
 
 # %% ../../nbs/1_linear/model.ipynb #c4370a37
-def check_family_dimension(d_o: int = 6, d_z: int = 2, seed: int = 0) -> tuple[int, int]:
+def check_family_dimension(
+    d_o: int = 6, d_z: int = 2, seed: int = 0, d_a: int | None = None
+) -> tuple[int, int]:
     """Directions of parameter space that leave every prediction unchanged, and d_z d_o + d_z^2.
 
-    The two are equal for generic models.
+    The two are equal for generic models. With d_a the world is quiet and has d_a actions: then the
+    change spans d_a directions only, and d_z (d_o - d_a) more are free.
     """
     m = init_lam(d_o, d_z, seed)
+    X = torch.tensor(make_world(d_o=d_o, d_a=d_a or d_o, d_b=0, seed=seed).X)  # what changes
     flat = torch.cat([torch.tensor(x).flatten() for x in m])
 
     def acts(v):
         """What the model does to o, and to delta."""
         parts = v.split([x.size for x in m])
         A, B, C, D = (part.reshape(x.shape) for part, x in zip(parts, m, strict=True))
-        return torch.cat([(A + B @ C + B @ D).flatten(), (B @ D).flatten()])
+        return torch.cat([(A + B @ C + B @ D).flatten(), (B @ D @ X).flatten()])
 
     J = torch.autograd.functional.jacobian(acts, flat)
     return flat.numel() - int(torch.linalg.matrix_rank(J)), d_z * d_o + d_z**2

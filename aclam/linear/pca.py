@@ -136,10 +136,7 @@ def check_cases(d_o: int = 24, d_a: int = 4, d_b: int = 4) -> float:
 
 # %% ../../nbs/1_linear/pca.ipynb #53099f9b
 def llo_iid_effective(d_o: int, d_a: int, sigma: float, gain: float = 1.0) -> float:
-    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps).
-
-    The authors' drafts do that by default.
-    """
+    """Case 2 at d_z = d_a, scored against the *effective* action X^+(q + eps)."""
     return 2 - d_a / d_o * sigma**2 / (gain + sigma**2)
 
 # %% ../../nbs/1_linear/pca.ipynb #5bb91346

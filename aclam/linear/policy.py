@@ -34,19 +34,23 @@ def eq8(
 def check_eq8(seed: int = 0, chi: float = 0.6) -> dict[str, float]:
     """Eq. 8 on random B, C, D.
 
-    'slope': the gradient of A there; 'slope_wrong_sign': with the other sign; 'best_other': how
-    much the loss of 200 random other A's is above.
+    'slope': the gradient of A there; 'slope_wrong_sign': with the other sign; 'slope_printed': with
+    the extra term as the paper prints it; 'best_other': how much the loss of 200 random other A's
+    is above.
     """
     w = make_world(d_o=10, d_a=3, d_b=2, sigma_iid=0.3, sigma_agents=0.8, chi=chi, seed=seed)
     F = factors(w)
     parts = init_lam(10, 4, seed)[1:]
     m = eq8(*parts, F)
     wrong = eq8(*parts, F, -1.0)
+    plain = np.eye(10) - m.B @ m.C - m.B @ m.D
+    printed = m._replace(A=plain - (m.A - plain).T)  # Sigma_o is the identity here
     rng = np.random.default_rng(seed)
     others = (m._replace(A=m.A + 0.1 * rng.standard_normal((10, 10))) for _ in range(200))
     return {
         "slope": float(np.abs(gradients(m, F).A).max()),
         "slope_wrong_sign": float(np.abs(gradients(wrong, F).A).max()),
+        "slope_printed": float(np.abs(gradients(printed, F).A).max()),
         "best_other": min(population_loss(x, F) for x in others) - population_loss(m, F),
     }
 

@@ -24,11 +24,11 @@ from .world import WorldConfig, check_largest
 class Setting:
     """One linear latent action model to train (Appendix B of arXiv 2506.15691)."""
 
-    d_o: int = 128  # observation dimensions (authors' drafts)
-    d_a: int = 8  # action dimensions (authors' drafts)
+    d_o: int = 128  # observation dimensions (Appendix B)
+    d_a: int = 8  # action dimensions (Appendix B)
     d_z: int = 8  # latent dimensions
-    d_b: int = 8  # other agents' action dimensions (authors' drafts)
-    gain: float = 1.0  # X^T X = gain I
+    d_b: int = 8  # other agents' action dimensions (Appendix B)
+    gain: float = 1.0  # X^T X = gain I; the paper's is d_o / d_a
     sigma_iid: float = 0.0  # standard deviation of iid noise
     sigma_agents: float = 0.0  # standard deviation of the other agents' actions
     chi: float = 0.0  # determinism of the policy, 0 to 1

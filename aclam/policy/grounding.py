@@ -119,7 +119,7 @@ class Reader(nn.Module):
         self.card = nn.Linear(width, 2)
         self.thing = nn.Linear(width, 3)  # the cube
         self.register_buffer("names", tokenize(names, vlm))  # (n, L)
-        # of positions: x y of a card, x y z of the cube, in metres
+        # of positions: x y of a card, x y z of the cube, in meters
         self.register_buffer("mean", torch.zeros(5))
         self.register_buffer("spread", torch.ones(5))
 
@@ -162,7 +162,7 @@ def terms(self: Reader, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The three terms of a batch.
 
     batch: frames uint8 (B, 3, S, S), text (B, L), name (B, 3) the cards' rows in `names`, patch
-    (B, 3) where the cards are, asked (B,) which of them the text names, place (B, 5) in metres.
+    (B, 3) where the cards are, asked (B,) which of them the text names, place (B, 5) in meters.
     """
     size = self.vlm.config
     patches = (size.image_size // size.patch_size) ** 2
@@ -193,7 +193,7 @@ def loss(self: Reader, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, T
 @patch
 @torch.no_grad()
 def locate(self: Reader, frames: Tensor, text: Tensor) -> Tensor:
-    """Where the named card (x, y) and the cube (x, y, z) are, in metres: (B, 5)."""
+    """Where the named card (x, y) and the cube (x, y, z) are, in meters: (B, 5)."""
     x, valid = self.vlm.tokens(frames, text)
     values = self.vlm.read(x, valid)[-1].v
     return self.positions(values, valid) * self.spread + self.mean

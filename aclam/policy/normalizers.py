@@ -1,4 +1,4 @@
-"""What a network sees of metres, radians and latents: normalized by limits that are saved with its weights.
+"""What a network sees of meters, radians and latents: normalized by limits that are saved with its weights.
 
 Docs: https://aclam-project.github.io/aclam/6_policy/normalizers.html.md"""
 

@@ -300,7 +300,7 @@ def results_of(config: CompareConfig, models: Mapping) -> dict:
         "command": command_of(config),
         "settings": {name: getattr(config, name) for name in COUNTS},
         **tables,
-        "order": order_differs(tables["table_1"]),
+        "order": order_differs(tables["table_1"], [Path(p).resolve().name for p in config.ood]),
         "data": [Path(p).resolve().name for p in config.data],
         "ood": [Path(p).resolve().name for p in config.ood],
         "training_seconds": seconds,

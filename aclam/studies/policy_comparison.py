@@ -7,17 +7,18 @@ Docs: https://aclam-project.github.io/aclam/9_studies/policy_comparison.html.md"
 # %% auto #0
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'SHARED', 'RATES', 'PolicyCompareConfig', 'methods_of', 'Entry',
            'entries', 'training_of', 'trial_of', 'label_all', 'is_older', 'inputs_of', 'claim_folder', 'has_played',
-           'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paired', 'paper_cells', 'paper_tables', 'paper_rows',
-           'as_markdown', 'run', 'main']
+           'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paired', 'seed_interval', 'check_coverage',
+           'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run', 'main']
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #b9dac3f5
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from scipy import stats
 
 from ..command_line import cli
@@ -326,7 +327,7 @@ def paired(
 ) -> dict:
     """How much better `method` is than `other` where both were trained alike.
 
-    mean, 95 % interval (t), pairs, wins.
+    mean, 95 % interval (t over seeds, each the mean of its pairs), seeds, pairs, wins (of pairs).
     """
     share = {}
     for p in policies:
@@ -334,22 +335,43 @@ def paired(
         if found["n"]:
             alike = (p["demonstrations"], p["seed"])
             share[p["method"], alike] = found["k"] / found["n"]
-    d = []
+    by_seed: dict = {}
     for (name, alike), rate in share.items():
         if name == method and (other, alike) in share:
-            d.append(rate - share[other, alike])
+            by_seed.setdefault(alike[1], []).append(rate - share[other, alike])
 
-    n = len(d)
-    middle = statistics.fmean(d) if d else math.nan
-    half = math.inf
-    if n > 1:
-        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(d) / math.sqrt(n)
+    d = [x for pairs in by_seed.values() for x in pairs]
+    middle, half = seed_interval(by_seed.values())
     return {
         "mean": middle,
         "interval": [middle - half, middle + half],
-        "pairs": n,
+        "seeds": len(by_seed),
+        "pairs": len(d),
         "wins": sum(x > 0 for x in d),
     }
+
+
+def seed_interval(groups: Iterable[Sequence[float]]) -> tuple[float, float]:
+    """Mean of the groups' means, and half of its 95 % interval (t); a group is a seed's pairs."""
+    means = [statistics.fmean(group) for group in groups]
+    middle = statistics.fmean(means) if means else math.nan
+    if len(means) < 2:
+        return middle, math.inf
+    quantile = float(stats.t.ppf(0.975, len(means) - 1))
+    return middle, quantile * statistics.stdev(means) / math.sqrt(len(means))
+
+# %% ../../nbs/9_studies/policy_comparison.ipynb #cfd5cd84
+def check_coverage(trials: int = 2000, seeds: int = 3, counts: int = 3) -> tuple[float, float]:
+    """Share of intervals that hold the truth: seeds as units (about 0.95), and pairs as units."""
+    rng = np.random.default_rng(0)
+    hits = np.zeros(2)
+    for _ in range(trials):
+        d = rng.normal(0, 0.2, (seeds, 1)) + rng.normal(0, 0.05, (seeds, counts))
+        for k, groups in enumerate((d, d.reshape(-1, 1))):
+            middle, half = seed_interval(groups.tolist())
+            hits[k] += abs(middle) <= half
+    by_seed, by_pair = hits / trials
+    return float(by_seed), float(by_pair)
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #9b3ab66b
 def _text(x: float | None) -> str:

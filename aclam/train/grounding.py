@@ -98,7 +98,7 @@ class Question(NamedTuple):
 
     @property
     def place(self) -> list[float]:
-        """x y of the card and x y z of the cube, in metres."""
+        """x y of the card and x y z of the cube, in meters."""
         info = self.scene.info
         return [*info["cards_xy"][self.card], *info["cube"][self.picture]]
 
