@@ -9,8 +9,9 @@ __all__ = ['CONTINUOUS', 'POTENTIAL_PRESETS', 'Potential', 'PotentialConfig', 'p
            'encode_clip', 'all_pairs', 'check_clip']
 
 # %% ../../nbs/4_lam/potential.ipynb #ee2499a7
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from fastcore.basics import patch
@@ -64,6 +65,10 @@ class PotentialConfig(LamConfig):
 
     Defaults: AC-LAM's sizes.
     """
+
+    fixed: ClassVar[Mapping[str, str]] = {
+        "odd": "phi(o_j) - phi(o_i) is odd already, as it enters the bottleneck"
+    }
 
     bottleneck: BottleneckConfig = CONTINUOUS
     # nothing to ask for; > 0: "AC on top", for rounding

@@ -10,7 +10,7 @@ __all__ = ['LAMS', 'PRESETS', 'LamSettings', 'Lam', 'as_float', 'sized', 'Family
 
 # %% ../../nbs/4_lam/registry.ipynb #21ef81b9
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -104,9 +104,13 @@ class FamilyConfig:
     tokens: Tokens = 4  # N, latent tokens a pair
     code_dim: Width = 128  # c, numbers a token
     objective: ObjectiveConfig = ObjectiveConfig()
+    # z_ij = (f(i, j) - f(j, i)) / 2 before the bottleneck: see `aclam.lam.odd_idm`
+    odd: bool = field(default=False, kw_only=True)
 
     def __post_init__(self):
         check_limits(self)
+        if self.odd and "odd" in self.fixed:
+            raise UserError(f"odd: {self.fixed['odd']}")
         if self.image_size % self.patch_size:
             sizes = f"image_size {self.image_size} is not a multiple"
             raise UserError(f"{sizes} of patch_size {self.patch_size}")
@@ -192,6 +196,7 @@ class LatentActionModel(Pretrained, nn.Module):
     """
 
     registry = LAMS
+    reads_both_ways: ClassVar[bool] = False  # whether the family has the form of `config.odd`
 
     def __new__(cls, config: FamilyConfig | None = None):
         family = LAMS.family_of(config) if cls is LatentActionModel else cls
@@ -201,6 +206,9 @@ class LatentActionModel(Pretrained, nn.Module):
 
     def __init__(self, config: FamilyConfig):
         super().__init__()
+        if config.odd and not self.reads_both_ways:
+            cure = "pair_tokens and triple_tokens below odd_pairs and odd_triples are what it needs"
+            raise UserError(f"odd: the family {self.family} has no odd form: {cure}")
         self.config = config
         self.proprio_fdm: ProprioFDM | None = None
 
