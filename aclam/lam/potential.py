@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core import UserError
 from .blocks import PatchTokens, transformer
-from .bottlenecks import make_bottleneck
+from .bottlenecks import keeps_sign, make_bottleneck
 from .edge import check_values, evaluating
 from .global_batch import widened
 from .idm import residuals
@@ -156,6 +156,12 @@ def quantize(self: PotentialLam, tokens: Tensor) -> LatentAction:
         return code.flatten()
     i, j, k = torch.arange(len(tokens), device=tokens.device).chunk(3)
     return self.between(code.take(torch.cat([i, j, i])), code.take(torch.cat([j, k, k])))
+
+# %% ../../nbs/4_lam/potential.ipynb #fdfb79a1
+@patch(as_prop=True)
+def is_odd(self: PotentialLam) -> bool:
+    """A difference is; the codebook of a difference rounds it otherwise than its opposite."""
+    return self.config.place == "frame" or keeps_sign(self.config.bottleneck)
 
 # %% ../../nbs/4_lam/potential.ipynb #ac7a7d1f
 @torch.no_grad()

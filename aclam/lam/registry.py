@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..core import UserError
 from ..kept import kept_names
 from .blocks import normalize_pixels, unnormalize_pixels
-from .bottlenecks import codebook_size
+from .bottlenecks import codebook_size, keeps_sign
 from .fdm import ProprioFDM
 from .objective import ObjectiveConfig, known_pairs, objective, pair_frames
 from .quantizer import BottleneckConfig, LatentAction
@@ -130,13 +130,15 @@ class FamilyConfig:
         """Code vectors in all codebooks together; None where nothing is quantized."""
         return codebook_size(self.tokens, self.bottleneck)
 
-    def check_heads(self, width: str, heads: str, multiple: int = 4) -> None:
-        """Refuse a width that attention heads and sine positions cannot share."""
-        size = getattr(self, width)
-        count = getattr(self, heads)
-        if size % count or size % multiple:
-            rule = f"must be a multiple of {multiple} and of {heads} {count}"
-            raise UserError(f"{width} {size} {rule}")
+# %% ../../nbs/4_lam/registry.ipynb #2f92b2d9
+@patch
+def check_heads(self: FamilyConfig, width: str, heads: str, multiple: int = 4) -> None:
+    """Refuse a width that attention heads and sine positions cannot share."""
+    size = getattr(self, width)
+    count = getattr(self, heads)
+    if size % count or size % multiple:
+        rule = f"must be a multiple of {multiple} and of {heads} {count}"
+        raise UserError(f"{width} {size} {rule}")
 
 # %% ../../nbs/4_lam/registry.ipynb #89893d5b
 @dataclass(frozen=True)
@@ -207,8 +209,7 @@ class LatentActionModel(Pretrained, nn.Module):
     def __init__(self, config: FamilyConfig):
         super().__init__()
         if config.odd and not self.reads_both_ways:
-            cure = "pair_tokens and triple_tokens below odd_pairs and odd_triples are what it needs"
-            raise UserError(f"odd: the family {self.family} has no odd form: {cure}")
+            raise UserError(f"odd: the family {self.family} has no odd form, see aclam.lam.odd_idm")
         self.config = config
         self.proprio_fdm: ProprioFDM | None = None
 
@@ -227,6 +228,13 @@ class LatentActionModel(Pretrained, nn.Module):
     def quantize(self, tokens: Tensor) -> LatentAction:
         """The latents that the bottleneck makes of such tokens."""
         raise NotImplementedError
+
+# %% ../../nbs/4_lam/registry.ipynb #60e968fa
+@patch(as_prop=True)
+def is_odd(self: LatentActionModel) -> bool:
+    """Whether z_ij = -z_ji by construction, behind the bottleneck, too."""
+    bottleneck = getattr(self.config, "bottleneck", None)
+    return self.config.odd and bottleneck is not None and keeps_sign(bottleneck)
 
 # %% ../../nbs/4_lam/registry.ipynb #e3adfec7
 @patch(as_prop=True)

@@ -390,7 +390,7 @@ def encode_clip(self: VillaX, o: Tensor) -> LatentAction:
 
 @patch
 def film_tokens(self: VillaX, film: Tensor, window: int) -> Tensor:
-    """What enters the bottleneck of the steps of a normalized film, read forwards: (T - 1, N, c)."""
+    """What enters the bottleneck, (T - 1, N, c), of a normalized film in sliding windows."""
     tokens = self.idm.clips(film.unfold(0, window, 1).movedim(-1, 1))
     return torch.cat([tokens[0], tokens[1:, -1]])  # of (T - window + 1, window - 1, N, c)
 
