@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/10_commands/look.html.md"""
 
 # %% auto #0
 __all__ = ['Path_', 'Triples', 'TURNS', 'FITS', 'LookConfig', 'turn_words', 'turn_of', 'pieces_words', 'bytes_words',
-           'film_facts', 'episode_facts', 'model_facts', 'folder_of', 'open_model', 'reading_note', 'read_for',
-           'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
+           'film_facts', 'episode_facts', 'latent_words', 'model_facts', 'folder_of', 'open_model', 'reading_note',
+           'read_for', 'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
 
 # %% ../../nbs/10_commands/look.ipynb #67ab5da2
 import os
@@ -36,6 +36,7 @@ from ..folders import claim, hold, output_folder
 from ..kept import find_model
 from ..lam import LatentActionModel
 from ..lam.model import parameter_counts
+from ..lam.odd import read_as
 from ..lam.quantizer import not_yet_quantized
 
 # %% ../../nbs/10_commands/look.ipynb #9daad6a4
@@ -81,6 +82,8 @@ class LookConfig:
     # crop: the middle square of a frame; squeeze: all of it, in another shape; pad: all, with bars
     fit: Fit = "crop"
     n: Triples = 512  # triples that are measured; fewer where the model is slow
+    # read each pair both ways, z = (z_ij - z_ji) / 2; the page is in a folder of its own
+    odd: bool = False
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
 
@@ -164,6 +167,14 @@ def episode_facts(film: Film) -> dict[str, str]:
 FITS = {"crop": "the middle square", "squeeze": "all, squeezed", "pad": "all, with bars"}
 
 
+def latent_words(config: LookConfig, lam: LatentActionModel) -> str:
+    """How many numbers and codes a latent has."""
+    c = lam.config
+    if config.odd:
+        return f"{c.latent_dim} numbers, half the difference of both directions of a pair"
+    return f"{c.latent_dim} numbers" + (f", {c.tokens} codes" if c.codebook_size else "")
+
+
 def model_facts(config: LookConfig, lam: LatentActionModel, known: Mapping) -> dict[str, str]:
     """Which model it is, by name."""
     c = lam.config
@@ -173,7 +184,7 @@ def model_facts(config: LookConfig, lam: LatentActionModel, known: Mapping) -> d
         "family": lam.family,
         "parameters": number(parameter_counts(lam)["total"]),
         "sees": f"{FITS[config.fit]}, {size} x {size} pixels",
-        "a latent": f"{c.latent_dim} numbers" + (f", {c.tokens} codes" if c.codebook_size else ""),
+        "a latent": latent_words(config, lam),
         "trained on": ", ".join(trained_on(known)) or "not known",
     }
 
@@ -184,7 +195,8 @@ def folder_of(config: LookConfig) -> Path:
         return Path(config.out)
     name = Path(config.path.removeprefix("hub:").rstrip("/")).absolute()
     stem = name.stem if name.is_file() else name.name
-    return Path("runs") / "look" / f"{stem}_{model_name(config.model)}"
+    read = "_odd" if config.odd else ""
+    return Path("runs") / "look" / f"{stem}_{model_name(config.model)}{read}"
 
 
 def open_model(config: LookConfig) -> LatentActionModel:
@@ -228,10 +240,11 @@ def commands_of(config: LookConfig) -> dict[str, str]:
         for name, value in given.items()
         if value != getattr(default, name)
     ]
+    odd = " --odd" if config.odd else ""
     return {
-        "The same page again:": f"aclam-look {path} --model {model}{''.join(options)}",
+        "The same page again:": f"aclam-look {path} --model {model}{''.join(options)}{odd}",
         "Latents of every pair of frames, beside the data:": (
-            f"aclam-label --model {model} --data {path}"
+            f"aclam-label --model {model} --data {path}{odd}"
         ),
         "A model trained on these data (an hour on two cores):": (
             f"aclam-train-lam --preset ac_lam_cpu --data {path} --out runs/mine"
@@ -269,15 +282,16 @@ def find(config: LookConfig) -> Found:
     """Open, read and measure; nothing is written."""
     begun = time.monotonic()
     lam = open_model(config)
+    reading = read_as(lam, config.odd, config.model)
     known = origin(config.model)
     film = read_for(config, lam, known)
     say("measuring")
-    look = look_at(lam, film, known, config.n, device_of(config.device))
+    look = look_at(reading, film, known, config.n, device_of(config.device))
     preset = preset_of(config.model)
     judged = judgements(look.numbers, preset)
     page = Page(
         title=os.path.basename(config.path.rstrip("/")) or config.path,
-        model=model_name(config.model),
+        model=model_name(config.model) + (", read both ways" if config.odd else ""),
         likeness=likeness(film.store, known, film.shown),
         verdict=verdict(look.numbers, judged),
         judged=judged,
@@ -319,6 +333,7 @@ def run(config: LookConfig) -> None:
     model = find_model(config.model)
     folder = folder_of(config)
     about = {"path": os.path.abspath(config.path), "model": os.path.abspath(model)}
+    about |= {"odd": True} if config.odd else {}
     output_folder(folder, [config.path, model], "look", make=False)
     if (folder / "config.json").exists():
         claim(folder, about, "look")  # another's page is known before any work

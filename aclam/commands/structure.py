@@ -27,7 +27,9 @@ from ..data.source import open_dataset
 from ..device import device_of
 from ..folders import output_file
 from ..lam import PRESETS, LatentActionModel
+from ..lam.odd import read_as
 from ..lam.quantizer import not_yet_quantized
+from ..lam.registry import Lam
 from ..schema import Positive
 from ..structure.bootstrap import Intervals
 from ..structure.held_out import held_out_triples, origin
@@ -73,22 +75,25 @@ class StructureConfig:
     batch_size: int = 64  # triples at a time; five encodings and three decodings each
     device: str = "auto"  # cuda where there is one, else cpu
     intervals: Intervals = 0  # bootstrap resamples for 95 % intervals; 0 for none
+    # read each pair both ways, z = (z_ij - z_ji) / 2: two passes, no codes; the decoder stays the
+    # one that was trained on z_ij
+    odd: bool = False
     save: Path | None = None  # with --model: write the latents to this .npz, for a later --latents
     json: bool = False  # one JSON object on standard output, nothing else
 
 # %% ../../nbs/10_commands/structure.ipynb #f118d865
-def open_model(folder: Path, device: torch.device) -> LatentActionModel:
-    """The model in a folder; where it does not quantize yet, that is said."""
+def open_model(folder: Path, device: torch.device, odd: bool = False) -> Lam:
+    """The model in a folder, or its odd reading; where it does not quantize yet, that is said."""
     lam = LatentActionModel.from_pretrained(folder).to(device)
     if note := not_yet_quantized(lam):
         say(note)
-    return lam
+    return read_as(lam, odd, folder)
 
 
 def measure_model(config: StructureConfig) -> dict:
     """Measure all of `structure_metrics` for `config.model` on unseen triples of `config.data`."""
     device = device_of(config.device)
-    lam = open_model(config.model, device)
+    lam = open_model(config.model, device, config.odd)
     dataset = held_out_triples(
         open_dataset(config.data),
         lam.config.image_size,
@@ -113,6 +118,8 @@ def check_config(config: StructureConfig) -> None:
     if config.latents is None and (config.model is None or config.data is None):
         missing = "data" if config.data is None else "model"
         raise UserError(f"--{missing} is missing: a model is measured on data")
+    if config.latents and config.odd:
+        raise UserError("--odd reads a --model both ways; the latents of a file are as they are")
     if config.latents and config.save:
         raise UserError(
             "--save writes the latents of --model; those of --latents are in a file already"
@@ -155,6 +162,7 @@ class LeakageConfig:
     n: Pairs = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits
     batch_size: Positive = 128  # pairs that the model sees at a time
+    odd: bool = False  # read each pair both ways, z = (z_ij - z_ji) / 2
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
 
@@ -164,7 +172,7 @@ def measure_leakage(config: LeakageConfig) -> dict:
     if len({folder.resolve() for folder in config.data}) < len(config.data):
         raise UserError("--data names a folder twice: each is an environment of its own")
     device = device_of(config.device)
-    lam = open_model(config.model, device)
+    lam = open_model(config.model, device, config.odd)
     known = origin(config.model)
     size = lam.config.image_size
     rows = {}

@@ -25,6 +25,7 @@ from .blocks import patchify, unpatchify
 from .bottlenecks import NSVQ
 from .global_batch import interpolate, widened
 from .objective import ObjectiveConfig, pair_frames
+from .odd_idm import odd_pairs, odd_triples
 from .quantizer import LatentAction
 from .registry import LAMS, FamilyConfig, LatentActionModel, sized
 from .sizes import Depth, Heads, Pixels, Rows, Tokens, Weight, Width
@@ -261,6 +262,8 @@ def reader(c: LapaConfig) -> nn.Sequential:
 class Lapa(LatentActionModel):
     """LAPA's latent action quantization; its "normalized" pixels are in units of [0, 1]."""
 
+    reads_both_ways = True
+
     def __init__(self, c: LapaConfig):
         super().__init__(c)
         numbers = 3 * c.patch_size**2
@@ -329,11 +332,19 @@ def latents(self: Lapa, o_i: Tensor, o_j: Tensor) -> LatentAction:
     self.check_normalized(o_i=o_i, o_j=o_j)
     if not len(o_i):
         raise UserError("LAPA reads one pair of frames or more, these are none")
-    x = self.embed_frames(torch.cat([o_i, o_j]))
-    return self.quantize(self.read_pairs(x, torch.arange(len(o_i), device=o_i.device)))
+    return self.quantize(self.pair_tokens(o_i, o_j))
 
 
 @patch
+@odd_pairs
+def pair_tokens(self: Lapa, o_i: Tensor, o_j: Tensor) -> Tensor:
+    """What enters the codebook, (B, N, c), of normalized pairs."""
+    x = self.embed_frames(torch.cat([o_i, o_j]))
+    return self.read_pairs(x, torch.arange(len(o_i), device=o_i.device))
+
+
+@patch
+@odd_triples
 def triple_tokens(self: Lapa, frames: Tensor) -> Tensor:
     """Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."""
     i, j, k = self.embed_frames(frames.flatten(0, 1)).unflatten(0, (-1, 3)).unbind(1)

@@ -20,6 +20,7 @@ from .bottlenecks import make_bottleneck
 from .fdm import FDM
 from .idm import IDM
 from .objective import ObjectiveConfig, pair_frames
+from .odd_idm import odd_pairs, odd_triples
 from .quantizer import BottleneckConfig
 from aclam.lam.registry import (
     LAMS,
@@ -90,6 +91,10 @@ AC_LAM_PRESETS: dict[str, LamConfig] = {
     "no_ac_cpu": without_ac(CPU),
     "ac_lam_paper": PAPER,
     "no_ac_paper": without_ac(PAPER),
+    # z_ij = (f(i, j) - f(j, i)) / 2, without composition and with it: see the odd IDM
+    "odd_cpu": replace(without_ac(CPU), odd=True),
+    "odd_ac_cpu": replace(CPU, odd=True),
+    "odd_paper": replace(without_ac(PAPER), odd=True),
 }
 
 # %% ../../nbs/4_lam/model.ipynb #0733a03c
@@ -103,6 +108,8 @@ def make_fdm(c: LamConfig) -> FDM:
 class AcLam(LatentActionModel):
     """AC-LAM and its twin: IDM, bottleneck, FDM and, with `config.proprio_dim`, proprio FDM."""
 
+    reads_both_ways = True
+
     def __init__(self, c: LamConfig):
         super().__init__(c)
         sizes = (c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads)
@@ -113,8 +120,13 @@ class AcLam(LatentActionModel):
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
         self.check_normalized(o_i=o_i, o_j=o_j)
-        return self.quantize(self.idm(o_i, o_j))
+        return self.quantize(self.pair_tokens(o_i, o_j))
 
+    @odd_pairs
+    def pair_tokens(self, o_i: Tensor, o_j: Tensor) -> Tensor:
+        return self.idm(o_i, o_j)  # (B, N, c)
+
+    @odd_triples
     def triple_tokens(self, frames: Tensor) -> Tensor:
         return self.idm(*pair_frames(frames))  # (3B, N, c)
 

@@ -9,8 +9,9 @@ __all__ = ['CONTINUOUS', 'POTENTIAL_PRESETS', 'Potential', 'PotentialConfig', 'p
            'encode_clip', 'all_pairs', 'check_clip']
 
 # %% ../../nbs/4_lam/potential.ipynb #ee2499a7
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from fastcore.basics import patch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core import UserError
 from .blocks import PatchTokens, transformer
-from .bottlenecks import make_bottleneck
+from .bottlenecks import keeps_sign, make_bottleneck
 from .edge import check_values, evaluating
 from .global_batch import widened
 from .idm import residuals
@@ -64,6 +65,10 @@ class PotentialConfig(LamConfig):
 
     Defaults: AC-LAM's sizes.
     """
+
+    fixed: ClassVar[Mapping[str, str]] = {
+        "odd": "phi(o_j) - phi(o_i) is odd already, as it enters the bottleneck"
+    }
 
     bottleneck: BottleneckConfig = CONTINUOUS
     # nothing to ask for; > 0: "AC on top", for rounding
@@ -151,6 +156,12 @@ def quantize(self: PotentialLam, tokens: Tensor) -> LatentAction:
         return code.flatten()
     i, j, k = torch.arange(len(tokens), device=tokens.device).chunk(3)
     return self.between(code.take(torch.cat([i, j, i])), code.take(torch.cat([j, k, k])))
+
+# %% ../../nbs/4_lam/potential.ipynb #fdfb79a1
+@patch(as_prop=True)
+def is_odd(self: PotentialLam) -> bool:
+    """A difference is; the codebook of a difference rounds it otherwise than its opposite."""
+    return self.config.place == "frame" or keeps_sign(self.config.bottleneck)
 
 # %% ../../nbs/4_lam/potential.ipynb #ac7a7d1f
 @torch.no_grad()

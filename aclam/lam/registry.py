@@ -10,7 +10,7 @@ __all__ = ['LAMS', 'PRESETS', 'LamSettings', 'Lam', 'as_float', 'sized', 'Family
 
 # %% ../../nbs/4_lam/registry.ipynb #21ef81b9
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..core import UserError
 from ..kept import kept_names
 from .blocks import normalize_pixels, unnormalize_pixels
-from .bottlenecks import codebook_size
+from .bottlenecks import codebook_size, keeps_sign
 from .fdm import ProprioFDM
 from .objective import ObjectiveConfig, known_pairs, objective, pair_frames
 from .quantizer import BottleneckConfig, LatentAction
@@ -104,9 +104,13 @@ class FamilyConfig:
     tokens: Tokens = 4  # N, latent tokens a pair
     code_dim: Width = 128  # c, numbers a token
     objective: ObjectiveConfig = ObjectiveConfig()
+    # z_ij = (f(i, j) - f(j, i)) / 2 before the bottleneck: see `aclam.lam.odd_idm`
+    odd: bool = field(default=False, kw_only=True)
 
     def __post_init__(self):
         check_limits(self)
+        if self.odd and "odd" in self.fixed:
+            raise UserError(f"odd: {self.fixed['odd']}")
         if self.image_size % self.patch_size:
             sizes = f"image_size {self.image_size} is not a multiple"
             raise UserError(f"{sizes} of patch_size {self.patch_size}")
@@ -126,13 +130,15 @@ class FamilyConfig:
         """Code vectors in all codebooks together; None where nothing is quantized."""
         return codebook_size(self.tokens, self.bottleneck)
 
-    def check_heads(self, width: str, heads: str, multiple: int = 4) -> None:
-        """Refuse a width that attention heads and sine positions cannot share."""
-        size = getattr(self, width)
-        count = getattr(self, heads)
-        if size % count or size % multiple:
-            rule = f"must be a multiple of {multiple} and of {heads} {count}"
-            raise UserError(f"{width} {size} {rule}")
+# %% ../../nbs/4_lam/registry.ipynb #2f92b2d9
+@patch
+def check_heads(self: FamilyConfig, width: str, heads: str, multiple: int = 4) -> None:
+    """Refuse a width that attention heads and sine positions cannot share."""
+    size = getattr(self, width)
+    count = getattr(self, heads)
+    if size % count or size % multiple:
+        rule = f"must be a multiple of {multiple} and of {heads} {count}"
+        raise UserError(f"{width} {size} {rule}")
 
 # %% ../../nbs/4_lam/registry.ipynb #89893d5b
 @dataclass(frozen=True)
@@ -192,6 +198,7 @@ class LatentActionModel(Pretrained, nn.Module):
     """
 
     registry = LAMS
+    reads_both_ways: ClassVar[bool] = False  # whether the family has the form of `config.odd`
 
     def __new__(cls, config: FamilyConfig | None = None):
         family = LAMS.family_of(config) if cls is LatentActionModel else cls
@@ -201,6 +208,8 @@ class LatentActionModel(Pretrained, nn.Module):
 
     def __init__(self, config: FamilyConfig):
         super().__init__()
+        if config.odd and not self.reads_both_ways:
+            raise UserError(f"odd: the family {self.family} has no odd form, see aclam.lam.odd_idm")
         self.config = config
         self.proprio_fdm: ProprioFDM | None = None
 
@@ -219,6 +228,13 @@ class LatentActionModel(Pretrained, nn.Module):
     def quantize(self, tokens: Tensor) -> LatentAction:
         """The latents that the bottleneck makes of such tokens."""
         raise NotImplementedError
+
+# %% ../../nbs/4_lam/registry.ipynb #60e968fa
+@patch(as_prop=True)
+def is_odd(self: LatentActionModel) -> bool:
+    """Whether z_ij = -z_ji by construction, behind the bottleneck, too."""
+    bottleneck = getattr(self.config, "bottleneck", None)
+    return self.config.odd and bottleneck is not None and keeps_sign(bottleneck)
 
 # %% ../../nbs/4_lam/registry.ipynb #e3adfec7
 @patch(as_prop=True)

@@ -23,6 +23,7 @@ from .bottlenecks import make_bottleneck
 from .edge import Form, check_values, evaluating
 from .instructions import T5_BASE, TextConfig, instruction_words
 from .objective import pair_frames
+from .odd_idm import odd_pairs, odd_triples
 from .quantizer import BottleneckConfig, LatentAction
 from .registry import LAMS, LatentActionModel
 from aclam.lam.univla_parts import (
@@ -68,6 +69,7 @@ UNIVLA_PRESETS = {
 class UniVLA(LatentActionModel):
     """UniVLA's latent action model, on features of pairs of frames."""
 
+    reads_both_ways = True
     checkpoints = (".ckpt",)
 
     def __init__(self, c: UniVLAConfig):
@@ -144,11 +146,19 @@ def quantize(self: UniVLA, tokens: Tensor) -> LatentAction:
 def latents(self: UniVLA, o_i: Tensor, o_j: Tensor, words: Words | None = None) -> LatentAction:
     """Latents of pairs of features."""
     self.check_normalized(o_i=o_i, o_j=o_j)
-    parent = torch.arange(len(o_i), device=o_i.device)
-    return self.quantize(self.read_pairs(torch.cat([o_i, o_j]), len(o_i), parent, words))
+    return self.quantize(self.pair_tokens(o_i, o_j, words))
 
 
 @patch
+@odd_pairs
+def pair_tokens(self: UniVLA, o_i: Tensor, o_j: Tensor, words: Words | None = None) -> Tensor:
+    """What enters the bottlenecks, (B, sets * N, c), of pairs of features."""
+    parent = torch.arange(len(o_i), device=o_i.device)
+    return self.read_pairs(torch.cat([o_i, o_j]), len(o_i), parent, words)
+
+
+@patch
+@odd_triples
 def triple_tokens(self: UniVLA, frames: Tensor, words: Words | None = None) -> Tensor:
     """Tokens of ij, jk, ik: i and j are first frames, j, k and k follow i, j and i."""
     i, j, k = frames.unbind(1)
@@ -303,6 +313,7 @@ SHARED = (
     "registers",
     "tokens",
     "code_dim",
+    "odd",
 )
 
 

@@ -27,6 +27,8 @@ from .bottlenecks import make_bottleneck
 from .edge import check_values, evaluating
 from .global_batch import interpolate
 from .objective import ObjectiveConfig, pair_frames
+from .odd import odd_part
+from .odd_idm import odd_pairs, odd_triples
 from .quantizer import BottleneckConfig, LatentAction
 from .registry import LAMS, LatentActionModel, ProprioConfig
 from .sizes import Depth, Heads, Ratio, Tokens, Width
@@ -330,6 +332,8 @@ def xavier(module: nn.Module) -> None:
 class VillaX(LatentActionModel):
     """villa-X: factorized causal IDM, ViT FDM and, with `config.proprio_dim`, proprio FDM."""
 
+    reads_both_ways = True
+
     def __init__(self, c: VillaXConfig):
         super().__init__(c)
         self.idm = VillaIDM(c).apply(xavier)
@@ -341,9 +345,13 @@ class VillaX(LatentActionModel):
 
     def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
         self.check_normalized(o_i=o_i, o_j=o_j)
+        return self.quantize(self.pair_tokens(o_i, o_j))
+
+    @odd_pairs
+    def pair_tokens(self, o_i: Tensor, o_j: Tensor) -> Tensor:
         first, second = self.idm.embed_frames(torch.cat([o_i, o_j])).chunk(2)
         parent = torch.arange(len(o_i), device=o_i.device)
-        return self.quantize(self.idm.pairs(first, second, parent))
+        return self.idm.pairs(first, second, parent)  # (B, N, c)
 
     def quantize(self, tokens: Tensor) -> LatentAction:
         return self.bottleneck(tokens).flatten()
@@ -354,6 +362,7 @@ class VillaX(LatentActionModel):
 
 # %% ../../nbs/4_lam/villa_x.ipynb #4e778cd5
 @patch
+@odd_triples
 def triple_tokens(self: VillaX, frames: Tensor) -> Tensor:
     """Tokens of the pairs ij, jk, ik of normalized triples (B, 3, 3, S, S)."""
     B = len(frames)
@@ -372,9 +381,18 @@ def encode_clip(self: VillaX, o: Tensor) -> LatentAction:
         raise UserError(f"a film of {len(o)} frames has no step: at least 2 are expected")
     window = min(len(o), self.config.window)
     with evaluating(self):
-        clips = self.normalize(o).unfold(0, window, 1).movedim(-1, 1)
-        tokens = self.idm.clips(clips)  # (T - window + 1, window - 1, N, c)
-        return self.quantize(torch.cat([tokens[0], tokens[1:, -1]]))
+        film = self.normalize(o)
+        tokens = self.film_tokens(film, window)
+        if self.config.odd:
+            tokens = odd_part(tokens, self.film_tokens(film.flip(0), window).flip(0))
+        return self.quantize(tokens)
+
+
+@patch
+def film_tokens(self: VillaX, film: Tensor, window: int) -> Tensor:
+    """What enters the bottleneck, (T - 1, N, c), of a normalized film in sliding windows."""
+    tokens = self.idm.clips(film.unfold(0, window, 1).movedim(-1, 1))
+    return torch.cat([tokens[0], tokens[1:, -1]])  # of (T - window + 1, window - 1, N, c)
 
 # %% ../../nbs/4_lam/villa_x.ipynb #980e1b76
 def check_three_ways(lam: VillaX, triples: Tensor, tol: float = 1e-5) -> float:

@@ -43,6 +43,9 @@ class CompareConfig:
     probe_n: Positive = 3200  # pairs of each store for the environment probe (Appendix C: 100 x 32)
     intervals: Intervals = 1000  # bootstrap samples of episodes
     workers: Positive = 1  # trainings at a time, each in a process with one thread
+    # measure every model read both ways, z = (z_ij - z_ji) / 2; one that is odd already as it is.
+    # The trainings are the same, and what was measured as trained is kept
+    odd: bool = False
     minutes: NonNegative = 0.0  # stop then; the same command goes on where it was; 0: no limit
     device: str = "auto"  # for measuring; training uses what there is
     json: bool = False  # results.json on standard output, nothing else

@@ -297,7 +297,7 @@ CODES = "codes_used"
 def codes_sentence(numbers: Mapping) -> str:
     """How many codes are in use; '' where nothing is quantized."""
     if CODES not in numbers:
-        return "This model has no codebook: its latents are plain numbers."
+        return "These latents are of no codebook: they are plain numbers."
     used = number(numbers[CODES])
     there = numbers.get("codebook_size")
     of = f" of {number(there)}" if there else ""

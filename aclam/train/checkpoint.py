@@ -193,7 +193,8 @@ FREE = (  # settings that may change: the weights do not depend on them, up to r
     *("num_workers", "prefetch", "loader_timeout_s", "group_timeout_s"),
     *("compile", "checkpoint_activations", "shard"),
 )
-DEFAULTS = {"train.exact_accumulation": False, "train.tf32": True}  # of older runs, which lack them
+# of older runs, which lack them
+DEFAULTS = {"train.exact_accumulation": False, "train.tf32": True, "model.odd": False}
 
 
 # what decides the data, see `aclam.data.identity`: runs of an older version do not name it

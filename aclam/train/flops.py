@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/flops.html.md"""
 
 # %% auto #0
 __all__ = ['Cost', 'keep', 'product', 'linear', 'scores', 'attention', 'norm', 'convolution', 'frozen', 'Stack', 'Part', 'mlp',
-           'vit_block', 'vit', 'RowCost', 'patches', 'numbers_a_patch', 'frame_bytes', 'fdm_passes', 'patch_encoder',
-           'patch_decoder', 'proprio_fdm', 'ac_lam_cost', 'potential_cost']
+           'vit_block', 'vit', 'RowCost', 'patches', 'numbers_a_patch', 'frame_bytes', 'encoder_passes', 'fdm_passes',
+           'patch_encoder', 'patch_decoder', 'proprio_fdm', 'ac_lam_cost', 'potential_cost']
 
 # %% ../../nbs/8_train/flops.ipynb #44f40faf
 from dataclasses import astuple, dataclass
@@ -185,6 +185,11 @@ def frame_bytes(config, frames: int) -> float:
     return 5.0 * frames * 3 * config.image_size**2
 
 
+def encoder_passes(config) -> int:
+    """How often a pair is read: twice by an odd IDM, there and back."""
+    return 2 if config.odd else 1
+
+
 def fdm_passes(config) -> int:
     """Passes through the FDM for each triple: one a pair, and one for the sum where Eq. 5 asks."""
     objective = config.objective
@@ -223,7 +228,8 @@ def proprio_fdm(config) -> Part:
 def ac_lam_cost(config: LamConfig) -> RowCost:
     """Three pairs through the encoder."""
     decoder = fdm_passes(config) * patch_decoder(config) + proprio_fdm(config)
-    return RowCost(3 * patch_encoder(config, frames=2), decoder, batch=frame_bytes(config, 3))
+    encoder = 3 * encoder_passes(config) * patch_encoder(config, frames=2)
+    return RowCost(encoder, decoder, batch=frame_bytes(config, 3))
 
 
 def potential_cost(config: PotentialConfig) -> RowCost:

@@ -21,6 +21,7 @@ from aclam.train.flops import (
     Stack,
     attention,
     convolution,
+    encoder_passes,
     fdm_passes,
     frame_bytes,
     frozen,
@@ -120,7 +121,8 @@ def villa_cost(config: VillaXConfig) -> RowCost:
     """The queries of the pooling are made once a batch."""
     decoder = fdm_passes(config) * villa_decoder(config) + proprio_fdm(config)
     queries = linear(config.tokens, config.idm_width, config.idm_width)
-    return RowCost(villa_encoder(config), decoder, once=queries, batch=frame_bytes(config, 3))
+    encoder = encoder_passes(config) * villa_encoder(config)
+    return RowCost(encoder, decoder, once=queries, batch=frame_bytes(config, 3))
 
 # %% ../../nbs/8_train/flops_lams.ipynb #7360b250
 def unit_attention(rows: float, n: float, config: LapaConfig) -> Cost:
@@ -221,7 +223,8 @@ def lapa_cost(config: LapaConfig) -> RowCost:
     steps = (2 * config.side - 1) ** 2
     table = linear(steps, 2, w, into=False) + linear(steps, w, w) + linear(steps, w, config.heads)
     decoder = fdm_passes(config) * lapa_decoder(config)
-    return RowCost(lapa_encoder(config), decoder, once=2 * table, batch=frame_bytes(config, 3))
+    encoder = encoder_passes(config) * lapa_encoder(config)
+    return RowCost(encoder, decoder, once=2 * table, batch=frame_bytes(config, 3))
 
 # %% ../../nbs/8_train/flops_lams.ipynb #15a7b96e
 WORDS = 16  # of an instruction, the longest of a batch  # assumed
@@ -300,4 +303,5 @@ def univla_cost(config: UniVLAConfig) -> RowCost:
     decoder = fdm_passes(config) * univla_decoder(config, words) + text
     features = 4.0 * 3 * patches(config) * config.vision_width
     batch = frame_bytes(config, 3) + features
-    return RowCost(univla_encoder(config, words), decoder, univla_vision(config), batch=batch)
+    encoder = encoder_passes(config) * univla_encoder(config, words)
+    return RowCost(encoder, decoder, univla_vision(config), batch=batch)

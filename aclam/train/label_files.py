@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/label_files.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'LABEL_AGAIN', 'TOLERANCE', 'schema', 'LabelsAbout', 'store_hash', 'same_data',
-           'described', 'Labels', 'read_labels', 'as_array', 'blocks', 'rows_of', 'labels_of', 'LabelColumns',
-           'to_lerobot', 'check_labels', 'place_of', 'same_files']
+           'described', 'Labels', 'read_labels', 'as_array', 'blocks', 'rows_of', 'model_identity', 'labels_of',
+           'LabelColumns', 'to_lerobot', 'check_labels', 'place_of', 'same_files']
 
 # %% ../../nbs/8_train/label_files.ipynb #58d324d2
 from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ from ..data.identity import identity
 from ..data.lerobot_columns import add_columns, is_whole_lerobot, names_of
 from ..data.lerobot_writer import write_lerobot
 from ..data.store import Store
+from ..lam.odd import trained_model
 from ..lam.registry import Lam
 from ..schema import Count, check
 
@@ -201,6 +202,16 @@ def rows_of(labels: Labels, column: str, rows: Sequence[int]) -> np.ndarray:
     return out
 
 # %% ../../nbs/8_train/label_files.ipynb #aac6fe90
+def model_identity(lam: Lam, weights: str = "") -> dict:
+    """What `labels.json` says of a model, and whether it was read both ways: other latents.
+
+    weights: its `weights_hash`, where the caller knows it.
+    """
+    trained = trained_model(lam)
+    about = {"weights": weights or weights_hash(trained), "image_size": lam.config.image_size}
+    return about if trained is lam else about | {"odd": True}
+
+
 def labels_of(
     store: Store,
     lam: Lam,
@@ -208,7 +219,7 @@ def labels_of(
     weights: str = "",  # the model's `weights_hash`, where the caller knows it
 ) -> dict[int, Path]:
     """Offset -> folder of finished labels of this model and this store, beside the store."""
-    model = {"weights": weights or weights_hash(lam), "image_size": lam.config.image_size}
+    model = model_identity(lam, weights)
     there: dict[str, dict[int, Path]] = {kind: {} for kind in values}
     for file in sorted((Path(store.folder) / "labels").glob("*/labels.json")):
         about = {"values": "float32"} | read_json(file, dict)

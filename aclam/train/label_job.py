@@ -27,10 +27,10 @@ from ..data.store import Store
 from ..data.trajectory import Trajectory
 from ..kept import find_model
 from ..lam import LatentActionModel
+from ..lam.odd import read_as
 from ..lam.registry import Lam
 from ..schema import Count, Positive, check_fields
-from .label_files import FORMAT, FORMAT_VERSION, schema, store_hash
-from ..weights import weights_hash
+from .label_files import FORMAT, FORMAT_VERSION, model_identity, schema, store_hash
 from .label_plan import Piece, parse_shard, plan
 from .pairs import batches, encode_pairs, pair_rows
 
@@ -56,6 +56,7 @@ class LabelConfig:
     # also write data and labels together, as a LeRobot dataset in this folder: one that was LeRobot
     # keeps its version, names, cameras, columns and videos; other data become v3.0
     lerobot: Path | None = None
+    odd: bool = False  # read pairs both ways, z = (z_ij - z_ji) / 2: no codes; usual NAME: .._odd
     # codes: no latents; else latents, and codes if any
     values: Literal["codes", "float16", "float32"] = "float32"
     # I/N, 0/N to (N-1)/N: this share of the pieces alone, at any time, on any machine
@@ -82,7 +83,7 @@ def model_name(model: Path) -> str:
 
 def folder_of(config: LabelConfig) -> Path:
     """Where the labels go."""
-    name = config.name or model_name(config.model)
+    name = config.name or model_name(config.model) + ("_odd" if config.odd else "")
     if name != Path(name).name or name.startswith("."):
         raise UserError(
             f"--name {short(name)}: a name of labels expected, without slashes or dots before it"
@@ -135,13 +136,13 @@ def job_of(lam: Lam, store: Store, config: LabelConfig) -> dict:
         "values": config.values,
         "batch_size": config.batch_size,
         "piece_frames": config.piece_frames,
-        "model": {"weights": weights_hash(lam), "image_size": lam.config.image_size},
+        "model": model_identity(lam),
         "store": store_hash(store),
         "data": identity(store),
         "frames": sum(map(len, store.trajectories)),
     }
 
-
+# %% ../../nbs/8_train/label_job.ipynb #7f82ab99
 def schema_of(lam: Lam, config: LabelConfig) -> pa.Schema:
     """The schema for a model; it has a codebook where its first latent has codes."""
     size = lam.config.image_size
@@ -149,6 +150,11 @@ def schema_of(lam: Lam, config: LabelConfig) -> pa.Schema:
     with torch.inference_mode():
         one = lam.eval().encode(blank, blank)
     tokens = None if one.indices is None else one.indices.flatten(1).shape[1]
+    if config.values == "codes" and config.odd:
+        raise UserError(
+            "--values codes and --odd: half the difference of two code vectors is in no codebook, "
+            "so there are no codes to keep: --values float16 or float32"
+        )
     if config.values == "codes" and not tokens:
         raise UserError(
             f"{config.model} has no codebook, so there are no codes to keep: --values float16 or "
@@ -187,7 +193,8 @@ def open_job(config: LabelConfig, device: torch.device | str = "cpu") -> Job:
     check_options(config)
     store = open_dataset(config.data, broken=Broken(config.skip_broken))
     check_config(config, store)
-    lam = LatentActionModel.from_pretrained(config.model).to(device)
+    trained = LatentActionModel.from_pretrained(config.model).to(device)
+    lam = read_as(trained, config.odd, config.model)
     return Job(
         config=config,
         store=store,

@@ -26,6 +26,8 @@ from ..data.source import Broken, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
+from ..lam.odd import read_as, trained_model
+from ..lam.registry import Lam
 from ..policy.model import PRESETS, Pair, Policy, PolicyConfig, draw_noise
 from ..policy.small_vlm import VlmConfig
 from ..policy.vlm import load_weights
@@ -84,6 +86,7 @@ class PolicyTrainConfig:
     video_share: Part = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
     # a latent action model: name, folder or OWNER/NAME; none with presets that end in _wo_lam
     lam: str = ""
+    odd: bool = False  # read the latent action model both ways, z = (z_ij - z_ji) / 2
     val_fraction: Share = 0.05  # of the episodes of `data`; at least one; not used for training
     # gets config.json, metrics.jsonl, tb/, checkpoints/, model/, result.json
     out: str = "runs/policy"
@@ -138,6 +141,8 @@ def check_settings(c: PolicyTrainConfig) -> None:
         raise UserError(
             f"the preset {c.preset} has no latent expert: leave out --lam, or choose another preset"
         )
+    if c.odd and not c.lam:
+        raise UserError("--odd reads the model of --lam both ways: which one?")
 
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 class Recording(NamedTuple):
@@ -150,7 +155,7 @@ class Recording(NamedTuple):
 def open_recordings(
     store: Store,
     config: PolicyTrainConfig,
-    lam: LatentActionModel | None,
+    lam: Lam | None,
     weights: str | None,  # the model's `weights_hash`
 ) -> list[Recording]:
     """The episodes of a store, decoded to the policy's size once where `cache_gib` allows it."""
@@ -167,9 +172,15 @@ def latents_in(recordings: Sequence[Recording]) -> dict[str, str]:
     return {"latents": "float16" if "float16" in kinds else "float32"}
 
 
-def open_lam(folder: str) -> LatentActionModel | None:
-    """The latent action model in a folder, on this process's device; None for ''."""
-    return LatentActionModel.from_pretrained(folder).to(PartialState().device) if folder else None
+def open_lam(folder: str, odd: bool = False) -> Lam | None:
+    """The latent action model in a folder, or its odd reading, on this process's device.
+
+    None for ''.
+    """
+    if not folder:
+        return None
+    lam = LatentActionModel.from_pretrained(folder).to(PartialState().device)
+    return read_as(lam, odd, folder)
 
 # %% ../../nbs/8_train/policy.ipynb #3e1f1aff
 class Roles(NamedTuple):
@@ -181,9 +192,7 @@ class Roles(NamedTuple):
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
-def assign_roles(
-    config: PolicyTrainConfig, lam: LatentActionModel | None, weights: str | None
-) -> Roles:
+def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None) -> Roles:
     """Open all folders, and give each recording its role."""
     recordings = []
     held_out = []
@@ -230,7 +239,7 @@ class PolicyData:
     description: dict  # for config.json: what would make it another run
 
 
-def fit_to_data(model: PolicyConfig, t: Trajectory, lam: LatentActionModel | None) -> PolicyConfig:
+def fit_to_data(model: PolicyConfig, t: Trajectory, lam: Lam | None) -> PolicyConfig:
     """The policy's settings with the sizes of states, commands and latents."""
     if lam is not None:
         model = replace(model, latent_dim=lam.config.latent_dim)
@@ -243,8 +252,8 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
 
     Errors (`UserError`) name the folder or episode and what is wrong.
     """
-    lam = open_lam(config.lam)
-    weights = None if lam is None else weights_hash(lam)
+    lam = open_lam(config.lam, config.odd)
+    weights = None if lam is None else weights_hash(trained_model(lam))
     roles = assign_roles(config, lam, weights)
     model = fit_to_data(config.model, roles.acting[0].trajectory, lam)
 
@@ -277,6 +286,7 @@ def describe(config: PolicyTrainConfig, roles: Roles, weights: str | None) -> di
         "brightness": config.brightness,
         "proprio_noise": config.proprio_noise,
         "lam": weights,
+        **({"odd": True} if config.odd else {}),
     }
 
 # %% ../../nbs/8_train/policy.ipynb #0387254b
