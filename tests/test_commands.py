@@ -291,7 +291,7 @@ def test_the_kept_help_has_every_option_of_the_program():
         names = option_names(config_type)
         # a first field that is no option stands in the usage, in capitals
         usage = re.sub(r"\[[^\]]*\]", "", entry.help_for(prog, first).split("\n")[0])
-        is_positional = re.search(r" [A-Z]", usage)
+        is_positional = re.search(r" [A-Z{]", usage)
         given = [f"{name}=1" for name in names[bool(is_positional) :]]
         assert given, words
         entry.check_options([*first, *given], prog)
