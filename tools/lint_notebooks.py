@@ -475,17 +475,12 @@ SHOWS = {"print", "display"}
 # outputs of these are still to be saved: run one with --save, and take it off the list
 UNSAVED = {
     "nbs/3_data/cache.ipynb",
-    "nbs/3_data/jpeg.ipynb",
     "nbs/3_data/layout.ipynb",
     "nbs/3_data/mixture.ipynb",
     "nbs/3_data/recipe.ipynb",
-    "nbs/3_data/rotation.ipynb",
     "nbs/3_data/trajectory.ipynb",
     "nbs/3_data/triples.ipynb",
-    "nbs/5_structure/leakage.ipynb",
-    "nbs/5_structure/measure.ipynb",
     "nbs/8_train/stop.ipynb",
-    "nbs/walks.ipynb",
 }
 PARAGRAPHS = (ast.For, ast.With)  # their bodies run as they stand; those of `if` and `try` may not
 
