@@ -536,7 +536,7 @@ def _comments(code: str) -> list[str]:
 
 BRITISH = re.compile(
     r"\b((un)?(label|model|travel|cancel|signal)l(ed|ing|er|ers)|(colou|behaviou|neighbou|favou|honou)r\w*"
-    r"|centre[ds]?|centring|metres?|grey|fibre|licence|artefacts?|catalogue|programme|defence|judgement"
+    r"|centre[ds]?|centring|metres?|grey|fibre|artefacts?|catalogue|programme|defence|judgement"
     r"|analys(e|ed|ing)|whilst|(normal|optim|minim|maxim|organ|recogn|initial|summar|general|random|visual"
     r"|parametr|regular|quant|token|discret|util|penal|character|emphas|real|standard)is(e|es|ed|ing|ation))\b",
     re.IGNORECASE,

@@ -105,7 +105,7 @@ class Recipe:
     kind: str  # "robot" or "human"
     embodiment: str
     homepage: str
-    license: str
+    licence: str
     access: str  # what stands between a user and the data
     camera: CameraView
     offset_s: tuple[Finite, Finite]  # least and largest offset, Appendix A.1
