@@ -171,7 +171,7 @@ def test_a_comparison(tmp_path):
     assert read["read"] == "both ways" and "read" not in plain and "--odd" in read["command"]
     assert "both ways" in comparison.as_text(read)
     one, two = (found["models"]["no_ac_cpu"]["0"]["structure"]["left"] for found in (plain, read))
-    assert two["inverse"] < 1e-6 < one["inverse"] and two["copy"] == one["copy"]
+    assert two["inverse"] < 1e-6 < one["inverse"] and two["n"] == one["n"]
     again = comparison.compare(config, train)
     assert again["table_1"] == plain["table_1"], "what was measured as trained is kept"
     same = [found["models"]["potential_lam_cpu"]["0"]["structure"] for found in (plain, read)]
