@@ -405,7 +405,7 @@ def worth_text(table: Mapping) -> str:
     lines.append(f"{made['seconds']:.0f} s of encoding and probing, commit {made['commit']}")
     return "\n".join(lines[1:])
 
-# %% ../../nbs/5_structure/worth.ipynb #7ff0f281
+# %% ../../nbs/5_structure/worth.ipynb #6fb37995
 def error_of(table: Mapping, feature: str, source: str, **wanted: object) -> dict:
     """The row of a feature on a source; by default of the MLP, to the displacement, all labels."""
     usual = {"task": "displacement", "split": "episodes", "probe": "mlp", "all": True}
