@@ -81,9 +81,10 @@ def motion_rows(
     trajectories: Sequence[Trajectory], n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (n, 3) drawn as in training, and how the hand moved from i to j, (n, 3)."""
+    hands = [positions(t) for t in trajectories]
+    stacked([hand[0] for hand in hands], "the robot's state")  # or a `UserError`
     data = TripleDataset(trajectories, TripleConfig(seed=seed), length=n)
     where = np.array([data.draw(row)[:3] for row in range(n)], np.int64)
-    hands = [positions(t) for t in trajectories]
     moved = [hands[e][j] - hands[e][i] for e, i, j in where]
     return where, stacked(moved, "the robot's state").astype(np.float64)
 

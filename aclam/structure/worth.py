@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/5_structure/worth.html.md"""
 # %% auto #0
 __all__ = ['SHARES', 'LEAST_EPISODES', 'PROBES', 'ARM_BUDGETS', 'Split', 'place_of', 'by_episode', 'by_arm', 'ProbeConfig',
            'Reduced', 'reduced', 'drawn_labels', 'StackedMLP', 'Problem', 'as_problem', 'mlp', 'linear', 'Errors',
-           'errors_of', 'pooled', 'worth_rows', 'chosen', 'by_error', 'worth_table', 'worth_text']
+           'errors_of', 'pooled', 'worth_rows', 'chosen', 'by_error', 'worth_table', 'worth_text', 'error_of']
 
 # %% ../../nbs/5_structure/worth.ipynb #e631a13a
 from collections.abc import Callable, Mapping, Sequence
@@ -404,3 +404,13 @@ def worth_text(table: Mapping) -> str:
     made = table["made"]
     lines.append(f"{made['seconds']:.0f} s of encoding and probing, commit {made['commit']}")
     return "\n".join(lines[1:])
+
+# %% ../../nbs/5_structure/worth.ipynb #6fb37995
+def error_of(table: Mapping, feature: str, source: str, **wanted: object) -> dict:
+    """The row of a feature on a source; by default of the MLP, to the displacement, all labels."""
+    usual = {"task": "displacement", "split": "episodes", "probe": "mlp", "all": True}
+    asked = {**usual, "feature": feature, "source": source, **wanted}
+    found = chosen(table["rows"], **asked)
+    if not found:
+        raise UserError(f"the table has no row of {feature} on {source} as asked")
+    return found[0]
