@@ -4008,10 +4008,7 @@ d = { 'settings': { 'branch': 'main',
                                        'aclam.structure.worth.chosen': ('5_structure/worth.html#chosen', 'aclam/structure/worth.py'),
                                        'aclam.structure.worth.drawn_labels': ( '5_structure/worth.html#drawn_labels',
                                                                                'aclam/structure/worth.py'),
-<<<<<<< HEAD
-=======
                                        'aclam.structure.worth.error_of': ('5_structure/worth.html#error_of', 'aclam/structure/worth.py'),
->>>>>>> h_worth
                                        'aclam.structure.worth.errors_of': ('5_structure/worth.html#errors_of', 'aclam/structure/worth.py'),
                                        'aclam.structure.worth.linear': ('5_structure/worth.html#linear', 'aclam/structure/worth.py'),
                                        'aclam.structure.worth.mlp': ('5_structure/worth.html#mlp', 'aclam/structure/worth.py'),
