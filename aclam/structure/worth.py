@@ -82,8 +82,8 @@ class ProbeConfig:
     hidden: Positive = 256  # width of the two hidden layers
     steps: Positive = 500  # at most; the best by the middle part is kept
     batch_size: Positive = 128  # labels a step
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegative = 0.05
+    lr: PositiveFloat = 1e-3  # of AdamW
+    weight_decay: NonNegative = 0.05  # AdamW's, too
     check_every: Positive = 20  # steps between looks at the middle part
     components: Positive = 256  # columns of a wide feature that are kept
     seeds: Positive = 3  # probes, each with labels and weights of its own
