@@ -135,6 +135,10 @@ EXAMPLES |= {
         "aclam-structure --model runs/lam --data data/emoji",
         "aclam-structure compare --data data/emoji --models ac_lam_cpu no_ac_cpu",
     ),
+    "aclam-structure worth": (
+        "aclam-structure worth --data data/emoji",
+        "aclam-structure worth --models ac_lam_cpu runs/lam --data data/emoji --json",
+    ),
     "aclam-structure leakage": (
         "aclam-structure leakage --model runs/lam --data data/emoji data/other",
         "aclam-structure leakage --model runs/lam --data data/emoji --json",

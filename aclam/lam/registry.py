@@ -208,7 +208,8 @@ class LatentActionModel(Pretrained, nn.Module):
 
     def __init__(self, config: FamilyConfig):
         super().__init__()
-        if config.odd and not self.reads_both_ways:
+        # settings of a family of others need not have it
+        if getattr(config, "odd", False) and not self.reads_both_ways:
             raise UserError(f"odd: the family {self.family} has no odd form, see aclam.lam.odd_idm")
         self.config = config
         self.proprio_fdm: ProprioFDM | None = None
@@ -234,7 +235,8 @@ class LatentActionModel(Pretrained, nn.Module):
 def is_odd(self: LatentActionModel) -> bool:
     """Whether z_ij = -z_ji by construction, behind the bottleneck, too."""
     bottleneck = getattr(self.config, "bottleneck", None)
-    return self.config.odd and bottleneck is not None and keeps_sign(bottleneck)
+    asked = getattr(self.config, "odd", False)
+    return asked and bottleneck is not None and keeps_sign(bottleneck)
 
 # %% ../../nbs/4_lam/registry.ipynb #e3adfec7
 @patch(as_prop=True)
