@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import re
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -209,12 +208,11 @@ def nvidia_smi() -> str | None:
 
 def host() -> dict[str, Any]:
     """What limits the processes that load data: memory, shared memory, open files."""
-    shared = Path("/dev/shm")
     pages = {name: os.sysconf(f"SC_{name}") for name in ("PHYS_PAGES", "AVPHYS_PAGES", "PAGE_SIZE")}
     return {
         "host_memory_gib": pages["PHYS_PAGES"] * pages["PAGE_SIZE"] / 2**30,
         "host_memory_free_gib": pages["AVPHYS_PAGES"] * pages["PAGE_SIZE"] / 2**30,
-        "shared_memory_gib": shutil.disk_usage(shared).total / 2**30 if shared.is_dir() else None,
+        "shared_memory_gib": loading.shared_memory()[1] / 2**30,
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     }
 

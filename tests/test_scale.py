@@ -5,6 +5,7 @@ family of models.
 import shutil
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,11 +69,29 @@ def test_bf16_trains_through_the_opening_of_the_codes(name):
     assert narrow["losses"] != wide["losses"]  # it was bfloat16
 
 
+class HostCopies(TorchDispatchMode):
+    """Notes where numbers of the host are copied to the device, for which the host waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in (out, *args) if isinstance(x, torch.Tensor)]
+        if func.__name__.startswith(("_to_copy", "copy_")) and len(tensors) > 1:
+            on = {x.device.type for x in tensors}
+            if on == {"cpu", "cuda"}:
+                frames = [f for f in traceback.extract_stack() if "/aclam/" in f.filename]
+                self.seen.add(f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?")
+        return out
+
+
 @pytest.mark.parametrize("quantizes", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
-    """On fake CUDA tensors: layer norms give float32 there, and whatever mixes precisions fails as
-    on a GPU.
+def test_a_step_follows_the_rules_of_cuda(name, quantizes, data):
+    """On fake CUDA tensors: layer norms give float32 there, whatever mixes precisions fails as on a
+    GPU, and no constant is copied from the host.
     """
     objective = step.LossModule(opened(build(name), quantizes))
     batch = data[name == "policy"].batch(range(2))
@@ -86,11 +105,24 @@ def test_a_step_follows_the_autocast_rules_of_cuda(name, quantizes, data):
         torch.set_autocast_dtype("cuda", torch.bfloat16)
         torch.set_autocast_enabled("cuda", True)
         try:
-            with micro_batch(MicroBatch(fake(torch.arange(2)), 2)):
+            with micro_batch(MicroBatch(fake(torch.arange(2)), 2)), HostCopies() as copies:
                 loss, _ = functional_call(objective, state, (inputs,))
         finally:
             torch.set_autocast_enabled("cuda", False)
     assert loss.device.type == "cuda" and loss.dtype == torch.float32
+    assert not copies.seen
+
+
+def test_a_copy_from_the_host_is_noticed():
+    with FakeTensorMode():
+        there = torch.empty(3, device="cuda")
+        with HostCopies() as copies:
+            there.new_full((), 0.5)
+            there + 1
+        assert not copies.seen
+        with HostCopies() as copies:
+            there.new_tensor((0.5, 0.2, 0.1))
+        assert copies.seen
 
 
 @pytest.mark.parametrize("quantizes", [False, True])
