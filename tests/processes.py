@@ -38,5 +38,5 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def all_gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
+def all_gone(pids: Iterable[int], seconds: float = 20.0) -> bool:
     return kill_table.wait_for(lambda: not any(map(alive, pids)), seconds)

@@ -115,14 +115,14 @@ def test_a_section_that_dies_or_hangs_costs_only_itself(tmp_path, monkeypatch, c
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     monkeypatch.setattr(bench_gpu.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(bench_gpu, "allowed", lambda name, *_: 0.3 if name == "curves" else 20)
+    monkeypatch.setattr(bench_gpu, "allowed", lambda name, *_: 0.3 if name == "curves" else 200)
     monkeypatch.setattr(bench_gpu, "PATIENCE_S", 0.5)
     monkeypatch.setattr(bench_gpu, "forks", lambda args: False)  # the stub is a program
     start = time.monotonic()
     status = bench_gpu.main(
         ["--tiny", "--out", str(tmp_path / "out"), "--only", "sweep", "curves", "machine"]
     )
-    assert time.monotonic() - start < 15 and status == 1
+    assert time.monotonic() - start < 60 and status == 1
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     states = {name: (row["status"], row["result"]) for name, row in report["sections"].items()}
     assert states["machine"] == ("done", {"card": "stub"})

@@ -45,12 +45,12 @@ def test_who_stops_listening_ends_the_workers():
     children = [p.pid for p in set(psutil.Process().children()) - others]
     begun = time.monotonic()
     results.close()
-    assert len(children) == 2 and all_gone(children, 2) and time.monotonic() - begun < 2
+    assert len(children) == 2 and all_gone(children) and time.monotonic() - begun < 30
 
 
 # from the signal to the end of the command; both stop at once, but on a busy machine Python takes
 # seconds to take PyTorch down, which only rollouts have loaded
-PATIENCE_S = {"prepare": 3.0, "rollout": 8.0}
+PATIENCE_S = 25.0  # alone on a machine: 1 to 3; all the work would take minutes
 COMMANDS = {
     "prepare": "from aclam.commands.data import main; main()",
     "rollout": "from aclam.policy.rollout import main; main()",
@@ -89,7 +89,7 @@ def test_workers_end_with_their_command(tmp_path, command, number, late):
     run.send_signal(number)
     said, _ = run.communicate(timeout=30)
     seconds = time.monotonic() - begun
-    assert len(workers) == 2 and all_gone(workers, 2), said
-    assert seconds < PATIENCE_S[command] and "Traceback" not in said, (seconds, said)
+    assert len(workers) == 2 and all_gone(workers), said
+    assert seconds < PATIENCE_S and "Traceback" not in said, (seconds, said)
     statuses = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
     assert run.returncode == statuses[number], said

@@ -59,7 +59,8 @@ def test_every_model_gets_the_same_budget():
 def test_no_time_no_training(tmp_path):
     begun = time.monotonic()
     assert (
-        list(c.train_all(config(out=tmp_path), deadline=0.0)) == [] and time.monotonic() - begun < 5
+        list(c.train_all(config(out=tmp_path), deadline=0.0)) == []
+        and time.monotonic() - begun < 30
     )
 
 

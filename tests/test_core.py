@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -428,10 +427,12 @@ def test_cli_of_one_dataclass_returns_when_all_is_well(capsys):
 
 def test_import_is_quick_and_light():
     heavy = ("torch", "numpy", "tyro", "nbdev", "mujoco")
-    code = f"import sys, aclam.core; print([m for m in {heavy} if m in sys.modules])"
-    start = time.monotonic()
+    code = (
+        "import sys, time; start = time.process_time(); import aclam.core; "
+        f"print(time.process_time() - start < 1, [m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]" and time.monotonic() - start < 2
+    assert done.stdout.strip() == "True []"
 
 
 # --- what a person may give, and what may come in between -----------------------------------------

