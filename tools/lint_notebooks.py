@@ -472,22 +472,12 @@ def _computed(cell: Cell, nb: Notebook) -> bool:
 # --- what a reader sees ---------------------------------------------------------------------------
 
 SHOWS = {"print", "display"}
-# outputs of these are still to be saved: run one with --save, and take it off the list
-UNSAVED = {
-    "nbs/3_data/cache.ipynb",
-    "nbs/3_data/layout.ipynb",
-    "nbs/3_data/mixture.ipynb",
-    "nbs/3_data/recipe.ipynb",
-    "nbs/3_data/trajectory.ipynb",
-    "nbs/3_data/triples.ipynb",
-    "nbs/8_train/stop.ipynb",
-}
 PARAGRAPHS = (ast.For, ast.With)  # their bodies run as they stand; those of `if` and `try` may not
 
 
 def printed_output(nb: Notebook) -> Found:
     """A cell that prints has what it printed: the question above it must find its answer."""
-    for c in nb.code if nb.path not in UNSAVED else []:
+    for c in nb.code:
         optional = c.directives & {"slow", "export", "hide"}
         if c.runs and not c.shown and not optional and any(map(_prints, c.tree.body)):
             yield c.number, "prints, but no output is saved: nbdev-test NOTEBOOK --save"
