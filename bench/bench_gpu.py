@@ -131,14 +131,14 @@ def measure(args: argparse.Namespace, name: str, seconds: float) -> int:
     """Run one section in this process."""
     sections = load_sections()
     clock = sections.Clock(time.monotonic() + seconds)
-    if not forks(args):  # a section that runs out of time says in its log where it was
-        faulthandler.dump_traceback_later(max(seconds - 1, 0.5), file=sys.__stderr__)
     cpu = args.tiny or not sections.torch.cuda.is_available()
     plan = sections.Plan(tiny=args.tiny, device="cpu" if cpu else "cuda", out=args.out)
     page = sections.Page(args.out / "pages" / f"{name}.json")
     if cpu and not args.tiny:
         page.put(error=WITHOUT)
         return NO_GPU
+    if not forks(args):  # a section that runs out of time says in its log where it was
+        faulthandler.dump_traceback_later(max(seconds - 1, 0.5), file=sys.__stderr__)
     try:
         sections.SECTIONS[name](plan, page, clock)
     # whatever it is, it belongs on the page, and the traceback into the log
