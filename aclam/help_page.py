@@ -81,6 +81,7 @@ def sections_of(help_text: str) -> tuple[str, list[Section]]:
 
 # %% ../nbs/0_help_page.ipynb #35884202
 EXAMPLES: dict[str, tuple[str, str]] = {
+    "aclam-check": ("aclam-check codebook --begin", "aclam-check codebook"),
     "aclam-data": (
         "aclam-data prepare emoji --out data/emoji",
         "aclam-data inspect my_video.mp4",

@@ -274,6 +274,7 @@ def test_the_kept_help_has_every_option_of_the_program():
     modules = {prog: importlib.import_module(name) for prog, name in entry.COMMANDS.items()}
     types = {f"aclam-data {n}": t for n, (t, _) in modules["aclam-data"].SUBCOMMANDS.items()}
     types |= {
+        "aclam-check": modules["aclam-check"].CheckConfig,
         "aclam-demo": modules["aclam-demo"].DemoConfig,
         "aclam-label": modules["aclam-label"].LabelConfig,
         "aclam-linear": modules["aclam-linear"].LinearCommand,

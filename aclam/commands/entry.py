@@ -29,6 +29,7 @@ from ..plugins import GROUP, OPTION, named_plugins, split_plugins
 
 # %% ../../nbs/10_commands/entry.ipynb #e1c4706f
 COMMANDS = {  # a console script -> the module whose `main` it runs
+    "aclam-check": "aclam.commands.check",
     "aclam-data": "aclam.commands.data",
     "aclam-demo": "aclam.studies.demo",
     "aclam-label": "aclam.train.label",

@@ -1,0 +1,70 @@
+"""The course: every lesson's blanks are a file that runs, and aclam-check says what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aclam.commands.check import main
+from aclam.core import UserError
+from aclam.course.exercise import blanks, check_exercise
+from aclam.course.syllabus import LESSONS, check, find_lesson
+
+NBS = Path(__file__).resolve().parents[1] / "nbs"
+EXERCISES = [(name, n) for name, lesson in LESSONS.items() for n in range(len(lesson.exercises))]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_the_blanks_of_a_lesson_are_a_program_whose_answers_are_blank(name):
+    lesson = LESSONS[name]
+    found = {}
+    exec(blanks(lesson), found)
+    for exercise in lesson.exercises:
+        result = check_exercise(exercise, found[exercise.name])
+        assert result.word == "blank", result
+        assert exercise.asks and found[exercise.name].__doc__
+
+
+@pytest.mark.parametrize("name, n", EXERCISES)
+@pytest.mark.parametrize(
+    "answer",
+    [lambda *given: 0.0, lambda *given: given[0], lambda *given: "text", lambda: None, 3, print],
+    ids=["zero", "argument", "text", "no arguments", "no function", "print"],
+)
+def test_no_answer_that_is_no_answer_is_right(name, n, answer):
+    result = check_exercise(LESSONS[name].exercises[n], answer)
+    assert result.word != "right" and result.why and "\n" not in result.why
+
+
+def test_chapters_that_a_lesson_names_are_there():
+    for lesson in LESSONS.values():
+        assert all((NBS / f"{read}.ipynb").exists() for read in lesson.reads)
+        assert (NBS / "course" / f"{lesson.name}.ipynb").exists()
+
+
+def test_names_that_nobody_asks_for_are_refused():
+    with pytest.raises(UserError, match='no lesson "flows".*"flow"'):
+        find_lesson("flows")
+    with pytest.raises(UserError, match='asks for no "nearst".*"nearest"'):
+        check("codebook", nearst=max)
+
+
+def test_the_command_lists_begins_and_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["--json"])
+    rows = json.loads(capsys.readouterr().out)["lessons"]
+    assert [row["lesson"] for row in rows] == list(LESSONS)
+
+    main(["flow", "--begin"])
+    file = tmp_path / "flow_answers.py"
+    text = file.read_text()
+    with pytest.raises(SystemExit) as end:
+        main(["flow", "--begin"])
+    assert end.value.code == 2 and file.read_text() == text
+    assert "are kept" in capsys.readouterr().err
+
+    file.write_text("print('hello')\ndef target(noise, action):\n    return action - noise\n")
+    with pytest.raises(SystemExit) as end:
+        main(["flow", "--json"])
+    said = json.loads(capsys.readouterr().out)["results"]
+    assert end.value.code == 1 and [r["word"] for r in said] == ["blank", "right", "blank"]
