@@ -142,7 +142,7 @@ def latent_family(
     d: int = 16,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Latents z_ij = M (s_j - s_i) + c + g_j + noise of known make, as `four_numbers` takes them.
+    """Latents z_ij = M (s_j - s_i) + c + g_j + noise, as `four_numbers` takes them.
 
     States have three dimensions, and M has orthogonal columns of one length, so that the motion's
     length is that of s_j - s_i.
