@@ -17,6 +17,7 @@ from aclam.data.cache import cache_frames, decoded_once
 from aclam.data.declared import Declared
 from aclam.data.identity import identity
 from aclam.data.recipe import RECIPES, load_recipe
+from aclam.data.rotation import relative_angle
 from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import FrameArray, synthetic_trajectory
@@ -146,8 +147,35 @@ def test_options_without_effect_are_refused(tmp_path, refused):
     for rate in ("0", "nan", "1e12"):
         refused(command.main, [*convert, "--to", "lerobot", "--fps", rate], "--fps")
     refused(command.main, [*convert, "--to", "lerobot", "--workers", 0], "--workers")
+    lerobot = [*convert, "--to", "lerobot", "--rotation", "euler_xyz"]
+    refused(command.main, lerobot, "--rotation is for --to store")
+    refused(command.main, [*convert, "--rotation", "eulr"], "unknown rotation representation")
     refused(command.main, ["triples", tmp_path / "s", "--n", 10**9], "--n")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("rotation", ["euler_xyz", "quat_wxyz", "rot6d_rows", "matrix"])
+def test_a_store_with_its_rotations_in_other_numbers(tmp_path, refused, rotation):
+    episodes = [synthetic_trajectory(n, T=12, size=16) for n in range(2)]
+    write_store(tmp_path / "s", episodes)
+    words = ["convert", str(tmp_path / "s"), "--out", str(tmp_path / "o"), "--rotation", rotation]
+    command.main(words)
+    pair = [open_dataset(tmp_path / name).trajectories for name in ("s", "o")]
+    for before, after in zip(*pair, strict=True):
+        layout = after.layout
+        assert layout.rotation_repr == rotation and layout.width == after.proprio.shape[1]
+        i, j = np.arange(11), np.arange(1, 12)
+        turned = [relative_angle(t.proprio, t.layout, i, j) for t in (before, after)]
+        assert np.allclose(*turned, atol=2e-3) and np.max(turned) > 0.01
+        assert np.array_equal(before.timestamp, after.timestamp)
+        far = before.frames[[0, 11]].astype(int) - after.frames[[0, 11]]
+        assert np.abs(far).mean() < 3  # encoded once more
+
+    bare = replace(episodes[0], layout=None)
+    write_store(tmp_path / "bare", [bare])
+    words = ["convert", tmp_path / "bare", "--out", tmp_path / "p", "--rotation", rotation]
+    refused(command.main, words, "no rotation is declared")
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_store_that_contradicts_itself_is_refused(tmp_path):

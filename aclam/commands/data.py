@@ -37,7 +37,8 @@ from ..data.recipe import load_mixture
 from ..data.sampling import TripleConfig
 from ..data.source import declared_for, open_dataset
 from ..data.store import OLDER, Store, write_store
-from ..data.trajectory import Trajectory
+from ..data.rotation import with_rotation
+from ..data.trajectory import Trajectory, rotation_width
 from ..folders import output_file, output_folder
 from ..schema import Count, FrameRate, Positive
 from ..sim.emoji_tabletop import EmojiConfig
@@ -130,6 +131,9 @@ class Convert:
     # frames as squares: squeezed into shape, their middle, or with black bars
     fit: Fit | None = None
     size: Positive | None = None  # then, their side in pixels; default: no scaling
+    # with store: how rotations are written, such as euler_xyz, quat_xyzw or rotvec; default: as
+    # they are. Euler angles are unwrapped along an episode
+    rotation: str | None = None
     # as for inspect; every frame is then decoded twice, the first time to see that it can be
     skip_broken: Count = 0
     json: bool = False  # one JSON object on standard output
@@ -273,6 +277,10 @@ def _check_effect(config: Convert) -> None:
                 f"--{name} is for --to lerobot: a store keeps all frames and is written by one "
                 "process"
             )
+    if config.to == "lerobot" and config.rotation is not None:
+        raise UserError("--rotation is for --to store: a LeRobotDataset keeps its columns' names")
+    if config.rotation is not None:
+        rotation_width(config.rotation)  # an unknown name ends here
 
 
 def _stays(config: Convert, store: Store) -> bool:
@@ -301,6 +309,8 @@ def convert(config: Convert) -> None:
     store = _opened(config, verify=config.skip_broken > 0)
     trajectories = store.trajectories
     one_size(trajectories)
+    if config.rotation is not None:
+        trajectories = [with_rotation(t, config.rotation) for t in trajectories]
     _owned(config)
     if config.to == "lerobot":
         _to_lerobot(config, store)

@@ -6,9 +6,11 @@ Docs: https://aclam-project.github.io/aclam/3_data/rotation.html.md"""
 
 # %% auto #0
 __all__ = ['Quaternion', 'to_rotation', 'from_rotation', 'quaternions', 'quaternion_angle', 'relative_angle',
-           'check_relative_angle', 'check_rotation', 'bch_residual', 'check_rotation_filter', 'leg_angles']
+           'check_relative_angle', 'check_rotation', 'bch_residual', 'check_rotation_filter', 'leg_angles',
+           'with_rotation']
 
 # %% ../../nbs/3_data/rotation.ipynb #93b8a4fe
+from dataclasses import replace
 from math import asin, sqrt
 
 import numpy as np
@@ -248,3 +250,48 @@ def _angle(a: Quaternion, b: Quaternion) -> float:
     near = (x - p) ** 2 + (y - q) ** 2 + (z - r) ** 2 + (w - s) ** 2
     far = (x + p) ** 2 + (y + q) ** 2 + (z + r) ** 2 + (w + s) ** 2
     return 4 * asin(min(sqrt(min(near, far)) / 2, 1.0))
+
+# %% ../../nbs/3_data/rotation.ipynb #bf6fc897
+def _smooth(values: np.ndarray, representation: str) -> np.ndarray:
+    """Rotations (T, W) without jumps between neighbors that are no motion."""
+    if representation.startswith("euler_"):
+        return np.unwrap(values, axis=0)
+    if representation.startswith("quat_"):
+        same_side = (values[1:] * values[:-1]).sum(1) >= 0  # (T - 1,)
+        signs = np.cumprod(np.where(same_side, 1, -1))
+        return values * np.concatenate([[1], signs])[:, None]
+    return values
+
+
+def _renumbered(layout: ProprioLayout, place: dict[int, int], **rotation: object) -> ProprioLayout:
+    """The layout after its other columns have moved to new places."""
+    kept = ("position", "gripper", "joints")
+    moved = {name: tuple(place[c] for c in getattr(layout, name)) for name in kept}
+    return replace(layout, **moved, **rotation)
+
+# %% ../../nbs/3_data/rotation.ipynb #40602db3
+def with_rotation(t: Trajectory, representation: str) -> Trajectory:
+    """The episode with its rotations in another representation, see `rotation_width`.
+
+    `UserError` where no rotation is declared; an episode without proprio is returned as it is.
+    """
+    if t.proprio is None:
+        return t
+    if t.layout is None or t.layout.rotation_repr is None:
+        raise UserError(f"{t.name}: no rotation is declared: a recipe says which columns it is")
+    width = rotation_width(representation)
+    before = t.layout.rotation_repr
+    arms = _arms(t.layout)
+    turned = {c for columns in arms for c in columns}
+    rest = [c for c in range(t.proprio.shape[1]) if c not in turned]
+    parts = [t.proprio[:, rest]]
+    for columns in arms:
+        rotation = to_rotation(t.proprio[:, columns], before)
+        parts.append(_smooth(from_rotation(rotation, representation), representation))
+    place = {c: n for n, c in enumerate(rest)}
+    first = len(rest)
+    columns = [tuple(range(first + width * n, first + width * (n + 1))) for n in range(len(arms))]
+    names = dict(zip(("rotation", "rotation_2"), columns, strict=False))
+    layout = _renumbered(t.layout, place, **names, rotation_repr=representation)
+    proprio = np.concatenate(parts, 1).astype(np.float32)
+    return replace(t, proprio=proprio, layout=layout)
