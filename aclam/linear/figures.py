@@ -83,18 +83,18 @@ def agents_panel(base: Setting) -> Iterator[Point]:
 
 # %% ../../nbs/1_linear/figures.ipynb #9a8dee6c
 def policy_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, left: determinism of the policy, quiet and beside orthogonal agents of 0.5.
+    """Figure 4, left: determinism of the policy, quiet and, new, beside orthogonal agents of 0.5.
 
-    Read from D(o' - o). Not at 0.5, where the two parties tie and the optimum is any mixture.
+    The surrogate. Not at 0.5, where the two parties tie and the optimum is any mixture.
     """
     for sigma in (0.0, 0.5):
         for chi in (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8, 0.9):
-            s = replace(base, chi=chi, sigma_agents=sigma, orthogonal_agents=True)
-            yield Point("4 left", f"agents {sigma:g}" if sigma else "quiet", chi, s, "delta")
+            s = as_published(base, sigma, chi=chi, orthogonal_agents=True)
+            yield Point("4 left", f"agents {sigma:g}" if sigma else "quiet", chi, s, "surrogate")
 
 
 def augmentation_panel(base: Setting) -> Iterator[Point]:
-    """Figure 4, middle: no shift, standard deviation 0.1, variance 0.1; and, new, composition.
+    """Figure 4, middle: no shift and variance 0.1; and, new, standard deviation 0.1, composition.
 
     Raw z; composition is trained without shifts.
     """
@@ -106,24 +106,28 @@ def augmentation_panel(base: Setting) -> Iterator[Point]:
     }
     for name, changes in kinds.items():
         for sigma in (0.0, 0.25, 0.5, 0.75, 1.0):
-            yield Point("4 middle", name, sigma, replace(base, sigma_iid=sigma, **changes), "raw")
+            s = as_published(base, sigma_iid=sigma, **changes)
+            yield Point("4 middle", name, sigma, s, "raw")
 
 # %% ../../nbs/1_linear/figures.ipynb #8ee12094
 def label_panel(base: Setting) -> Iterator[Point]:
     """Figure 4, right: 1 % labels beside other agents, over the width of the channel.
 
-    Raw z, shifted frames.
+    Raw z, shifted frames. The agents of 2 also without labels, with a weight of 1 averaged over
+    labeled samples, and so with orthonormal X and Y, as in the public code.
     """
     shifted = replace(base, augment_var=0.1)
+    share = dict(label_ratio=0.01, label_mean="all", label_weight=base.d_a / base.d_o)  # 0.01
     for sigma in SIGMAS:
         for d_z in WIDTHS:
-            s = replace(shifted, sigma_agents=sigma, d_z=d_z, label_ratio=0.01)
+            s = as_published(shifted, sigma, d_z=d_z, **share)
             yield Point("4 right", f"agents {sigma:g}", d_z, s, "raw")
     for d_z in (4, 8, 12):
-        strong = replace(shifted, sigma_agents=2.0, d_z=d_z)
-        over_all = replace(strong, label_ratio=0.01, label_mean="all")
+        strong = as_published(shifted, 2.0, d_z=d_z)
+        unit = replace(shifted, sigma_agents=2.0, d_z=d_z, label_ratio=0.01)
         yield Point("4 right", "agents 2, no labels", d_z, strong, "raw")
-        yield Point("4 right", "agents 2, mean over all", d_z, over_all, "raw")
+        yield Point("4 right", "agents 2, weight 1", d_z, replace(strong, label_ratio=0.01), "raw")
+        yield Point("4 right", "agents 2, weight 1, gain 1", d_z, unit, "raw")
 
 # %% ../../nbs/1_linear/figures.ipynb #8cb1419c
 BRIDGE_WORLDS = {  # in the order of their x-coordinates 0, 1, 2, 3
