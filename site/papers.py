@@ -91,20 +91,24 @@ def remade(row: Mapping) -> str:
     return row.get("command") or f"python -m pytest {row['test']}"
 
 
+def code(row: Mapping) -> str:
+    """Chapter, function, check, test and command, behind a line that opens them."""
+    title = title_and_subtitle(NBS / f"{row['chapter']}.ipynb")[0]
+    lines = [f"chapter: {title}", f"function: `{row['function']}`"]
+    lines += [f"check: `{row['check']}`"] if "check" in row else []
+    lines += [f"test: `{row['test']}`", f"command: `{remade(row)}`"]
+    return f"<details><summary>show</summary>{'<br>'.join(lines)}</details>"
+
+
 def line(kind: str, name: str, row: Mapping) -> str:
-    notebook = NBS / f"{row['chapter']}.ipynb"
-    chapter = f"[{title_and_subtitle(notebook)[0]}]({row['chapter']}.ipynb#cell-{row['cell']})"
-    check = row.get("check")
-    code = f"`{row['function']}`" + (f"; `{check.rsplit('.', 1)[1]}`" if check else "")
-    test = row["test"].removeprefix("tests/").replace("::", " ")
+    what = f"[{row['what']}]({row['chapter']}.ipynb#cell-{row['cell']})"
     verdict = f"**{row['verdict']}**: {words(row)}"
-    cells = [f"{KINDS[kind]} {name}", row["what"], chapter, verdict, code]
-    return f"| {' | '.join(cells)} | `{test}`; `{remade(row)}` |"
+    return f"| {KINDS[kind]} {name} | {what} | {verdict} | {code(row)} |"
 
 
 def table(paper: str) -> str:
     """One paper as a table in Markdown."""
-    head = ["| | what | chapter | verdict | function; check | test; command |", "|---" * 6 + "|"]
+    head = ["| | what | verdict | code |", "|---" * 4 + "|"]
     body = [line(kind, name, row) for p, kind, name, row in rows() if p == paper]
     return "\n".join([f"## {content()[paper]['title']}", "", *head, *body])
 
