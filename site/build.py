@@ -15,11 +15,21 @@ import sys
 import tarfile
 from pathlib import Path
 
+import papers
 import yaml
 from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
+from markup import fold_solutions, link_drawings, theorems
 from readme import run
+from ways import for_pages
 
 WORK = ROOT / "_docs"
+FRESH = (
+    "index",
+    "start",
+    "paper_map",
+    "symbols",
+    "references",
+)  # run for the site, as they read the whole book
 DOCS = WORK / "pages"
 VENDOR = WORK / "vendor"
 REPOSITORY = "https://github.com/aclam-project/aclam/blob/main/"
@@ -66,6 +76,9 @@ def copy_assets() -> None:
         shutil.copy(font, target / "fonts")
     for name in ("book.js", "book.css"):
         shutil.copy(ROOT / "site" / name, DOCS / "vendor")
+    ways = for_pages(lambda notebook: address(notebook).with_suffix(".html").as_posix())
+    script = f"const WAYS = {json.dumps(ways, ensure_ascii=False)}\n"
+    (DOCS / "vendor" / "ways.js").write_text(script, encoding="utf-8")
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -144,11 +157,15 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
         up = "../" * (len(inside.parts) - 1)
         return link_symbols(rewrite_links(markdown, notebook.parent), module, up, known)
 
-    nb = run(notebook) if notebook.name == "index.ipynb" else json.loads(raw)
-    body = to_markdown(nb, notebook.stem, save_image, text, module)
-    if notebook.name == "index.ipynb":  # its tables are outputs, and have links too
+    fresh = notebook.parent == NBS and notebook.stem in FRESH
+    nb = run(notebook) if fresh else json.loads(raw)
+    mapped = {row["cell"] for _, _, _, row in papers.rows()}
+    body = to_markdown(nb, notebook.stem, save_image, text, module, mapped)
+    if fresh:  # tables that are outputs have links too
         body = rewrite_links(body, notebook.parent)
-    target.write_text(body, encoding="utf-8")
+    body = link_drawings(body, address, notebook.parent, NBS)
+    body = fold_solutions(theorems(body)) if notebook.stem != "index" else body
+    target.write_text(f"---\nsearch: {{boost: 3}}\n---\n\n{body}", encoding="utf-8")
     return inside.as_posix()
 
 
@@ -158,12 +175,42 @@ def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     modules = sorted({module for homes in known.values() for module in homes})
     for module in modules:
         (DOCS / "api" / f"{module}.md").write_text(
-            f"# {module}\n\n::: {module}\n", encoding="utf-8"
+            f"---\nsearch: {{boost: 0.5}}\n---\n\n# {module}\n\n::: {module}\n",
+            encoding="utf-8",
         )
     return [{module: f"api/{module}.md"} for module in modules]
 
 
 # --- the site -------------------------------------------------------------------------------------
+
+
+def place(nav: list, room: dict) -> list:
+    """Where a room belongs in the navigation: at the top, or in its part."""
+    part = room.get("part")
+    if not part:
+        return nav
+    for entry in nav:
+        if part in entry:
+            return entry[part]
+    nav.append({part: []})
+    return nav[-1][part]
+
+
+def llms() -> str:
+    """The book for a language model: one line a chapter, with the address of its Markdown."""
+    lines = [
+        "# aclam",
+        "",
+        "> Latent action models, taught and built in notebooks that are the package",
+    ]
+    for room, notebooks in chapters():
+        part = f"{room['part']}: " if room.get("part") else ""
+        lines += ["", f"## {part}{room['room']}", "", f"{room['about']}", ""]
+        for notebook in notebooks:
+            title, subtitle = title_and_subtitle(notebook)
+            where = address(notebook).with_suffix(".html.md").as_posix()
+            lines.append(f"- [{title}]({where}): {subtitle}")
+    return "\n".join(lines) + "\n"
 
 
 def configure(nav: list) -> Path:
@@ -188,10 +235,26 @@ def configure(nav: list) -> Path:
     return target
 
 
+def render(config: Path) -> None:
+    """Let MkDocs make the pages; a link that leads nowhere ends it with what MkDocs says of it."""
+    command = [Path(sys.executable).with_name("mkdocs"), "build", "--config-file", config]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        said = [line for line in done.stdout.splitlines() if not line.startswith("INFO")]
+        raise SystemExit("\n".join(said))
+
+
 def make_offline(site: Path) -> None:
     """Replace the one script that the theme would fetch, then look for any other."""
     shim = VENDOR / f"iframe-worker-{PACKAGES['iframe-worker']}" / "shim" / "index.js"
     shutil.copy(shim, site / "vendor" / "iframe-worker.js")
+    (site / "404.html").unlink(missing_ok=True)  # a server's page: its addresses begin at a root
     for html in site.rglob("*.html"):
         text = html.read_text(encoding="utf-8")
         up = "../" * (len(html.relative_to(site).parts) - 1)
@@ -212,23 +275,16 @@ def main() -> None:
     known = symbols()
     nav: list = [{"aclam": page(NBS / "index.ipynb", known)}]
     for room, notebooks in chapters():
-        nav.append({room["room"]: [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]})
+        pages = [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]
+        place(nav, room).append({room["room"]: pages})
     nav.append({"Reference": reference(known)})
-    command = [
-        Path(sys.executable).with_name("mkdocs"),
-        "build",
-        "--quiet",
-        "--config-file",
-        configure(nav),
-    ]
-    status = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode
-    if status:
-        raise SystemExit(status)
+    render(configure(nav))
     make_offline(WORK / "site")
     for markdown in DOCS.rglob(
         "*.md"
     ):  # module docstrings point to the text of a page at <page>.html.md
         shutil.copy(markdown, WORK / "site" / markdown.relative_to(DOCS).with_suffix(".html.md"))
+    (WORK / "site" / "llms.txt").write_text(llms(), encoding="utf-8")
     print(f"the book: {(WORK / 'site' / 'index.html').relative_to(ROOT)}")
 
 

@@ -3,13 +3,16 @@
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import yaml
+from markup import captioned, is_chart
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
+
+INSTALL = "# Where aclam is missing, as on Colab"  # a cell that no reader of a page needs
 
 SaveImage = Callable[
     [str, bytes], str
@@ -18,18 +21,21 @@ SaveImage = Callable[
 
 def chapters(nbs: Path = NBS) -> list[tuple[dict, list[Path]]]:
     """Rooms in reading order, each with its notebooks that exist; those not named in chapters.yml
-    come last.
+    come last in the last room of their folder.
     """
-    rooms = []
-    for room in yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8")):
-        named = [nbs / room["folder"] / f"{n}.ipynb" for n in room["notebooks"]]
-        there = sorted(
-            p for p in (nbs / room["folder"]).glob("*.ipynb") if p != nbs / "index.ipynb"
-        )
-        ordered = [p for p in named if p in there] + [p for p in there if p not in named]
-        if ordered:
-            rooms.append((room, ordered))
-    return rooms
+    rooms = yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8"))
+    last = {room["folder"]: i for i, room in enumerate(rooms)}
+    named = {nbs / room["folder"] / f"{n}.ipynb" for room in rooms for n in room["notebooks"]}
+    found = []
+    for i, room in enumerate(rooms):
+        folder = nbs / room["folder"]
+        there = [p for n in room["notebooks"] if (p := folder / f"{n}.ipynb").exists()]
+        if last[room["folder"]] == i:
+            others = set(folder.glob("*.ipynb")) - named - {nbs / "index.ipynb"}
+            there += sorted(others)
+        if there:
+            found.append((room, there))
+    return found
 
 
 def title_and_subtitle(notebook: Path) -> tuple[str, str]:
@@ -51,19 +57,22 @@ def to_markdown(
     save_image: SaveImage,
     text: Callable[[str], str] = str,
     module: str = "",
+    anchors: Collection[str] = (),
 ) -> str:
     """One page: texts as they are, code without its directives, outputs below it.
 
     `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text
     cell. With `module`, the cells that are exported carry its name as a title, as MkDocs Material
-    understands it.
+    understands it. Cells whose ids are in `anchors` can be linked to, as `#cell-ID`.
     """
     parts = []
     for i, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         said = directives(source) if cell["cell_type"] == "code" else {}
-        if "hide" in said or cell["cell_type"] == "raw":
+        if "hide" in said or cell["cell_type"] == "raw" or INSTALL in source:
             continue
+        if cell.get("id") in anchors:
+            parts.append(f'<div id="cell-{cell["id"]}"></div>')
         if cell["cell_type"] == "markdown":
             parts.append(text(source))
             continue
@@ -90,8 +99,11 @@ def _output(output: dict, name: str, save_image: SaveImage) -> str:
     for kind, suffix in (("image/png", "png"), ("image/jpeg", "jpg"), ("image/svg+xml", "svg")):
         if kind in data:
             content = "".join(data[kind])
+            if 'class="drawing' in content:
+                return captioned(content)
             raw = content.encode() if suffix == "svg" else base64.b64decode(content)
-            return f"![output]({save_image(f'{name}.{suffix}', raw)})"
+            look = "{.chart}" if suffix == "png" and is_chart(raw) else ""
+            return f"![output]({save_image(f'{name}.{suffix}', raw)}){look}"
     if "text/markdown" in data:
         return "".join(data["text/markdown"]).strip()
     if "text/html" in data:

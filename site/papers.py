@@ -1,0 +1,123 @@
+"""The map of both papers: rows of papers.yml with their numbers read from kept results, as Markdown."""
+
+import csv
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from convert import NBS, ROOT, title_and_subtitle
+
+from aclam.kept import kept_result
+
+VERDICTS = ("reproduced", "differs", "not")
+KINDS = {"equation": "Eq.", "proposition": "Prop.", "table": "Table", "figure": "Figure"}
+COUNTS = {
+    ("linear", "equation"): 27,
+    ("linear", "proposition"): 4,
+    ("linear", "figure"): 4,
+    ("ac_lam", "equation"): 11,
+    ("ac_lam", "proposition"): 5,
+    ("ac_lam", "table"): 6,
+    ("ac_lam", "figure"): 6,
+}
+
+
+@cache
+def content() -> dict:
+    return yaml.safe_load((ROOT / "site" / "papers.yml").read_text(encoding="utf-8"))
+
+
+def rows() -> Iterator[tuple[str, str, str, dict]]:
+    """Paper, kind, number and the row itself, in the order of the papers."""
+    for paper, kinds in content().items():
+        for kind in KINDS:
+            for number, row in kinds.get(kind, {}).items():
+                yield paper, kind, str(number), row
+
+
+# --- numbers from kept results --------------------------------------------------------------------
+
+
+@cache
+def kept(name: str) -> Any:
+    """What a kept result holds: JSON, or the rows of a table."""
+    text = kept_result(name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines())) if name.endswith(".csv") else json.loads(text)
+
+
+def follow(value: Any, path: list) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def chosen(found: list[Mapping], where: Mapping) -> list[Mapping]:
+    """The entries that have these values; at least one."""
+    same = [row for row in found if all(row[key] == value for key, value in where.items())]
+    if not same:
+        raise LookupError(f"no entry with {dict(where)}")
+    return same
+
+
+def number(said: Mapping) -> str:
+    """The value of `{file, at, where, then, count}` as words: a mean where there are several."""
+    value = kept(said["file"])
+    if said["file"].endswith(".csv"):
+        of_rows = [float(row[said["at"]]) for row in chosen(value, said["where"])]
+        return f"{statistics.mean(of_rows):.3g}"
+    value = follow(value, said["at"])
+    if "count" in said:
+        return str(len(chosen(value, said["count"])))
+    if "where" in said:
+        value = statistics.mean(follow(e, said["then"]) for e in chosen(value, said["where"]))
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def words(row: Mapping) -> str:
+    """The words of a verdict with their numbers."""
+    numbers = {name: number(said) for name, said in row.get("numbers", {}).items()}
+    return row["words"].format(**numbers)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def remade(row: Mapping) -> str:
+    """The command of a row; without one, its test."""
+    return row.get("command") or f"python -m pytest {row['test']}"
+
+
+def code(row: Mapping) -> str:
+    """Chapter, function, check, test and command, behind a line that opens them."""
+    title = title_and_subtitle(NBS / f"{row['chapter']}.ipynb")[0]
+    lines = [f"chapter: {title}", f"function: `{row['function']}`"]
+    lines += [f"check: `{row['check']}`"] if "check" in row else []
+    lines += [f"test: `{row['test']}`", f"command: `{remade(row)}`"]
+    return f"<details><summary>show</summary>{'<br>'.join(lines)}</details>"
+
+
+def line(kind: str, name: str, row: Mapping) -> str:
+    what = f"[{row['what']}]({row['chapter']}.ipynb#cell-{row['cell']})"
+    verdict = f"**{row['verdict']}**: {words(row)}"
+    return f"| {KINDS[kind]} {name} | {what} | {verdict} | {code(row)} |"
+
+
+def table(paper: str) -> str:
+    """One paper as a table in Markdown."""
+    head = ["| | what | verdict | code |", "|---" * 4 + "|"]
+    body = [line(kind, name, row) for p, kind, name, row in rows() if p == paper]
+    return "\n".join([f"## {content()[paper]['title']}", "", *head, *body])
+
+
+def summary() -> str:
+    """How many entries of each paper have which verdict."""
+    out = ["| paper | " + " | ".join(VERDICTS) + " | all |", "|---" * 5 + "|"]
+    for paper, kinds in content().items():
+        found = Counter(row["verdict"] for p, _, _, row in rows() if p == paper)
+        counts = [str(found[verdict]) for verdict in VERDICTS]
+        out.append(f"| {kinds['title']} | {' | '.join(counts)} | {sum(found.values())} |")
+    return "\n".join(out)

@@ -1,0 +1,113 @@
+"""The built book in a browser: every page from the file system; and that the instrument notices what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import markup
+import open_book
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_browser = pytest.mark.skipif(open_book.program() is None, reason="there is no Chromium here")
+
+BAD = """<html><meta name="viewport" content="width=device-width"><body><article>
+<p id="here">text</p><a href="other.html">a</a>
+<a href="#nowhere">b</a><a href="#here">c</a><span class="katex-error">x</span>
+<p>left \\\\(x\\\\)</p><div style="width: 900px">wide</div>
+<img src="missing.png"></article>
+<script>console.error("no"); throw new Error("thrown")</script></body></html>""".replace(
+    "\\\\", "\\"
+)
+
+
+@needs_browser
+def test_the_browser_sees_what_is_wrong_with_a_page(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(BAD, encoding="utf-8")
+    browser = open_book.Browser(open_book.program())
+    try:
+        browser.size(*open_book.PHONE)
+        events = browser.open(page.as_uri())
+        seen = json.loads(browser.evaluate(open_book.LOOK))
+    finally:
+        browser.close()
+    found = open_book.page_troubles(events, seen)
+    for words in (
+        "missing.png",
+        "console",
+        "exception",
+        "1 formulas with",
+        "1 formulas that",
+        "wider",
+    ):
+        assert any(words in line for line in found), words
+    links = open_book.link_troubles({page: seen}, tmp_path)
+    assert [line.split()[-6:] for line in links] and len(links) == 2
+
+
+def test_theorems_become_boxes_with_names_numbers_and_anchors():
+    claim = "> **Proposition 4.1.** If $x$,\n>\n> $$\n> y\n> $$\n\n"
+    claim += "Also\n\n> **Proposition 3.2 (identity).** A.\n>\n> **Proposition 3.3.** B.\n\n"
+    other = "> **Theorem (all).** Let.\n\n```text\n> no quote\n```\n"
+    text = f"# T\n\n> subtitle\n\nWords.\n\n{claim}And\n\n{other}"
+    got = markup.theorems(text)
+    assert got.startswith("# T\n\n> subtitle\n\nWords.")
+    assert '<div class="admonition theorem" id="proposition-4-1" markdown="1">' in got
+    assert "If $x$,\n\n$$\ny\n$$" in got
+    assert got.count('class="admonition theorem"') == 4
+    assert 'id="proposition-3-2-identity"' in got and 'id="proposition-3-3"' in got
+    assert 'id="theorem-1-all"' in got and ">Theorem 1 (all) <" in got
+    assert "```text\n> no quote\n```" in got
+
+
+def test_solutions_are_folded_one_by_one():
+    first = "```python\n# 1\nx = 1\n```\n\n```text\n1\n```\n\n"
+    rest = "**2.** Because.\n\n## More\n\nend\n"
+    text = f"## Exercises\n\n1. Why?\n\n## Solutions\n\n{first}{rest}"
+    got = markup.fold_solutions(text)
+    assert (
+        '??? success "Solution 1"\n\n    ```python\n    # 1\n    x = 1\n    ```\n\n    ```text'
+        in got
+    )
+    assert '??? success "Solution 2"\n\n    **2.** Because.' in got
+    assert got.endswith("## More\n\nend\n") and "1. Why?" in got
+
+
+def test_a_heading_inside_code_opens_no_section():
+    text = "```python\n## Solutions\n```\n\nafter\n"
+    assert markup.fold_solutions(text) == text
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.timeout(3000)
+def test_every_page_of_the_book_opens_from_the_file_system():
+    """Builds the book where it is absent; 420 pages take three minutes of a free machine."""
+    if not (ROOT / "_docs" / "site" / "index.html").exists():
+        subprocess.run([sys.executable, "site/build.py"], cwd=ROOT, check=True)
+    assert open_book.open_all(open_book.SITE) == []
+    assert (open_book.SITE / "llms.txt").read_text(encoding="utf-8").count("](") > 150
+
+
+@needs_browser
+def test_a_way_is_followed(tmp_path):
+    """The script of the site: a bar with the next chapter of a way, on a page made by hand."""
+    book = (ROOT / "site" / "book.js").read_text(encoding="utf-8")
+    ways = {"build": {"title": "Build", "pages": [["One", "a.html"], ["Two", "b.html"]]}}
+    page = f"""<html><body><script id="__config" type="application/json">{{"base": "."}}</script>
+    <div class="md-container"><article class="md-typeset"><p>text</p></article></div>
+    <script>const renderMathInElement = () => 0
+    const document$ = {{ subscribe: (f) => f({{ body: document.body }}) }}
+    const WAYS = {json.dumps(ways)}\n{book}</script></body></html>"""
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    browser = open_book.Browser(open_book.program())
+    try:
+        browser.open((tmp_path / "a.html").as_uri() + "?way=build")
+        bars = browser.evaluate('document.querySelectorAll("nav.way").length')
+        target = browser.evaluate('document.querySelector("nav.way a").href')
+    finally:
+        browser.close()
+    assert bars == 2
+    assert target.endswith("/b.html?way=build")

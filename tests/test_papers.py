@@ -1,0 +1,162 @@
+"""The map of both papers: complete, and every row leads to what it names; ways, symbols, references."""
+
+import importlib
+import importlib.util
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import papers
+import pytest
+import references
+import ways
+
+from aclam.commands.entry import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = list(papers.rows())
+NAMES = [f"{paper} {kind} {number}" for paper, kind, number, _ in ROWS]
+
+
+@cache
+def cells(chapter: str) -> dict[str, dict]:
+    notebook = ROOT / "nbs" / f"{chapter}.ipynb"
+    return {c["id"]: c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]}
+
+
+@cache
+def words_of_tests(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@cache
+def words_of_help(command: str) -> str:
+    folder = ROOT / "aclam" / "configs" / "help"
+    return "\n".join(p.read_text(encoding="utf-8") for p in sorted(folder.glob(f"{command}*.txt")))
+
+
+def resolve(name: str):
+    """What a dotted name stands for."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def command_exists(command: str) -> bool:
+    program, *rest = command.split()
+    if program == "python":
+        return rest[0] == "-m" and importlib.util.find_spec(rest[1]) is not None
+    known = words_of_help(program)
+    said = [word for word in rest if word.startswith("--")]
+    said += [
+        word for word in rest[:1] if word.islower() and word[0] != "-"
+    ]  # compare, figure, plan
+    return program in COMMANDS and all(re.search(rf"{word}\b", known) for word in said)
+
+
+def test_every_entry_of_both_papers_is_there_once():
+    counted = {}
+    for paper, kind, _, _ in ROWS:
+        counted[paper, kind] = counted.get((paper, kind), 0) + 1
+    assert counted == papers.COUNTS
+    assert len(set(NAMES)) == len(ROWS) == 63
+
+
+@pytest.mark.parametrize("row", [row for *_, row in ROWS], ids=NAMES)
+def test_a_row_leads_to_what_it_names(row):
+    assert row["verdict"] in papers.VERDICTS
+    assert row["cell"] in cells(row["chapter"])
+    assert callable(resolve(row["function"]))
+    if "check" in row:
+        assert row["check"].rsplit(".", 1)[1].startswith("check_")
+        assert callable(resolve(row["check"]))
+    path, _, test = row["test"].partition("::")
+    assert re.search(rf"^def {test}\(", words_of_tests(path), re.M)
+    assert command_exists(papers.remade(row))
+    assert "{" not in papers.words(row)
+
+
+def test_a_number_of_ours_is_never_typed():
+    """What is left when the papers' own numbers and counts of things are taken away has no decimals."""
+    cited = r"paper|\(0\.\d+ (to|and) 0\.\d+|0\.\d+ and 0\.\d+ in the paper"
+    for name, (*_, row) in zip(NAMES, ROWS, strict=True):
+        for sentence in re.split(r"[;:]", row["words"]):
+            assert not re.search(r"\d\.\d", sentence) or re.search(cited, sentence), name
+
+
+def test_wrong_rows_are_noticed():
+    with pytest.raises(LookupError):
+        papers.number({"file": "linear_figure_3.csv", "where": {"panel": "9"}, "at": "llo"})
+    with pytest.raises(KeyError):
+        papers.number({"file": "compare.json", "at": ["table_1", "nowhere"]})
+    assert not command_exists("aclam-linear --no-such-option")
+    assert not command_exists("aclam-structure no_such_thing")
+    assert not command_exists("aclam-nothing")
+
+
+def test_the_saved_page_has_the_numbers_of_the_results():
+    """The notebook shows on GitHub what the kept results say now."""
+    saved = json.dumps(cells("paper_map"), ensure_ascii=False)
+    stale = [n for n, (*_, row) in zip(NAMES, ROWS, strict=True) if papers.words(row) not in saved]
+    assert not stale, f"run nbdev-test nbs/paper_map.ipynb --save: {stale}"
+
+
+def drawn(chapter: str, cell: str) -> str:
+    outputs = cells(chapter)[cell]["outputs"]
+    return "".join("".join(o.get("data", {}).get("image/svg+xml", "")) for o in outputs)
+
+
+@pytest.mark.parametrize(
+    ("chapter", "cell", "words"),
+    [
+        ("1_linear/model", "lindraw1", ["Linear LAM", ">A<", ">B<", ">C<", ">D<", "2 x 6"]),
+        ("4_lam/model", "lamdraw1", ["IDM", "VQ", "FDM", "the AC loss", 'class="ik"']),
+        ("4_lam/model", "waydraw2", ["triples", "15 x 16 x 2"]),
+        ("6_policy/attention_mask", "poldraw1", ["VLM", "latent expert", "robot expert"]),
+        ("3_data/overview", "datdraw1", ["open_dataset", "TripleDataset", "trajectory.ipynb"]),
+    ],
+)
+def test_drawings_show_what_they_name(chapter, cell, words):
+    svg = drawn(chapter, cell)
+    assert all(word in svg for word in words)
+
+
+def test_three_ways_of_the_sizes_that_were_promised():
+    read = ways.read_ways()
+    assert [len(read[name]["chapters"]) for name in ("understand", "build", "use")] == [6, 6, 4]
+    for way in read.values():
+        assert all(1 < ways.minutes(path) < 45 for path in way["chapters"])
+
+
+def test_minutes_follow_the_files(tmp_path):
+    def book(*sources):
+        cells = [{"cell_type": kind, "source": text} for kind, text in sources]
+        path = tmp_path / "a.ipynb"
+        path.write_text(json.dumps({"cells": cells}))
+        return ways.minutes(path)
+
+    assert book(("markdown", "word " * 400)) == pytest.approx(2)
+    assert book(("code", "x = 1\n" * 60)) == pytest.approx(2)
+    assert book(("code", "#| hide\n" + "x = 1\n" * 60)) == 0
+    assert book(("markdown", "$$\nx\n$$\n" * 3)) == pytest.approx(1)
+
+
+def test_the_map_links_every_lesson_and_stars_the_core():
+    svg = ways.chapter_map().svg()
+    for room, notebooks in ways.chapters():
+        lessons = notebooks[:1] if room.get("part") else notebooks
+        assert all(f'href="{ways.relative(path)}"' in svg for path in lessons)
+        assert set(room.get("core", ())) <= {path.stem for path in notebooks}
+    rooms = {room["room"] for room, _ in ways.chapters()}
+    needs = {need for room, _ in ways.chapters() for need in room.get("needs", ())}
+    assert needs <= rooms
+
+
+def test_references_are_read_whole():
+    found = references.entries()
+    assert len(found) == references.text().count("@")
+    assert all({"title", "author", "year"} <= set(entry) for entry in found)
+    numbers = [entry["eprint"] for entry in found if "eprint" in entry]
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", number) for number in numbers)
+    assert len(numbers) == len(set(numbers))
+    assert all(entry["title"] in references.listed() for entry in found)
