@@ -15,6 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import play
 import yaml
 from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
 from readme import run
@@ -211,6 +212,7 @@ def main() -> None:
         shutil.copytree(images, DOCS / images.relative_to(NBS))
     known = symbols()
     nav: list = [{"aclam": page(NBS / "index.ipynb", known)}]
+    nav.append({"Playground": play.write_pages(DOCS)})
     for room, notebooks in chapters():
         nav.append({room["room"]: [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]})
     nav.append({"Reference": reference(known)})
