@@ -5,6 +5,7 @@
 A page that is opened from the file system may not fetch, but it may load a script. So each model is
 a script of its own, which hands its numbers over as base64; `site/play/lam.js` computes with them.
 All of this belongs to the book: who installs aclam needs none of it, so it is no chapter.
+A new page is a Markdown file in site/play, its scripts beside it, and a line in `PAGES`.
 """
 
 import argparse

@@ -125,10 +125,10 @@ Object.fromEntries(Object.entries(playground.shown).map(([name, r]) => [name, {
 """
 
 CHOICES = [
-    (0, 0, 4, 8, 1.0, -1),
-    (2, 9, 3, 0, -1.0, -1),
-    (3, 5, 5, 6, 1.65, 1),
-    (1, 2, 7, 9, 0.35, 0),
+    (0, 0, 4, 8, 1.0, "i"),
+    (2, 9, 3, 0, -1.0, "j"),
+    (3, 5, 5, 6, 1.65, "1"),
+    (1, 2, 7, 9, 0.35, "0"),
 ]
 
 
@@ -145,7 +145,8 @@ def test_the_page_shows_what_python_computes(playground, models, frames, choice)
     shown = playground.evaluate(SHOWN)
 
     o = frames[film]
-    into = (o[i] if start < 0 else frames[start, 0]).expand(3, -1, -1, -1)
+    starts = {"i": o[i], "j": o[j], "k": o[k], **{str(n): f[0] for n, f in enumerate(frames)}}
+    into = starts[start].expand(3, -1, -1, -1)
     for name, lam in models.items():
         code = lam.encode(o[[i, j, i]], o[[j, k, k]])
         ij, jk, ik = code.z

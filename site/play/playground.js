@@ -9,7 +9,7 @@
   const { episodes, shots, side, data } = PLAY.frames;
   const PIXELS = 3 * side * side;
   const bytes = Lam.bytesOf(data);
-  const state = { film: 0, i: 0, j: 4, k: 8, scale: 1, start: -1 }; // start -1: frame i itself
+  const state = { film: 0, i: 0, j: 4, k: 8, scale: 1, start: "i" }; // start: i, j, k, or the number of a film
   const find = (query) => root.querySelector(query);
 
   // --- what is computed ------------------------------------------------------------------------
@@ -37,7 +37,7 @@
   function compute(name) {
     const { i, j, k, scale, start } = state;
     const [ij, jk, ik] = [latent(name, i, j), latent(name, j, k), latent(name, i, k)];
-    const into = start < 0 ? frame(state.film, i) : frame(start, 0);
+    const into = start in state ? frame(state.film, state[start]) : frame(+start, 0);
     const both = sum(ij.z, jk.z);
     const scaled = [ij.z, ik.z, both].map((z) => z.map((value) => scale * value));
     const pictures = scaled.map((z) => models[name].decode(into, z));
@@ -113,7 +113,9 @@
       find("#play-start").insertAdjacentHTML("beforeend",
         `<option value="${film}">the first frame of film ${film + 1}</option>`);
     }
-    find("#play-start").insertAdjacentHTML("afterbegin", '<option value="-1" selected>frame i</option>');
+    const own = ["i", "j", "k"].map((way) => `<option value="${way}">frame ${way}</option>`);
+    find("#play-start").insertAdjacentHTML("afterbegin", own.join(""));
+    find("#play-start").value = state.start;
     find(".play-frames").innerHTML = ["i", "j", "k"].map((way) =>
       `<figure data-frame="${way}">${canvas(`frame ${way} of the film`)}<figcaption><label>frame <i>${way}</i>: ` +
       `<output>${state[way]}</output><input type="range" min="0" max="${shots - 1}" value="${state[way]}"></label></figcaption></figure>`,
@@ -133,7 +135,7 @@
       find(`[data-frame=${way}] input`).addEventListener("input", (event) => set({ [way]: +event.target.value }));
     }
     find("#play-scale").addEventListener("input", (event) => set({ scale: +event.target.value }));
-    find("#play-start").addEventListener("change", (event) => set({ start: +event.target.value }));
+    find("#play-start").addEventListener("change", (event) => set({ start: event.target.value }));
   }
 
   function set(change) {
