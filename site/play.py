@@ -11,6 +11,7 @@ A new page is a Markdown file in site/play, its scripts beside it, and a line in
 import argparse
 import base64
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,7 +37,11 @@ MODELS = {
     "no_ac_cpu": "its twin, without the additive loss",
     "potential_lam_cpu": "the potential model",
 }
-PAGES = {"Playground": "playground.md", "Closed forms": "closed_forms.md"}
+PAGES = {
+    "Playground": "playground.md",
+    "Closed forms": "closed_forms.md",
+    "Moving pictures": "moving_pictures.md",
+}
 MOST_BYTES = 2_000_000  # of each file
 
 SEED = 7  # of the episodes; the kept models have seen those of seed 0
@@ -193,6 +198,18 @@ def frames_script() -> dict:
     return {"episodes": len(frames), "shots": frames.shape[1], "side": SIDE, "data": data}
 
 
+FILMS = ROOT / "nbs" / "9_studies" / "animations.ipynb"
+
+
+def with_films(page: str) -> str:
+    """A page with the moving pictures of their chapter in place of its lines `FILM n`."""
+    cells = json.loads(FILMS.read_text(encoding="utf-8"))["cells"]
+    outputs = [output.get("data", {}) for c in cells for output in c.get("outputs", [])]
+    pages = ["".join(data.get("text/html", "")) for data in outputs]
+    films = [text for text in pages if text.startswith('<figure class="film">')]
+    return re.sub(r"^FILM (\d)$", lambda line: films[int(line[1])], page, flags=re.M)
+
+
 def write_pages(docs: Path) -> list[dict[str, str]]:
     """Write the pages and what they load into the folder of Markdown; their entries of the menu."""
     folder, vendor = docs / "play", docs / "vendor" / "play"
@@ -201,7 +218,7 @@ def write_pages(docs: Path) -> list[dict[str, str]]:
     for script in [*PLAY.glob("*.js"), *PLAY.glob("*.css")]:
         shutil.copy(script, vendor)
     for name in PAGES.values():
-        shutil.copy(PLAY / name, folder)
+        (folder / name).write_text(with_films((PLAY / name).read_text(encoding="utf-8")))
     write_script(vendor / "frames.js", "frames", frames_script())
     for name, title in MODELS.items():
         lam = LatentActionModel.from_pretrained(name)

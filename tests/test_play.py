@@ -120,7 +120,7 @@ def move(page, control, value, event="input"):
 SHOWN = """
 Object.fromEntries(Object.entries(playground.shown).map(([name, r]) => [name, {
   pictures: r.pictures.map((p) => Array.from(p)),
-  z: r.scaled.map((z) => Array.from(z)), codes: r.codes,
+  z: r.scaled.map((z) => Array.from(z)), codes: r.codes, additivity: r.additivity, apart: r.apart,
 }]))
 """
 
@@ -154,6 +154,11 @@ def test_the_page_shows_what_python_computes(playground, models, frames, choice)
         pictures = lam.decode(into, z).flatten(1)
         assert np.abs(np.array(shown[name]["z"]) - z.numpy()).max() < 1e-3
         assert np.abs(np.array(shown[name]["pictures"]) - pictures.numpy()).max() < 1e-3
+        there = ((ik - ij - jk).square().sum() / ij.square().sum()).item()
+        apart = (pictures[1] - pictures[2]).square().sum() / (o[i] - o[k]).square().sum()
+        if ij.any():  # that of the potential model is zero where i is j
+            assert shown[name]["additivity"] == pytest.approx(there, rel=1e-3, abs=1e-6)
+        assert shown[name]["apart"] == pytest.approx(apart.item(), rel=1e-2, abs=1e-6)
         if code.indices is not None:
             own = code.indices % lam.config.bottleneck.codes
             assert [shown[name]["codes"][way] for way in ("ij", "jk", "ik")] == own.tolist()
@@ -221,6 +226,16 @@ def test_it_fits_a_phone(site, chromium, dark):
         color = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", color)[:3])) < 300) == dark
         assert page.problems() == []
+
+
+def test_the_films_of_the_chapter_are_on_their_page(site, chromium):
+    """Both move there, and each has an alternative text."""
+    page = chromium.page(still=True)
+    page.open(site / "play" / "moving_pictures.html")
+    assert page.evaluate("document.querySelectorAll('.film').length") == 2
+    labels = page.evaluate("[...document.querySelectorAll('.film svg')].map((s) => s.ariaLabel)")
+    assert len(labels) == 4 and all(len(words) > 40 for words in labels)
+    assert page.evaluate("document.querySelectorAll('animateTransform').length") > 400
 
 
 def test_what_the_page_cannot_compute_is_refused():

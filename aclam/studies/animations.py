@@ -211,10 +211,11 @@ def draw_captions(captions: Sequence[str], seconds: float) -> str:
 
 # %% ../../nbs/9_studies/animations.ipynb #60a9ee4d
 STYLE = (
-    ".film{display:block;width:100%;max-width:none;margin:1em 0}"
+    "figure.film{display:block;width:100%;max-width:none;margin:1em 0}"
     ".film>div{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(170px,1fr))}"
     ".film svg{width:100%;max-width:320px;height:auto}"
     ".film text{fill:currentColor;font:11px sans-serif}"
+    ".film button{border:1px solid;border-radius:4px;padding:1px 8px;cursor:pointer;color:inherit}"
     ".film .still{display:none}@media(prefers-reduced-motion:reduce)"
     "{.film .moving,.film button{display:none}.film .still{display:inline}}"
 )
