@@ -16,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 import papers
+import play
 import yaml
 from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
 from markup import fold_solutions, link_drawings, theorems
@@ -274,6 +275,7 @@ def main() -> None:
         shutil.copytree(images, DOCS / images.relative_to(NBS))
     known = symbols()
     nav: list = [{"aclam": page(NBS / "index.ipynb", known)}]
+    nav.append({"Playground": play.write_pages(DOCS)})
     for room, notebooks in chapters():
         pages = [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]
         place(nav, room).append({room["room"]: pages})
