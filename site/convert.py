@@ -66,6 +66,7 @@ def to_markdown(
     understands it. Cells whose ids are in `anchors` can be linked to, as `#cell-ID`.
     """
     parts = []
+    shows = ""
     for i, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         said = directives(source) if cell["cell_type"] == "code" else {}
@@ -75,9 +76,11 @@ def to_markdown(
             parts.append(f'<div id="cell-{cell["id"]}"></div>')
         if cell["cell_type"] == "markdown":
             parts.append(text(source))
+            shows = _last_heading(source) or shows
             continue
         parts.append(_code(source, said, module))
-        parts += [_output(o, f"{name}-{i}-{j}", save_image) for j, o in enumerate(cell["outputs"])]
+        for j, output in enumerate(cell["outputs"]):
+            parts.append(_output(output, f"{name}-{i}-{j}", save_image, shows))
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -91,7 +94,13 @@ def _code(source: str, said: dict[str, str], module: str) -> str:
     return f"```python{title}\n{body}\n```"
 
 
-def _output(output: dict, name: str, save_image: SaveImage) -> str:
+def _last_heading(source: str) -> str:
+    """The words of the last heading of a text, for readers who cannot see the figures below it."""
+    headings = re.findall(r"^#+ (.+)$", source, re.M)
+    return re.sub(r"[^\w ,.:?'-]", "", headings[-1]).strip() if headings else ""
+
+
+def _output(output: dict, name: str, save_image: SaveImage, shows: str = "") -> str:
     """One output: Markdown and HTML as they are, a picture as a file, text in a fence."""
     if output["output_type"] == "stream":
         return _fence("".join(output["text"])) if output["name"] == "stdout" else ""
@@ -103,7 +112,7 @@ def _output(output: dict, name: str, save_image: SaveImage) -> str:
                 return captioned(content)
             raw = content.encode() if suffix == "svg" else base64.b64decode(content)
             look = "{.chart}" if suffix == "png" and is_chart(raw) else ""
-            return f"![output]({save_image(f'{name}.{suffix}', raw)}){look}"
+            return f"![{'figure: ' + shows if shows else 'output'}]({save_image(f'{name}.{suffix}', raw)}){look}"
     if "text/markdown" in data:
         return "".join(data["text/markdown"]).strip()
     if "text/html" in data:

@@ -230,6 +230,37 @@ def search_troubles(browser: Browser, site: Path) -> list[str]:
     return found
 
 
+TOUCH = """(() => {
+  const figure = document.querySelector(".md-typeset img, svg.drawing:not(.still)")
+  figure.dispatchEvent(new MouseEvent("click", { bubbles: true }))
+  const sheet = document.querySelector("dialog.zoom[open]")
+  const wide = sheet ? sheet.firstElementChild.getBoundingClientRect().width : 0
+  sheet?.click()
+  const left = document.querySelectorAll("dialog.zoom[open]").length
+  return JSON.stringify([figure.getBoundingClientRect().width, wide, left])
+})()"""
+WAYS = """JSON.stringify([...document.querySelectorAll("article li a")].map((a) => a.href)
+  .filter((href) => href.includes("?way=")))"""
+
+
+def touch_troubles(browser: Browser, site: Path) -> list[str]:
+    """A figure opens larger than it stands and closes again; the ways of the start page are followed."""
+    found = []
+    browser.open((site / "1_linear" / "figures.html").as_uri())
+    stands, opened, left = json.loads(browser.evaluate(TOUCH))
+    if opened <= stands or left:
+        found.append(f"a figure of {stands:.0f} pixels opens with {opened:.0f}; {left} stay open")
+    browser.open((site / "start.html").as_uri())
+    links = json.loads(browser.evaluate(WAYS))
+    if len(links) != 16:
+        found.append(f"{len(links)} links of the start page follow a way, not 16")
+    for link in links:
+        browser.open(link)
+        if browser.evaluate('document.querySelectorAll("nav.way").length') != 2:
+            found.append(f"{link} has no bar of its way")
+    return found
+
+
 def open_all(site: Path, names: Sequence[str] = ()) -> list[str]:
     """All findings of the pages in a folder, one line each; `names` are pages to which it is limited."""
     browser = Browser(program() or "chromium")
@@ -241,7 +272,8 @@ def open_all(site: Path, names: Sequence[str] = ()) -> list[str]:
             events = browser.open(path.as_uri())
             pages[path] = json.loads(browser.evaluate(LOOK))
             found += [f"{path.relative_to(site)}: {t}" for t in page_troubles(events, pages[path])]
-        return found + link_troubles(pages, site) + search_troubles(browser, site)
+        found += link_troubles(pages, site) + search_troubles(browser, site)
+        return found + touch_troubles(browser, site)
     finally:
         browser.close()
 
