@@ -124,6 +124,22 @@ def test_table_5_differs_in_the_objective_only():
     }
 
 
+def test_forms_differ_in_the_form_or_the_objective_and_not_in_size():
+    models = ablation.forms()
+    sizes = ("idm_width", "idm_depth", "fdm_width", "fdm_depth", "tokens", "code_dim")
+    twin = models["twin, no AC"]
+    for name, config in models.items():
+        assert [getattr(config, s) for s in sizes] == [getattr(twin, s) for s in sizes], name
+        assert config.bottleneck.codes in (31, 32)
+        whole = ablation.budget(name, models, ShortRun())
+        continuous = config.bottleneck.continuous_steps / whole.steps
+        assert continuous == pytest.approx(0.65, abs=0.01), name
+        assert (whole == ShortRun()) == (not name.endswith(ablation.EQUAL_WORK))
+        assert ("signed" in name) == config.bottleneck.signed == LatentActionModel(config).is_odd
+    assert replace(models["odd"], odd=False) == twin
+    assert replace(models["ALAM"], objective=twin.objective) == twin
+
+
 def test_the_command_writes_every_row_once_and_goes_on(films, tmp_path, monkeypatch, capsys):
     write_store(
         tmp_path / "data", [*films, *(synthetic_trajectory(9 + n, T=16, size=16) for n in range(6))]

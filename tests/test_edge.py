@@ -406,7 +406,7 @@ def test_a_bottleneck_has_limits(changes):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_weights_of_the_objective_are_finite(value):
-    for field in ("lambda_ac", "lambda_reg", "lambda_proprio", "lambda_action"):
+    for field in ("lambda_ac", "lambda_reg", "lambda_proprio", "lambda_action", "lambda_reverse"):
         refused(replace, field, PRESETS["ac_lam_cpu"].objective, **{field: value})
 
 

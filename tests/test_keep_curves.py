@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import keep_curves  # noqa: E402
+import keep_odd  # noqa: E402
 
 
 def run(folder: Path, preset: str, seed: int) -> Path:
@@ -33,3 +34,29 @@ def test_two_runs_of_a_preset_are_both_kept(tmp_path):
     assert len(kept["no_ac_cpu"]["training"]) == 2
     with pytest.raises(SystemExit, match="there is a run of ac_lam_cpu, seed 0 already"):
         keep_curves.named([runs[0], runs[0]])
+
+
+def test_a_training_is_one_row_and_the_others_stay():
+    rows = []
+    for preset, seed in (("odd_cpu", 1), ("odd_cpu", 0), ("alam_cpu", 0)):
+        row = {"preset": preset, "demonstrations": 0, "seed": seed, "steps": 200}
+        rows.append(row | {"measured": {"inverse": 0.5}})
+    kept = {"rows": []}
+    for row in rows:
+        kept = keep_odd.with_row(kept, row)
+    assert [(r["preset"], r["seed"]) for r in kept["rows"]] == [
+        ("alam_cpu", 0),
+        ("odd_cpu", 0),
+        ("odd_cpu", 1),
+    ]
+
+    again = keep_odd.with_row(kept, rows[0] | {"measured": {"inverse": 0.25}})
+    assert len(again["rows"]) == 3 and again["rows"][2]["measured"]["inverse"] == 0.25
+    shorter = keep_odd.with_row(kept, rows[0] | {"steps": 100})
+    assert len(shorter["rows"]) == 4, "other steps are another training"
+
+
+def test_a_run_that_is_not_finished_is_no_row(tmp_path):
+    folder = run(tmp_path / "run", "odd_cpu", 0)
+    with pytest.raises(SystemExit, match="is not finished"):
+        keep_odd.row_of(folder, tmp_path, "abc", "")

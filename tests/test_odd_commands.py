@@ -70,6 +70,7 @@ def test_who_is_odd_already():
         return LatentActionModel.from_preset(name, **changes).is_odd
 
     assert is_odd("potential_lam_cpu") and is_odd("potential_frame_vq_cpu")
+    assert is_odd("odd_signed_cpu"), "its codebook holds the opposite of each code"
     assert not is_odd("potential_vq_cpu"), "its codebook rounds a difference and its opposite apart"
     for name in ("ac_lam_cpu", "odd_cpu", "villa_x_cpu", "lapa_cpu", "univla_cpu"):
         assert not is_odd(name), name

@@ -83,6 +83,15 @@ def test_every_bottleneck_trains(name, kind):
     assert torch.isfinite(loss) and any(p.grad is not None for p in lam.idm.parameters())
 
 
+@torch.no_grad()
+def give_spread(lam: LatentActionModel, o_i: torch.Tensor, o_j: torch.Tensor) -> None:
+    """Scale the last map of an untrained encoder: the tokens of these pairs have a spread of 1."""
+    spread = lam.pair_tokens(lam.normalize(o_i), lam.normalize(o_j)).std()
+    last = lam.codes.narrow if lam.family == "univla" else lam.idm
+    last = getattr(last, "pool", last)
+    getattr(last, "read", last).weight /= spread
+
+
 @pytest.mark.parametrize("kind", ["fsq", "none"])
 @pytest.mark.parametrize("name", OPEN)
 def test_a_bottleneck_that_keeps_signs_keeps_oddness_exactly(name, kind):
@@ -91,15 +100,28 @@ def test_a_bottleneck_that_keeps_signs_keeps_oddness_exactly(name, kind):
     lam = small(name, bottleneck=keeps).eval()
     size = lam.config.image_size
     o_i, o_j = torch.rand(2, 5, 3, size, size)
-    with torch.no_grad():
-        spread = lam.pair_tokens(lam.normalize(o_i), lam.normalize(o_j)).std()
-    last = lam.codes.narrow if lam.family == "univla" else lam.idm
-    last = getattr(last, "pool", last)
-    with torch.no_grad():
-        getattr(last, "read", last).weight /= spread
+    give_spread(lam, o_i, o_j)
     there, back = lam.encode(o_i, o_j), lam.encode(o_j, o_i)
     assert lam.is_odd and there.z.norm() > 1 and torch.equal(there.z, -back.z)
     assert not lam.encode(o_i, o_i).z.any()
+
+
+@pytest.mark.parametrize("kind", ["vq", "rvq"])
+@pytest.mark.parametrize("name", OPEN)
+def test_a_codebook_closed_under_sign_keeps_oddness_exactly(name, kind):
+    usual = replace(PRESETS[name].bottleneck, kind=kind, codes=7, continuous_steps=0, noise=0.0)
+    lam = small(name, bottleneck=replace(usual, normalize="scale", signed=True)).train()
+    size = lam.config.image_size
+    o_i, o_j = torch.rand(2, 5, 3, size, size)
+    give_spread(lam, o_i, o_j)
+    with torch.no_grad():
+        for _ in range(3):
+            lam.latents(lam.normalize(o_i), lam.normalize(o_j))
+    there, back = lam.encode(o_i, o_j), lam.encode(o_j, o_i)
+    assert lam.is_odd and there.indices is not None and there.z.norm() > 0
+    assert torch.equal(there.z, -back.z) and not lam.encode(o_i, o_i).z.any()
+    own = there.indices[:, : lam.config.tokens]
+    assert torch.equal(own % 7, 6 - back.indices[:, : lam.config.tokens] % 7)
 
 
 @pytest.mark.parametrize("name", SIZES)

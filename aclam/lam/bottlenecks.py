@@ -203,7 +203,7 @@ def keeps_sign(c: BottleneckConfig) -> bool:
     """Whether, in evaluation, -x becomes minus what x becomes: no mean is taken off, no code lacks
     its opposite.
     """
-    return c.normalize in ("none", "scale") and c.kind in ("none", "fsq", "vae")
+    return c.normalize in ("none", "scale") and (c.signed or c.kind in ("none", "fsq", "vae"))
 
 
 def check_odd(bottleneck: Bottleneck, x: Tensor, tol: float = 1e-5) -> float:

@@ -33,6 +33,7 @@ from aclam.lam.global_batch import (
     pooled_statistics,
     sum_over_ranks,
 )
+from .signed import check_signed, closed, nearest_signed, with_opposites
 from .sizes import Depth, Rows, Steps, Weight, check_limits
 from ..schema import Share
 
@@ -86,6 +87,7 @@ class BottleneckConfig:
     levels: tuple[int, ...] = (7, 5)
     # vae: weight of the KL term of a whole latent, in nats (AdaWorld's)  # assumed
     kl: Weight = 2e-4
+    signed: bool = False  # vq, rvq: the codebook is closed under sign, see `aclam.lam.signed`
 
     def __post_init__(self):
         check_limits(self)
@@ -100,6 +102,8 @@ def check_bottleneck(c: BottleneckConfig) -> None:
         raise UserError(f"levels are {c.levels}: odd numbers of at least 3 expected")
     if math.prod(c.levels) > MOST_ROWS:
         raise UserError(f"levels are {c.levels}: a lattice of at most {MOST_ROWS} points expected")
+    if c.signed:
+        check_signed(c.kind, c.codes, c.update)
     if c.decay == 1:
         raise UserError(f"decay is {c.decay}: a number in [0, 1) expected")
 
@@ -195,16 +199,14 @@ class Samples(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """G codebooks of K codes; `shared`: G = 1 for all N tokens, else G = N.
-
-    Buffers only, or a parameter with gradient.
-    """
+    """G codebooks of K codes; `shared`: G = 1 for all N tokens, else G = N."""
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
         super().__init__()
         self.config = config
         self.groups = 1 if config.shared else tokens
         start = (torch.rand(self.groups, config.codes, code_dim) * 2 - 1) / config.codes
+        start = closed(start) if config.signed else start
         if config.update == "gradient":
             self.codes = nn.Parameter(start)
         else:
@@ -250,8 +252,8 @@ def commit_step(self: Codebook) -> None:
         self.restart(self.group(rows), ask=pending[0].place is None)
 
 # %% ../../nbs/4_lam/quantizer.ipynb #05107b7f
-def draw_samples(x: Tensor, k: int) -> Tensor:
-    """Draw k random samples of each group: (G, n, c) -> (G, k, c).
+def draw_samples(x: Tensor, k: int, signed: bool = False) -> Tensor:
+    """Draw k random samples of each group: (G, n, c) -> (G, k, c), closed where signed.
 
     With the same generator and samples, the choice is the same on all processes.
     """
@@ -261,14 +263,15 @@ def draw_samples(x: Tensor, k: int) -> Tensor:
             return torch.randint(0, x.shape[1], (k,), device=x.device)
         return torch.randperm(x.shape[1], device=x.device)[:k]
 
-    return pick(x.detach(), torch.stack([order() for _ in x]))
+    drawn = pick(x.detach(), torch.stack([order() for _ in x]))
+    return closed(drawn) if signed else drawn
 
 
 @patch
 @torch.no_grad()
 def start(self: Codebook, x: Tensor) -> None:
     """Put each code on a random sample of x (G, n, c)."""
-    self.codes.copy_(draw_samples(x, self.config.codes))
+    self.codes.copy_(draw_samples(x, self.config.codes, self.config.signed))
     self.total.copy_(self.codes)
     self.count.fill_(1.0)
     self.ready.fill_(True)
@@ -294,6 +297,8 @@ def move(self: Codebook, parts: list[tuple[Tensor, Tensor]]) -> None:
     chosen = [(one_hot(indices, self.config.codes), x) for x, indices in parts]  # (G, n, K)
     count = sum_over_ranks(sum(chose.sum(1) for chose, _ in chosen))
     total = sum_over_ranks(sum(chose.mT @ x for chose, x in chosen))
+    if self.config.signed:
+        count, total = with_opposites(count, total)
     self.count.lerp_(count, 1 - self.config.decay)
     self.total.lerp_(total, 1 - self.config.decay)
     if self.config.update == "ema":
@@ -312,7 +317,7 @@ def restart(self: Codebook, x: Tensor, ask: bool = True) -> Tensor:
     dead = self.count < self.config.restart_below * average  # (G, K)
     if ask and not dead.any():
         return dead.sum()
-    fresh = draw_samples(x, self.config.codes)
+    fresh = draw_samples(x, self.config.codes, self.config.signed)
     self.codes.copy_(torch.where(dead[..., None], fresh, self.codes))
     self.total.copy_(torch.where(dead[..., None], fresh * average[..., None], self.total))
     self.count.copy_(torch.where(dead, average, self.count))
@@ -330,7 +335,8 @@ def look_up(self: Codebook, x: Tensor, learn: bool) -> tuple[Tensor, Tensor, Ten
     if learn and not self.started:
         self.start(self.group(global_rows([(x.detach(), place)])))
     flat = self.group(x)  # (G, n, c)
-    indices = nearest(flat.detach(), self.codes.detach())
+    find = nearest_signed if c.signed else nearest
+    indices = find(flat.detach(), self.codes.detach())
     e = pick(self.codes, indices)
     loss = c.beta * F.mse_loss(flat, e.detach())
     if c.update == "gradient":

@@ -24,7 +24,13 @@ from ..kept import kept_names
 from .blocks import normalize_pixels, unnormalize_pixels
 from .bottlenecks import codebook_size, keeps_sign
 from .fdm import ProprioFDM
-from .objective import ObjectiveConfig, known_pairs, objective, pair_frames
+from aclam.lam.objective import (
+    ObjectiveConfig,
+    both_ways,
+    known_pairs,
+    objective,
+    pair_frames,
+)
 from .quantizer import BottleneckConfig, LatentAction
 from ..weights import Pretrained, Registry, read_tensors
 
@@ -109,8 +115,7 @@ class FamilyConfig:
 
     def __post_init__(self):
         check_limits(self)
-        if self.odd and "odd" in self.fixed:
-            raise UserError(f"odd: {self.fixed['odd']}")
+        self.check_directions()
         if self.image_size % self.patch_size:
             sizes = f"image_size {self.image_size} is not a multiple"
             raise UserError(f"{sizes} of patch_size {self.patch_size}")
@@ -139,6 +144,18 @@ def check_heads(self: FamilyConfig, width: str, heads: str, multiple: int = 4) -
     if size % count or size % multiple:
         rule = f"must be a multiple of {multiple} and of {heads} {count}"
         raise UserError(f"{width} {size} {rule}")
+
+# %% ../../nbs/4_lam/registry.ipynb #81a2b91c
+@patch
+def check_directions(self: FamilyConfig) -> None:
+    """Refuse an odd form where the family has its own, and a reversal loss beside an odd form."""
+    if self.odd and "odd" in self.fixed:
+        raise UserError(f"odd: {self.fixed['odd']}")
+    if self.objective.directions == 1:
+        return
+    if self.odd or "odd" in self.fixed:
+        already = "z_ij + z_ji is 0 by the form as it enters the bottleneck"
+        raise UserError(f"lambda_reverse {self.objective.lambda_reverse}: {already}, leave it at 0")
 
 # %% ../../nbs/4_lam/registry.ipynb #89893d5b
 @dataclass(frozen=True)
@@ -351,10 +368,16 @@ def has_tokens(self: LatentActionModel) -> bool:
 
 @patch
 def triple_latents(self: LatentActionModel, frames: Tensor) -> LatentAction:
-    """Latents of the pairs ij, jk, ik (3B rows) of normalized triples (B, 3, ...)."""
+    """Latents of the pairs ij, jk, ik (3B rows) of normalized triples (B, 3, ...).
+
+    Where reversal has a weight, behind them those of ji, kj, ki (6B rows in all).
+    """
     if self.has_tokens:
-        return self.quantize(self.triple_tokens(frames))
-    return self.latents(*pair_frames(frames))
+        return self.quantize(both_ways(self, frames))
+    start, end = pair_frames(frames)
+    if self.config.objective.directions == 1:
+        return self.latents(start, end)
+    return self.latents(torch.cat([start, end]), torch.cat([end, start]))
 
 # %% ../../nbs/4_lam/registry.ipynb #4c840f98
 @patch

@@ -22,7 +22,7 @@ from ..core import UserError, reason, say
 from .bottlenecks import make_bottleneck
 from .edge import Form, check_values, evaluating
 from .instructions import T5_BASE, TextConfig, instruction_words
-from .objective import pair_frames
+from .objective import both_ways, pair_frames
 from .odd_idm import odd_pairs, odd_triples
 from .quantizer import BottleneckConfig, LatentAction
 from .registry import LAMS, LatentActionModel
@@ -264,7 +264,7 @@ class Conditioned:
         return self.lam.triple_tokens(frames, self.words)
 
     def triple_latents(self, frames: Tensor) -> LatentAction:
-        return self.lam.quantize(self.triple_tokens(frames))
+        return self.lam.quantize(both_ways(self, frames))
 
     def predict(self, o_i: Tensor, z: Tensor) -> Tensor:
         return self.lam.predict(o_i, z, self.words)

@@ -227,7 +227,9 @@ class Frozen(Bottleneck):
     """
 
     def __init__(self, tokens: int, code_dim: int, config: BottleneckConfig):
-        fixed = replace(config, kind="vq", update="gradient", init="uniform", continuous_steps=0)
+        # how the codes moved, and by which rule they stayed closed, does not matter any more
+        learned = {"update": "gradient", "init": "uniform", "signed": False}
+        fixed = replace(config, kind="vq", continuous_steps=0, **learned)
         super().__init__(tokens, code_dim, fixed)
         self.requires_grad_(False).eval()
 

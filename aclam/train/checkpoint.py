@@ -194,7 +194,13 @@ FREE = (  # settings that may change: the weights do not depend on them, up to r
     *("compile", "checkpoint_activations", "shard"),
 )
 # of older runs, which lack them
-DEFAULTS = {"train.exact_accumulation": False, "train.tf32": True, "model.odd": False}
+DEFAULTS = {
+    "train.exact_accumulation": False,
+    "train.tf32": True,
+    "model.odd": False,
+    "model.objective.lambda_reverse": 0.0,
+    "model.bottleneck.signed": False,
+}
 
 
 # what decides the data, see `aclam.data.identity`: runs of an older version do not name it

@@ -186,8 +186,8 @@ def frame_bytes(config, frames: int) -> float:
 
 
 def encoder_passes(config) -> int:
-    """How often a pair is read: twice by an odd IDM, there and back."""
-    return 2 if config.odd else 1
+    """How often a pair is read: twice, there and back, by an odd IDM and for a reversal loss."""
+    return 2 if config.odd else config.objective.directions
 
 
 def fdm_passes(config) -> int:

@@ -118,11 +118,12 @@ def villa_decoder(config: VillaXConfig) -> Part:
 
 
 def villa_cost(config: VillaXConfig) -> RowCost:
-    """The queries of the pooling are made once a batch."""
+    """The queries of the pooling are made once a batch, and once more for triples backwards."""
     decoder = fdm_passes(config) * villa_decoder(config) + proprio_fdm(config)
     queries = linear(config.tokens, config.idm_width, config.idm_width)
     encoder = encoder_passes(config) * villa_encoder(config)
-    return RowCost(encoder, decoder, once=queries, batch=frame_bytes(config, 3))
+    once = config.objective.directions * queries
+    return RowCost(encoder, decoder, once=once, batch=frame_bytes(config, 3))
 
 # %% ../../nbs/8_train/flops_lams.ipynb #7360b250
 def unit_attention(rows: float, n: float, config: LapaConfig) -> Cost:
@@ -218,13 +219,14 @@ def lapa_decoder(config: LapaConfig) -> Part:
 
 # %% ../../nbs/8_train/flops_lams.ipynb #3fbb103e
 def lapa_cost(config: LapaConfig) -> RowCost:
-    """Encoder and decoder compute the table of distances, each for itself, once a batch."""
+    """Encoder and decoder compute the table of distances, each for itself, once a call."""
     w = config.width
     steps = (2 * config.side - 1) ** 2
     table = linear(steps, 2, w, into=False) + linear(steps, w, w) + linear(steps, w, config.heads)
     decoder = fdm_passes(config) * lapa_decoder(config)
     encoder = encoder_passes(config) * lapa_encoder(config)
-    return RowCost(encoder, decoder, once=2 * table, batch=frame_bytes(config, 3))
+    once = (1 + config.objective.directions) * table
+    return RowCost(encoder, decoder, once=once, batch=frame_bytes(config, 3))
 
 # %% ../../nbs/8_train/flops_lams.ipynb #15a7b96e
 WORDS = 16  # of an instruction, the longest of a batch  # assumed

@@ -30,7 +30,7 @@ from aclam.lam.global_batch import (
     widened,
     world_size,
 )
-from ..lam.objective import losses_of
+from ..lam.objective import both_ways, losses_of
 from ..lam.quantizer import Bottleneck, LatentAction, usage_of
 from .config import TrainConfig, precision
 
@@ -148,11 +148,16 @@ class ThreePasses(nn.Module):
         self.model = model
         self.precision = precision
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows in the tokens: ij, jk, ik and, where reversal has a weight, ji, kj, ki."""
+        return 3 * self.model.config.objective.directions
+
     def encode(self, batch: dict) -> Tensor:
-        """Compute the tokens (3n, N, c) of a micro-batch."""
+        """Compute the tokens (3n, N, c) of a micro-batch, (6n, N, c) with a reversal loss."""
         with autocast(batch, self.precision):
             model = self.model.conditioned(batch)
-            return widened(model.triple_tokens(model.normalize(batch["frames"])))
+            return widened(both_ways(model, model.normalize(batch["frames"])))
 
     def decode(self, batch: dict, code: LatentAction) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute loss and metrics of a micro-batch from its latents."""
@@ -175,18 +180,18 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
 
 
-def _gradients(leaves: Sequence[Tensor]) -> Tensor:
+def _gradients(leaves: Sequence[Tensor], blocks: int) -> Tensor:
     grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
-    return join_blocks(grads)
+    return join_blocks(grads, blocks)
 
 
-def cut_at_latents(code: LatentAction, parts: int) -> list[LatentAction]:
+def cut_at_latents(code: LatentAction, parts: int, blocks: int = 3) -> list[LatentAction]:
     """Divide latents over micro-batches whose backward pass is to end at them."""
-    latents = [_leaf(z) for z in divide_blocks(code.z, parts)]
-    before = [_leaf(x) for x in divide_blocks(code.pre_vq, parts)]
+    latents = [_leaf(z) for z in divide_blocks(code.z, parts, blocks)]
+    before = [_leaf(x) for x in divide_blocks(code.pre_vq, parts, blocks)]
     indices = [None] * parts
     if code.indices is not None:
-        indices = divide_blocks(code.indices, parts)
+        indices = divide_blocks(code.indices, parts, blocks)
     return [
         LatentAction(*own, code.loss.detach()) for own in zip(latents, before, indices, strict=True)
     ]
@@ -197,14 +202,15 @@ def add_gradients_exactly(
 ) -> list[dict]:
     """Add up the gradients of all micro-batches as if they were one; return the metrics of each."""
     # encode everything, and quantize it at once
+    blocks = passes.blocks
     with torch.no_grad():
-        tokens = _leaf(join_blocks([passes.encode(part) for part in parts]))
+        tokens = _leaf(join_blocks([passes.encode(part) for part in parts], blocks))
     seed_step(seed, s)
     with micro_batch(joined(places)):
         code = passes.model.quantize(tokens)
 
     # decode each part, forward and backward down to its latents
-    cuts = cut_at_latents(code, len(parts))
+    cuts = cut_at_latents(code, len(parts), blocks)
     seen = []
     for part, place, cut in zip(parts, places, cuts, strict=True):
         with micro_batch(place):
@@ -214,12 +220,14 @@ def add_gradients_exactly(
 
     # from the latents to the tokens, and from there to the encoder's weights
     ends = [code.z, code.pre_vq]
-    grads = [_gradients([cut.z for cut in cuts]), _gradients([cut.pre_vq for cut in cuts])]
+    leaves = [[cut.z for cut in cuts], [cut.pre_vq for cut in cuts]]
+    grads = [_gradients(part, blocks) for part in leaves]
     if code.loss.requires_grad:
         ends.append(code.loss)
         grads.append(code.loss.new_tensor(passes.model.config.objective.lambda_reg))
     torch.autograd.backward(ends, grads)
-    for part, grad in zip(parts, divide_blocks(tokens.grad, len(parts)), strict=True):
+    own = divide_blocks(tokens.grad, len(parts), blocks)
+    for part, grad in zip(parts, own, strict=True):
         passes.encode(part).backward(grad)
     average_gradients(passes.model)
     return seen
@@ -271,7 +279,7 @@ def start_codes(
         return False
 
     passes = ThreePasses(model, precision)
-    tokens = join_blocks([passes.encode(part) for part in parts])
+    tokens = join_blocks([passes.encode(part) for part in parts], passes.blocks)
     seed_step(seed, s)
     with micro_batch(joined(places)):
         model.quantize(tokens)
