@@ -18,18 +18,21 @@ SaveImage = Callable[
 
 def chapters(nbs: Path = NBS) -> list[tuple[dict, list[Path]]]:
     """Rooms in reading order, each with its notebooks that exist; those not named in chapters.yml
-    come last.
+    come last in the last room of their folder.
     """
-    rooms = []
-    for room in yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8")):
-        named = [nbs / room["folder"] / f"{n}.ipynb" for n in room["notebooks"]]
-        there = sorted(
-            p for p in (nbs / room["folder"]).glob("*.ipynb") if p != nbs / "index.ipynb"
-        )
-        ordered = [p for p in named if p in there] + [p for p in there if p not in named]
-        if ordered:
-            rooms.append((room, ordered))
-    return rooms
+    rooms = yaml.safe_load((ROOT / "site" / "chapters.yml").read_text(encoding="utf-8"))
+    last = {room["folder"]: i for i, room in enumerate(rooms)}
+    named = {nbs / room["folder"] / f"{n}.ipynb" for room in rooms for n in room["notebooks"]}
+    found = []
+    for i, room in enumerate(rooms):
+        folder = nbs / room["folder"]
+        there = [p for n in room["notebooks"] if (p := folder / f"{n}.ipynb").exists()]
+        if last[room["folder"]] == i:
+            others = set(folder.glob("*.ipynb")) - named - {nbs / "index.ipynb"}
+            there += sorted(others)
+        if there:
+            found.append((room, there))
+    return found
 
 
 def title_and_subtitle(notebook: Path) -> tuple[str, str]:
@@ -68,7 +71,10 @@ def to_markdown(
             parts.append(text(source))
             continue
         parts.append(_code(source, said, module))
-        parts += [_output(o, f"{name}-{i}-{j}", save_image) for j, o in enumerate(cell["outputs"])]
+        outputs = [_output(o, f"{name}-{i}-{j}", save_image) for j, o in enumerate(cell["outputs"])]
+        # what a picture shows, for those who cannot see it
+        alt = said.get("fig-alt", "output")
+        parts += [o.replace("![output](", f"![{alt}](", 1) for o in outputs]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 

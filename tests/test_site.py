@@ -78,6 +78,11 @@ def test_pictures_become_files_and_markdown_stays(page):
     assert saved == {"nb-0-0.png": b"a picture"}
 
 
+def test_a_picture_says_what_it_shows(page):
+    got, _ = page(code("#| fig-alt: A line falls\nx", shown(image_png=PIXEL)))
+    assert got == "```python\nx\n```\n\n![A line falls](pictures/nb-0-0.png)\n"
+
+
 def test_progress_bars_and_colours_are_left_out(page):
     got, _ = page(code("x", stream("50%|##", "stderr"), stream("\x1b[31mred\x1b[0m")))
     assert got == "```python\nx\n```\n\n```text\nred\n```\n"
