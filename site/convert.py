@@ -79,8 +79,10 @@ def to_markdown(
             shows = _last_heading(source) or shows
             continue
         parts.append(_code(source, said, module))
+        # what a picture shows, for those who cannot see it
+        alt = said.get("fig-alt", shows)
         for j, output in enumerate(cell["outputs"]):
-            parts.append(_output(output, f"{name}-{i}-{j}", save_image, shows))
+            parts.append(_output(output, f"{name}-{i}-{j}", save_image, alt))
     return "\n\n".join(p for p in parts if p) + "\n"
 
 

@@ -83,6 +83,11 @@ def test_a_picture_is_told_by_its_heading(page):
     assert "![figure: What x does](pictures/nb-1-0.png)" in got
 
 
+def test_a_picture_says_what_it_shows(page):
+    got, _ = page(code("#| fig-alt: A line falls\nx", shown(image_png=PIXEL)))
+    assert got == "```python\nx\n```\n\n![figure: A line falls](pictures/nb-0-0.png)\n"
+
+
 def test_progress_bars_and_colours_are_left_out(page):
     got, _ = page(code("x", stream("50%|##", "stderr"), stream("\x1b[31mred\x1b[0m")))
     assert got == "```python\nx\n```\n\n```text\nred\n```\n"
