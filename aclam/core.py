@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/core.html.md"""
 # %% auto #0
 __all__ = ['DIGITS', 'STEP', 'WORDS', 'lazy_names', 'import_modules', 'plain', 'write_json', 'regular_file', 'read_text',
            'json_lines', 'read_json', 'digest', 'say', 'print_json', 'convert', 'from_dict', 'OLD_FIELDS', 'OLD_VALUES',
-           'UserError', 'library', 'reason', 'short', 'suggest', 'MARK', 'TOKEN', 'Marks', 'atomic_file',
+           'UserError', 'counted', 'library', 'reason', 'short', 'suggest', 'MARK', 'TOKEN', 'Marks', 'atomic_file',
            'atomic_folder', 'is_older', 'read_mark', 'refuse_foreign', 'sweep', 'CANNOT_WRITE', 'NO_ROOM']
 
 # %% ../nbs/0_core.ipynb #e6e4b952
@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from .errors import OLD_FIELDS, OLD_VALUES, UserError, library, reason, short, suggest
+from .errors import OLD_FIELDS, OLD_VALUES, UserError, counted, library, reason, short, suggest
 from aclam.whole import (
     CANNOT_WRITE,
     MARK,
@@ -45,7 +45,8 @@ from aclam.whole import (
 )
 
 # %% ../nbs/0_core.ipynb #819e09ce
-_all_ = ["OLD_FIELDS", "OLD_VALUES", "UserError", "library", "reason", "short", "suggest"]
+_all_ = ["OLD_FIELDS", "OLD_VALUES", "UserError", "counted", "library", "reason"]
+_all_ = ["short", "suggest"]
 _all_ = ["MARK", "TOKEN", "Marks", "atomic_file", "atomic_folder", "is_older", "read_mark"]
 _all_ = ["refuse_foreign", "sweep", "CANNOT_WRITE", "NO_ROOM"]
 

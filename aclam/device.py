@@ -12,7 +12,7 @@ import os
 
 import torch
 
-from .core import UserError
+from .core import UserError, counted
 
 # %% ../nbs/0_device.ipynb #32a99bd8
 def device_of(name: str = "auto") -> torch.device:
@@ -32,5 +32,6 @@ def device_of(name: str = "auto") -> torch.device:
     if device.type == "meta":
         raise UserError("device meta has no numbers: auto, cpu, cuda or cuda:N expected")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPUs")
+        found = counted(torch.cuda.device_count(), "GPU")
+        raise UserError(f"device {name}: this machine has {found}")
     return device

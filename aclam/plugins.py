@@ -11,7 +11,8 @@ __all__ = ['OPTION', 'VARIABLE', 'GROUP', 'named_plugins', 'split_plugins', 'imp
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
@@ -46,11 +47,19 @@ def split_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, rest
 
 # %% ../nbs/0_plugins.ipynb #78b1ffe5
-def _here() -> None:
-    """Let modules of the present folder be found, after all others."""
+@contextmanager
+def _here() -> Iterator[None]:
+    """Meanwhile, modules of the present folder are found, after all others."""
     folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the module may have changed the list itself
+            sys.path.remove(folder)
 
 
 def import_plugin(name: str) -> ModuleType:
@@ -58,9 +67,9 @@ def import_plugin(name: str) -> ModuleType:
     if name.endswith(".py") or os.sep in name:
         right = name.removesuffix(".py").replace(os.sep, ".").lstrip(".")
         raise UserError(f"plug-in {short(name)} is a file: name the module, {OPTION} {right}")
-    _here()
     try:
-        return importlib.import_module(name)
+        with _here():
+            return importlib.import_module(name)
     except UserError:
         raise
     except Exception as error:  # whatever a stranger's module does

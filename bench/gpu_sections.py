@@ -399,7 +399,8 @@ def set_arithmetic(plan: Plan, tf32: bool = True) -> None:
 
 def formula_memory_gib(config: Any, rows: int, checkpointed: bool = False) -> float:
     """What the cost chapter's plan says that a step of so many rows takes in bf16."""
-    return memory(config, rows, Setup(checkpointed=checkpointed)).total / 2**30
+    setup = Setup(checkpointed=checkpointed, accumulated=False)
+    return memory(config, rows, setup).total / 2**30
 
 
 def largest(plan: Plan, config: Any) -> int | None:

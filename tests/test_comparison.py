@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
 from aclam.core import UserError, read_json
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
 from aclam.kept import kept_result
 from aclam.structure.table import TABLE_1
 from aclam.studies import comparison as c
@@ -110,6 +113,24 @@ def test_the_whole_path(tmp_path, monkeypatch):
     assert c.compare(quick)["table_1"] == results["table_1"]
 
 
+def test_one_episode_to_measure_on_is_said_before_anything_is_trained(tmp_path):
+    quick = c.quick(tmp_path)
+    few = [synthetic_trajectory(s, T=12, size=32) for s in range(12)]
+    for name, episodes in (("few", few), ("one", few[:1])):
+        write_store(tmp_path / name, episodes)
+    nothing = Mock(side_effect=AssertionError("a training has begun"))
+    cases = {
+        r"few: 1 episode to measure on.*\(0.1 of 12\); give 20 or more": {
+            "data": (*quick.data, tmp_path / "few")
+        },
+        "one: 1 episode to measure on, a comparison needs 2": {"ood": (tmp_path / "one",)},
+    }
+    for said, changes in cases.items():
+        with pytest.raises(UserError, match=said):
+            c.compare(replace(quick, **changes), nothing)
+    assert not quick.out.exists()
+
+
 def test_more_steps_are_another_training(tmp_path):
     run = c.run_of(config(out=tmp_path), "ac_lam_cpu", 0)
     run.mkdir(parents=True)
@@ -147,6 +168,7 @@ def test_a_comparison_that_was_cut_off_can_be_read(tmp_path, monkeypatch):
         "seconds": 3.0,
     }
     monkeypatch.setattr(c, "inputs_of", lambda _: {})  # there are no stores
+    monkeypatch.setattr(c, "check_held_out", lambda _: None)
     monkeypatch.setattr(c, "measure_run", lambda *_: one)
     monkeypatch.setattr(c, "draw", lambda *_: None)  # there is no model to draw with
     assert (

@@ -10,9 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aclam.core import UserError
+from aclam.kept import kept_result
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.policy.model import PRESETS as POLICIES
-from aclam.policy.model import TINY
+from aclam.policy.model import TINY, Policy
 from aclam.policy.vlm import REDUCED
 from aclam.train.cards import (
     CARDS,
@@ -24,7 +25,14 @@ from aclam.train.cards import (
 )
 from aclam.train.cost import DAY, CostConfig, feed, main, run_mfu, run_seconds, run_steps, traffic
 from aclam.train.flops import convolution
-from aclam.train.memory import Setup, check_kept, check_memory, memory, numbers
+from aclam.train.memory import (
+    Setup,
+    check_kept,
+    check_memory,
+    idle_weights,
+    memory,
+    numbers,
+)
 from aclam.train.step import ThreePasses, add_gradients_exactly, places_of
 from aclam.train.step_cost import (
     check_flops,
@@ -158,6 +166,27 @@ def test_bytes_kept_by_formula_are_those_that_autograd_holds(name, bf16):
 )
 def test_memory_of_a_small_step(name, checkpointed):
     check_memory(SETTINGS[name], 32, Setup(bf16=False, checkpointed=checkpointed), tol=0.15)
+
+
+def test_weights_without_a_gradient_are_known():
+    """Counted by the backward pass of the small policy; in the large one, of the same build."""
+    model = Policy(POLICIES["policy_cpu"])
+    model.loss(example_batch(POLICIES["policy_cpu"], 2, "cpu"))[0].backward()
+    idle = [p for p in model.parameters() if p.grad is None]
+    assert {id(p) for p in idle} == {id(p) for p in idle_weights(model)} and idle
+    assert numbers(POLICIES["policy_paper"]).idle == 109_056_000
+    assert not numbers(PRESETS["ac_lam_cpu"]).idle
+
+
+def test_the_memory_that_a_card_took():
+    """An H200, one micro-batch a step: the policy of 3.55 billion numbers, and our model."""
+    found = json.loads(kept_result("gpu.json").read_text())["sections"]
+    cases = {"policy": POLICIES["policy_paper"], "sweep": PRESETS["ac_lam_paper"]}
+    for section, config in cases.items():
+        setup = Setup(checkpointed=section == "policy", accumulated=False)
+        for row in found[section]["result"]["micro_batches"]:
+            formula = memory(config, row["micro_batch"], setup).total / 2**30
+            assert formula == pytest.approx(row["peak_memory_gib"], rel=0.03), row
 
 
 def test_memory_of_the_papers_step():

@@ -1,19 +1,25 @@
 """The group that was launched: its size, its time-outs, and one start for all its ranks."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
-from processes import TOY
+from kill_table import wait_for
+from processes import TOY, all_gone, linux
 from torch.utils.data import DataLoader, Dataset
 
 from aclam.core import UserError
 from aclam.data.loading import loader_settings
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
 from aclam.train import group
 from aclam.train.ranks import RankWatch
 from aclam.train.stop import GroupError
@@ -146,6 +152,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from aclam.core import UserError
 from aclam.data.loading import loader_settings
+from aclam.data.store import write_store
+from aclam.data.trajectory import synthetic_trajectory
 from aclam.train.group import loading
 
 class Slow(Dataset):
@@ -185,6 +193,65 @@ def test_a_loading_process_that_is_killed_is_noticed_at_once(device, tmp_path):
     assert order == str(list(range(8)))  # a batch that takes longer than a look is waited for
     assert line.startswith("a loading process died") and "--train.num-workers" in line
     assert soon == "True"
+
+
+STOPPED = """
+import sys
+from aclam.data import loading
+
+as_on_a_gpu = loading._context  # there, loading processes are those of a fork server
+loading._context = lambda device: as_on_a_gpu(sys.argv[1])
+if __name__ == "__main__":
+    from aclam.train.lam import main
+    main(sys.argv[2:])
+"""
+TRAINING = (
+    "--preset ac_lam_cpu --train.steps 100000 --train.batch-size 4 --train.num-workers 2 "
+    "--train.log-every 2 --train.probe-every 100000 --train.checkpoint-every 100000 --probe-n 16"
+)
+
+
+def begun(run: Path, process: subprocess.Popen) -> bool:
+    """Whether a training has logged two lines; an error where it has ended before."""
+    assert process.poll() is None, process.communicate()
+    file = run / "metrics.jsonl"
+    return file.exists() and file.read_text().count("\n") >= 2
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # forked, and of a fork server
+@pytest.mark.parametrize(
+    "number, whom, status",
+    [
+        (signal.SIGTERM, "run", 75),
+        (signal.SIGTERM, "all", 75),
+        (signal.SIGINT, "run", 130),
+        (signal.SIGINT, "all", 130),
+        (signal.SIGKILL, "run", -9),
+    ],
+)
+def test_a_training_leaves_no_loading_process_behind(tmp_path, device, number, whom, status):
+    write_store(tmp_path / "data", (synthetic_trajectory(s, T=16, size=32) for s in range(12)))
+    (tmp_path / "run.py").write_text(STOPPED)
+    words = [*TRAINING.split(), "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    shared = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py", device, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert wait_for(lambda: begun(tmp_path / "run", process), 200)
+    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert len(children) >= 2
+    os.kill(process.pid, number) if whom == "run" else os.killpg(process.pid, number)
+    assert process.wait(60) == status
+    assert all_gone(children, 30)
+    assert wait_for(lambda: set(os.listdir("/dev/shm")) <= shared, 10)
+    assert status != 75 or any((tmp_path / "run" / "checkpoints").glob("step_*"))
 
 
 SMALL = """
@@ -231,7 +298,7 @@ def test_shared_memory_that_is_full_is_one_line(device, tmp_path):
     assert nothing == "" and "no shared memory for a batch of 256 MiB" in line
     assert "--shm-size" in line and "--train.prefetch" in line
     # 12 of 16 MiB hold three of 4 MiB: one ahead, one in the step and one between the two
-    assert "16 MiB free" in note and "1 processes load 1 batches ahead" in note and total == "32"
+    assert "16 MiB free" in note and "1 process, 1 batch ahead each" in note and total == "32"
 
 
 def test_a_process_that_is_alone_has_no_thread():

@@ -7,7 +7,9 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +27,7 @@ from aclam.data.video import VideoWriter, check_exact
 from aclam.kept import kept_names, kept_result
 from aclam.structure.held_out import origin
 from aclam.structure.table import METRICS
-from aclam.studies import look
+from aclam.studies import look, look_page
 from aclam.studies.look import LEAST, affordable, cut, plan, thinned
 from aclam.studies.look_words import JUDGED, kept_presets, marks_of, preset_of
 
@@ -219,6 +221,25 @@ def test_a_film_that_is_read_slowly_has_a_strip_of_what_was_read(tmp_path, monke
     film = look.read_film(store, pieces, 0, 32, quiet=True)
     assert len(film.pieces) == 2 and any("slow" in note for note in film.notes)
     assert len(film.pictures) > 5 and set(film.pictures) <= set(film.numbers)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_legend_of_the_map_is_above_its_axes(rows):
+    walk = np.random.default_rng(0).standard_normal((12, 2)).cumsum(0)
+    seen = SimpleNamespace(
+        pairs=np.zeros((rows, 3, 3, 16, 16)),
+        directions=SimpleNamespace(axes=np.eye(2)),
+        paths=SimpleNamespace(direct=walk, summed=1.2 * walk),
+    )
+    figure = look_page.draw_pairs_and_map(seen)
+    figure.canvas.draw()
+    ax = next(ax for ax in figure.axes if ax.get_legend())
+    page = figure.bbox
+    legend = ax.get_legend().get_window_extent()
+    label = ax.xaxis.label.get_window_extent()
+    assert legend.y0 >= ax.get_window_extent().y1 and legend.y1 <= page.y1
+    assert legend.x1 <= page.x1 and label.y0 >= page.y0
+    plt.close(figure)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")

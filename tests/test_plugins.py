@@ -141,6 +141,26 @@ def test_a_plug_in_that_is_not_there_is_one_line(tmp_path):
     assert named.returncode == 2 and named.stderr.count("\n") == 1, named.stderr
 
 
+def test_the_present_folder_is_searched_for_the_plug_in_alone(tmp_path):
+    (tmp_path / "mine.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "later.py").write_text("")
+    source = (
+        "import sys, importlib.util; sys.path.remove(''); before = list(sys.path); "
+        "from aclam.plugins import take_plugins; take_plugins(['--plugin', 'mine']); "
+        "print('beside' in sys.modules, sys.path == before, importlib.util.find_spec('later'))"
+    )
+    done = run(["-c", source], environment(), tmp_path)
+    assert done.stdout == "True True None\n", done.stderr
+    (tmp_path / "mine.py").write_text("1 / 0\n")
+    source = source.replace("take_plugins(['--plugin', 'mine'])", "import contextlib")
+    source += (
+        "\nwith contextlib.suppress(Exception): take_plugins(['--plugin', 'mine'])"
+        "\nprint(sys.path == before)"
+    )
+    assert run(["-c", source], environment(), tmp_path).stdout.endswith("\nTrue\n")
+
+
 def test_a_broken_package_takes_no_command_with_it(tmp_path):
     about = tmp_path / "broken-1.0.dist-info"
     about.mkdir()

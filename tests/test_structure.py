@@ -671,6 +671,11 @@ def test_the_leakage_command(tmp_path, outcome):
     assert status == 0 and "environment" not in json.loads(out)
     status, out, err = outcome(main, *words, tmp_path / "a")
     assert (status, out) == (2, "") and "twice" in err
+    known[1]["held_out"] = [2, 3]
+    write_json(tmp_path / "run" / "data.json", {"folders": known, "quantiles": {}})
+    status, out, err = outcome(main, *words, tmp_path / "b")
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "b: 1 episode that the model was not trained on" in err
     status, out, err = outcome(main, "leekage")
     assert (status, out) == (2, "")
 

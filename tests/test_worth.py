@@ -98,6 +98,14 @@ def test_too_few_episodes_are_refused():
         w.by_episode(np.arange(9))
 
 
+def test_a_second_source_with_too_few_episodes_is_refused_before_the_first(config, tmp_path):
+    write_store(tmp_path / "few", (square(seed) for seed in range(3)))
+    two = replace(config, data=(*config.data, tmp_path / "few"))
+    with pytest.raises(UserError, match="few: 3 episodes that no model was trained on"):
+        worth(two)
+    assert not list(config.out.rglob("*.json"))
+
+
 def test_every_arm_is_tested_once_and_teaches_nothing_of_itself():
     episode = np.arange(60) // 2
     arm = np.array(["a", "b", "c"])[episode % 3]

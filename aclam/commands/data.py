@@ -22,7 +22,7 @@ from PIL import Image
 
 from .. import data
 from ..command_line import cli
-from ..core import UserError, atomic_file, plain, print_json, say
+from ..core import UserError, atomic_file, counted, plain, print_json, say
 from ..data.declared import Declared
 from ..data.describe import describe, described
 from ..data.files import Broken
@@ -234,7 +234,8 @@ def prepare(config: Prepare) -> None:
     if config.json:
         print_json(report)
     else:
-        say(f"{config.out}: {meta['episodes']} episodes, {meta['frames']} frames")
+        amount = f"{counted(meta['episodes'], 'episode')}, {counted(meta['frames'], 'frame')}"
+        say(f"{config.out}: {amount}")
 
 # %% ../../nbs/10_commands/data.ipynb #61fa781a
 def inspect(config: Inspect) -> None:
@@ -324,7 +325,8 @@ def convert(config: Convert) -> None:
     if config.json:
         print_json(report)
     else:
-        say(f"{config.out}: {len(store)} episodes, {frames} frames")
+        amount = f"{counted(len(store), 'episode')}, {counted(frames, 'frame')}"
+        say(f"{config.out}: {amount}")
 
 # %% ../../nbs/10_commands/data.ipynb #c5566cf3
 def _within(what: str, value: int, count: int, where: str) -> int:
@@ -407,7 +409,7 @@ def triples(config: Triples) -> None:
         with atomic_file(config.png) as path:
             sheet = data.contact_sheet(dataset, range(config.n))
             sheet.savefig(path, format="png", dpi=150)
-        say(f"{config.png}: {config.n} triples")
+        say(f"{config.png}: {counted(config.n, 'triple')}")
     if config.json:
         print_json(report)
     else:

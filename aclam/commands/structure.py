@@ -32,7 +32,7 @@ from ..lam.quantizer import not_yet_quantized
 from ..lam.registry import Lam
 from ..schema import Positive
 from ..structure.bootstrap import Intervals
-from ..structure.held_out import held_out_triples, origin
+from ..structure.held_out import held_out_triples, origin, unseen
 from ..structure.measure import collect
 from ..structure.latent_file import measure_file, save_latents
 from ..structure.leakage import leakage_metrics, probe_rows
@@ -166,19 +166,25 @@ class LeakageConfig:
     device: str = "auto"  # cuda where there is one, else cpu
     json: bool = False  # one JSON object on standard output, nothing else
 
-
+# %% ../../nbs/10_commands/structure.ipynb #5548b5d2
 def measure_leakage(config: LeakageConfig) -> dict:
     """Measure `leakage_metrics` on `config.n` latents of the unseen episodes of each store."""
     if len({folder.resolve() for folder in config.data}) < len(config.data):
         raise UserError("--data names a folder twice: each is an environment of its own")
     device = device_of(config.device)
-    lam = open_model(config.model, device, config.odd)
     known = origin(config.model)
+    stores = {folder: open_dataset(folder) for folder in config.data}
+    for folder, store in stores.items():
+        if len(stores) > 1 and len(unseen(store, known)) < 2:
+            raise UserError(
+                f"{folder}: 1 episode that the model was not trained on; to tell environments "
+                "apart, two of each are needed, to learn from and to test on"
+            )
+    lam = open_model(config.model, device, config.odd)
     size = lam.config.image_size
     rows = {}
     for folder in config.data:
-        store = open_dataset(folder)
-        dataset = held_out_triples(store, size, config.n, origin=known, seed=config.seed)
+        dataset = held_out_triples(stores[folder], size, config.n, origin=known, seed=config.seed)
         name = folder.name if folder.name not in rows else str(folder)
         rows[name] = probe_rows(lam, dataset, config.n, config.batch_size, device)
     if len(rows) < 2:

@@ -21,7 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from .. import __version__
-from ..core import UserError, digest, plain, print_json, read_json, say, write_json
+from ..core import UserError, counted, digest, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint
@@ -154,7 +154,7 @@ def episodes_for(config: WorthConfig, path: Path) -> list[Trajectory]:
     chosen = chosen[: config.episodes or None]
     if len(chosen) < LEAST_EPISODES:
         raise UserError(
-            f"{path}: {len(chosen)} episodes that no model was trained on; at least "
+            f"{path}: {counted(len(chosen), 'episode')} that no model was trained on; at least "
             f"{LEAST_EPISODES} are needed to learn from, stop by and test on"
         )
     return chosen
@@ -271,9 +271,10 @@ def about_source(table: PairTable, content: str) -> dict:
     }
 
 
-def measure_source(config: WorthConfig, name: str, path: Path) -> tuple[dict, list[dict]]:
+def measure_source(
+    config: WorthConfig, name: str, trajectories: list[Trajectory]
+) -> tuple[dict, list[dict]]:
     """What a source is, and its finished pieces."""
-    trajectories = episodes_for(config, path)
     content = fingerprint(trajectories)
     table = pair_table(trajectories, config.pairs, config.chunk, config.seed)
     done = []
@@ -299,8 +300,9 @@ def worth(config: WorthConfig, command: str = "") -> dict:
         features: dict[str, dict] = {}
         rows = []
         seconds = 0.0
-        for name, path in names.items():
-            sources[name], done = measure_source(config, name, path)
+        chosen = {name: episodes_for(config, path) for name, path in names.items()}
+        for name, trajectories in chosen.items():
+            sources[name], done = measure_source(config, name, trajectories)
             for piece in done:
                 seconds += piece["seconds"]
                 rows += [{"source": name, **row} for row in piece["rows"]]

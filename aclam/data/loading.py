@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ..core import UserError
+from ..core import UserError, counted
 
 # %% ../../nbs/3_data/loading.ipynb #31c31d0b
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
@@ -83,15 +84,24 @@ def _obey(run: int) -> None:
             os._exit(0)
 
 
+def _follow(run: Any) -> None:
+    """End this process when the run has ended, even by SIGKILL."""
+    wait([run.sentinel])
+    os._exit(1)
+
+
 def start_worker(worker: int) -> None:
-    """For `DataLoader(worker_init_fn=...)`: one thread, and signals to end only from the run."""
+    """For `DataLoader(worker_init_fn=...)`: one thread, and an end only with the run."""
     torch.set_num_threads(1)
     if arrow := sys.modules.get("pyarrow"):
         arrow.set_cpu_count(1)
     run = multiprocessing.parent_process()
-    if run is not None and hasattr(signal, "sigwaitinfo"):
+    if run is None:
+        return
+    if hasattr(signal, "sigwaitinfo"):  # before any thread begins, as each would take signals
         signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)
         threading.Thread(target=_obey, args=[run.pid], daemon=True).start()
+    threading.Thread(target=_follow, args=[run], daemon=True).start()
 
 # %% ../../nbs/3_data/loading.ipynb #f10db353
 def loaded() -> list[str]:
@@ -220,6 +230,7 @@ def fit_settings(
     settings["num_workers"], settings["prefetch_factor"] = after
     return (
         f"shared memory ({folder}) has {free / 2**20:.0f} MiB free, a batch takes "
-        f"{batch_bytes / 2**20:.1f}: {after[0]} processes load {after[1]} batches ahead each "
+        f"{batch_bytes / 2**20:.1f}: {counted(after[0], 'process')}, "
+        f"{counted(after[1], 'batch')} ahead each "
         f"({before[0]} and {before[1]} were chosen). A larger --shm-size makes room for more"
     )

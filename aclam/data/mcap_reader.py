@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library, say, short
+from ..core import UserError, counted, library, say, short
+from .arrays import MOST_STEPS
 from .declared import Declared, as_store, choose_camera, reads
 from .files import Broken, Recent, data_files, has_data_file
 from .mcap_recording import FILMS, POSITIONS, OpenRecording, find_topic, inner
@@ -147,7 +148,7 @@ def clock(
         return own[own >= start]
     end = min(times[-1] for times in tracks)
     steps = int((end - start) * 1e-9 * rate + 1e-6) + 1
-    if steps > NUMBERS_LIMIT:
+    if steps > MOST_STEPS:
         raise UserError(f"{where}: {steps} steps at the declared rate, refused: see its times")
     return start + np.round(np.arange(max(0, steps)) / rate * 1e9).astype(np.int64)
 
@@ -315,7 +316,9 @@ def steps(
     times = [track.times for track in tracks.values()]
     ticks = clock(times, self.declared.fps, name)
     if len(ticks) < 2:
-        raise UserError(f"{name}: its topics overlap for {len(ticks)} steps, two are needed")
+        raise UserError(
+            f"{name}: its topics overlap for {counted(len(ticks), 'step')}, two are needed"
+        )
     limit = self.declared.tolerance or STALE_S
     rows = newest(times[0], ticks, limit, f"{name}: {self.camera}")
     return ticks, np.asarray(times[0], np.int64)[rows]

@@ -19,7 +19,7 @@ from typing import TypedDict
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import UserError, library, read_json
+from ..core import UserError, counted, library, read_json
 from .arrays import ArrayEpisode, ArrayReader, Column, by_kind
 from .declared import Declared, as_store, choose_camera, reads
 from .files import Broken, data_files, has_data_file
@@ -189,7 +189,7 @@ def steps_of(rows: int, frames: int, where: str) -> int:
             f"{where} has {frames} frames for {rows} rows of numbers, one each expected"
         )
     if min(rows, frames) < 2:
-        raise UserError(f"{where}: {min(rows, frames)} steps, two are needed")
+        raise UserError(f"{where}: {counted(min(rows, frames), 'step')}, two are needed")
     return min(rows, frames)
 
 # %% ../../nbs/3_data/raw_reader.ipynb #79fa13c5

@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+
 import av
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
+
 from ..core import UserError, digest, reason, regular_file
 from ..data.files import data_files
 from ..data.trajectory import FrameArray, Trajectory
-from ..data.video import ONLY_FILES, frame_turn
+from ..data.video import frame_turn
+from ..data.video_order import ONLY_FILES
 
 # %% ../../nbs/7_sim/hands.ipynb #6e926cb3
 CLIPS = {"box": "turn the box", "cup": "move the cup"}  # name of the file -> what happens

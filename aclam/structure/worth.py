@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, counted
 from ..schema import NonNegative, Positive, PositiveFloat
 from .bootstrap import finite_quantiles, resample
 from .pair_features import Feature, PairTable
@@ -50,7 +50,7 @@ def by_episode(episode: np.ndarray, seed: int = 0) -> list[Split]:
     count = len(np.unique(episode))
     if count < LEAST_EPISODES:
         raise UserError(
-            f"{count} episodes to learn from, stop by and test on: at least "
+            f"{counted(count, 'episode')} to learn from, stop by and test on: at least "
             f"{LEAST_EPISODES} are needed"
         )
     place = place_of(episode, seed)

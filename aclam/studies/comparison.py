@@ -51,6 +51,7 @@ from ..structure.table import MET, duration, method_of
 from aclam.studies.comparison_plan import (
     CompareConfig,
     check_config,
+    check_held_out,
     inputs_of,
     is_older,
     is_trained,
@@ -260,6 +261,7 @@ def compare(config: CompareConfig, train: Train = train_all) -> dict | None:
     their own. Returns the results, or None where the time was up before all was done.
     """
     check_config(config)
+    check_held_out(config)
     output_folder(config.out, [*config.data, *config.ood], "comparison", is_older)
     inputs = inputs_of(config)
     with hold(config.out):

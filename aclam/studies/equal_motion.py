@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..command_line import cli
-from ..core import UserError, print_json, say, write_json
+from ..core import UserError, counted, print_json, say, write_json
 from ..data.cache import resize_frames
 from ..folders import output_file
 from ..lam import LatentActionModel
@@ -150,7 +150,8 @@ def scene_probe(
     names = np.random.default_rng(seed).permutation(np.unique(episode))
     if len(names) < 5:
         raise UserError(
-            f"{len(names)} episodes: at least 5 expected, to learn on some and ask others"
+            f"{counted(len(names), 'episode')}: at least 5 expected, to learn on some and "
+            "ask others"
         )
     test = np.isin(episode, names[: max(1, round(share * len(names)))])  # (n,)
     scenes = len(z)

@@ -10,7 +10,7 @@ __all__ = ['WIRES', 'READERS', 'DAY', 'Traffic', 'buffer_numbers', 'traffic', 'F
            'rows_at_a_time', 'plan_cost', 'memory_line', 'feed_line', 'plan_lines', 'report_cost', 'main']
 
 # %% ../../nbs/8_train/cost.ipynb #3f67f72a
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..command_line import cli
@@ -263,7 +263,7 @@ def plan_cost(config: CostConfig) -> CostPlan:
         micro_batch=rows,
         accumulate=accumulate,
         largest_micro_batch=largest_rows(settings, card.bytes, setup, config.headroom),
-        memory=memory(settings, rows, setup),
+        memory=memory(settings, rows, replace(setup, accumulated=accumulate > 1)),
         card_bytes=card.bytes,
         rows_per_second=rate,
         step_seconds=seconds,

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..command_line import cli
-from ..core import print_json, say
+from ..core import counted, print_json, say
 from ..data.lerobot_columns import check_new, is_whole_lerobot
 from ..data.lerobot_metadata import read_info, read_metadata
 from ..data.lerobot_writer import lerobot_folder
@@ -204,10 +204,10 @@ def summary(found: dict, config: LabelConfig) -> str:
     """What was done, for a person."""
     folder = found["folder"]
     if not found["done"]:
-        others = f"{found['missing']} pieces of others are not yet"
+        others = f"{counted(found['missing'], 'piece')} of others not yet"
         return f"{folder}: shard {config.shard} is there, {others}"
-    pairs = ", ".join(f"{n:,d} pairs at offset {k}" for k, n in found["pairs"].items())
-    text = f"{folder}: {found['frames']:,d} frames, {pairs}"
+    pairs = ", ".join(f"{counted(n, 'pair')} at offset {k}" for k, n in found["pairs"].items())
+    text = f"{folder}: {counted(found['frames'], 'frame')}, {pairs}"
     if config.lerobot:
         version = read_info(config.lerobot).codebase_version
         text += f"\n{config.lerobot}: LeRobot {version}, columns {', '.join(found['lerobot'])}"

@@ -21,7 +21,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ..core import UserError, digest, say, write_json
+from ..core import UserError, counted, digest, say, write_json
 from ..data.augment import AugmentConfig
 from ..data.cache import decoded_once
 from ..data.identity import identity
@@ -395,7 +395,7 @@ def prepare(config: LamTrainConfig) -> Job:
 
     episodes = data.description["episodes"]
     frames = data.description["frames"]
-    amount = f"{episodes} episodes of {frames:,d} frames"
+    amount = f"{counted(episodes, 'episode')} of {counted(frames, 'frame')}"
     notes = order_notes(config, model)
     job = Job(model, triples, probe, about, amount, "triples", data.probed, notes, finish)
     job.pictures = reconstructions(data.held_out.batch(range(ROWS))["frames"])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def _many_circles(file) -> None:
         file[f"{DEMO}/obs/again_{n}"] = file[f"{DEMO}/obs"]
 
 
+ZEROS = zlib.compressobj(1)
+START = ZEROS.compress(bytes(1)) + ZEROS.flush(zlib.Z_FULL_FLUSH)
+BOMB = START + (ZEROS.compress(bytes(1 << 20)) + ZEROS.flush(zlib.Z_FULL_FLUSH)) * 4096  # 4 GiB
+
+
+def _bomb(file) -> None:
+    """A chunk that unpacks to 4 GiB."""
+    shape = file[FRONT].shape
+    del file[FRONT]
+    chunks = (1, *shape[1:])
+    pixels = file.create_dataset(FRONT, shape, np.uint8, chunks=chunks, compression="gzip")
+    pixels.id.write_direct_chunk((0, 0, 0, 0), BOMB)
+
+
 def _packed(file) -> None:
     images = file["observations/images"]
     del images["cam_high"]
@@ -73,6 +88,8 @@ HDF5 = {
     "groups in many circles": edit_hdf5(LIBERO, _many_circles),
     "pictures of 3 terapixels": array(FRONT, (7, 1 << 20, 1 << 20, 3), np.uint8, chunks=True),
     "actions of 8 TiB": array(f"{DEMO}/actions", (7, 1 << 40), chunks=(1, 1024)),
+    "a chunk that unpacks to 4 GiB": edit_hdf5(LIBERO, _bomb),
+    "words of 2 GiB": array(f"{DEMO}/language", (1,), "S2147483000"),
     "no steps": array(FRONT, (0, 48, 64, 3), np.uint8),
     "actions of words": array(f"{DEMO}/actions", (7, 3), "S5"),
     "actions of five steps": array(f"{DEMO}/actions", (5, 3)),
@@ -110,6 +127,11 @@ ZARR = {
     "a codec that is not there": zarray("data/img", compressor={"id": "nosuch"}),
     "a pickle as codec": zarray("data/state", compressor={"id": "pickle"}),
     "chunks of 10 GiB": zarray("data/img", chunks=[1 << 20, 48, 64, 3]),
+    "a chunk that unpacks to 4 GiB": both(
+        zarray("data/img", compressor={"id": "zlib", "level": 1}),
+        write(f"{PUSHT}/data/img/0.0.0.0", BOMB),
+    ),
+    "4 billion episodes": zarray("meta/episode_ends", shape=[1 << 32], chunks=[1 << 20]),
     "chunks of nothing": zarray("data/img", chunks=[0, 0, 0, 0]),
     "pictures of 3 terapixels": zarray("data/img", shape=[58, 1 << 20, 1 << 20, 3]),
     "a shape of words": zarray("data/img", shape=["a"]),
