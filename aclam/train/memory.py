@@ -39,6 +39,7 @@ class Setup:
     exact: bool = False  # exact accumulation: encoder and decoder one after the other
     shard: bool = False  # FSDP2: weights, gradients and Adam's state divided over the processes
     world: int = 1  # processes
+    ema: bool = False  # a moving average of what is trained is kept beside it
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def numbers(config: Settings) -> Numbers:
 class Memory:
     """Bytes on one card at the worst moment of a training step."""
 
-    weights: float  # frozen ones and buffers, too
+    weights: float  # frozen ones and buffers, too, and a moving average
     gradients: float
     optimizer: float  # Adam's two means
     casts: float  # bf16 copies of matrices
@@ -147,7 +148,7 @@ def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
     sharded = setup.shard and setup.world > 1
     state = 4.0 * n.trained / (setup.world if sharded else 1)
     return Memory(
-        weights=state + 4.0 * n.fixed,
+        weights=(2 if setup.ema else 1) * state + 4.0 * n.fixed,
         gradients=state,
         optimizer=2 * state,
         casts=cast_bytes(n, setup, sharded),
