@@ -33,6 +33,7 @@ def listed() -> str:
     lines = []
     for entry in sorted(entries(), key=lambda e: (e["author"], e["year"])):
         people = ", ".join(person(name) for name in entry["author"].split(" and "))
+        people = people.replace(", others", " et al.")
         place = next((entry[f] for f in ("booktitle", "journal", "publisher") if f in entry), "")
         number = entry.get("eprint", "")
         link = f"[arXiv {number}](https://arxiv.org/abs/{number})" if number else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,10 +27,12 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.lam.global_batch import MicroBatch, commit, micro_batch
+from aclam.policy.model import Policy
 from aclam.train import step
+from aclam.train.checkpoint import checkpoints
 from aclam.train.config import TrainConfig
 from aclam.train.log import read_metrics
-from aclam.train.loop import Run
+from aclam.train.loop import Run, train
 
 MODELS = (*FAMILIES, *(f"ac_lam_cpu/{kind}" for kind in KINDS), "policy")
 SHORT = {"steps": OPENS + 4, "batch_size": 8}  # through the opening of the codes
@@ -160,7 +163,7 @@ def test_a_step_waits_for_the_device_once(name, data, tmp_path, monkeypatch):
     reads = []
     real = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda t: reads.append(t.shape) or real(t))
-    config = TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000)
+    config = TrainConfig(steps=OPENS + 4, batch_size=8, log_every=1000, ema=0.9)
     run = Run(
         build(name), data[name == "policy"], config, tmp_path, torch.utils.data.default_collate
     )
@@ -361,6 +364,8 @@ def test_a_sharded_run_goes_on_whole_and_a_whole_run_goes_on_sharded(tmp_path):
         6,
         "--train.log-every",
         1,
+        "--train.ema",
+        0.5,
         "--out",
     ]
     launched(1, *words, tmp_path / "whole")
@@ -381,3 +386,24 @@ def test_a_sharded_run_goes_on_whole_and_a_whole_run_goes_on_sharded(tmp_path):
         )  # a token at a border: step 6
         model = LatentActionModel.from_pretrained(tmp_path / name / "model")
         assert model.bottleneck.steps == 12 and model.bottleneck.book.started
+        check_average(tmp_path / name, model)
+
+
+def check_average(run: Path, model: torch.nn.Module) -> None:
+    """The model of a run is its newest checkpoint's average, and not its last weights."""
+    newest = checkpoints(run)[-1]
+    last = load_file(newest / "model.safetensors")
+    average = load_file(newest / "average.safetensors")
+    state = model.state_dict()
+    assert all(torch.equal(t, (last | average)[name]) for name, t in state.items())
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert all(name in average for name in names)
+    assert any(not torch.equal(last[name], average[name]) for name in names)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_of_every_family_is_the_average(name, data, tmp_path):
+    config = TrainConfig(steps=OPENS + 4, batch_size=8, warmup_steps=0, lr=1e-3, ema=0.5)
+    train(build(name), data[name == "policy"], config, tmp_path)
+    kind = Policy if name == "policy" else LatentActionModel
+    check_average(tmp_path, kind.from_pretrained(tmp_path / "model"))

@@ -61,10 +61,11 @@ class Demonstrations:
     chunks: np.ndarray  # (n, CHUNK, 7) delta_pose commands
 
 
-def read(folder: str) -> Demonstrations:
-    """The demonstrations of a folder."""
+def read(folder: str, first: int = 0, count: int | None = None) -> Demonstrations:
+    """The demonstrations of a folder: `count` of them from number `first` on, or all."""
     states, places, chunks = [], [], []
-    for t in read_store(folder).trajectories:
+    end = None if count is None else first + count
+    for t in list(read_store(folder).trajectories)[first:end]:
         start = t.info["start"]
         card = start["cards_xy"][start["target"]]
         place = [*start["cube_xy"], start["cube_yaw"], *card]
@@ -86,8 +87,9 @@ def inputs(state: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> np
 class Student:
     """A network, its units, and how it is trained and asked."""
 
-    def __init__(self, way: Way, data: Demonstrations):
-        torch.manual_seed(0)
+    def __init__(self, way: Way, data: Demonstrations, weights: int = 0, draws: int | None = None):
+        """weights, draws: seeds; without one of draws they follow the weights."""
+        torch.manual_seed(weights)
         self.way = way
         self.rng = np.random.default_rng(0)
         commands = data.chunks.reshape(-1, 7)
@@ -114,6 +116,9 @@ class Student:
             nn.SiLU(),
             nn.Linear(256, numbers),
         )
+        if draws is not None:
+            torch.manual_seed(1000 + draws)
+            self.rng = np.random.default_rng(1000 + draws)
 
     def given(self, states: np.ndarray, places: np.ndarray) -> Tensor:
         """Normalized inputs (n, 12)."""

@@ -39,6 +39,7 @@ from aclam.data.video_order import (
     pyav,
 )
 
+# %% ../../nbs/3_data/video.ipynb #88235458
 _all_ = ["local", "pyav"]
 
 # %% ../../nbs/3_data/video.ipynb #5600a567

@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/9_studies/policy_comparison.html.md"
 # %% auto #0
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'SHARED', 'RATES', 'PolicyCompareConfig', 'methods_of', 'Entry',
            'entries', 'training_of', 'trial_of', 'label_all', 'is_older', 'inputs_of', 'claim_folder', 'has_played',
-           'compare', 'command_of', 'pooled', 'cell', 'rows_of', 'paired', 'seed_interval', 'check_coverage',
-           'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run', 'main']
+           'compare', 'command_of', 'cost_of', 'plan', 'plan_line', 'pooled', 'cell', 'rows_of', 'paired',
+           'seed_interval', 'check_coverage', 'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run', 'main']
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #b9dac3f5
 import math
@@ -25,13 +25,14 @@ from ..command_line import cli
 from ..core import UserError, digest, plain, print_json, read_json, say, write_json
 from ..data.source import open_dataset
 from ..folders import hold, output_folder
-from ..kept import find_model
+from ..kept import find_model, kept_result
 from ..lam import LatentActionModel
 from ..policy import rollout
 from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
 from .processes import claim_more, hardware, identities
 from ..train import policy as training
+from ..train.config import Part
 from ..train.label import label
 from ..weights import weights_hash
 from ..train.label_job import LabelConfig
@@ -73,10 +74,14 @@ class PolicyCompareConfig:
     encoder: str = ""
     seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
     steps: int = 0  # optimizer steps of every policy; 0: as the preset is usually trained
+    # policies are moving averages of the weights that keep this share of themselves in a step; 0:
+    # the last weights
+    ema: Part = 0.0
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
     episodes: int = 100  # of each split, seed and policy (AC-LAM, Table 3)
     few: bool = False  # two dozen emoji instead of a hundred; must be as in the demonstrations
     minutes: float = 0.0  # begin nothing new after that; the same command goes on; 0: no limit
+    plan: bool = False  # only say what is still to be trained, and about how long it takes
     out: str = "runs/policies"  # gets a folder for each policy, results.json
     json: bool = False  # the results as one JSON object on standard output
 
@@ -144,7 +149,12 @@ def training_of(config: PolicyCompareConfig, entry: Entry) -> training.PolicyTra
         demonstrations=entry.demonstrations,
         video=tuple(config.video),
         model=replace(usual.model, vlm=replace(vlm, weights=config.encoder or vlm.weights)),
-        train=replace(usual.train, seed=entry.seed, steps=config.steps or usual.train.steps),
+        train=replace(
+            usual.train,
+            seed=entry.seed,
+            steps=config.steps or usual.train.steps,
+            ema=config.ema,
+        ),
         out=str(Path(config.out) / entry.folder),
     )
 
@@ -175,7 +185,7 @@ def label_all(config: PolicyCompareConfig) -> None:
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #3de17b50
 # settings that all policies of a folder have in common
-SHARED = ("data", "preset", "video", "encoder", "steps", "few")
+SHARED = ("data", "preset", "video", "encoder", "steps", "ema", "few")
 
 
 def is_older(folder: Path) -> bool:
@@ -206,6 +216,12 @@ def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
     for name, folder in methods_of(config).items():
         if folder:
             about[f"model {name}"] = folder
+    file = Path(config.out) / "config.json"
+    known = read_json(file, dict) if file.exists() else {"ema": config.ema}
+    if config.ema != known.get("ema", 0.0):  # older comparisons do not name it
+        was = known.get("ema", 0.0)
+        cure = "choose another --out"
+        raise UserError(f"{config.out} holds another comparison: ema was {was}, {cure}")
     claim_more(config.out, {**about, **inputs}, "comparison")
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #4f2e43b5
@@ -269,7 +285,7 @@ def command_of(config: PolicyCompareConfig) -> str:
     """The command line that asks for these settings, without a limit of time."""
     words = ["python -m aclam.studies.policy_comparison"]
     for name, value in asdict(config).items():
-        if name in ("json", "minutes") or value == getattr(PolicyCompareConfig, name):
+        if name in ("json", "minutes", "plan") or value == getattr(PolicyCompareConfig, name):
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
@@ -278,6 +294,40 @@ def command_of(config: PolicyCompareConfig) -> str:
             values = value if isinstance(value, tuple | list) else [value]
             words.append(" ".join([f"--{option}", *map(str, values)]))
     return " ".join(words)
+
+# %% ../../nbs/9_studies/policy_comparison.ipynb #4ea55002
+def cost_of(policies: Sequence[Mapping]) -> tuple[float, float]:
+    """Seconds of an optimizer step, and of an episode, in the policies of a comparison.
+
+    A trial that went on after a stop has the time of the episodes that it played since.
+    """
+    steps = statistics.fmean(p["training"]["seconds"] / p["training"]["steps"] for p in policies)
+    trials = [p["trial"] for p in policies]
+    timed = [t for t in trials if t["played_now"]]
+    episodes = statistics.fmean(t["wall_seconds"] / t["played_now"] for t in timed)
+    return steps, episodes
+
+
+def plan(config: PolicyCompareConfig) -> dict:
+    """How many policies there are, how many are done, and the hours of the others."""
+    files = [Path(config.out) / entry.folder / "comparison.json" for entry in entries(config)]
+    old = [read_json(file, dict) for file in files if file.exists()]
+    done = [policy for policy in old if has_played(policy, config)]
+    timed = done or read_json(kept_result("policy.json"), dict)["comparison"]["policies"]
+    of_step, of_episode = cost_of(timed)
+    steps = config.steps or training.settings_for(config.preset).train.steps
+    seconds = steps * of_step + config.episodes * len(config.split) * of_episode
+    missing = len(files) - len(done)
+    return {"policies": len(files), "done": len(done), "hours": missing * seconds / 3600}
+
+
+def plan_line(found: Mapping) -> str:
+    """A plan for a person."""
+    rest = found["policies"] - found["done"]
+    hours = f"{found['hours']:.1f} hours of one process"
+    return (
+        f"{found['policies']} policies, {found['done']} are done; the other {rest}: about {hours}"
+    )
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #6e68f233
 RATES = ("S", "S/A", "R")
@@ -427,7 +477,10 @@ def as_markdown(report: Mapping) -> str:
 
 
 def run(config: PolicyCompareConfig) -> None:
-    """Compare and print."""
+    """Compare and print, or say what there is to do."""
+    if config.plan:
+        print_json(plan(config)) if config.json else print(plan_line(plan(config)))
+        return
     report = compare(config)
     print_json(report) if config.json else print(as_markdown(report))
 

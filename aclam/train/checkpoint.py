@@ -24,17 +24,18 @@ from torch.optim import Optimizer
 from ..core import TOKEN, UserError, atomic_folder, plain, read_json, refuse_foreign, write_json
 from ..folders import claim, discard, flat, output_folder
 from ..schema import Count, NonNegative
+from .average import WeightAverage
 from .log import PROBE_FILE
 from .sharded import is_sharded, reshard
 from .sharded_files import like_parameters, read_sharded, write_files
-from ..weights import check_numbers, fill, read_tensors, write_tensors
+from ..weights import AVERAGE_FILE, check_numbers, fill, read_tensors, write_tensors
 
 # %% ../../nbs/8_train/checkpoint.ipynb #2325111c
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.json"
 # the one that makes it a checkpoint goes first, when it is removed
-CHECKPOINT_FILES = (PROGRESS_FILE, MODEL_FILE, OPTIMIZER_FILE)
+CHECKPOINT_FILES = (PROGRESS_FILE, MODEL_FILE, OPTIMIZER_FILE, AVERAGE_FILE)
 MODEL_FILES = (MODEL_FILE, "config.json", "README.md")
 
 # %% ../../nbs/8_train/checkpoint.ipynb #b0356f5e
@@ -104,6 +105,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     s: int,  # optimizer steps done
     keep: int = 2,  # checkpoints that stay, this one included
+    average: WeightAverage | None = None,
     **progress: Any,  # further plain values for progress.json
 ) -> Path:
     """Write `checkpoints/step_000500/`, whole or not at all, then remove the oldest.
@@ -114,6 +116,8 @@ def save_checkpoint(
     with _whole(path) as temporary:
         write_tensors(temporary / MODEL_FILE, model.state_dict())
         write_tensors(temporary / OPTIMIZER_FILE, optimizer_tensors(model, optimizer))
+        if average is not None:
+            write_tensors(temporary / AVERAGE_FILE, average.tensors)
         write_json(temporary / PROGRESS_FILE, {"format": 1, "step": s, **progress})
     remove_old(folder, keep)
     return path
@@ -148,12 +152,19 @@ def read_progress(path: Path) -> dict:
         return read_json(path / PROGRESS_FILE, Progress)
 
 
-def load_checkpoint(path: str | Path, model: nn.Module, optimizer: Optimizer) -> dict:
+def load_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    average: WeightAverage | None = None,
+) -> dict:
     """Load a checkpoint folder into a model and its optimizer; return what progress.json says."""
     path = Path(path)
     progress = read_progress(path)
     fill(model, _read(path / MODEL_FILE), path / MODEL_FILE)
     load_optimizer_tensors(model, optimizer, _read(path / OPTIMIZER_FILE))
+    if average is not None:
+        average.load(_read(path / AVERAGE_FILE), path / AVERAGE_FILE)
     return progress
 
 # %% ../../nbs/8_train/checkpoint.ipynb #6e3a4476
@@ -163,18 +174,23 @@ def save_sharded_checkpoint(
     optimizer: Optimizer,
     s: int,
     is_main: bool,
+    average: WeightAverage | None = None,
     **progress: Any,
 ) -> None:
     """Write the checkpoint of a sharded model: all processes call this, the main one writes."""
     reshard(model)
     tensors = {MODEL_FILE: model.state_dict(), OPTIMIZER_FILE: optimizer_tensors(model, optimizer)}
+    if average is not None:
+        tensors[AVERAGE_FILE] = average.tensors
     with _whole(checkpoint_path(folder, s)) if is_main else nullcontext() as temporary:
         write_files(temporary, tensors)
         if is_main:
             write_json(temporary / PROGRESS_FILE, {"format": 1, "step": s, **progress})
 
 
-def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict:
+def load_sharded_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, average: WeightAverage | None = None
+) -> dict:
     """Load a checkpoint into a sharded model: each process reads its own rows."""
     with _damaged(path):
         tensors = read_sharded(path / MODEL_FILE, model.state_dict())
@@ -185,6 +201,9 @@ def load_sharded_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) 
         moments = path / OPTIMIZER_FILE
         like = like_parameters(moments, model)
         load_optimizer_tensors(model, optimizer, read_sharded(moments, like))
+        if average is not None:
+            means = read_sharded(path / AVERAGE_FILE, average.tensors)
+            average.load(means, path / AVERAGE_FILE)
     return read_progress(path)
 
 # %% ../../nbs/8_train/checkpoint.ipynb #c178d95e
@@ -197,6 +216,7 @@ FREE = (  # settings that may change: the weights do not depend on them, up to r
 DEFAULTS = {
     "train.exact_accumulation": False,
     "train.tf32": True,
+    "train.ema": 0.0,
     "model.odd": False,
     "model.objective.lambda_reverse": 0.0,
     "model.bottleneck.signed": False,

@@ -103,6 +103,7 @@ def setup_of(train: TrainConfig, world: int) -> Setup:
         exact=train.exact_accumulation,
         shard=train.shard,
         world=world,
+        ema=train.ema > 0,
     )
 
 

@@ -62,6 +62,7 @@ class TrainConfig:
     checkpoint_every: Count = 500  # steps between checkpoints, and one at the end; 0: only that
     keep_checkpoints: Positive = 2  # older ones are removed
     digest_every: Count = 500  # steps between checks that all hold the same model; 0: never
+    ema: Beta = 0.0  # the model written is a mean that keeps this share in a step; 0: last weights
 
 # %% ../../nbs/8_train/config.ipynb #6ab08d49
 CLOSEST = 25  # steps from a probe or a checkpoint to the next

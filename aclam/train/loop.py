@@ -32,6 +32,7 @@ from ..data.augment import apply_augmentation
 from ..folders import hold
 from ..lam.global_batch import commit
 from . import checkpoint, sharded
+from .average import WeightAverage, averaged, make_average
 
 # %% ../../nbs/8_train/loop.ipynb #876328c6
 from .activations import checkpoint_activations
@@ -102,7 +103,7 @@ class Run:
         self.model = model
         self.sharded = config.shard and self.world > 1
         self.passes = three_passes(model, config)
-        self.ddp_model, self.optimizer = self.prepare()
+        self.ddp_model, self.optimizer, self.average = self.prepare_all()
 
 # %% ../../nbs/8_train/loop.ipynb #c5345225
 REPLICAS = DistributedDataParallelKwargs(
@@ -167,6 +168,14 @@ def batches(self: Run, first: int) -> Iterator[list[dict]]:
 
 # %% ../../nbs/8_train/loop.ipynb #4dac6d1e
 @patch
+def prepare_all(self: Run) -> tuple[nn.Module, torch.optim.Optimizer, WeightAverage | None]:
+    """`prepare`, and the average of the weights, on the processes that keep one."""
+    objective, optimizer = self.prepare()
+    average = make_average(self.model, self.config.ema, self.is_main or self.sharded)
+    return objective, optimizer, average
+
+
+@patch
 def synchronize(self: Run, last: bool) -> AbstractContextManager:
     """Average gradients over processes in the pass of the last micro-batch of a step only."""
     if self.sharded:
@@ -217,6 +226,8 @@ def optimize(self: Run, s: int, parts: Sequence[dict]) -> list[dict]:
     commit(self.model)
     self.optimizer.step()
     self.optimizer.zero_grad()
+    if self.average is not None:
+        self.average.update(s + 1)
     return [{**part, "lr": lr, "grad_norm": norm} for part in metrics]
 
 # %% ../../nbs/8_train/loop.ipynb #c34b5317
@@ -281,16 +292,16 @@ def on_main(self: Run, work: Callable[[], T]) -> T | None:
 def save(self: Run, s: int, seconds: float) -> None:
     """Write the checkpoint of step number `s`: the same files, whole model or in pieces."""
     keep = self.config.keep_checkpoints
-    progress = {"seconds": seconds, "world": self.world}
+    more = {"average": self.average, "seconds": seconds, "world": self.world}
     if self.sharded:
         checkpoint.save_sharded_checkpoint(
-            self.folder, self.model, self.optimizer, s, self.is_main, **progress
+            self.folder, self.model, self.optimizer, s, self.is_main, **more
         )
         self.on_main(lambda: checkpoint.remove_old(self.folder, keep))
         return
 
     def write() -> None:
-        checkpoint.save_checkpoint(self.folder, self.model, self.optimizer, s, keep, **progress)
+        checkpoint.save_checkpoint(self.folder, self.model, self.optimizer, s, keep, **more)
 
     self.on_main(write)
 
@@ -300,10 +311,8 @@ def resume(self: Run, path: Path | None) -> tuple[int, float]:
     """Load a checkpoint, if there is one; return steps done and seconds spent so far."""
     if path is None:
         return 0, 0.0
-    if self.sharded:
-        progress = checkpoint.load_sharded_checkpoint(path, self.model, self.optimizer)
-    else:
-        progress = checkpoint.load_checkpoint(path, self.model, self.optimizer)
+    load = checkpoint.load_sharded_checkpoint if self.sharded else checkpoint.load_checkpoint
+    progress = load(path, self.model, self.optimizer, self.average)
     if self.is_main:
         say(f"going on from {path}")
     return progress["step"], progress.get("seconds", 0.0)
@@ -341,16 +350,19 @@ def look(self: Run, s: int, metrics: list[dict], watchers: Watchers, seconds: fl
         numbers = {**numbers, **probed}
         if watchers.log and probed:
             watchers.log(s, probed)
-            watchers.log.show(s, None if self.sharded else self.model)  # in pieces it draws nothing
+            with averaged(self.average):
+                # in pieces it draws nothing
+                watchers.log.show(s, None if self.sharded else self.model)
     return numbers
 
-
+# %% ../../nbs/8_train/loop.ipynb #161161c3
 @patch
 def probe(self: Run, s: int, watchers: Watchers) -> dict:
     """What the probe sees at step number `s`; nothing where there is none, or it is not wanted."""
     can_look = self.is_main or self.sharded  # at a model in pieces all must look, to see it whole
     if watchers.probe and can_look and self.config.probe_every:
-        return run_probe(self.model, watchers.probe, s)
+        with averaged(self.average):
+            return run_probe(self.model, watchers.probe, s)
     return {}
 
 # %% ../../nbs/8_train/loop.ipynb #6555b99f
@@ -474,7 +486,7 @@ def to_the_end(self: Run, done: int, seconds: float, watchers: Watchers) -> dict
             say(stop.why)
         raise
 
-    with gathered(self.model):
+    with averaged(self.average), gathered(self.model):
         self.on_main(lambda: self.finish(last))
     if again:
         self.probe_again(done, watchers)

@@ -41,6 +41,7 @@ class Setup:
     world: int = 1  # processes
     # gradients of an earlier micro-batch are there; no: the batch is one micro-batch
     accumulated: bool = True
+    ema: bool = False  # a moving average of what is trained is kept beside it
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def numbers(config: Settings) -> Numbers:
 class Memory:
     """Bytes on one card at the worst moment of a training step."""
 
-    weights: float  # frozen ones and buffers, too
+    weights: float  # frozen ones and buffers, too, and a moving average
     gradients: float
     optimizer: float  # Adam's two means
     casts: float  # bf16 copies of matrices
@@ -175,7 +176,7 @@ def memory(config: Settings, rows: int, setup: Setup = Setup()) -> Memory:
     state = 4.0 * n.trained / (setup.world if sharded else 1)
     gradients = state if sharded else 4.0 * (n.trained - n.idle)
     return Memory(
-        weights=state + 4.0 * n.fixed,
+        weights=(2 if setup.ema else 1) * state + 4.0 * n.fixed,
         gradients=gradients,
         optimizer=2 * gradients,
         casts=cast_bytes(n, setup, sharded),
