@@ -6,11 +6,13 @@ Docs: https://aclam-project.github.io/aclam/kept.html.md"""
 
 # %% auto #0
 __all__ = ['RESULTS', 'Kind', 'WORDS', 'WEIGHTS', 'STEP', 'HUB', 'kept_result', 'kept_names', 'newest_checkpoint', 'inside',
-           'find_model']
+           'find_model', 'commit_of']
 
 # %% ../nbs/0_kept.ipynb #81633c4a
 import os
 import re
+import subprocess
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -91,3 +93,14 @@ def find_model(
         f"no {WORDS[kind]} at {short(text, 200)}: the folder of a model or of a run is expected, "
         f"OWNER/NAME of the hub, or one of {names}.{suggest(text, kept_names(kind))}"
     )
+
+# %% ../nbs/0_kept.ipynb #ba3d5313
+def commit_of() -> str:
+    """The commit of this checkout, with `-dirty` where files differ; '' where there is none."""
+    words = ["git", "-C", str(files("aclam")), "describe"]
+    words += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return ""

@@ -6,18 +6,15 @@ Docs: https://aclam-project.github.io/aclam/10_commands/worth.html.md"""
 
 # %% auto #0
 __all__ = ['Made', 'WorthConfig', 'check_config', 'source_names', 'model_names', 'episodes_for', 'made_by_model', 'identity_of',
-           'inputs_of', 'Piece', 'pieces_of', 'commit_of', 'about_source', 'measure_source', 'worth', 'run_worth']
+           'inputs_of', 'Piece', 'pieces_of', 'about_source', 'measure_source', 'worth', 'run_worth']
 
 # %% ../../nbs/10_commands/worth.ipynb #fe7e74de
 import json
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 
 from .. import __version__
@@ -27,7 +24,7 @@ from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint
 from ..device import device_of
 from ..folders import hold, output_file, output_folder
-from ..kept import find_model, kept_names
+from ..kept import commit_of, find_model, kept_names
 from ..lam import LatentActionModel
 from ..lam.quantizer import not_yet_quantized
 from ..schema import Count, Positive, check_fields
@@ -248,17 +245,6 @@ def _as_json(settings: dict) -> dict:
     return json.loads(json.dumps(plain(settings)))
 
 # %% ../../nbs/10_commands/worth.ipynb #11ed174e
-def commit_of() -> str:
-    """The commit of this checkout, with `-dirty` where files differ; '' where there is none."""
-    words = ["git", "-C", str(files("aclam")), "describe"]
-    words += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return ""
-
-
 def about_source(table: PairTable, content: str) -> dict:
     """What the data of a source were."""
     arms = sorted({t.embodiment for t in table.trajectories})
