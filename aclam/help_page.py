@@ -153,6 +153,10 @@ EXAMPLES |= {
 
 # %% ../nbs/0_help_page.ipynb #d518ec49
 EXAMPLES |= {
+    "aclam-structure lary": (
+        "aclam-structure lary --data data/emoji --models ac_lam_cpu no_ac_cpu",
+        "aclam-structure lary --data data/emoji --models runs/lam --read as-trained odd",
+    ),
     "aclam-look": (
         "aclam-look my_video.mp4",
         "aclam-look my_lerobot --model runs/lam --episode 3 --out looked",

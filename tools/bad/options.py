@@ -26,6 +26,10 @@ WORTH = (
     *("aclam-structure", "worth", "--data", "store", "--out", "new", "--models", "lam"),
     *("--baselines", "displacement", "--pairs", "100", "--probe.steps", "2", "--budgets", "0"),
 )
+LARY = (
+    *("aclam-structure", "lary", "--data", "store", "--out", "new", "--models", "lam"),
+    *("--pairs", "100"),
+)
 ROLLOUT = (
     *("aclam-rollout", "--policy", "expert", "--split", "id", "--episodes", "1", "--max-steps"),
     *("2", "--envs", "1", "--out", "new"),
@@ -464,6 +468,7 @@ HELP = {  # the kept text of --help -> a command that would do little
     "aclam-structure.leakage": LEAKAGE,
     "aclam-structure.compare": COMPARE,
     "aclam-structure.worth": WORTH,
+    "aclam-structure.lary": LARY,
     "aclam-rollout": ROLLOUT,
     "aclam-look": LOOK,
     "aclam-check": ("aclam-check", "adding", "--begin"),
@@ -528,6 +533,7 @@ WORDS = [  # command lines that are wrong as such
     ("aclam-structure", "compare"),
     ("aclam-structure", "leakage"),
     ("aclam-structure", "worth"),
+    ("aclam-structure", "lary"),
     ("aclam-rollout",),
     ("aclam-look",),
     ("aclam-check", "nowhere"),
