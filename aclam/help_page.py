@@ -122,7 +122,6 @@ EXAMPLES |= {
     ),
     "aclam-train-policy": (
         "aclam-train-policy --data data/demos --lam runs/lam --out runs/policy",
-        "aclam-train-policy --preset policy_cpu_wo_lam --data data/demos",
         "aclam-train-policy --preset policy_cpu_wo_lam --data data/demos --train.ema 0.99",
     ),
     "aclam-label": (

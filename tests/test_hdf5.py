@@ -292,7 +292,7 @@ BAD = {
     ),
     "one picture": (
         replaced(f"{DEMO}/obs/agentview_rgb", np.zeros((1, 32, 32, 3), np.uint8)),
-        "has 1 pictures",
+        "has 1 picture ",
     ),
     "no such camera": (edited(lambda f: f.pop(f"{DEMO}/obs/agentview_rgb")), "has no pictures"),
     "another file's bytes": (edited(_external), "bytes in another file, refused"),
