@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/kept.html.md"""
 
 # %% auto #0
 __all__ = ['RESULTS', 'Kind', 'WORDS', 'WEIGHTS', 'STEP', 'HUB', 'kept_result', 'kept_names', 'newest_checkpoint', 'inside',
-           'find_model', 'commit_of']
+           'find_model', 'code_commit']
 
 # %% ../nbs/0_kept.ipynb #81633c4a
 import os
@@ -95,7 +95,7 @@ def find_model(
     )
 
 # %% ../nbs/0_kept.ipynb #ba3d5313
-def commit_of() -> str:
+def code_commit() -> str:
     """The commit of this checkout, with `-dirty` where files differ; '' where there is none."""
     words = ["git", "-C", str(files("aclam")), "describe"]
     words += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -14,9 +14,10 @@ from pathlib import Path
 from study_policy import Student, Way, play, read
 
 from aclam.core import read_json, write_json
+from aclam.kept import code_commit
 from aclam.sim.benchmark import EmojiTableTopEnv
 from aclam.studies.policy_noise import NoiseConfig, Training, trainings
-from aclam.studies.processes import code_commit, hardware
+from aclam.studies.processes import hardware
 
 WAY = Way("data")
 

@@ -25,7 +25,7 @@ from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint
 from ..device import device_of
 from ..folders import hold, output_file, output_folder
-from ..kept import commit_of, find_model, kept_names
+from ..kept import code_commit, find_model, kept_names
 from ..lam import LatentActionModel
 from ..lam.quantizer import not_yet_quantized
 from ..schema import Count, Positive, check_fields
@@ -309,7 +309,7 @@ def made_with(config: WorthConfig, command: str, seconds: float) -> dict:
     more = {name: getattr(config, name) for name in ("episodes", "read", "decode")}
     return {
         "command": command,
-        "commit": commit_of(),
+        "commit": code_commit(),
         "version": __version__,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": seconds,

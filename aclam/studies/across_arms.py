@@ -22,7 +22,7 @@ from ..command_line import cli
 from ..core import UserError, print_json, say, write_json
 from ..data.source import open_dataset
 from ..folders import output_file
-from ..kept import commit_of
+from ..kept import code_commit
 from ..lam import LatentActionModel
 from ..schema import Count, Positive, check_fields
 from ..sim.recording import View
@@ -135,7 +135,7 @@ def study(config: AcrossArmsConfig, command: str = "") -> dict:
         found["rows"][name] = measure(feature, table, config.probe, config.seed)
         say(f"{name}: {found['rows'][name]['base']['mixed']['error']:.3f}")
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    found["made"] = {"command": command, "commit": commit_of(), "when": when}
+    found["made"] = {"command": command, "commit": code_commit(), "when": when}
     settings = {
         key: str(value) if key == "data" else value for key, value in asdict(config).items()
     }

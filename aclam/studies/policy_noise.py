@@ -23,12 +23,13 @@ import numpy as np
 from ..command_line import cli
 from ..core import UserError, plain, print_json, read_json, say, write_json
 from ..folders import hold, output_folder
+from ..kept import code_commit
 from ..policy import rollout
 from ..policy.kept_episodes import read_episodes
 from ..policy.model import PRESETS, Policy
 from ..policy.rollout import CardRow, RolloutConfig
 from ..schema import Count, Positive, check_fields
-from .processes import claim_more, code_commit, hardware, identities
+from .processes import claim_more, hardware, identities
 from ..train import policy as training
 from ..train.checkpoint import MODEL_FILE, checkpoint_path
 from ..train.config import Part

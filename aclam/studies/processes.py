@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/9_studies/processes.html.md"""
 
 # %% auto #0
 __all__ = ['KEEP_MEMORY', 'ONE_THREAD', 'train_command', 'start_training', 'last_line', 'identities', 'claim_more', 'phase_words',
-           'code_commit', 'version_of', 'hardware']
+           'version_of', 'hardware']
 
 # %% ../../nbs/9_studies/processes.ipynb #b0c66524
 import os
@@ -14,9 +14,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -99,17 +97,6 @@ def phase_words(
     return ["--model.bottleneck.continuous-steps", str(round(phase / usual.train.steps * steps))]
 
 # %% ../../nbs/9_studies/processes.ipynb #3b702f05
-def code_commit() -> str:
-    """The commit of this checkout, with `-dirty` where files differ; "" where there is none."""
-    words = ["git", "-C", str(files("aclam")), "describe"]
-    words += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return ""
-
-
 def version_of(package: str) -> str:
     """The version of an installed package; "" where it is not installed."""
     try:
