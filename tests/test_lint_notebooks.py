@@ -347,3 +347,16 @@ def test_the_order_file_names_what_is_there(tmp_path):
         "site/chapters.yml does not name nbs/a/two.ipynb",
         "site/chapters.yml names nbs/a/one.ipynb twice",
     ]
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("md:the latent\n$$z = x.$$\n", 1),
+        ("md:$$z = x.$$\nhas a meaning", 1),
+        ("md:the latent\n\n$$z = x.$$\n\nhas a meaning", 0),
+        ("md:the latent\n\n$$\nz = x.\n$$\n", 0),
+    ],
+)
+def test_a_formula_on_a_line_of_its_own_has_empty_lines_around(text, found):
+    assert len(linted(lint.display_maths, text)) == found

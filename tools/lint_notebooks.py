@@ -298,6 +298,14 @@ def display_maths(nb: Notebook) -> Found:
         lines = _without_code(c.source) if c.kind == "markdown" else []
         if any("$$" in line.strip().removeprefix("$$").removesuffix("$$") for line in lines):
             yield c.number, "display maths: $$ only at the start or the end of a line"
+        for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+            if _is_display(line) and (before.strip() or after.strip()):
+                yield c.number, f"display maths needs empty lines around it: {line[:40]}"
+
+
+def _is_display(line: str) -> bool:
+    """Whether a line is a whole formula; inside a paragraph the site would set it as running text."""
+    return len(line) > 4 and line.startswith("$$") and line.rstrip().endswith("$$")
 
 
 def _without_code(markdown: str) -> list[str]:
