@@ -54,6 +54,8 @@ SMALL = [
     "univla_cpu",
     "univla_stage_1_cpu",
     "univla_stage_2_cpu",
+    "odd_features_cpu",
+    "potential_features_cpu",
     "policy_cpu",
     "policy_cpu_wo_lam",
 ]

@@ -37,6 +37,8 @@ SMALL = {
     "univla_cpu": UNIVLA,
     "univla_stage_1_cpu": UNIVLA,
     "univla_stage_2_cpu": UNIVLA,
+    "odd_features_cpu": IDM,
+    "potential_features_cpu": IDM,
     "lapa_cpu": dict(image_size=16, patch_size=2, width=16, heads=2, head_dim=8),
 }
 KINDS_OF = [(name, kind) for name in SMALL for kind in KINDS if name != "lapa_cpu"]

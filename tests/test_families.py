@@ -28,6 +28,8 @@ SIZES = {
     "villa_x_cpu": IDM,
     "univla_cpu": UNIVLA,
     "univla_stage_2_cpu": UNIVLA,
+    "no_ac_features_cpu": IDM,
+    "potential_features_cpu": IDM,
 }
 
 

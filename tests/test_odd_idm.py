@@ -28,6 +28,7 @@ SIZES = {
     "univla_cpu": UNIVLA,
     "univla_stage_1_cpu": UNIVLA,
     "univla_stage_2_cpu": UNIVLA,
+    "no_ac_features_cpu": IDM,
 }
 OPEN = [name for name in SIZES if name != "lapa_cpu"]  # whose bottleneck is a setting
 

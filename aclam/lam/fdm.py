@@ -30,24 +30,25 @@ class FDM(nn.Module):
         heads: int,
         latent_dim: int,
         residual: bool = True,
+        channels: int = 3,
     ):
         super().__init__()
         self.image_size = image_size
         self.patch_size = patch_size
         self.residual = residual
-        self.embed = PatchTokens(image_size, patch_size, width)
+        self.embed = PatchTokens(image_size, patch_size, width, channels)
         self.act = nn.Linear(latent_dim, width)  # linear: a sum of latents is a sum of tokens
         self.blocks = transformer(width, depth, heads)
         self.norm = nn.LayerNorm(width)
-        self.paint = nn.Linear(width, 3 * patch_size**2)
+        self.paint = nn.Linear(width, channels * patch_size**2)
         if residual:
             nn.init.zeros_(self.paint.weight)
             nn.init.zeros_(self.paint.bias)
 
     def forward(self, o_i: Tensor, z: Tensor) -> Tensor:
         x = torch.cat([self.act(z)[:, None], self.embed(o_i)], dim=1)  # (B, 1 + N, width)
-        x = self.paint(self.norm(self.blocks(x)[:, 1:]))  # (B, N, 3 * p * p)
-        change = unpatchify(x, self.patch_size, self.image_size)  # (B, 3, S, S)
+        x = self.paint(self.norm(self.blocks(x)[:, 1:]))  # (B, N, C * p * p)
+        change = unpatchify(x, self.patch_size, self.image_size)  # (B, C, S, S)
         return o_i + change if self.residual else change
 
 # %% ../../nbs/4_lam/fdm.ipynb #a75565ed

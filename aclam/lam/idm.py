@@ -32,9 +32,10 @@ class IDM(nn.Module):
         heads: int,
         tokens: int,
         code_dim: int,
+        channels: int = 3,
     ):
         super().__init__()
-        self.embed = PatchTokens(image_size, patch_size, width)
+        self.embed = PatchTokens(image_size, patch_size, width, channels)
         self.frame = nn.Parameter(torch.randn(2, 1, width) * 0.02)  # "I am o_i", "I am o_j"
         self.query = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.blocks = transformer(width, depth, heads)

@@ -60,6 +60,11 @@ class LamConfig(ProprioConfig):
         self.check_heads("idm_width", "idm_heads")
         self.check_heads("fdm_width", "fdm_heads")
 
+    @property
+    def seen(self) -> tuple[int, int, int]:
+        """Side, patch and channels of what IDM and FDM read: here of the frame itself."""
+        return self.image_size, self.patch_size, 3
+
 # %% ../../nbs/4_lam/model.ipynb #d0f7753e
 CPU = LamConfig(
     image_size=32,
@@ -112,8 +117,9 @@ AC_LAM_PRESETS: dict[str, LamConfig] = {
 # %% ../../nbs/4_lam/model.ipynb #0733a03c
 def make_fdm(c: LamConfig) -> FDM:
     """The FDM of these sizes."""
-    sizes = (c.image_size, c.patch_size, c.fdm_width, c.fdm_depth, c.fdm_heads)
-    return FDM(*sizes, c.latent_dim, c.residual)
+    size, patch_size, channels = c.seen
+    sizes = (size, patch_size, c.fdm_width, c.fdm_depth, c.fdm_heads)
+    return FDM(*sizes, c.latent_dim, c.residual, channels)
 
 
 @LAMS.register("aclam", LamConfig, AC_LAM_PRESETS)
@@ -124,8 +130,9 @@ class AcLam(LatentActionModel):
 
     def __init__(self, c: LamConfig):
         super().__init__(c)
-        sizes = (c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads)
-        self.idm = IDM(*sizes, c.tokens, c.code_dim)
+        size, patch_size, channels = c.seen
+        sizes = (size, patch_size, c.idm_width, c.idm_depth, c.idm_heads)
+        self.idm = IDM(*sizes, c.tokens, c.code_dim, channels)
         self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
         self.fdm = make_fdm(c)
         self.proprio_fdm = c.make_proprio_fdm()

@@ -41,9 +41,10 @@ class Potential(nn.Module):
         heads: int,
         tokens: int,
         code_dim: int,
+        channels: int = 3,
     ):
         super().__init__()
-        self.embed = PatchTokens(image_size, patch_size, width)
+        self.embed = PatchTokens(image_size, patch_size, width, channels)
         self.query = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.blocks = transformer(width, depth, heads)
         self.norm = nn.LayerNorm(width)
@@ -104,8 +105,9 @@ class PotentialLam(LatentActionModel):
 
     def __init__(self, c: PotentialConfig):
         super().__init__(c)
-        sizes = (c.image_size, c.patch_size, c.idm_width, c.idm_depth, c.idm_heads)
-        self.phi = Potential(*sizes, c.tokens, c.code_dim)
+        size, patch_size, channels = c.seen
+        sizes = (size, patch_size, c.idm_width, c.idm_depth, c.idm_heads)
+        self.phi = Potential(*sizes, c.tokens, c.code_dim, channels)
         self.bottleneck = make_bottleneck(c.tokens, c.code_dim, c.bottleneck)
         self.fdm = make_fdm(c)
         self.proprio_fdm = c.make_proprio_fdm()

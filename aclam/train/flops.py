@@ -176,8 +176,11 @@ def patches(config) -> int:
 
 
 def numbers_a_patch(config) -> int:
-    """Color values of a patch."""
-    return 3 * config.patch_size**2
+    """Color values of a patch, or the features of a place where a model reads these."""
+    if not hasattr(config, "seen"):
+        return 3 * config.patch_size**2
+    _, patch_size, channels = config.seen
+    return channels * patch_size**2
 
 
 def frame_bytes(config, frames: int) -> float:

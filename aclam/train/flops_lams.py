@@ -8,10 +8,17 @@ Docs: https://aclam-project.github.io/aclam/8_train/flops_lams.html.md"""
 __all__ = ['LAPA_READS', 'WORDS', 'normed_attention', 'pair_time', 'villa_hidden', 'villa_block', 'villa_encoder',
            'villa_decoder', 'villa_cost', 'unit_attention', 'cross_attention', 'lapa_hidden', 'lapa_layer',
            'lapa_stack', 'lapa_encoder', 'lapa_decoder', 'lapa_cost', 'uni_block', 'univla_vision', 'enter',
-           'univla_encoder', 'univla_decoder', 'univla_cost']
+           'univla_encoder', 'univla_decoder', 'univla_cost', 'network_cost', 'feature_cost']
 
 # %% ../../nbs/8_train/flops_lams.ipynb #f29743e2
+from functools import cache
+
+import torch
+from torch import nn
+
+from ..lam.feature_space import FeatureConfig, PotentialFeatureConfig, empty_network
 from ..lam.lapa import LapaConfig
+from ..lam.potential import PotentialConfig
 from ..lam.univla import UniVLAConfig
 from ..lam.villa_x import VillaXConfig
 from aclam.train.flops import (
@@ -19,6 +26,7 @@ from aclam.train.flops import (
     Part,
     RowCost,
     Stack,
+    ac_lam_cost,
     attention,
     convolution,
     encoder_passes,
@@ -31,6 +39,7 @@ from aclam.train.flops import (
     norm,
     numbers_a_patch,
     patches,
+    potential_cost,
     product,
     proprio_fdm,
     scores,
@@ -307,3 +316,28 @@ def univla_cost(config: UniVLAConfig) -> RowCost:
     batch = frame_bytes(config, 3) + features
     encoder = encoder_passes(config) * univla_encoder(config, words)
     return RowCost(encoder, decoder, univla_vision(config), batch=batch)
+
+# %% ../../nbs/8_train/flops_lams.ipynb #3213ba93
+@cache
+def network_cost(size: int) -> Cost:
+    """A frame of `size` pixels through the frozen network, convolution by convolution."""
+    with torch.device("meta"):
+        network = empty_network()
+    side = size
+    total = Cost()
+    for layer in network.modules():  # in the order in which a frame passes them
+        if isinstance(layer, nn.Conv2d):
+            side = -(-side // layer.stride[0])
+            taps = layer.kernel_size[0] * layer.kernel_size[1]
+            inputs = layer.in_channels // layer.groups
+            total += frozen(convolution(side**2, taps, inputs, layer.out_channels))
+    return total
+
+
+def feature_cost(config: FeatureConfig | PotentialFeatureConfig) -> RowCost:
+    """A model in feature space; the features of three frames lie on the device, too."""
+    is_potential = isinstance(config, PotentialConfig)
+    row = potential_cost(config) if is_potential else ac_lam_cost(config)
+    features = 4.0 * 3 * patches(config) * numbers_a_patch(config)
+    vision = Part(3 * network_cost(config.image_size))
+    return RowCost(row.encoder, row.decoder, vision, batch=row.batch + features)

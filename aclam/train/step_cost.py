@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ..core import UserError
 from ..lam import LatentActionModel
+from ..lam.feature_space import FeatureConfig, PotentialFeatureConfig
 from ..lam.lapa import LapaConfig
 from ..lam.model import LamConfig
 from ..lam.potential import PotentialConfig
@@ -29,7 +30,7 @@ from ..lam.univla import UniVLAConfig
 from ..lam.villa_x import VillaXConfig
 from ..policy.model import Policy, PolicyConfig
 from .flops import RowCost, ac_lam_cost, potential_cost
-from .flops_lams import WORDS, lapa_cost, univla_cost, villa_cost
+from .flops_lams import WORDS, feature_cost, lapa_cost, univla_cost, villa_cost
 from .flops_policy import policy_cost
 from .activations import checkpoint_activations
 
@@ -38,6 +39,8 @@ Settings = LamConfig | PotentialConfig | VillaXConfig | LapaConfig | UniVLAConfi
 FORMULAS: dict[type, Callable[..., RowCost]] = {
     LamConfig: ac_lam_cost,
     PotentialConfig: potential_cost,
+    FeatureConfig: feature_cost,
+    PotentialFeatureConfig: feature_cost,
     VillaXConfig: villa_cost,
     LapaConfig: lapa_cost,
     UniVLAConfig: univla_cost,
