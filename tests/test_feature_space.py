@@ -17,6 +17,7 @@ from aclam.lam import feature_space as features
 from aclam.train.lam import settings_from
 
 IDM = dict(image_size=32, idm_width=16, idm_depth=1, fdm_width=16, fdm_depth=1)
+PIXELS = ("ac_lam_cpu", "no_ac_cpu", "odd_cpu", "potential_vq_cpu")
 NAMES = (*features.FEATURE_PRESETS, *features.POTENTIAL_FEATURE_PRESETS)
 
 
