@@ -504,7 +504,10 @@ REFERENCE = re.compile(
     r"|\b([Pp]revious|[Nn]ext|[Ll]ast|[Ff]ollowing) (chapter|notebook)\b(?!('s question)?, "
     + LINK
     + ")"
-    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b",
+    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b"
+    r"|\bchapters? ago\b|\b[Aa] later chapter\b|\b[Tt]he chapter before\b"
+    r"|\b[Tt]he (?!(same|whole|other|first|rest|last|next|previous|following)\b)\w+ chapter\b"
+    r"(?! (on|about)\b)(?!, " + LINK + ")",
 )
 NUMBERED = re.compile(r"\bPart \d+\b|\b[Cc]hapter \d+\b")
 
@@ -530,6 +533,40 @@ def _comments(code: str) -> list[str]:
         if token.type == tokenize.COMMENT or block:
             found.append(token.string)
     return found
+
+
+# what was wrong with our copy of a paper, and what no reader can look up
+NO_EVIDENCE = re.compile(
+    r"\b(lost|missing) (from|in) (the|its) (paper's )?(text|extraction)\b"
+    r"|\bextraction of (the|its) text\b|\b[Tt]he text (has )?lost\b"
+    r"|\b([Aa]uthors'?|[Tt]heir) drafts?\b|\b[Dd]raft code\b",
+)
+
+
+def evidence_can_be_looked_up(nb: Notebook) -> Found:
+    """A formula is read in the published paper, or named as not read; code is cited by its name."""
+    for c in nb.cells:
+        text = _comments(c.source) if c.kind == "code" else _without_code(c.source)
+        if found := NO_EVIDENCE.search(" ".join(text)):
+            yield c.number, f"no evidence that a reader can look up: {found[0]!r}"
+
+
+SYMBOL = r"\\?[A-Za-z]+(?:_(?:\{[^}]*\}|\\?\w+))?"
+DEFINED = re.compile(rf"(?<![\w}}])({SYMBOL})\s*:=|\bany (?:\w+ )?\$({SYMBOL}) \\in\b")
+
+
+def one_letter_one_meaning(nb: Notebook) -> Found:
+    """A symbol is introduced (`:=`, 'any $T \\in') once in a chapter.
+
+    nbs/symbols.ipynb has those of the whole book.
+    """
+    seen: dict[str, int] = {}
+    for c in [c for c in nb.cells if c.kind == "markdown"]:
+        for found in DEFINED.findall("\n".join(_without_code(c.source))):
+            symbol = "".join(found)
+            if symbol in seen:
+                yield c.number, f"{symbol} is defined again (first in cell {seen[symbol]})"
+            seen[symbol] = c.number
 
 
 BRITISH = re.compile(
@@ -571,6 +608,8 @@ RULES = [
     results_in_prose,
     printed_output,
     references_are_links,
+    evidence_can_be_looked_up,
+    one_letter_one_meaning,
     american_spelling,
 ]
 
