@@ -384,6 +384,30 @@ def test_the_order_file_names_what_is_there(tmp_path):
     ]
 
 
+KNOW = "md:## What you know now\n\n- LLO is 2.\n- a\n- b\n\n## Exercises\n\n- more\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (KNOW, 0),
+        (KNOW.replace("- a\n", ""), 1),
+        (KNOW.replace("2.", "two."), 1),
+        (KNOW.replace("## Exercises\n", ""), 1),  # the list goes on: four lines
+        ("md:no such section", 0),  # and no core chapter
+    ],
+)
+def test_what_a_reader_takes_along_is_three_claims_with_numbers(text, found):
+    assert len(linted(lint.what_you_know, text)) == found
+
+
+def test_a_core_chapter_says_what_its_reader_knows():
+    core = {path for path in lint.core_chapters() if path.split("/")[1] in lint.TAKE_ALONG}
+    assert {"nbs/1_linear/pca.ipynb", "nbs/5_structure/leakage.ipynb"} <= core
+    bare = lint.Notebook("nbs/1_linear/pca.ipynb", [lint.Cell(1, "markdown", "# T", "")], 0)
+    assert len(list(lint.what_you_know(bare))) == 1
+
+
 @pytest.mark.parametrize(
     "text, found",
     [

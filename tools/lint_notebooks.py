@@ -588,6 +588,37 @@ def american_spelling(nb: Notebook) -> Found:
             yield c.number, f"American spelling, please: {found[0]!r}"
 
 
+# --- what a reader takes along --------------------------------------------------------------------
+
+KNOW = "## What you know now"
+TAKE_ALONG = ("1_linear", "2_additivity", "5_structure")  # rooms whose core chapters must have it
+
+
+@cache
+def core_chapters() -> frozenset[str]:
+    """The paths of the chapters that the map on the start page stars."""
+    order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
+    paths = [
+        Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room.get("core", ())
+    ]
+    return frozenset(path.as_posix() for path in paths)
+
+
+def what_you_know(nb: Notebook) -> Found:
+    """A core chapter ends with what a reader takes along: three claims, with numbers."""
+    found = [c for c in nb.cells if c.kind == "markdown" and KNOW in c.source.splitlines()]
+    room = nb.path.split("/")[1]
+    if not found and nb.path in core_chapters() and room in TAKE_ALONG:
+        yield len(nb.cells), f"a core chapter without the section {KNOW!r}"
+    for c in found:
+        section = re.split(r"^#+ ", c.source.split(KNOW, 1)[1], maxsplit=1, flags=re.M)[0]
+        claims = re.findall(r"^- .+", section, re.M)
+        if len(claims) != 3:
+            yield c.number, f"{KNOW!r} has {len(claims)} lines; three, please"
+        elif not re.search(r"\d", section):
+            yield c.number, f"{KNOW!r} has no number: claims, please, and not headings"
+
+
 RULES = [
     title,
     badge,
@@ -607,6 +638,7 @@ RULES = [
     size,
     results_in_prose,
     printed_output,
+    what_you_know,
     references_are_links,
     evidence_can_be_looked_up,
     one_letter_one_meaning,
