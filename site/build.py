@@ -19,7 +19,7 @@ import papers
 import play
 import yaml
 from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
-from markup import fold_solutions, link_drawings, theorems
+from markup import fold_proofs, fold_solutions, link_drawings, theorems
 from readme import run
 from ways import for_pages
 
@@ -165,7 +165,8 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
     if fresh:  # tables that are outputs have links too
         body = rewrite_links(body, notebook.parent)
     body = link_drawings(body, address, notebook.parent, NBS)
-    body = fold_solutions(theorems(body)) if notebook.stem != "index" else body
+    if notebook.stem != "index":
+        body = fold_solutions(fold_proofs(theorems(body)))
     target.write_text(f"---\nsearch: {{boost: 3}}\n---\n\n{body}", encoding="utf-8")
     return inside.as_posix()
 

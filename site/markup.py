@@ -1,4 +1,6 @@
-"""What a page of the site has beyond its notebook: boxes around theorems, folded solutions, drawings that are links."""
+"""What a page of the site has beyond its notebook: boxes around theorems, folded solutions and proofs,
+drawings that are links.
+"""
 
 import io
 import os
@@ -72,9 +74,9 @@ def blocks(section: str) -> list[str]:
     return [block for block in found if block.strip()]
 
 
-def folded(title: str, content: list[str]) -> str:
+def folded(title: str, content: list[str], kind: str = "success") -> str:
     inside = "\n\n".join(content)
-    return f'??? success "{title}"\n\n' + re.sub(r"^(?=.)", "    ", inside, flags=re.M)
+    return f'??? {kind} "{title}"\n\n' + re.sub(r"^(?=.)", "    ", inside, flags=re.M)
 
 
 def fold_section(section: str) -> str:
@@ -99,6 +101,45 @@ def fold_solutions(text: str) -> str:
         pieces.append("\n\n")
         at = stop
     return "".join(pieces) + text[at:]
+
+
+# --- proofs ---------------------------------------------------------------------------------------
+
+# what Jupyter shows as it stands: a paragraph that begins with *Proof.*, up to the square
+PROOF = re.compile(
+    r"^\*(?P<title>(?:Proofs?|[^*\n]*\bproof\b[^*\n]*?)\.?)\*(?:(?!^#|^\*Proof).)*?\\square\s*\$+[ \t]*",
+    re.M | re.S,
+)
+LONGEST = 15  # lines of a proof that stands open
+WIDE = 100  # characters of a line on a page
+
+
+def height(proof: str) -> int:
+    """About how many lines of a page a proof takes, with those between paragraphs and displays."""
+    lines = 0
+    for i, part in enumerate(proof.split("$$")):
+        if i % 2:
+            lines += 3 + part.count(r"\\") + 2 * part.count("brace")
+            continue
+        paragraphs = re.split(r"\n{2,}", part.strip())
+        lines += len(paragraphs) - 1
+        for paragraph in paragraphs:
+            letters = re.sub(r"\\[A-Za-z]+", "x", paragraph)  # a command is a letter or so
+            lines += -(-len(re.sub(r"[{}$*\\]", "", letters)) // WIDE)
+    return lines
+
+
+def fold_proofs(text: str) -> str:
+    """A long proof stays behind a line that opens it, between the claim and what follows from it."""
+
+    def fold(match: re.Match) -> str:
+        proof = match[0].rstrip()
+        if height(proof) <= LONGEST:
+            return match[0]
+        return folded(match["title"].rstrip("."), [proof], "proof") + "\n\n"
+
+    parts = FENCE.split(text)
+    return "".join(p if i % 2 else PROOF.sub(fold, p) for i, p in enumerate(parts))
 
 
 # --- pictures -------------------------------------------------------------------------------------

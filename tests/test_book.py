@@ -1,6 +1,7 @@
 """The built book in a browser: every page from the file system; and that the instrument notices what is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,53 @@ def test_solutions_are_folded_one_by_one():
 def test_a_heading_inside_code_opens_no_section():
     text = "```python\n## Solutions\n```\n\nafter\n"
     assert markup.fold_solutions(text) == text
+
+
+SHORT = "*Proof.* Put $x = y$. $\\square$"
+LONG = "\n\n".join(["*Proof.* Collect.", *["$$\ny = x .\n$$", "So."] * 4, "Done. $\\square$"])
+
+
+def test_a_long_proof_is_folded_and_a_short_one_stands_open():
+    text = f"# T\n\n> **Fact.** So.\n\n{SHORT} More.\n\n{LONG} (The paper has it, too.)\n\nEnd.\n"
+    got = markup.fold_proofs(text)
+    assert f"\n\n{SHORT} More.\n\n" in got
+    assert '??? proof "Proof"\n\n    *Proof.* Collect.\n\n    $$\n    y = x .\n    $$' in got
+    assert "    Done. $\\square$\n\n(The paper has it, too.)\n\nEnd.\n" in got
+    assert markup.height(SHORT) == 1 and markup.height(LONG) > markup.LONGEST
+
+
+def test_a_proof_ends_before_the_next_heading_and_code_has_none():
+    open_end = LONG.replace("\\square", "x")
+    text = f"{open_end}\n\n## Next\n\n{SHORT}\n\n```text\n{LONG}\n```\n"
+    assert markup.fold_proofs(text) == text
+    title = LONG.replace("*Proof.*", "*The paper's proof, completed.*")
+    assert markup.fold_proofs(title).startswith('??? proof "The paper\'s proof, completed"\n')
+
+
+def test_the_proofs_that_are_folded_are_those_of_the_long_theorems():
+    found = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+        found += [path.stem for text in texts if "??? proof" in markup.fold_proofs(text)]
+    assert {"augmentation", "objective"} <= set(found) and len(found) < 10
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_cheat_sheet_is_one_sheet_of_paper():
+    page = open_book.SITE / "cheat_sheet.html"
+    if not page.exists():
+        pytest.skip("the book is not built")
+    browser = open_book.Browser(open_book.program())
+    try:
+        browser.open(page.as_uri())
+        paper = browser.printed()
+    finally:
+        browser.close()
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) == 1
+    (size,) = re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", paper)
+    assert [round(float(x) * 25.4 / 72) for x in size] == [210, 297]  # millimeters: A4
 
 
 @pytest.mark.slow

@@ -297,6 +297,10 @@ def test_a_cell_that_prints_has_its_output(source, found):
         "md:the terms of the previous notebook",
         "md:the study at the end of the next part",
         "md:see the chapter on labels",
+        "md:two chapters ago we split the error",
+        "md:a later chapter is about that",
+        "md:the theorem of the objectives chapter",
+        "md:in other looks (the chapter before)",
         "# the bound of Part 2",
         'def f():\n    """As in Part 2."""',
     ],
@@ -312,11 +316,42 @@ def test_a_chapter_is_named_by_a_link(text):
         "md:the mask of the chapter on [attention](attention_mask.ipynb)",
         "md:two of three parts, and the last part of an option",
         "md:`the next chapter`",
+        "md:the first chapter of a way, the whole chapter",
         "part_1 = 1  # part of it",
     ],
 )
 def test_what_is_no_reference_or_is_a_link_passes(text):
     assert linted(lint.references_are_links, text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "md:the number is lost from the paper's text",
+        "md:the extraction of its text",
+        "md:all visible in the authors' drafts",
+        "# as in the draft code",
+    ],
+)
+def test_what_nobody_can_look_up_is_no_evidence(text):
+    assert len(linted(lint.evidence_can_be_looked_up, text)) == 1
+
+
+def test_a_paper_and_public_code_are_evidence():
+    text = "md:Eq. 8 of the paper, and the authors' public code, which lost nothing"
+    assert linted(lint.evidence_can_be_looked_up, text) == []
+
+
+def test_a_letter_has_one_meaning_in_a_chapter():
+    shift = "md:one free matrix $R := B^{+} A$"
+    assert linted(lint.one_letter_one_meaning, "md:$R := 1$ and $R_{ij} := 2$", "x := 1") == []
+    assert linted(
+        lint.one_letter_one_meaning, "md:$$\nS := C + D, \\qquad R := B S\n$$", shift
+    ) == ["R is defined again (first in cell 1)"]
+    gauge = "md:For any invertible $R \\in \\mathbb{R}^{2}$, replace"
+    assert len(linted(lint.one_letter_one_meaning, gauge, shift)) == 1
+    greek = "md:$\\Gamma := 1$"
+    assert len(linted(lint.one_letter_one_meaning, greek, greek)) == 1
 
 
 @pytest.mark.parametrize(
@@ -347,6 +382,30 @@ def test_the_order_file_names_what_is_there(tmp_path):
         "site/chapters.yml does not name nbs/a/two.ipynb",
         "site/chapters.yml names nbs/a/one.ipynb twice",
     ]
+
+
+KNOW = "md:## What you know now\n\n- LLO is 2.\n- a\n- b\n\n## Exercises\n\n- more\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (KNOW, 0),
+        (KNOW.replace("- a\n", ""), 1),
+        (KNOW.replace("2.", "two."), 1),
+        (KNOW.replace("## Exercises\n", ""), 1),  # the list goes on: four lines
+        ("md:no such section", 0),  # and no core chapter
+    ],
+)
+def test_what_a_reader_takes_along_is_three_claims_with_numbers(text, found):
+    assert len(linted(lint.what_you_know, text)) == found
+
+
+def test_a_core_chapter_says_what_its_reader_knows():
+    core = {path for path in lint.core_chapters() if path.split("/")[1] in lint.TAKE_ALONG}
+    assert {"nbs/1_linear/pca.ipynb", "nbs/5_structure/leakage.ipynb"} <= core
+    bare = lint.Notebook("nbs/1_linear/pca.ipynb", [lint.Cell(1, "markdown", "# T", "")], 0)
+    assert len(list(lint.what_you_know(bare))) == 1
 
 
 @pytest.mark.parametrize(

@@ -504,7 +504,10 @@ REFERENCE = re.compile(
     r"|\b([Pp]revious|[Nn]ext|[Ll]ast|[Ff]ollowing) (chapter|notebook)\b(?!('s question)?, "
     + LINK
     + ")"
-    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b",
+    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b"
+    r"|\bchapters? ago\b|\b[Aa] later chapter\b|\b[Tt]he chapter before\b"
+    r"|\b[Tt]he (?!(same|whole|other|first|rest|last|next|previous|following)\b)\w+ chapter\b"
+    r"(?! (on|about)\b)(?!, " + LINK + ")",
 )
 NUMBERED = re.compile(r"\bPart \d+\b|\b[Cc]hapter \d+\b")
 
@@ -532,6 +535,40 @@ def _comments(code: str) -> list[str]:
     return found
 
 
+# what was wrong with our copy of a paper, and what no reader can look up
+NO_EVIDENCE = re.compile(
+    r"\b(lost|missing) (from|in) (the|its) (paper's )?(text|extraction)\b"
+    r"|\bextraction of (the|its) text\b|\b[Tt]he text (has )?lost\b"
+    r"|\b([Aa]uthors'?|[Tt]heir) drafts?\b|\b[Dd]raft code\b",
+)
+
+
+def evidence_can_be_looked_up(nb: Notebook) -> Found:
+    """A formula is read in the published paper, or named as not read; code is cited by its name."""
+    for c in nb.cells:
+        text = _comments(c.source) if c.kind == "code" else _without_code(c.source)
+        if found := NO_EVIDENCE.search(" ".join(text)):
+            yield c.number, f"no evidence that a reader can look up: {found[0]!r}"
+
+
+SYMBOL = r"\\?[A-Za-z]+(?:_(?:\{[^}]*\}|\\?\w+))?"
+DEFINED = re.compile(rf"(?<![\w}}])({SYMBOL})\s*:=|\bany (?:\w+ )?\$({SYMBOL}) \\in\b")
+
+
+def one_letter_one_meaning(nb: Notebook) -> Found:
+    """A symbol is introduced (`:=`, 'any $T \\in') once in a chapter.
+
+    nbs/symbols.ipynb has those of the whole book.
+    """
+    seen: dict[str, int] = {}
+    for c in [c for c in nb.cells if c.kind == "markdown"]:
+        for found in DEFINED.findall("\n".join(_without_code(c.source))):
+            symbol = "".join(found)
+            if symbol in seen:
+                yield c.number, f"{symbol} is defined again (first in cell {seen[symbol]})"
+            seen[symbol] = c.number
+
+
 BRITISH = re.compile(
     r"\b((un)?(label|model|travel|cancel|signal)l(ed|ing|er|ers)|(colou|behaviou|neighbou|favou|honou)r\w*"
     r"|centre[ds]?|centring|metres?|grey|fibre|artefacts?|catalogue|programme|defence|judgement"
@@ -549,6 +586,37 @@ def american_spelling(nb: Notebook) -> Found:
         text = re.sub(r"\]\([^)]*\)|`[^`]*`|https?://\S+", " ", text)
         for found in BRITISH.finditer(text):
             yield c.number, f"American spelling, please: {found[0]!r}"
+
+
+# --- what a reader takes along --------------------------------------------------------------------
+
+KNOW = "## What you know now"
+TAKE_ALONG = ("1_linear", "2_additivity", "5_structure")  # rooms whose core chapters must have it
+
+
+@cache
+def core_chapters() -> frozenset[str]:
+    """The paths of the chapters that the map on the start page stars."""
+    order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
+    paths = [
+        Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room.get("core", ())
+    ]
+    return frozenset(path.as_posix() for path in paths)
+
+
+def what_you_know(nb: Notebook) -> Found:
+    """A core chapter ends with what a reader takes along: three claims, with numbers."""
+    found = [c for c in nb.cells if c.kind == "markdown" and KNOW in c.source.splitlines()]
+    room = nb.path.split("/")[1]
+    if not found and nb.path in core_chapters() and room in TAKE_ALONG:
+        yield len(nb.cells), f"a core chapter without the section {KNOW!r}"
+    for c in found:
+        section = re.split(r"^#+ ", c.source.split(KNOW, 1)[1], maxsplit=1, flags=re.M)[0]
+        claims = re.findall(r"^- .+", section, re.M)
+        if len(claims) != 3:
+            yield c.number, f"{KNOW!r} has {len(claims)} lines; three, please"
+        elif not re.search(r"\d", section):
+            yield c.number, f"{KNOW!r} has no number: claims, please, and not headings"
 
 
 RULES = [
@@ -570,7 +638,10 @@ RULES = [
     size,
     results_in_prose,
     printed_output,
+    what_you_know,
     references_are_links,
+    evidence_can_be_looked_up,
+    one_letter_one_meaning,
     american_spelling,
 ]
 

@@ -154,6 +154,11 @@ class Browser:
         look = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[look])
 
+    def printed(self) -> bytes:
+        """The page as a PDF, on the paper that its style asks for."""
+        said = self.call("Page.printToPDF", preferCSSPageSize=True)
+        return base64.b64decode(said["data"])
+
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(20)

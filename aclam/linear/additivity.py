@@ -146,12 +146,14 @@ def check_bridge(seed: int = 0, var1: float = 0.1, var2: float = 0.3) -> dict[st
     }
 
 # %% ../../nbs/1_linear/additivity.ipynb #04c1a265
-def offset_loss(b: np.ndarray, c: np.ndarray, B: np.ndarray, lam: float) -> float:
+def offset_loss(beta: np.ndarray, gamma: np.ndarray, B: np.ndarray, lam: float) -> float:
     """What offsets add to L_rec + lam L_AC-FDM for zero-mean data.
 
-    ||Bb + c||^2 + lam ||2Bb + c||^2.
+    ||B beta + gamma||^2 + lam ||2 B beta + gamma||^2.
     """
-    return float(np.sum((B @ b + c) ** 2) + lam * np.sum((2 * B @ b + c) ** 2))
+    once = np.sum((B @ beta + gamma) ** 2)
+    twice = np.sum((2 * B @ beta + gamma) ** 2)
+    return float(once + lam * twice)
 
 # %% ../../nbs/1_linear/additivity.ipynb #79568a81
 def check_limits(seed: int = 0) -> dict[str, float]:

@@ -100,10 +100,10 @@ def innovation(terms: list[Term]) -> tuple[np.ndarray, np.ndarray]:
 
     Both (d_o, d_o).
     """
-    U = sum(t.weight * t.u @ t.u.T for t in terms)
-    Y = sum(t.weight * t.y @ t.u.T for t in terms)
-    K = np.linalg.solve(U, Y.T).T
-    Q = sum(t.weight * t.y @ t.y.T for t in terms) - K @ Y.T
+    Sigma_u = sum(t.weight * t.u @ t.u.T for t in terms)
+    yu = sum(t.weight * t.y @ t.u.T for t in terms)
+    K = np.linalg.solve(Sigma_u, yu.T).T
+    Q = sum(t.weight * t.y @ t.y.T for t in terms) - K @ yu.T
     return (Q + Q.T) / 2, K
 
 # %% ../../nbs/1_linear/objective.ipynb #615dc30a
