@@ -372,12 +372,17 @@ def _curve(row: Mapping) -> NormTrajectory:
     return NormTrajectory(np.array(row["time"]), np.array(row["norm"]), known, row["name"])
 
 
-def draw_curves(results: Mapping, store: str, seed: str = "0") -> Figure:
+def draw_curves(
+    results: Mapping,
+    store: str,
+    seed: str = "0",
+    episodes: int | None = None,  # only the first so many
+) -> Figure:
     """Figures 1, 3 and 6 for one store: a panel for each episode, a line for each model."""
     curves = {}
     for name, runs in results["models"].items():
         if seed in runs:
-            curves[name] = [_curve(row) for row in runs[seed]["curves"][store]]
+            curves[name] = [_curve(row) for row in runs[seed]["curves"][store][:episodes]]
     return draw_norm_trajectories(curves)
 
 # %% ../../nbs/9_studies/comparison.ipynb #5b61b26e
