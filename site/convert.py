@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import yaml
-from markup import captioned, is_chart
+from markup import captioned, is_chart, with_caption
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
@@ -66,6 +66,7 @@ def to_markdown(
     understands it. Cells whose ids are in `anchors` can be linked to, as `#cell-ID`.
     """
     parts = []
+    figures = 0
     shows = ""
     for i, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
@@ -81,8 +82,14 @@ def to_markdown(
         parts.append(_code(source, said, module))
         # what a picture shows, for those who cannot see it
         alt = said.get("fig-alt", shows)
-        for j, output in enumerate(cell["outputs"]):
-            parts.append(_output(output, f"{name}-{i}-{j}", save_image, alt))
+        found = [
+            _output(output, f"{name}-{i}-{j}", save_image, alt)
+            for j, output in enumerate(cell["outputs"])
+        ]
+        if "fig-cap" in said and any(words.startswith("![") for words in found):
+            figures += 1
+            found = with_caption(found, f"Figure {figures}. {said['fig-cap']}")
+        parts += found
     return "\n\n".join(p for p in parts if p) + "\n"
 
 

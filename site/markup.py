@@ -2,6 +2,7 @@
 drawings that are links.
 """
 
+import html
 import io
 import os
 import re
@@ -161,6 +162,17 @@ def captioned(svg: str) -> str:
     words = re.search(r"<desc>(.*?)</desc>", svg, re.S)
     caption = f"<figcaption>{words[1]}</figcaption>" if words and words[1] else ""
     return f'<figure class="drawn">{svg.strip()}{caption}</figure>'
+
+
+def with_caption(outputs: list[str], caption: str) -> list[str]:
+    """The outputs of a cell with a caption below the last picture among them."""
+    pictures = [i for i, output in enumerate(outputs) if output.startswith("![")]
+    if not pictures:
+        return outputs
+    last = pictures[-1]
+    words = html.escape(caption, quote=False)
+    shown = f"<figure markdown>\n{outputs[last]}\n<figcaption>{words}</figcaption>\n</figure>"
+    return [*outputs[:last], shown, *outputs[last + 1 :]]
 
 
 def link_drawings(text: str, address: Callable[[Path], Path], folder: Path, nbs: Path) -> str:

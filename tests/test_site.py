@@ -88,6 +88,15 @@ def test_a_picture_says_what_it_shows(page):
     assert got == "```python\nx\n```\n\n![figure: A line falls](pictures/nb-0-0.png)\n"
 
 
+def test_figures_have_numbers_and_captions(page):
+    one = code("#| fig-cap: It < falls\n#| fig-alt: A line\nx", shown(image_png=PIXEL), stream("3"))
+    two = code("#| fig-cap: It rises\nx", shown(image_png=PIXEL), shown(image_png=PIXEL))
+    got, _ = page(one, code("#| fig-cap: nothing to see\nx", stream("4")), two)
+    assert got.count("<figure markdown>") == 2
+    assert "![figure: A line](pictures/nb-0-0.png)\n<figcaption>Figure 1. It &lt; falls<" in got
+    assert "nb-2-1.png)\n<figcaption>Figure 2. It rises</figcaption>" in got
+
+
 def test_progress_bars_and_colours_are_left_out(page):
     got, _ = page(code("x", stream("50%|##", "stderr"), stream("\x1b[31mred\x1b[0m")))
     assert got == "```python\nx\n```\n\n```text\nred\n```\n"

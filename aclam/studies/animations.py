@@ -1,4 +1,4 @@
-"""A codebook that collapses, one that is used but worth nothing, one that is cured; and noise that a flow carries to actions
+"""A codebook that collapses, one that is used but useless, one that is cured; and noise that a flow carries to actions
 
 Docs: https://aclam-project.github.io/aclam/9_studies/animations.html.md"""
 
