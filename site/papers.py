@@ -120,4 +120,11 @@ def summary() -> str:
         found = Counter(row["verdict"] for p, _, _, row in rows() if p == paper)
         counts = [str(found[verdict]) for verdict in VERDICTS]
         out.append(f"| {kinds['title']} | {' | '.join(counts)} | {sum(found.values())} |")
-    return "\n".join(out)
+    results = Counter(row["verdict"] for p, kind, n, row in rows() if is_result(p, kind, n))
+    counts = ", ".join(f"{results[verdict]} {verdict}" for verdict in VERDICTS)
+    return "\n".join([*out, "", f"Of AC-LAM's Tables 1 to 5, its results: {counts}."])
+
+
+def is_result(paper: str, kind: str, number: object) -> bool:
+    """Whether an entry is a table of AC-LAM's results; Table 6 lists data."""
+    return (paper, kind) == ("ac_lam", "table") and int(str(number)) <= 5

@@ -1161,7 +1161,7 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
         "-",
         "-",
     ]
-    assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["500, paper"] * 5 + [
+    assert [r[0] for r in pc.paper_rows(("id", "val", "ood_b"))] == ["paper"] * 5 + [
         "170, paper, real arm"
     ] * 5
 

@@ -1,4 +1,4 @@
-"""One subtraction that cures a goal leak, and how much of any latent a potential explains
+"""One subtraction that turns a goal leak into a potential, and how much of any latent a potential explains
 
 Docs: https://aclam-project.github.io/aclam/course/both_ways.html.md"""
 

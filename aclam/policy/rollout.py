@@ -113,7 +113,7 @@ class RolloutConfig:
     policy: str = ""
     # also ood_d, ood_b; or libero_object, libero_spatial
     split: tuple[str, ...] = ("id", "train", "val")
-    # of each split (AC-LAM, Table 3); 500 are all initial states of a suite of LIBERO
+    # of each split  # assumed; 500 are all initial states of a suite of LIBERO
     episodes: Positive = 100
     seed: Count = 10  # of the first episode; the others follow (as the original)
     # demonstrations whose layouts id and ood_* play; default: those of aclam-data prepare emoji

@@ -78,7 +78,7 @@ class PolicyCompareConfig:
     # the last weights
     ema: Part = 0.0
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
-    episodes: int = 100  # of each split, seed and policy (AC-LAM, Table 3)
+    episodes: int = 100  # of each split, seed and policy  # assumed: the paper has no number
     few: bool = False  # two dozen emoji instead of a hundred; must be as in the demonstrations
     minutes: float = 0.0  # begin nothing new after that; the same command goes on; 0: no limit
     plan: bool = False  # only say what is still to be trained, and about how long it takes
@@ -442,9 +442,9 @@ def paper_tables(splits: Sequence[str]) -> dict[str, dict]:
     out: dict = {}
     other = {"ood_d", "ood_b"} & {*splits}
     if not other or {"train", "val"} & {*splits}:
-        out["500, paper"] = {}
+        out["paper"] = {}  # how many demonstrations is not stated
         for method, row in PAPER_TABLE_3.items():
-            out["500, paper"][method] = dict(zip(("id", "train", "val"), row, strict=True))
+            out["paper"][method] = dict(zip(("id", "train", "val"), row, strict=True))
     if other:
         arm: dict = {}
         for method, row in PAPER_TABLE_4.items():
