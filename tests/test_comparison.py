@@ -245,6 +245,25 @@ def test_the_kept_order_is_what_the_kept_tables_say():
     assert sorted(kept["order"]) == sorted(tables.order_differs(kept["table_1"], kept["ood"]))
 
 
+def test_the_kept_verdicts_are_those_of_the_kept_tables():
+    kept = read_json(kept_result("compare.json"))
+    judged = {v["claim"]: v["met"] for v in tables.verdicts(kept)}
+    assert {v["claim"]: v["met"] for v in kept["verdicts"]} == judged
+
+
+def test_first_is_apart_from_every_method_not_from_villa_x_alone():
+    def at(mean: float, half: float) -> dict:
+        return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": 3}
+
+    def row(cells: dict) -> dict:
+        return {"norm_correlation_uniform": cells, "note": "", "watch": "stable"}
+
+    rows = {"AC-LAM": row(at(0.5, 0.06)), "villa-X": row(at(0.14, 0.19)), "LAPA": row(at(0, 0.1))}
+    assert tables._first_goal("s", "norm_correlation_uniform", rows)["met"] is True
+    rows["LAPA"] = row(at(-0.07, 0.52))
+    assert tables._first_goal("s", "norm_correlation_uniform", rows)["met"] is None
+
+
 def test_goals_are_judged_by_code():
     near, far = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "seeds": 2} for x in (0.1, 0.4))
     good = dict.fromkeys(TABLE_1, near) | {

@@ -4,16 +4,21 @@ nbs/images/compare_transfer.png, and the trained models of seed 0 in nbs/results
     python tools/keep_compare.py [runs/compare]
 
 Run it after `aclam-structure compare`, finished or cut off, then the notebook
-nbs/9_studies/comparison.ipynb.
+nbs/9_studies/comparison.ipynb. Where only the rules of judgment have changed, what is kept is judged
+again, from its own tables:
+
+    python tools/keep_compare.py --again
 """
 
 import shutil
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image
 
-from aclam.core import atomic_folder, read_json, write_json
+from aclam.core import atomic_folder, plain, read_json, write_json
+from aclam.studies.tables import markdown, order_differs, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs/results"
@@ -28,7 +33,33 @@ def keep_model(run: Path, folder: Path) -> None:
             shutil.copyfile(run / name, temporary / name)
 
 
+def judge_again() -> None:
+    """Verdicts and words of the kept comparison by the present rules; no number changes."""
+    kept = read_json(RESULTS / "compare.json")
+    found = in_order(kept)
+    kept["verdicts"] = verdicts(found)
+    kept["order"] = order_differs(kept["table_1"], kept["ood"])
+    kept["tables"] = markdown(found)
+    write_json(RESULTS / "compare.json", plain(kept))
+
+
+def in_order(kept: dict) -> dict:
+    """The kept results with stores and models in the order of the command; the file sorts names."""
+    words = kept["command"].split()
+    after = words[words.index("--models") + 1 :]
+    models = list(takewhile(lambda word: not word.startswith("--"), after))
+    stores = [*kept["data"], *kept["ood"]]
+    table_1 = {s: {m: kept["table_1"][s][m] for m in models} for s in stores}
+    rows = [name for name in (*models, *kept["table_2"]) if name in kept["table_2"]]
+    table_2 = {name: kept["table_2"][name] for name in rows}
+    ordered = {"models": {m: kept["models"][m] for m in models}}
+    return kept | {"table_1": table_1, "table_2": table_2} | ordered
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--again"]:
+        judge_again()
+        return
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/compare")
     results = read_json(run / "results.json")
     write_json(RESULTS / "compare.json", results)
