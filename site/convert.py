@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import yaml
-from markup import captioned, is_chart
+from markup import captioned, is_chart, with_caption
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
@@ -61,12 +61,14 @@ def to_markdown(
 ) -> str:
     """One page: texts as they are, code without its directives, outputs below it.
 
+    A picture of a cell with `#| fig-cap:` has these words below it, with its number on the page.
     `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text
     cell. With `module`, the cells that are exported carry its name as a title, as MkDocs Material
     understands it. Cells whose ids are in `anchors` can be linked to, as `#cell-ID`.
     """
     parts = []
     shows = ""
+    figures = 0
     for i, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         said = directives(source) if cell["cell_type"] == "code" else {}
@@ -82,7 +84,11 @@ def to_markdown(
         # what a picture shows, for those who cannot see it
         alt = said.get("fig-alt", shows)
         for j, output in enumerate(cell["outputs"]):
-            parts.append(_output(output, f"{name}-{i}-{j}", save_image, alt))
+            made = _output(output, f"{name}-{i}-{j}", save_image, alt)
+            if "fig-cap" in said and made.startswith("!["):
+                figures += 1
+                made = with_caption(made, f"Figure {figures}. {said['fig-cap']}")
+            parts.append(made)
     return "\n\n".join(p for p in parts if p) + "\n"
 
 

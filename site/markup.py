@@ -163,6 +163,14 @@ def captioned(svg: str) -> str:
     return f'<figure class="drawn">{svg.strip()}{caption}</figure>'
 
 
+def with_caption(picture: str, caption: str) -> str:
+    """A picture, as Markdown, as a figure of the page with words below it."""
+    return (
+        f'<figure class="drawn" markdown="1">\n\n{picture}\n\n'
+        f'<figcaption markdown="span">{caption}</figcaption>\n\n</figure>'
+    )
+
+
 def link_drawings(text: str, address: Callable[[Path], Path], folder: Path, nbs: Path) -> str:
     """Links from a drawing to notebooks lead to their pages."""
 

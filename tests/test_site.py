@@ -88,6 +88,14 @@ def test_a_picture_says_what_it_shows(page):
     assert got == "```python\nx\n```\n\n![figure: A line falls](pictures/nb-0-0.png)\n"
 
 
+def test_a_caption_stands_below_its_picture_with_a_number(page):
+    cell = code("#| fig-cap: Loss falls to $0$.\n#| fig-alt: A line\nx", shown(image_png=PIXEL))
+    got, _ = page(cell, code("x", shown(image_png=PIXEL)), cell)
+    assert "![figure: A line](pictures/nb-0-0.png)\n\n<figcaption" in got
+    assert ">Figure 1. Loss falls to $0$.</figcaption>" in got
+    assert ">Figure 2. Loss falls to $0$.</figcaption>" in got and got.count("<figure") == 2
+
+
 def test_progress_bars_and_colours_are_left_out(page):
     got, _ = page(code("x", stream("50%|##", "stderr"), stream("\x1b[31mred\x1b[0m")))
     assert got == "```python\nx\n```\n\n```text\nred\n```\n"
