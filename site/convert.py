@@ -61,6 +61,7 @@ def to_markdown(
 ) -> str:
     """One page: texts as they are, code without its directives, outputs below it.
 
+    A picture of a cell with `#| fig-cap:` has these words below it, with its number on the page.
     `notebook` is the parsed file, `name` the prefix of its image files; `text` may rewrite a text
     cell. With `module`, the cells that are exported carry its name as a title, as MkDocs Material
     understands it. Cells whose ids are in `anchors` can be linked to, as `#cell-ID`.

@@ -171,7 +171,8 @@ def with_caption(outputs: list[str], caption: str) -> list[str]:
         return outputs
     last = pictures[-1]
     words = html.escape(caption, quote=False)
-    shown = f"<figure markdown>\n{outputs[last]}\n<figcaption>{words}</figcaption>\n</figure>"
+    below = f'<figcaption markdown="span">{words}</figcaption>'
+    shown = f"<figure markdown>\n{outputs[last]}\n{below}\n</figure>"
     return [*outputs[:last], shown, *outputs[last + 1 :]]
 
 

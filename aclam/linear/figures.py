@@ -312,7 +312,7 @@ def draw_panel(ax: Axes, rows: list[dict], panel: str) -> None:
     """Points with bars from the smallest to the largest seed; lines are the closed form.
 
     Marks are hollow and get smaller from series to series, so that equal points lie within one
-    another. The legend is below the panel.
+    another. The legend is beside the panel.
     """
     for i, (series, s) in enumerate(summary(rows, panel).items()):
         bars = np.abs([s["mean"] - s["low"], s["high"] - s["mean"]])  # (2, n_x)
@@ -324,15 +324,15 @@ def draw_panel(ax: Axes, rows: list[dict], panel: str) -> None:
     ax.set(xlabel=XLABEL[panel], title=title, ylim=(-0.1, 2.15))
     if panel == "bridge":
         ax.set_xticks(range(len(BRIDGE_WORLDS)), BRIDGE_WORLDS)
-    ax.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    ax.set_ylabel("LLO (lines: closed form)")
+    ax.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% ../../nbs/1_linear/figures.ipynb #f42c63ce
 def draw_figure(rows: list[dict]) -> Figure:
-    """A figure with the panels that occur in the rows."""
+    """The panels that occur in the rows, one below the other: a telephone shows them."""
     panels = [panel for panel in XLABEL if any(row["panel"] == panel for row in rows)]
-    figure = Figure(figsize=(max(3.1 * len(panels), 5), 4.4), dpi=72, layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(6, 2.9 * len(panels)), dpi=60, layout="constrained")
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
         draw_panel(ax, rows, panel)
-    axes[0].set_ylabel("LLO (lines: closed form)")
     return figure

@@ -1,4 +1,4 @@
-"""Along which few directions latents vary, what the forward model makes of a walk along each, and whether steps add up to the way
+"""Along which few directions latents vary, what the forward model makes of a walk along each, and whether the steps add up to the whole
 
 Docs: https://aclam-project.github.io/aclam/5_structure/directions.html.md"""
 
