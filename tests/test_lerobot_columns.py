@@ -303,7 +303,7 @@ def test_where_an_episode_is_left_out_the_rest_is_written_anew(root, model, caps
     rows[3] = 77
     pq.write_table(table.set_column(place, "frame_index", pa.array(rows)), broken)
     label(config(root, model, skip_broken=1))
-    assert "written anew, with one camera" in capsys.readouterr().err
+    assert "written again, with one camera" in capsys.readouterr().err
     vla = root.parent / "vla"
     info = json.loads((vla / "meta" / "info.json").read_text())
     assert info["total_episodes"] == len(LENGTHS) - 1

@@ -121,7 +121,7 @@ def test_another_source_is_another_policy(module, refused, outcome):
     "factory, says",
     [
         ("broken", "ZeroDivisionError"),
-        ("nothing", "a int is no policy"),
+        ("nothing", "int is not a policy"),
         ("nobody", 'there is no "nobody"'),
         ("wide", "(n, 7)"),
     ],

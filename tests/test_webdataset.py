@@ -136,9 +136,9 @@ def linked(root: Path) -> None:
 BAD = {
     "cut": (cut, "00001.tar"),
     "packed": (packed, "is not a whole tar file.*unpack it, where it is gzipped"),
-    "another archive": (other, "is no shard of films: it holds .?a/notes"),
+    "another archive": (other, "is not a shard of films: it holds .?a/notes"),
     "no film": (no_film, "00001.tar: 0.mp4 is not a whole video file"),
-    "a link": (linked, "is no shard of films: it holds nothing"),
+    "a link": (linked, "is not a shard of films: it holds nothing"),
     "nothing": (lambda r: (r / "00001.tar").write_bytes(b""), "is not a whole tar file"),
     "text": (lambda r: (r / "00001.tar").write_text("hello" * 500), "is not a whole tar file"),
 }

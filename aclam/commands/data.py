@@ -59,7 +59,7 @@ Path_ = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 class Prepare:
     """Render demonstrations into a store.
 
-    Resumable: the same command again goes on where it stopped.
+    Resumable: the same command resumes where it stopped.
     """
 
     source: Annotated[

@@ -147,7 +147,7 @@ def fill_template(
             "refused"
         )
     if not path.name or not name.isprintable() or _longest(path) > NAME_BYTES:
-        raise UserError(f"{root}: the path {short(name)} in meta/info.json is no name of a file")
+        raise UserError(f"{root}: the path {short(name)} in meta/info.json is not a file name")
     return root / path
 
 # %% ../../nbs/3_data/lerobot_metadata.ipynb #e8f50571

@@ -278,7 +278,7 @@ def _write_parts(
     except WorkerDied as e:
         raise UserError(
             f"a process that wrote a part of {plan.folder} died (out of memory?): what is done is "
-            "kept, run the same command again to go on, perhaps with fewer workers"
+            "kept; run the same command again to resume, perhaps with fewer workers"
         ) from e
 
 # %% ../../nbs/3_data/lerobot_writer.ipynb #7c4f2e13

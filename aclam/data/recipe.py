@@ -439,7 +439,7 @@ def _mixture(values: Any, path: Path) -> Mixture:
         recipes.append(load_recipe(path.parent / name if name.endswith(".yaml") else name))
 
     if "recipes" in values:
-        raise UserError(f"{path}: recipes is no field of a mixture's file: each part names its own")
+        raise UserError(f"{path}: a mixture's file has no field recipes: each part names its own")
 
     # the other words and numbers; what was read above takes its place afterwards
     mixture = from_dict(Mixture, values | {"parts": [], "recipes": [], "held_out": []}, str(path))

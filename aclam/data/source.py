@@ -37,7 +37,7 @@ def _has(folder: Path, wanted: Callable[[str], bool] | Sequence[str]) -> bool:
 def recognize(path: str | os.PathLike) -> str:
     """'store', a name of `FORMATS`, 'rlds' or 'video'. `UserError` where it is none of them."""
     if not os.fspath(path):
-        raise UserError("an empty name is no dataset")
+        raise UserError("an empty name is not a dataset")
     path = Path(path)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES + GIF_SUFFIXES:
         return "video"

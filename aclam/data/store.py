@@ -365,7 +365,7 @@ def read_meta(folder: Path) -> dict:
         from_dict(ProprioLayout, meta["layout"], str(path))
     for part in meta["parts"]:
         if PART_NAME.fullmatch(part["file"]) is None:
-            raise UserError(f"{path}: {short(part['file'])} is no name of a part")
+            raise UserError(f"{path}: {short(part['file'])} is not the name of a part")
         _check_file(folder / part["file"], part["bytes"])
     return meta
 

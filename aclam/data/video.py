@@ -359,7 +359,7 @@ def _check_upright(path: str | os.PathLike) -> None:
         )
     if video.turn != UPRIGHT:
         raise UserError(
-            f"{path} is to be shown turned or mirrored ({width} x {height} pixels), which "
+            f"{path} is displayed rotated or mirrored ({width} x {height} pixels), which "
             'torchcodec does not do reliably: use the decoder "av"'
         )
 

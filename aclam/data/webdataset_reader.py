@@ -182,8 +182,8 @@ def members(shard: Path) -> list[Member]:
     if not found:
         there = short(", ".join(list(samples)[:4]), 80) if samples else "nothing"
         raise UserError(
-            f"{shard} is no shard of films: it holds {there}; key.mp4 beside key.txt expected. "
-            "Is it an archive of another dataset, unpack it"
+            f"{shard} is not a shard of films: it holds {there}; key.mp4 beside key.txt expected. "
+            "If it is an archive of another dataset, unpack it"
         )
     for member in found:
         if member.start + member.size > whole:

@@ -271,7 +271,7 @@ def episode_ends(source: ZarrSource, path: Path) -> list[int]:
             f"({reason(e)})"
         ) from e
     if not hasattr(array, "shape") or len(array.shape) != 1 or array.dtype.kind not in "iu":
-        raise UserError(f"{where} is no list of whole numbers")
+        raise UserError(f"{where} is not a list of whole numbers")
     check_array(array, where)
     if array.shape[0] > EPISODES_LIMIT:
         raise UserError(f"{where} claims {array.shape[0]} episodes, refused")

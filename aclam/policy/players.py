@@ -147,7 +147,7 @@ def as_player(policy: Any) -> Player | None:
     if callable(getattr(policy, "predict", None)):
         return PredictingPlayer(policy)
     wanted = "act(observations, moments), or predict(observation, deterministic), expected"
-    raise UserError(f"a {type(policy).__name__} is no policy: {wanted}")
+    raise UserError(f"{type(policy).__name__} is not a policy: {wanted}")
 
 
 def checked_commands(

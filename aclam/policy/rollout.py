@@ -381,7 +381,7 @@ def draw_plans(self: Evaluation, split: str, environment: Environment) -> None:
             path = self.video_path(split, seed, "_plan.png")
             draw_plan(path, self.player.policy, self.lam, observation, 1000 * seed)
     except EOFError:
-        say(f"{split}: plans are missing, their environment died; the same command goes on")
+        say(f"{split}: plans are missing: their environment died; run it again to resume")
     finally:
         worker.close()
 

@@ -215,7 +215,7 @@ def _record_in_pool(job: Job, parts: list[int], workers: int) -> Iterator[int]:
     except WorkerDied as e:
         raise UserError(
             f"a rendering process died (out of memory?); what is done is kept in {job.folder}, "
-            "run the same command again to go on, perhaps with fewer workers"
+            "run the same command again to resume, perhaps with fewer workers"
         ) from e
 
 

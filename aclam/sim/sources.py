@@ -30,9 +30,7 @@ NAMES = ("emoji", *_SOURCES)
 def make_source(name: str, **settings) -> Source:
     """The source of a name with some of its settings changed; `UserError` for a wrong name."""
     if name not in _SOURCES:
-        raise UserError(
-            f'there is no source "{name}", but {", ".join(NAMES)}.{suggest(name, NAMES)}'
-        )
+        raise UserError(f'no source "{name}": there are {", ".join(NAMES)}.{suggest(name, NAMES)}')
     module, cls, _ = _SOURCES[name]
     return getattr(importlib.import_module(module), cls)(**settings)
 

@@ -285,7 +285,7 @@ def _compare_held(config: CompareConfig, train: Train) -> dict | None:
     if models:
         draw(measure, results)
     if missing_of(config, models):
-        say("time is up: the same command goes on, and results.json has what there is")
+        say("time is up: the same command resumes, and results.json has the results so far")
         return None
     return results
 

@@ -49,7 +49,7 @@ class CompareConfig:
     # measure every model read both ways, z = (z_ij - z_ji) / 2; one that is odd already as it is.
     # The trainings are the same, and what was measured as trained is kept
     odd: bool = False
-    minutes: NonNegative = 0.0  # stop then; the same command goes on where it was; 0: no limit
+    minutes: NonNegative = 0.0  # stop then; the same command resumes where it was; 0: no limit
     device: str = "auto"  # for measuring; training uses what there is
     json: bool = False  # results.json on standard output, nothing else
 

@@ -174,7 +174,7 @@ def say_missing(
     if codes:
         has += f", codes alone of {sorted(codes)}"
     say(
-        f"{store.folder} has {has}, {missing} are needed: computed anew "
+        f"{store.folder} has {has}, {missing} are needed: computed again "
         f"(aclam-label --offsets {' '.join(map(str, missing))} would keep them)"
     )
 

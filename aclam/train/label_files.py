@@ -288,7 +288,7 @@ def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
         return list(extra[0])
 
     if str(store.meta["format"]).startswith("lerobot"):
-        say(f"{out}: written anew, with one camera, since episodes of {store.folder} were left out")
+        say(f"{out}: written again, with one camera: episodes of {store.folder} were left out")
     camera = store.meta.get("camera") or "image"
     write_lerobot(out, store.trajectories, camera, extra=extra, names=names_of(store), **more)
     return list(extra[0])

@@ -69,7 +69,7 @@ class LabelConfig:
     prefetch: Count = 1
     skip_broken: Count = 0  # broken items of each folder that may be left out; they are listed
     device: str = "auto"  # cuda where there is one, else cpu
-    resume: bool = True  # --no-resume: remove labels that are there and start anew
+    resume: bool = True  # --no-resume: remove labels that are there and start over
     json: bool = False  # one JSON object on standard output, nothing else
 
 # %% ../../nbs/8_train/label_job.ipynb #5f63cc82
@@ -113,7 +113,7 @@ def check_options(config: LabelConfig) -> None:
     """Refuse options that exclude each other."""
     if parse_shard(config.shard).count > 1 and not config.resume:
         raise UserError(
-            "--no-resume in one shard would remove what others wrote: start anew once, without "
+            "--no-resume in one shard would remove what others wrote: start over once, without "
             "--shard"
         )
     if config.shard and config.lerobot:
