@@ -18,6 +18,7 @@ KINDS = {"equation": "Eq.", "proposition": "Prop.", "table": "Table", "figure": 
 COUNTS = {
     ("linear", "equation"): 27,
     ("linear", "proposition"): 4,
+    ("linear", "table"): 1,
     ("linear", "figure"): 4,
     ("ac_lam", "equation"): 11,
     ("ac_lam", "proposition"): 5,
