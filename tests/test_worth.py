@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from aclam.commands.lary import LaryConfig, lary
+from aclam.commands.lary import LaryConfig, dataset_word, lary
 from aclam.commands.structure import main
 from aclam.commands.worth import WorthConfig, model_names, source_names, worth
 from aclam.core import UserError
@@ -388,6 +388,34 @@ def test_what_larybench_reads_is_written(config, outcome, tmp_path):
     assert status == 0 and json.loads(out)["variables"]["PYTHONPATH"] == "$PWD"
     status, _, err = outcome(main, *words, "--out", config.data[0])
     assert status == 2 and err.count("\n") == 1
+
+
+LARYBENCH = Path(__file__).parent / "fixtures" / "larybench"
+
+
+def test_larybench_and_we_agree_once_the_length_is_taken_away():
+    """Its MLP starts with a LayerNorm; see numbers.json for the run of its unmodified command."""
+    theirs = json.loads((LARYBENCH / "numbers.json").read_text())["models"]["displacement"]
+    with np.load(LARYBENCH / "displacement.npz") as parts:
+        train, val = parts["train"].astype(float), parts["val"].astype(float)
+    unit = train.std(0)
+    share = sum(theirs["val_seen_mse_xyz"]) / (val / unit).var(0).sum()
+    assert share == pytest.approx(theirs["share_of_variance"], rel=1e-4)
+    y = np.concatenate([train, val])
+    learns = np.arange(len(y)) < len(train)
+    split = w.Split(learns, ~learns, ~learns)  # it, too, chooses its best epoch by what it tests on
+    centered = y - y.mean(1, keepdims=True)
+    normed = centered / np.sqrt(y.var(1, keepdims=True) + 1e-5)
+    errors = []
+    for values in (y, normed):
+        x = w.reduced(values, learns, 256)
+        found = w.errors_of(x, y, np.arange(len(y)), split, 0, "mlp", w.ProbeConfig(seeds=1))
+        errors.append(found.missed.sum() / found.spread.sum())
+    assert errors[0] < 0.01 and abs(errors[1] - share) < 0.05
+
+
+def test_names_that_larybench_treats_apart_are_not_given_to_it():
+    assert dataset_word("LIBERO") == "libero-aclam" and dataset_word("My Arm") == "my_arm"
 
 
 def test_a_piece_of_other_settings_is_measured_anew(config, capsys):

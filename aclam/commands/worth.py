@@ -113,8 +113,6 @@ def check_config(config: WorthConfig) -> None:
         raise UserError("--budgets names no number of labels; 0 is all")
     if few := [budget for budget in config.budgets if 0 < budget < 2]:
         raise UserError(f"--budgets {few[0]}: a probe needs two labels at least, or 0 for all")
-    if config.decode == 1:
-        raise UserError("--decode 1: two pairs are needed at least, or 0 for none")
     if 0 < config.episodes < LEAST_EPISODES:
         raise UserError(f"--episodes {config.episodes}: at least {LEAST_EPISODES}, or 0 for all")
     _check_windows(config)
@@ -128,6 +126,8 @@ def check_config(config: WorthConfig) -> None:
 def _check_windows(config: WorthConfig) -> None:
     if config.pairs < 100:
         raise UserError(f"--pairs {config.pairs} is too few for probes: at least 100")
+    if config.decode == 1:
+        raise UserError("--decode 1: two pairs are needed at least, or 0 for none")
     if not config.classify:
         return
     if config.windows < 40:
