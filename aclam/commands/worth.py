@@ -87,8 +87,7 @@ class WorthConfig:
     # pairs that each model decodes, for PSNR, Genie's delta PSNR and the reconstruction after 1 to
     # 16 steps; 0: none
     decode: Count = 512
-    # also name windows of frames by an attentive probe: the episode's task, and whether the gripper
-    # opens, closes or stays
+    # an attentive probe names windows of frames, too: the task, and what the gripper does
     classify: bool = False  # learned from 50 and from all, as far as --budgets has these
     windows: Positive = 400  # for each of these two questions
     intervals: Intervals = 1000  # bootstrap samples of test episodes
