@@ -88,7 +88,7 @@ class WorthConfig:
     # 16 steps; 0: none
     decode: Count = 512
     # an attentive probe names windows of frames, too: the task, and what the gripper does
-    classify: bool = False  # learned from 50 and from all, as far as --budgets has these
+    classify: bool = False
     windows: Positive = 400  # for each of these two questions
     intervals: Intervals = 1000  # bootstrap samples of test episodes
     seed: Count = 0  # draws the pairs and deals the episodes
