@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from aclam.commands.lary import LaryConfig, lary
+from aclam.commands.lary import LaryConfig, dataset_word, lary
 from aclam.commands.structure import main
 from aclam.commands.worth import WorthConfig, model_names, source_names, worth
 from aclam.core import UserError
 from aclam.data.store import write_store
-from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.trajectory import ProprioLayout, synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.lam import feature_space as features
+from aclam.structure import classes as cl
 from aclam.structure import decoded as dc
 from aclam.structure import pair_features as pf
 from aclam.structure import shares as sh
@@ -212,6 +213,111 @@ def test_a_probe_is_the_same_whenever_it_is_trained():
     assert torch.equal(w.mlp(problem, TINY), first)
 
 
+# --- classes of windows ---------------------------------------------------------------------------
+
+
+def gripping(seed: int, **settings):
+    """A square whose gripper, column 2 of its state, closes halfway; two tasks."""
+    t = square(seed, **settings)
+    opening = np.where(np.arange(len(t)) < len(t) // 2, 0.08, 0.0)[:, None].astype(np.float32)
+    layout = ProprioLayout(position=(0, 1), gripper=(2,))
+    proprio = np.concatenate([t.proprio[:, :2], opening], 1)
+    return replace(t, proprio=proprio, layout=layout, task=("push", "pull")[seed % 2])
+
+
+def test_windows_of_the_task_span_half_an_episode_and_rise():
+    episodes = [gripping(seed) for seed in range(6)] + [gripping(9, T=8)]
+    windows = cl.task_windows(episodes, 60, seed=0)
+    assert windows.names == ("pull", "push") and set(windows.episode) == set(range(6))
+    assert (np.diff(windows.frames) > 0).all() and (np.ptp(windows.frames, 1) >= 7.5).all()
+    assert [windows.names[k] for k in windows.label] == [episodes[e].task for e in windows.episode]
+    assert cl.task_windows([square(0), square(1)], 60, seed=0) is None  # one task
+
+
+def test_a_phase_is_what_the_gripper_does_in_its_window():
+    episodes = [gripping(seed) for seed in range(6)]
+    windows = cl.phase_windows(episodes, 80, seed=0)
+    for e, frames, label in zip(windows.episode, windows.frames, windows.label, strict=True):
+        opening = episodes[e].proprio[frames[0] : frames[-1] + 1, 2] / 0.08
+        assert label == cl.phase_of(opening)
+    assert {cl.PHASES[k] for k in windows.label} == {"open", "closing", "closed"}
+    assert cl.phase_windows([replace(t, layout=None) for t in episodes], 80, seed=0) is None
+
+
+def test_a_gripper_that_is_declared_upside_down_opens_the_other_way():
+    t = gripping(0)
+    layout = replace(t.layout, gripper_range=(0.08, 0.0))
+    up, down = (cl.openings([replace(t, layout=x)])[0] for x in (t.layout, layout))
+    assert np.allclose(up, 1 - down) and up[0] == 1
+    still = replace(t, proprio=np.zeros_like(t.proprio))
+    assert cl.openings([still]) == [None]
+
+
+def test_a_feature_that_is_the_class_is_right_and_a_constant_is_chance():
+    episodes = [gripping(seed) for seed in range(20)]
+    arms = np.array(["a"] * 20)
+    for windows in cl.windows_of(episodes, 120):
+        count = len(windows.label)
+        code = np.eye(len(windows.names), dtype=np.float32)[windows.label]
+        probe = replace(TINY, steps=60)
+        right, flat = (
+            cl.class_rows(values, windows, arms, (20, 0), probe, resamples=20)
+            for values in (np.repeat(code[:, None], 4, 1), np.ones((count, 4, 2), np.float32))
+        )
+        assert [row["all"] for row in right] == [False, True]
+        assert min(row["accuracy"] for row in right) > 0.95
+        usual = max(np.bincount(windows.label)) / count
+        assert abs(flat[1]["accuracy"] - usual) < 0.25
+
+
+def test_a_task_that_training_lacks_is_left_out():
+    split = w.Split(
+        *(np.array(part, bool) for part in ([1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]))
+    )
+    known = cl.known_only(split, np.array([0, 1, 2, 1, 3]))
+    assert known.test.tolist() == [False, False, False, True, False]
+    assert known.stop.tolist() == split.stop.tolist()  # the only stop window is kept
+    assert known.train is split.train
+
+
+def test_every_arm_is_named_once_from_the_others():
+    episodes = [replace(gripping(seed), embodiment="abc"[seed % 3]) for seed in range(18)]
+    arms = np.array([t.embodiment for t in episodes])
+    (windows,) = [x for x in cl.windows_of(episodes, 90) if x.question == "phase"]
+    values = np.repeat(np.eye(4, dtype=np.float32)[windows.label][:, None], 4, 1)
+    rows = cl.class_rows(values, windows, arms, (0,), TINY, resamples=20)
+    assert [row["split"] for row in rows] == ["episodes", "arms"]
+    assert rows[1]["test"] == len(windows.label)
+
+
+def test_pairs_of_windows_are_encoded_once():
+    episodes = [gripping(seed) for seed in range(12)]
+    asked = cl.windows_of(episodes, 200)
+    looked = cl.pairs_of(episodes, asked)
+    assert len(np.unique(looked.table.where, axis=0)) == len(looked.table.where)
+    for windows, place in zip(asked, looked.place, strict=True):
+        assert (looked.table.where[place].reshape(-1, 3) == windows.pairs).all()
+
+
+def test_the_command_names_windows_and_keeps_what_it_has(config, tmp_path, capsys):
+    write_store(tmp_path / "grips", (gripping(seed) for seed in range(12)))
+    before = replace(config, data=(tmp_path / "grips",), baselines=("still",))
+    plain = worth(before)
+    assert plain["classes"] == []
+    capsys.readouterr()
+    table = worth(replace(before, classify=True, windows=60))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2 and "still, classes" in said
+    assert table["rows"] == plain["rows"]
+    assert {(row["feature"], row["question"]) for row in table["classes"]} == {
+        (feature, question)
+        for feature in ("still", "ac_lam_cpu", "ac_lam_cpu, odd")
+        for question in cl.QUESTIONS
+    }
+    text = cl.classes_text(table)
+    assert "| chance |" in text and "grips, all" in text and text.count("ac_lam_cpu, odd") == 2
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -287,6 +393,34 @@ def test_what_larybench_reads_is_written(config, outcome, tmp_path):
     assert status == 2 and err.count("\n") == 1
 
 
+LARYBENCH = Path(__file__).parent / "fixtures" / "larybench"
+
+
+def test_larybench_and_we_agree_once_the_length_is_taken_away():
+    """Its MLP starts with a LayerNorm; see numbers.json for the run of its unmodified command."""
+    theirs = json.loads((LARYBENCH / "numbers.json").read_text())["models"]["displacement"]
+    with np.load(LARYBENCH / "displacement.npz") as parts:
+        train, val = parts["train"].astype(float), parts["val"].astype(float)
+    unit = train.std(0)
+    share = sum(theirs["val_seen_mse_xyz"]) / (val / unit).var(0).sum()
+    assert share == pytest.approx(theirs["share_of_variance"], rel=1e-4)
+    y = np.concatenate([train, val])
+    learns = np.arange(len(y)) < len(train)
+    split = w.Split(learns, ~learns, ~learns)  # it, too, chooses its best epoch by what it tests on
+    centered = y - y.mean(1, keepdims=True)
+    normed = centered / np.sqrt(y.var(1, keepdims=True) + 1e-5)
+    errors = []
+    for values in (y, normed):
+        x = w.reduced(values, learns, 256)
+        found = w.errors_of(x, y, np.arange(len(y)), split, 0, "mlp", w.ProbeConfig(seeds=1))
+        errors.append(found.missed.sum() / found.spread.sum())
+    assert errors[0] < 0.01 and abs(errors[1] - share) < 0.05
+
+
+def test_names_that_larybench_treats_apart_are_not_given_to_it():
+    assert dataset_word("LIBERO") == "libero-aclam" and dataset_word("My Arm") == "my_arm"
+
+
 def test_a_piece_of_other_settings_is_measured_anew(config, capsys):
     first = worth(config)
     (piece,) = (config.out / "pieces" / "squares").glob("model-*.json")
@@ -309,6 +443,8 @@ def test_a_piece_of_other_settings_is_measured_anew(config, capsys):
         (("--episodes", "3"), "at least 10"),
         (("--device", "bogus"), "bogus"),
         (("--decode", "1"), "two pairs"),
+        (("--classify", "--windows", "20"), "at least 40"),
+        (("--classify", "--probe.hidden", "18"), "a multiple of 4"),
     ],
 )
 def test_bad_input_is_one_line(refused, folder, tmp_path, words, says):

@@ -6,17 +6,19 @@ Docs: https://aclam-project.github.io/aclam/10_commands/worth.html.md"""
 
 # %% auto #0
 __all__ = ['ENDINGS', 'MEASURES', 'WorthConfig', 'check_config', 'source_names', 'model_names', 'episodes_for', 'Made',
-           'made_by_model', 'identity_of', 'inputs_of', 'Piece', 'pieces_of', 'about_source', 'measure_source',
-           'made_with', 'worth', 'run_worth']
+           'made_by_model', 'identity_of', 'inputs_of', 'Piece', 'ClassPiece', 'pieces_of', 'about_source',
+           'measure_source', 'made_with', 'worth', 'run_worth']
 
 # %% ../../nbs/10_commands/worth.ipynb #fe7e74de
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+
+import numpy as np
 
 from .. import __version__
 from ..core import UserError, counted, digest, plain, print_json, read_json, say, write_json
@@ -45,6 +47,14 @@ from aclam.structure.pair_features import (
 from ..structure.shares import feature_shares, motion_size
 
 # %% ../../nbs/10_commands/worth.ipynb #cdb31fca
+from aclam.structure.classes import (
+    CLASS_BUDGETS,
+    HEADS,
+    class_rows,
+    classes_text,
+    pairs_of,
+    windows_of,
+)
 from ..structure.worth import LEAST_EPISODES, ProbeConfig, worth_rows, worth_text
 
 # %% ../../nbs/10_commands/worth.ipynb #85e2276d
@@ -77,6 +87,9 @@ class WorthConfig:
     # pairs that each model decodes, for PSNR, Genie's delta PSNR and the reconstruction after 1 to
     # 16 steps; 0: none
     decode: Count = 512
+    # an attentive probe names windows of frames, too: the task, and what the gripper does
+    classify: bool = False
+    windows: Positive = 400  # for each of these two questions
     intervals: Intervals = 1000  # bootstrap samples of test episodes
     seed: Count = 0  # draws the pairs and deals the episodes
     batch_size: Positive = 128  # pairs that a model sees at a time
@@ -99,17 +112,27 @@ def check_config(config: WorthConfig) -> None:
         raise UserError("--budgets names no number of labels; 0 is all")
     if few := [budget for budget in config.budgets if 0 < budget < 2]:
         raise UserError(f"--budgets {few[0]}: a probe needs two labels at least, or 0 for all")
-    if config.pairs < 100:
-        raise UserError(f"--pairs {config.pairs} is too few for probes: at least 100")
-    if config.decode == 1:
-        raise UserError("--decode 1: two pairs are needed at least, or 0 for none")
     if 0 < config.episodes < LEAST_EPISODES:
         raise UserError(f"--episodes {config.episodes}: at least {LEAST_EPISODES}, or 0 for all")
+    _check_windows(config)
     device_of(config.device)
     for model in config.models:
         find_model(model)
     if "imagenet" in config.baselines:
         imagenet_weights()
+
+# %% ../../nbs/10_commands/worth.ipynb #5c1d9e72
+def _check_windows(config: WorthConfig) -> None:
+    if config.pairs < 100:
+        raise UserError(f"--pairs {config.pairs} is too few for probes: at least 100")
+    if config.decode == 1:
+        raise UserError("--decode 1: two pairs are needed at least, or 0 for none")
+    if not config.classify:
+        return
+    if config.windows < 40:
+        raise UserError(f"--windows {config.windows} is too few for probes: at least 40")
+    if config.probe.hidden % HEADS:
+        raise UserError(f"--probe.hidden {config.probe.hidden}: --classify needs a multiple of 4")
 
 # %% ../../nbs/10_commands/worth.ipynb #6474981e
 def source_names(config: WorthConfig) -> dict[str, Path]:
@@ -240,32 +263,70 @@ class Piece:
         seconds = time.monotonic() - start
         done = {"settings": self.settings, "rows": rows, "features": about, "seconds": seconds}
         done["decoded"] = {self.name: made.decoded} if made.decoded else {}
+        done["classes"] = []
         write_json(self.file, done)
         return read_json(self.file, dict)
 
 # %% ../../nbs/10_commands/worth.ipynb #6e419934
-def pieces_of(config: WorthConfig, source: str, content: str) -> list[Piece]:
-    """The pieces of one source, baselines first."""
-    folder = config.out / "pieces" / source
-    inputs = inputs_of(config, content)
-    out = []
-    for name in config.baselines:
+@dataclass
+class ClassPiece(Piece):
+    """The windows that one model, or one baseline, names on one source."""
 
-        def baseline(table: PairTable, name: Baseline = name) -> Made:
+    def measure(self, table: PairTable, config: WorthConfig) -> dict:
+        """Encode, probe, and write the rows; none where the data tell no classes."""
+        start = time.monotonic()
+        trajectories = table.trajectories
+        arms = np.array([t.embodiment for t in trajectories])
+        budgets = [budget for budget in config.budgets if budget in CLASS_BUDGETS]
+        how = (budgets, config.probe, config.seed, config.intervals)
+        asked = windows_of(trajectories, config.windows, config.seed)
+        classes = []
+        if asked:
+            looked = pairs_of(trajectories, asked)
+            for name, feature in self.make(looked.table).features.items():
+                for windows, place in zip(asked, looked.place, strict=True):
+                    found = class_rows(feature.values[place], windows, arms, *how)
+                    classes += [{"feature": name, **row} for row in found]
+        seconds = time.monotonic() - start
+        done = {"settings": self.settings, "classes": classes, "seconds": seconds}
+        write_json(self.file, done | {"rows": [], "features": {}, "decoded": {}})
+        return read_json(self.file, dict)
+
+# %% ../../nbs/10_commands/worth.ipynb #5c1d9e71
+def _makers(config: WorthConfig) -> Iterator[tuple[str, str, dict, Callable[[PairTable], Made]]]:
+    """Of each baseline and model: a name for its file, its own, what decides it, and its maker."""
+    for baseline in config.baselines:
+
+        def simple(table: PairTable, name: Baseline = baseline) -> Made:
             device = device_of(config.device)
             return Made({name: baseline_features(name, table, config.batch_size, device)})
 
-        settings = _as_json({**inputs, "baseline": name})
-        out.append(Piece(name, folder / f"baseline-{name}.json", settings, baseline))
+        yield f"baseline-{baseline}", baseline, {"baseline": baseline}, simple
     for name, model in model_names(config).items():
 
         def latents(table: PairTable, name: str = name, model: str = model) -> Made:
             return made_by_model(config, name, model, table)
 
         about = {"model": model, "weights": identity_of(model), "read": config.read}
-        about["decode"] = config.decode
-        file = folder / f"model-{digest(name)}.json"
-        out.append(Piece(name, file, _as_json({**inputs, **about}), latents))
+        yield f"model-{digest(name)}", name, about, latents
+
+# %% ../../nbs/10_commands/worth.ipynb #5c1d9e70
+def pieces_of(config: WorthConfig, source: str, content: str) -> list[Piece]:
+    """The pieces of one source, baselines first; the classes come after all others."""
+    folder = config.out / "pieces" / source
+    inputs = inputs_of(config, content)
+    out = []
+    for stem, name, about, make in _makers(config):
+        more = {"decode": config.decode} if "model" in about else {}
+        settings = _as_json({**inputs, **about, **more})
+        out.append(Piece(name, folder / f"{stem}.json", settings, make))
+    if config.classify:
+        del inputs["pairs"], inputs["chunk"]
+        silent = replace(config, decode=0)
+        for stem, name, about, make in _makers(silent):
+            settings = _as_json({**inputs, **about, "windows": config.windows})
+            file = folder / f"classes-{stem}.json"
+            out.append(ClassPiece(f"{name}, classes", file, settings, make))
     return out
 
 
@@ -306,7 +367,8 @@ def measure_source(
 # %% ../../nbs/10_commands/worth.ipynb #de8a4281
 def made_with(config: WorthConfig, command: str, seconds: float) -> dict:
     """What a table was made with, and when."""
-    more = {name: getattr(config, name) for name in ("episodes", "read", "decode")}
+    names = ("episodes", "read", "decode", "classify", "windows")
+    more = {name: getattr(config, name) for name in names}
     return {
         "command": command,
         "commit": code_commit(),
@@ -329,6 +391,7 @@ def worth(config: WorthConfig, command: str = "") -> dict:
         features: dict[str, dict] = {}
         decoded_by: dict[str, dict] = {}
         rows = []
+        classes = []
         seconds = 0.0
         chosen = {name: episodes_for(config, path) for name, path in names.items()}
         for name, trajectories in chosen.items():
@@ -342,7 +405,9 @@ def worth(config: WorthConfig, command: str = "") -> dict:
                     features[feature]["shares"][name] = about["shares"]
                 for model, row in piece["decoded"].items():
                     decoded_by.setdefault(model, {})[name] = row
+                classes += [{"source": name, **row} for row in piece["classes"]]
         table = {"sources": sources, "features": features, "rows": rows, "decoded": decoded_by}
+        table["classes"] = classes
         table["made"] = made_with(config, command, seconds)
         write_json(config.out / "worth.json", table)
         if config.save:
@@ -354,4 +419,8 @@ def run_worth(config: WorthConfig, words: Sequence[str] = ("worth",)) -> None:
     """Make the table and print it; the words of the command line are told in it."""
     command = shlex.join(["aclam-structure", *map(str, words)])
     table = worth(config, command)
-    print_json(table) if config.json else print(worth_text(table))
+    if config.json:
+        print_json(table)
+    else:
+        print(worth_text(table))
+        print(classes_text(table), end="")

@@ -235,7 +235,7 @@ def map_differences(
     return maps[second] - maps[first]
 
 
-Baseline = Literal["displacement", "pixels", "random", "imagenet"]
+Baseline = Literal["displacement", "pixels", "still", "random", "imagenet"]
 
 
 def baseline_features(
@@ -248,6 +248,12 @@ def baseline_features(
         return Feature(stacked(moved, "the robot's state").astype(np.float32))
     if name == "pixels":
         return Feature(features_of(torch.rsub, table, PIXELS, batch_size, device))
+    if name == "still":
+        return Feature(features_of(_first_frame, table, PIXELS, batch_size, device))
     weights = imagenet_weights() if name == "imagenet" else None
     network = image_network(weights).to(device)
     return Feature(map_differences(network, table, batch_size, device))
+
+
+def _first_frame(o_i: Tensor, o_j: Tensor) -> Tensor:
+    return o_i

@@ -6,9 +6,9 @@ Docs: https://aclam-project.github.io/aclam/5_structure/worth.html.md"""
 
 # %% auto #0
 __all__ = ['SHARES', 'LEAST_EPISODES', 'PROBES', 'ARM_BUDGETS', 'Split', 'place_of', 'by_episode', 'by_arm', 'ProbeConfig',
-           'Reduced', 'reduced', 'drawn_labels', 'StackedMLP', 'Problem', 'as_problem', 'mlp', 'linear', 'Errors',
-           'errors_of', 'of_arms', 'of_columns', 'pooled', 'worth_rows', 'chosen', 'by_error', 'worth_table',
-           'worth_text', 'error_of']
+           'Reduced', 'reduced', 'drawn_labels', 'StackedMLP', 'Problem', 'as_problem', 'squares', 'said', 'trained',
+           'mlp', 'linear', 'Errors', 'errors_of', 'of_arms', 'of_columns', 'pooled', 'worth_rows', 'chosen',
+           'by_error', 'worth_table', 'worth_text', 'error_of']
 
 # %% ../../nbs/5_structure/worth.ipynb #e631a13a
 from collections.abc import Callable, Mapping, Sequence
@@ -169,33 +169,50 @@ def as_problem(x: Tensor, y: np.ndarray, split: Split, labels: list[np.ndarray])
     return Problem(x, torch.tensor(np.stack(scaled), dtype=torch.float32), labels, stop, test)
 
 # %% ../../nbs/5_structure/worth.ipynb #c387ae54
-def mlp(problem: Problem, config: ProbeConfig) -> Tensor:
-    """Predictions (S, test rows, p) of MLPs, each at its best step by the middle part."""
+def squares(guess: Tensor, y: Tensor) -> Tensor:
+    """The mean squared error (S,) of each seed's guesses (S, B, p)."""
+    return (guess - y).square().mean((1, 2))
+
+
+def said(net: nn.Module, x: Tensor, seeds: int) -> Tensor:
+    """What each of the S networks says of the same rows, (S, m, p)."""
+    with torch.no_grad():
+        return net(x.expand(seeds, *x.shape))
+
+# %% ../../nbs/5_structure/worth.ipynb #7d20aa10
+def trained(
+    net: nn.Module,  # S networks side by side
+    problem: Problem,
+    config: ProbeConfig,
+    loss: Callable[[Tensor, Tensor], Tensor] = squares,  # guesses and targets -> (S,)
+) -> Tensor:
+    """What S networks say of the test rows, (S, m, p), each at its best step by the middle part."""
     x, y, labels, stop, test = problem
     seeds = len(labels)
-    widths = (x.shape[1], config.hidden, config.hidden, y.shape[-1])
-    net = StackedMLP(seeds, widths)
     adam = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=config.weight_decay)
     generators = [np.random.default_rng([seed, 14]) for seed in range(seeds)]
     size = min(config.batch_size, len(labels[0]))
     lowest = torch.full((seeds,), torch.inf)
-    best = torch.zeros(seeds, len(test), y.shape[-1])
+    best = said(net, x[test], seeds)
     for step in range(config.steps + 1):
         if step % config.check_every == 0:
-            with torch.no_grad():
-                missed = net(x[stop].expand(seeds, -1, -1)) - y[:, stop]
-                now = missed.square().mean((1, 2))
-                better = now < lowest
-                if better.any():
-                    best[better] = net(x[test].expand(seeds, -1, -1))[better]
-                lowest = torch.minimum(now, lowest)
+            now = loss(said(net, x[stop], seeds), y[:, stop])
+            better = now < lowest
+            if better.any():
+                best[better] = said(net, x[test], seeds)[better]
+            lowest = torch.minimum(now, lowest)
         drawn = [g.choice(rows, size) for g, rows in zip(generators, labels, strict=True)]
         batch = torch.as_tensor(np.stack(drawn))  # (S, B)
-        loss = (net(x[batch]) - y[torch.arange(seeds)[:, None], batch]).square().mean((1, 2)).sum()
         adam.zero_grad()
-        loss.backward()
+        loss(net(x[batch]), y[torch.arange(seeds)[:, None], batch]).sum().backward()
         adam.step()
     return best
+
+# %% ../../nbs/5_structure/worth.ipynb #7d20aa11
+def mlp(problem: Problem, config: ProbeConfig) -> Tensor:
+    """Predictions (S, test rows, p) of MLPs, each at its best step by the middle part."""
+    widths = (problem.x.shape[1], config.hidden, config.hidden, problem.y.shape[-1])
+    return trained(StackedMLP(len(problem.labels), widths), problem, config)
 
 # %% ../../nbs/5_structure/worth.ipynb #07c7f1c7
 def linear(problem: Problem, config: ProbeConfig) -> Tensor:
