@@ -45,8 +45,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2048, help="triples of each store")
     options = parser.parse_args()
     kept = read_json(KEPT) if KEPT.exists() else {"rows": {}}
+    words = ["tools/keep_odd_reading.py", *options.data, "--n", options.n]
     kept["made"] = {
-        "command": " ".join(["python", "tools/keep_odd_reading.py", *map(str, options.data)]),
+        "command": " ".join(["python", *map(str, words)]),
         "commit": code_commit(),
         "date": time.strftime("%Y-%m-%d"),
         "n": options.n,
