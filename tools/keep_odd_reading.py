@@ -53,6 +53,7 @@ def main() -> None:
         "n": options.n,
         "training seeds": [0],
     }
+    write_json(KEPT, kept)
     for folder in options.data:
         rows = kept["rows"].setdefault(folder.name, {})
         for name in list_models():
