@@ -106,7 +106,9 @@ def test_a_missing_package_of_weights_is_one_line(monkeypatch):
 def test_weights_are_loaded_in_order_or_refused():
     given = [
         torch.rand_like(x) if x.is_floating_point() else x
-        for x in features.timm.create_model(features.NETWORK, pretrained=False).state_dict().values()
+        for x in features.timm.create_model(features.NETWORK, pretrained=False)
+        .state_dict()
+        .values()
     ]
     network = features.image_network(given)
     assert torch.equal(next(iter(network.state_dict().values())), given[0])

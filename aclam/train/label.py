@@ -224,8 +224,8 @@ def _run_missing(config: LabelConfig) -> int:
     if found["done"]:
         say(f"{found['folder']}: complete")
         return 0
-    pieces = f"{found['pieces']} of {found['pieces_in_all']} pieces are missing"
-    shards = f"{len(found['shards'])} of {config.missing} shards have work left"
+    pieces = f"missing {found['pieces']} of {counted(found['pieces_in_all'], 'piece')}"
+    shards = f"work left in {len(found['shards'])} of {counted(config.missing, 'shard')}"
     say(f"{found['folder']}: {pieces}, {shards}")
     return 3
 
