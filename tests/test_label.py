@@ -32,12 +32,12 @@ from aclam.data.declared import Declared
 from aclam.data.lerobot_writer import write_lerobot
 from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
-from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.kept import kept_result
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import LatentAction
 from aclam.train import label_files, label_job, label_plan, label_work, pairs
-from aclam.train.label import check_shards, label, main, missing, offset_notes
+from aclam.train.label import check_shards, label, main, missing, offset_notes, seen_note
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[1]
@@ -1034,7 +1034,10 @@ def test_an_offset_outside_of_what_the_training_drew_is_said(tmp_path):
     film = synthetic_trajectory(0, T=90, size=16, fps=30.0, kind="human")
     settings = SimpleNamespace(model=tmp_path / "run", offsets=(1, 3, -60, 75))
     job = SimpleNamespace(config=settings, store=SimpleNamespace(trajectories=[film]))
-    assert offset_notes(job) == []  # nothing is known
+    assert offset_notes(job) == [] and seen_note(job) == ""  # nothing is known
+    part = {"folder": "any", "content": fingerprint([film]), "held_out": [1, 1]}
+    write_json(tmp_path / "run" / "data.json", {"folders": [part]})
+    assert seen_note(job) == "the model was trained on 1 of 1 episode"
     triples = {"human_offset_s": [0.1, 2.0], "offset_s": [0.1, 3.0]}
     write_json(tmp_path / "run" / "config.json", {"triples": triples})
     drew = "the model's training drew 0.1 to 2 s: --offsets from 3 to 60"
