@@ -115,7 +115,9 @@ def seen_note(job: Job) -> str:
     """How many of the episodes the model was trained on, where it was on some."""
     seen = seen_before(job.store, origin(job.config.model))
     trained = seen.count("trained")
-    return f"the model was trained on {trained} of {counted(len(seen), 'episode')}" if trained else ""
+    return (
+        f"the model was trained on {trained} of {counted(len(seen), 'episode')}" if trained else ""
+    )
 
 # %% ../../nbs/8_train/label.ipynb #cc05522e
 def _join_in(job: Job, state: PartialState) -> dict:
