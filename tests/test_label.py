@@ -19,23 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from aclam import folders
-from aclam.core import UserError
+from aclam import folders, train
+from aclam.core import UserError, write_json
 from aclam.data.declared import Declared
 from aclam.data.lerobot_writer import write_lerobot
 from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
-from aclam.data.trajectory import synthetic_trajectory
+from aclam.data.trajectory import fingerprint, synthetic_trajectory
+from aclam.kept import kept_result
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import LatentAction
 from aclam.train import label_files, label_job, label_plan, label_work, pairs
-from aclam.train.label import check_shards, label, main, missing
+from aclam.train.label import check_shards, label, main, missing, offset_notes, seen_note
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[1]
@@ -578,9 +580,7 @@ def test_the_commands_of_shards(place, tmp_path, capsys):
     assert status == 0 and json.loads(out)["done"] is False and json.loads(out)["missing"] > 0
     status, out, err = outcome("--missing", "3", "--json")
     assert (
-        status == 3
-        and json.loads(out)["shards"] == [0, 2]
-        and "2 of 3 shards have work left" in err
+        status == 3 and json.loads(out)["shards"] == [0, 2] and "work left in 2 of 3 shards" in err
     )
     assert outcome("--shard", "0/3")[0] == 0 and outcome("--shard", "2/3")[0] == 0
     assert outcome("--missing", "3")[:2] == (0, "")
@@ -1024,3 +1024,25 @@ def test_a_part_that_is_cut_or_gone_is_one_line(place, whole, tmp_path):
     part.unlink()
     with pytest.raises(UserError, match="no such file"):
         opened.read(0, ["frame_index"])
+
+
+# --- what an offset means ------------------------------------------------------------------------
+
+
+def test_an_offset_outside_of_what_the_training_drew_is_said(tmp_path):
+    shutil.copytree(kept_result("models/ac_lam_cpu") / "model", tmp_path / "run" / "model")
+    film = synthetic_trajectory(0, T=90, size=16, fps=30.0, kind="human")
+    settings = SimpleNamespace(model=tmp_path / "run", offsets=(1, 3, -60, 75))
+    job = SimpleNamespace(config=settings, store=SimpleNamespace(trajectories=[film]))
+    assert offset_notes(job) == [] and seen_note(job) == ""  # nothing is known
+    part = {"folder": "any", "content": fingerprint([film]), "held_out": [1, 1]}
+    write_json(tmp_path / "run" / "data.json", {"folders": [part]})
+    assert seen_note(job) == "the model was trained on 1 of 1 episode"
+    triples = {"human_offset_s": [0.1, 2.0], "offset_s": [0.1, 3.0]}
+    write_json(tmp_path / "run" / "config.json", {"triples": triples})
+    drew = "the model's training drew 0.1 to 2 s: --offsets from 3 to 60"
+    assert offset_notes(job) == [f"offset 1 is 0.0333 s, {drew}", f"offset 75 is 2.5 s, {drew}"]
+
+
+def test_rows_are_read_by_the_name_that_the_book_has():
+    assert train.rows_of is label_files.rows_of and train.read_labels is label_files.read_labels

@@ -17,6 +17,7 @@ from PIL import Image
 from aclam.commands.entry import check_paths
 from aclam.commands.look import LookConfig, commands_of, main, turn_words
 from aclam.core import UserError, read_json, write_json
+from aclam.data.identity import episode_digest
 from aclam.data.pixels import ORIENTATIONS
 from aclam.data.played import PlayedFrames
 from aclam.data.sampling import TripleConfig
@@ -29,7 +30,18 @@ from aclam.structure.held_out import origin
 from aclam.structure.table import METRICS
 from aclam.studies import look, look_page
 from aclam.studies.look import LEAST, affordable, cut, plan, thinned
-from aclam.studies.look_words import JUDGED, kept_presets, marks_of, preset_of
+from aclam.studies.look_words import (
+    GOOD,
+    JUDGED,
+    WEAK,
+    judge,
+    judgements,
+    kept_presets,
+    marks_of,
+    preset_of,
+    verdict,
+)
+from aclam.train.lam import folder_origin
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FEW = ("--n", "16", "--json")
@@ -297,3 +309,65 @@ def test_a_gif_beside_films_or_pictures_is_a_preview(tmp_path):
     assert recognize(tmp_path) == "video" and len(open_dataset(tmp_path).trajectories) == 1
     write_film(tmp_path / "film.mp4", moving(9))
     assert [len(t) for t in open_dataset(tmp_path).trajectories] == [9]
+
+
+# --- a model of one's own films ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory):
+    """A run on three films, of which the last was held out; the weights are the package's."""
+    root = tmp_path_factory.mktemp("own")
+    films = root / "films"
+    films.mkdir()
+    for n in range(3):
+        write_film(films / f"robot_{n}.mp4", moving(24 + n))
+    shots = open_dataset(films).trajectories
+    told = folder_origin(str(films), shots, 2, [episode_digest(t) for t in shots])
+    shutil.copytree(kept_result("models/ac_lam_cpu") / "model", root / "run" / "model")
+    write_json(root / "run" / "config.json", {"preset": "ac_lam_cpu"})
+    about = {"folders": [told | {"fit": "squeeze"}], "embodiments": [""], "quantiles": {}}
+    write_json(root / "run" / "data.json", about)
+    return root
+
+
+def test_a_film_of_the_training_is_named_and_its_numbers_are_no_praise(own_model, outcome):
+    film = own_model / "films" / "robot_0.mp4"
+    words = ["--model", own_model / "run", "--n", "16", "--out", own_model / "page"]
+    status, said, err = outcome(main, film, *words)
+    assert status == 0, err
+    assert "robot_0 is one of the films it was trained on (films)." in said
+    assert "Measured on what the model was trained on: none of it was held out." in said
+    found = read_json(own_model / "page" / "look.json")
+    assert found["verdict"]["title"] not in (GOOD.title, WEAK.title)
+    assert found["facts"]["Model"]["sees"].startswith("all, squeezed")  # as in its training
+
+
+def test_a_copy_of_a_held_out_film_is_known_and_held_against_the_package(own_model, outcome):
+    copy = shutil.copy(own_model / "films" / "robot_2.mp4", own_model / "copy.mp4")
+    found = looked(outcome, copy, own_model / "other", "--model", own_model / "run")
+    page = (own_model / "other" / "index.html").read_text()
+    assert "copy is one of the films that its training held out (films)." in page
+    said = str(found) + page
+    assert "it was trained on." not in said and "on its own data." not in said
+
+
+def test_the_words_name_whose_numbers_they_are_held_against():
+    kept = judge(METRICS["reconstruction"], 0.8, "ac_lam_cpu").sentence
+    own = judge(METRICS["reconstruction"], 0.8, "ac_lam_cpu", kept=False).sentence
+    assert kept.endswith("less well than on the data it was trained on.")
+    assert own.endswith("less well than the package's ac_lam_cpu on its simulators.")
+    judged = judgements({"reconstruction": 0.5, "additivity": 1.2}, "ac_lam_cpu")
+    assert "sees what happens" in verdict({}, judged).title
+    for seen in ("trained", "unknown"):
+        assert "sees what happens" not in verdict({}, judged, seen).title
+    alike = {"reconstruction": 0.785, "identity": 1.0, "inverse": 1.99}
+    assert verdict(alike, judged).title == "Nearly the same latent for every pair"
+
+
+def test_what_is_told_to_be_done_with_one_film_can_be_done(tmp_path):
+    film = write_film(tmp_path / "film.mp4", moving())
+    assert not any("train" in words for words in commands_of(LookConfig(str(film)), True).values())
+    write_film(tmp_path / "another.mp4", moving())
+    told = " ".join(commands_of(LookConfig(str(film)), True).values())
+    assert f"--data {shlex.quote(str(tmp_path))} " in told

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,15 +14,26 @@ import torch
 
 from aclam.commands.structure import main
 from aclam.core import UserError, write_json
+from aclam.data.identity import episode_digest
 from aclam.data.sampling import TripleConfig
+from aclam.data.source import open_dataset
 from aclam.data.store import read_store, write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleDataset
+from aclam.data.video import VideoWriter
+from aclam.kept import kept_result
 from aclam.structure import leakage as leak
 from aclam.structure import measure, table
 from aclam.structure import metrics as m
 from aclam.structure.bootstrap import bootstrap_intervals
-from aclam.structure.held_out import held_out, held_out_triples, quantiles_for, unseen
+from aclam.structure.held_out import (
+    held_out,
+    held_out_triples,
+    origin,
+    quantiles_for,
+    seen_before,
+    unseen,
+)
 from aclam.structure.latent_file import check_by_hand, save_latents
 from aclam.structure.motion_transfer import (
     check_transfer_error,
@@ -41,6 +53,7 @@ from aclam.structure.toy import DotConfig, DotLam, DotTriples, check_reconstruct
 from aclam.studies import figures
 from aclam.studies import findings as said
 from aclam.studies import report as r
+from aclam.train.lam import folder_origin
 
 FOUR = ("additivity", "norm_correlation", "identity", "inverse")
 
@@ -396,11 +409,10 @@ def test_what_the_training_left_beside_the_model_decides(tmp_path):
         "content": fingerprint(store.trajectories),
         "held_out": [2, 5],
     }
-    assert unseen(store, {"folders": [folder]}) == range(2, 5)
-    assert unseen(store, {"folders": [folder]}, first=1) == range(1, 5)
-    assert unseen(store, {"folders": [folder | {"content": "x"}]}) == range(5) and unseen(
-        store, {}
-    ) == range(4, 5)
+    assert unseen(store, {"folders": [folder]}) == [2, 3, 4]
+    assert unseen(store, {"folders": [folder]}, first=1) == [1, 2, 3, 4]
+    assert unseen(store, {"folders": [folder | {"content": "x"}]}) == [0, 1, 2, 3, 4]
+    assert unseen(store, {}) == [4]
     with pytest.raises(UserError, match="trained on all 5 episodes"):
         unseen(store, {"folders": [folder | {"held_out": [5, 5]}]})
     limits = {"q01": [-5.0] * 7, "q99": [5.0] * 7}
@@ -701,3 +713,55 @@ def test_a_metric_is_one_row_of_the_table(monkeypatch):
     assert found["straightness"] == pytest.approx(whole.mean() / legs.mean())
     assert low < found["straightness"] < high
     assert table.metrics_text(found).splitlines()[-1].startswith("straightness")
+
+
+def a_film(path, seed):
+    """A film of 20 frames; all have the same times."""
+    with VideoWriter(path, fps=10) as out:
+        out.append(synthetic_trajectory(seed, T=20, size=32).frames[range(20)])
+    return path
+
+
+def test_a_film_is_recognized_alone_in_a_copy_and_in_a_folder_that_has_grown(tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    for n in range(3):
+        a_film(films / f"robot_{n}.mp4", n)
+    shots = open_dataset(films).trajectories
+    told = folder_origin(str(films), shots, 2, [episode_digest(t) for t in shots])
+    known = {"folders": [told], "embodiments": [""]}
+    for n, was in enumerate(["trained", "trained", "held out"]):
+        film = films / f"robot_{n}.mp4"
+        copy = shutil.copy(film, tmp_path / f"copy_{n}.mp4")
+        assert seen_before(open_dataset(film), known) == [was]
+        assert seen_before(open_dataset(copy), known) == [was]
+    with pytest.raises(UserError, match="trained on robot_0: measure it on others"):
+        unseen(open_dataset(films / "robot_0.mp4"), known)
+
+    stranger = a_film(films / "a_new_one.mp4", 7)
+    assert seen_before(open_dataset(stranger), known) == ["other"]
+    assert unseen(open_dataset(films), known) == [0, 3]
+    older = {"folders": [{k: v for k, v in told.items() if k != "each"}], "embodiments": [""]}
+    assert seen_before(open_dataset(tmp_path / "copy_0.mp4"), older) == ["unknown"]
+    assert seen_before(open_dataset(tmp_path / "copy_0.mp4"), origin("ac_lam_cpu")) == ["other"]
+
+
+def test_nearly_the_same_latent_for_every_pair_is_said():
+    alike = {"identity": 1.0, "inverse": 1.99, "additivity": 1.0}
+    last = table.metrics_text(alike).splitlines()[-1]
+    assert last == "identity near 1 and inverse near 2: nearly the same latent for every pair"
+    kept = json.loads(kept_result("compare.json").read_text())["table_1"]
+    for rows in kept.values():
+        for row in rows.values():
+            assert not table.nearly_alike({k: row[k]["mean"] for k in ("identity", "inverse")})
+
+
+def test_one_episode_has_no_intervals(outcome, tmp_path):
+    """Resampled by episode: of one there is no spread."""
+    write_store(tmp_path / "store", [synthetic_trajectory(n, T=14, size=32) for n in range(6)])
+    words = ["--model", "ac_lam_cpu", "--data", tmp_path / "store", "--n", 16, "--intervals", 50]
+    status, out, err = outcome(main, *words, "--first", "5", "--json")
+    assert status == 0 and "intervals" not in json.loads(out)
+    assert "1 episode to measure on: no intervals" in err
+    assert "triples of episode 5\n" in err
+    assert "intervals" in json.loads(outcome(main, *words, "--json")[1])

@@ -179,6 +179,7 @@ def test_a_mixture_trains_and_names_its_sources(store, tmp_path, capsys):
         "hands": 1 / 6,
     }
     assert [f["held_out"] for f in origin["folders"]][1:] == [[3, 4], [3, 4]]
+    assert all(len(set(f["each"])) == f["episodes"] for f in origin["folders"])
     assert "leave out --data" in fails(capsys, *argv, *SMALL, "--data", store)
 
 
@@ -216,6 +217,23 @@ def test_episodes_are_held_out(store, tmp_path):
     assert len(both.train.trajectories) == 14 and len(both.held_out.trajectories) == 4
     with pytest.raises(UserError, match="are the same data: name each folder once"):
         lam.open_data(lam.settings_from(["--data", str(store), str(store)]))
+
+
+def test_a_single_film_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    write_store(tmp_path / "one", [synthetic_trajectory(0, T=12, size=32, kind="human")])
+    monkeypatch.setattr(lam, "decoded_once", None)
+    settings = lam.settings_from(["--data", str(tmp_path / "one")])
+    with pytest.raises(UserError, match="two are needed at least.*cut this one in two.*--held-out"):
+        lam.open_data(settings)
+
+
+def test_films_are_said_to_count_as_human_video():
+    films, robot = (
+        TripleDataset([synthetic_trajectory(0, kind=kind)], image_size=32)
+        for kind in ("human", "robot")
+    )
+    assert "up to 2 s (films of a robot: --triples.human-span-s 3)" in lam.kind_notes(films)[0]
+    assert lam.kind_notes(robot) == ()
 
 
 def test_fingerprint_tells_data_apart():

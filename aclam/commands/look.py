@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/10_commands/look.html.md"""
 # %% auto #0
 __all__ = ['Path_', 'Triples', 'TURNS', 'FITS', 'LookConfig', 'turn_words', 'turn_of', 'pieces_words', 'bytes_words',
            'film_facts', 'episode_facts', 'latent_words', 'model_facts', 'folder_of', 'open_model', 'reading_note',
-           'read_for', 'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
+           'Known', 'known_of', 'fit_of', 'read_for', 'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
 
 # %% ../../nbs/10_commands/look.ipynb #67ab5da2
 import os
@@ -29,8 +29,9 @@ from ..core import atomic_file, print_json, say, write_json
 from ..data.played import PlayedFrames
 from ..data.pixels import UPRIGHT, Fit, Turn, exif_turn
 from ..data.sampling import TripleConfig
+from ..data.store import Store
 from ..data.video import VideoFile, VideoFrames
-from ..data.video_folder import ImageFiles
+from ..data.video_folder import VIDEO_SUFFIXES, ImageFiles
 from ..device import device_of
 from ..folders import claim, hold, output_folder
 from ..kept import find_model
@@ -43,12 +44,13 @@ from ..lam.quantizer import not_yet_quantized
 from PIL import Image
 
 from ..schema import Count, FrameRate, check_fields
-from ..structure.held_out import origin
+from ..structure.held_out import Seen, origin, seen_before
 from ..structure.table import number
 from ..studies.look import PER_SECOND, Film, Look, episodes_of, look_at, open_any, plan
 from ..studies.look import read_film, thinned
 from ..studies.look_page import Page, codes_sentence, draw_overview, page_html, small_png
 from aclam.studies.look_words import (
+    is_kept,
     judgements,
     likeness,
     preset_of,
@@ -79,8 +81,9 @@ class LookConfig:
     camera: str | None = None  # default: the first that is in color
     # frames a second, of pictures, RLDS, HDF5 and Zarr; default: what a recipe says, else 10
     rate: FrameRate | None = None
-    # crop: the middle square of a frame; squeeze: all of it, in another shape; pad: all, with bars
-    fit: Fit = "crop"
+    # crop: the middle square of a frame; squeeze: all of it, in another shape; pad: all, with bars;
+    # default: as in the model's training, else crop
+    fit: Fit | None = None
     n: Triples = 512  # triples that are measured; fewer where the model is slow
     # read each pair both ways, z = (z_ij - z_ji) / 2; the page is in a folder of its own
     odd: bool = False
@@ -175,7 +178,9 @@ def latent_words(config: LookConfig, lam: LatentActionModel) -> str:
     return f"{c.latent_dim} numbers" + (f", {c.tokens} codes" if c.codebook_size else "")
 
 
-def model_facts(config: LookConfig, lam: LatentActionModel, known: Mapping) -> dict[str, str]:
+def model_facts(
+    config: LookConfig, lam: LatentActionModel, origin: Mapping, fit: Fit
+) -> dict[str, str]:
     """Which model it is, by name."""
     c = lam.config
     size = c.image_size
@@ -183,9 +188,9 @@ def model_facts(config: LookConfig, lam: LatentActionModel, known: Mapping) -> d
         "name": model_name(config.model),
         "family": lam.family,
         "parameters": number(parameter_counts(lam)["total"]),
-        "sees": f"{FITS[config.fit]}, {size} x {size} pixels",
+        "sees": f"{FITS[fit]}, {size} x {size} pixels",
         "a latent": latent_words(config, lam),
-        "trained on": ", ".join(trained_on(known)) or "not known",
+        "trained on": ", ".join(trained_on(origin)) or "not known",
     }
 
 # %% ../../nbs/10_commands/look.ipynb #b5cfd2ee
@@ -216,20 +221,50 @@ def reading_note(film: Film) -> str:
     return f"{of}: pieces at even distances, {most}, as many as there is time for."
 
 
-def read_for(config: LookConfig, lam: LatentActionModel, known: Mapping) -> Film:
-    """The film, as much of it as there is time for."""
+@dataclass(frozen=True)
+class Known:
+    """What a model's run tells of the data that are looked at."""
+
+    seen: Seen  # what the training did with what is measured; unknown where that is in doubt
+    likeness: str  # a sentence on it
+    fit: Fit  # how frames become squares: as in the training, where it says so
+
+# %% ../../nbs/10_commands/look.ipynb #49891a65
+def known_of(
+    config: LookConfig, store: Store, origin: Mapping, seen: Sequence[Seen], shown: int
+) -> Known:
+    """What is known of the shown episode and of those that are measured with it."""
+    left = [was for was in seen if was != "trained"] or list(seen)
+    measured = {seen[shown], *left}
+    worst = next((was for was in ("trained", "unknown") if was in measured), "other")
+    return Known(worst, likeness(store, origin, shown), config.fit or fit_of(origin))
+
+
+def fit_of(origin: Mapping) -> Fit:
+    """How a training made its frames square, where all of its folders say the same; else crop."""
+    fits = {folder.get("fit") for folder in origin.get("folders", [])}
+    return (fits.pop() if len(fits) == 1 else None) or "crop"
+
+# %% ../../nbs/10_commands/look.ipynb #b21c292c
+def read_for(config: LookConfig, lam: LatentActionModel, origin: Mapping) -> tuple[Film, Known]:
+    """The film, as much of it as there is time for, and what is known of it."""
     with tqdm(desc=f"opening {config.path}", bar_format="{desc}", leave=False, delay=1.0):
         store, note = open_any(config.path, config.camera, config.rate)
-    shown, others, seen_before = episodes_of(store, known, config.episode)
+    seen = seen_before(store, origin)
+    shown, others, before = episodes_of(seen, config.episode)
+    known = known_of(config, store, origin, seen, shown)
     pieces = plan(store, shown, others, TripleConfig())
-    film = read_film(store, pieces, shown, lam.config.image_size, config.fit)
+    film = read_film(store, pieces, shown, lam.config.image_size, known.fit)
     phase = not_yet_quantized(lam)
-    notes = (note, seen_before, reading_note(film), *film.notes, phase[:1].upper() + phase[1:])
+    notes = (note, before, reading_note(film), *film.notes, phase[:1].upper() + phase[1:])
     film.notes = [text for text in notes if text]
-    return film
+    return film, known
 
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
-def commands_of(config: LookConfig) -> dict[str, str]:
+def commands_of(
+    config: LookConfig,
+    alone: bool = False,  # it is a single episode: no training can hold one out
+) -> dict[str, str]:
     """What somebody may want to do next."""
     path = shlex.quote(config.path)
     model = shlex.quote(config.model)
@@ -246,9 +281,23 @@ def commands_of(config: LookConfig) -> dict[str, str]:
         "Latents of every pair of frames, beside the data:": (
             f"aclam-label --model {model} --data {path}{odd}"
         ),
-        "A model trained on these data (an hour on two cores):": (
-            f"aclam-train-lam --preset ac_lam_cpu --data {path} --out runs/mine"
-        ),
+    } | _trained_anew(config, alone)
+
+# %% ../../nbs/10_commands/look.ipynb #f05e12d7
+def _trained_anew(config: LookConfig, alone: bool) -> dict[str, str]:
+    """How to train on these data: of a single film on its folder, where there are others in it."""
+    path = shlex.quote(config.path)
+    data = path
+    why = "A model trained on these data (an hour on two cores):"
+    if alone:
+        beside = Path(config.path).parent
+        films = [p for p in beside.glob("*") if p.suffix.lower() in VIDEO_SUFFIXES]
+        if Path(config.path) not in films or len(films) < 2:
+            return {}
+        data = shlex.quote(str(beside))
+        why = "A model trained on all films of its folder (an hour on two cores):"
+    return {
+        why: f"aclam-train-lam --preset ac_lam_cpu --data {data} --out runs/mine",
         "And a look at it:": f"aclam-look {path} --model runs/mine",
     }
 
@@ -283,20 +332,22 @@ def find(config: LookConfig) -> Found:
     begun = time.monotonic()
     lam = open_model(config)
     reading = read_as(lam, config.odd, config.model)
-    known = origin(config.model)
-    film = read_for(config, lam, known)
+    told = origin(config.model)
+    film, known = read_for(config, lam, told)
     say("measuring")
-    look = look_at(reading, film, known, config.n, device_of(config.device))
-    preset = preset_of(config.model)
-    judged = judgements(look.numbers, preset)
+    look = look_at(reading, film, told, config.n, device_of(config.device))
+    kept = is_kept(config.model)
+    judged = judgements(look.numbers, preset_of(config.model), kept)
+    facts = {"Data": film_facts(config, film)}
+    facts["Model"] = model_facts(config, lam, told, known.fit)
     page = Page(
         title=os.path.basename(config.path.rstrip("/")) or config.path,
         model=model_name(config.model) + (", read both ways" if config.odd else ""),
-        likeness=likeness(film.store, known, film.shown),
-        verdict=verdict(look.numbers, judged),
+        likeness=known.likeness,
+        verdict=verdict(look.numbers, judged, known.seen, kept),
         judged=judged,
-        facts={"Data": film_facts(config, film), "Model": model_facts(config, lam, known)},
-        commands=commands_of(config),
+        facts=facts,
+        commands=commands_of(config, len(film.store.trajectories) == 1),
     )
     return Found(film, look, page, time.monotonic() - begun)
 
@@ -321,7 +372,8 @@ def summary(folder: Path, found: Found) -> str:
     lines += [found.page.likeness, ""]
     for j in found.page.judged:
         lines.append(f"  {j.word:6s}{j.metric.label:28s}{number(j.value):>8s}  {j.sentence}")
-    lines += ["", codes_sentence(found.look.numbers), f"page: {folder / 'index.html'}"]
+    lines += ["", codes_sentence(found.look.numbers), *found.film.notes]
+    lines.append(f"page: {folder / 'index.html'}")
     return "\n".join(lines)
 
 

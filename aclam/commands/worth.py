@@ -157,11 +157,11 @@ def model_names(config: WorthConfig) -> dict[str, str]:
     return out
 
 # %% ../../nbs/10_commands/worth.ipynb #b882ae3a
-def _unseen_by(model: str, store: Store) -> range:
+def _unseen_by(model: str, store: Store) -> list[int]:
     """The episodes of a store that a model was not trained on; all where nothing is known."""
     known = origin(model)
     if not known:
-        return range(len(store.trajectories))
+        return list(range(len(store.trajectories)))
     try:
         return unseen(store, known)
     except UserError as error:
@@ -174,12 +174,10 @@ def _unseen_by(model: str, store: Store) -> range:
 def episodes_for(config: WorthConfig, path: Path) -> list[Trajectory]:
     """The episodes of a dataset that none of the models was trained on."""
     store = open_dataset(path)
-    first, last = 0, len(store.trajectories)
+    left = set(range(len(store.trajectories)))
     for model in config.models or kept_names():
-        left = _unseen_by(model, store)
-        first = max(first, left.start)
-        last = min(last, left.stop)
-    chosen = store.trajectories[first:last]
+        left &= set(_unseen_by(model, store))
+    chosen = [store.trajectories[n] for n in sorted(left)]
     chosen = chosen[: config.episodes or None]
     if len(chosen) < LEAST_EPISODES:
         raise UserError(

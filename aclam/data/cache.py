@@ -185,7 +185,8 @@ def decoded_once(store: Store, image_size: int, cache_gib: float) -> list[Trajec
     if height != width and not store.declared.get("fit"):
         say(
             f"{store.folder}: frames of {width} x {height} pixels are squeezed into a square of "
-            f"{image_size}: aclam-data convert --fit crop (or pad) or fit in a recipe keeps shapes"
+            f"{image_size}. To keep shapes, train on a copy: aclam-data convert {store.folder} "
+            f"--out {store.folder}_square --fit crop (or pad)"
         )
     gib = sum(len(t) for t in store.trajectories) * 3 * image_size**2 / 2**30
     if gib > cache_gib:

@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.ndimage import zoom
 
-from ..core import UserError, suggest
+from ..core import UserError, counted, suggest
 
 # %% ../../nbs/3_data/trajectory.ipynb #6be37205
 ROTATION_WIDTH = {  # representation -> number of columns
@@ -346,7 +346,7 @@ def split_episodes(
     held_out = max(1, int(fraction * total))
     if not 0 < fraction < 1 or held_out >= total:
         raise UserError(
-            f"val_fraction {fraction} of {total} episodes leaves none to train on, "
+            f"val_fraction {fraction} of {counted(total, 'episode')} leaves none to train on, "
             "or none to hold out"
         )
     return list(episodes[:-held_out]), list(episodes[-held_out:])

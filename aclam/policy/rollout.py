@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from ..command_line import cli
-from ..core import UserError, library, plain, print_json, say, write_json
+from ..core import UserError, counted, library, plain, print_json, say, write_json
 from ..data.source import open_dataset
 from ..device import device_of
 from ..folders import hold, output_folder
@@ -437,7 +437,7 @@ def play_all(
     write_json(Path(c.out) / "result.json", result)
     lost = sum(result[split]["crashed"] for split in c.split)
     if lost:
-        say(f"{lost} episodes were lost with their environments: the same command plays them")
+        say(f"{counted(lost, 'episode')} lost with the environments: the same command plays them")
     return result
 
 # %% ../../nbs/6_policy/rollout.ipynb #4e004550

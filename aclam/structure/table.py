@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/5_structure/table.html.md"""
 __all__ = ['VANISHED', 'ALGEBRA', 'CALIBRATION', 'DECODED', 'PROBES', 'SIZES', 'METRICS', 'FOUR', 'TABLE_1', 'LINES', 'REPORT',
            'CURVES', 'FINDINGS', 'ABLATION', 'SEEDS', 'POTENTIAL', 'PAPER_TABLE_1', 'PAPER_TABLE_2', 'METHODS',
            'ARROWS', 'MET', 'Metric', 'terms_of', 'method_of', 'paper_value', 'number', 'duration', 'ratio', 'text_row',
-           'markdown_table', 'metrics_text']
+           'markdown_table', 'nearly_alike', 'metrics_text']
 
 # %% ../../nbs/5_structure/table.ipynb #08424129
 import math
@@ -344,6 +344,14 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     return [lines[0], "|---" * len(head) + "|", *lines[1:]]
 
 
+def nearly_alike(row: Mapping) -> bool:
+    """Whether every pair has nearly the same latent: then identity is 1, and inverse 2.
+
+    Above 1.95 at least 95 % of the latents' mean square are common to all pairs.
+    """
+    return abs(row.get("identity", 0) - 1) < 0.1 and row.get("inverse", 0) > 1.95
+
+
 def metrics_text(row: Mapping) -> str:
     """The numbers of one model for a person: a line each, with what they mean."""
     lines = []
@@ -353,4 +361,6 @@ def metrics_text(row: Mapping) -> str:
         ends = row.get("intervals", {}).get(metric.key)
         interval = f"[{ends[0]:.3f}, {ends[1]:.3f}]  " if ends else ""
         lines.append(f"{metric.key:26s}{value:>9s}  {interval}{metric.hint or metric.what}")
+    if nearly_alike(row):
+        lines.append("identity near 1 and inverse near 2: nearly the same latent for every pair")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ class WatchConfig:
 
     fall: float = 0.1  # collapse: the norm is below this part of its first reading
     rise: float = 10.0  # explosion: the norm is above this multiple of its first reading
-    alike: float = 0.03  # collapse: the spread over pairs is below this part of the norm
+    alike: float = 0.03  # collapse: the spread over pairs, a share of the norm, is below this
     settle: int = 100  # training steps before `alike` counts
 
     def __post_init__(self):

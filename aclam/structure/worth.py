@@ -449,8 +449,10 @@ def worth_text(table: Mapping) -> str:
     if table.get("decoded"):
         lines += ["", *decoded_table(table["decoded"]), ""]
     for name, about in table["sources"].items():
-        pairs = ", ".join(f"{count} pairs for {task}" for task, count in about["pairs"].items())
-        lines.append(f"{name}: {about['episodes']} episodes, {pairs}")
+        pairs = ", ".join(
+            f"{counted(count, 'pair')} for {task}" for task, count in about["pairs"].items()
+        )
+        lines.append(f"{name}: {counted(about['episodes'], 'episode')}, {pairs}")
     made = table["made"]
     lines.append(f"{made['seconds']:.0f} s of encoding and probing, commit {made['commit']}")
     return "\n".join(lines[1:])

@@ -48,7 +48,7 @@ from aclam.structure.directions import (
 )
 
 # %% ../../nbs/9_studies/look.ipynb #17f33e40
-from ..structure.held_out import quantiles_for, unseen
+from ..structure.held_out import Seen, quantiles_for
 from ..structure.measure import collect, evaluating, in_batches, structure_metrics
 from ..structure.motion_transfer import motion_transfer, transfer_gap, transfer_pairs
 from ..structure.norm_trajectory import NormTrajectory, norm_trajectory
@@ -296,19 +296,19 @@ def strip_anew(film: Film, count: int) -> None:
 
 # %% ../../nbs/9_studies/look.ipynb #adfe0e39
 def episodes_of(
-    store: Store, known: Mapping, episode: int | None
+    seen: Sequence[Seen],  # what the training did with each, see `seen_before`
+    episode: int | None,
 ) -> tuple[int, list[int], str]:  # the shown one, those to measure on, and a note
     """Which episodes are looked at; `UserError` for one that is not there."""
-    count = len(store.trajectories)
+    count = len(seen)
     if episode is not None and not 0 <= episode < count:
         raise UserError(f"episode {episode} of {count}: 0 to {count - 1} expected")
+    others = [n for n, was in enumerate(seen) if was != "trained"]
     note = ""
-    try:
-        others = list(unseen(store, known)) if known else list(range(count))
-    except UserError as e:
+    if not others:
         others = list(range(count))
-        note = f"Measured on what the model may have been trained on: {str(e).split(':')[0]}."
-    if episode is not None and episode not in others:
+        note = "Measured on what the model was trained on: none of it was held out."
+    elif episode is not None and episode not in others:
         note = f"The model was trained on episode {episode}, which is measured with the others."
     return (others[0] if episode is None else episode), others, note
 

@@ -146,7 +146,7 @@ class Job:
     data: TrainingData
     probe: Probe | None
     describe: dict  # for config.json: another of it is another run
-    amount: str  # of data, for a person: "11 episodes of 297 frames"
+    amount: str  # of data, for a person: "11 episodes, 297 frames"
     unit: str  # what a row of a batch is: "triples"
     probed: dict  # flat, for probe.json: what the probe looks at
     notes: tuple[str, ...] = ()  # what a person should know before the start, a line each
@@ -224,8 +224,8 @@ WORDS = {  # numbers of the log that are no metrics of structure
     "mfu": "share of the card's peak arithmetic",
     "peak_memory_gib": "most memory on the card",
     "seconds": "time of the training",
-    "norm": "mean length of the watched latents",
-    "spread": "how much they differ from one another",
+    "norm": "root mean square of the watched latents' entries",
+    "spread": "how much they differ from one another, as a share of norm",
     "collapsed": "1: all latents have become the same",
     "exploded": "1: latents have grown beyond measure",
 }

@@ -8,12 +8,13 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 __all__ = ['TRAINING', 'Model', 'ROWS', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'LamData', 'open_data',
            'divide', 'folder_origin', 'open_folder', 'open_stores', 'open_folders', 'probed_of', 'open_mixture_data',
            'describe_mixture', 'mixture_origin', 'fit_to_data', 'TaskTriples', 'with_tasks', 'build', 'describe',
-           'watched_probe', 'order_notes', 'prepare', 'inputs_of', 'run', 'main']
+           'watched_probe', 'order_notes', 'kind_notes', 'prepare', 'inputs_of', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from ..core import UserError, counted, digest, say, write_json
 from ..data.augment import AugmentConfig
 from ..data.cache import decoded_once
-from ..data.identity import identity
+from ..data.identity import episode_digest, identity
 from ..data.mixture import MixtureDataset, Source, open_mixture, source_embodiments
 from ..data.quantiles import measured_quantiles
 from ..data.recipe import Mixture, load_mixture
@@ -149,17 +150,28 @@ def divide(config: LamTrainConfig, episodes: list[Trajectory]) -> tuple[list, li
     """Divide the episodes of a folder into those to train on and those held out."""
     if config.held_out:
         return episodes, []
+    if len(episodes) == 1:
+        raise UserError(
+            f"{episodes[0].name} is alone, and training holds out whole films or episodes: two are "
+            "needed at least. Add one, cut this one in two, or name others with --held-out"
+        )
     return split_episodes(episodes, config.val_fraction)
 
 
-def folder_origin(folder: str, episodes: Sequence[Trajectory], kept: int) -> dict:
+def folder_origin(
+    folder: str,
+    episodes: Sequence[Trajectory],
+    kept: int,  # of them, the first
+    each: Sequence[str] = (),  # their digests, see `episode_digest`; where there are none: ()
+) -> dict:
     """A folder's name, number of episodes, fingerprint, and [first, last) of those held out."""
-    return {
+    about = {
         "folder": folder,
         "episodes": len(episodes),
         "content": fingerprint(episodes),
         "held_out": [kept, len(episodes)],
     }
+    return about | ({"each": list(each)} if each else {})
 
 # %% ../../nbs/8_train/lam.ipynb #e33ba96a
 def open_folder(folder: str, skip_broken: int) -> Store:
@@ -186,11 +198,14 @@ def open_folders(config: LamTrainConfig) -> LamData:
     held_out = []
     folders = []
     for folder, store in zip(config.data, stores, strict=True):
+        divide(config, store.trajectories)  # refused before anything is decoded
         episodes = decoded_once(store, size, config.cache_gib)
         own, out = divide(config, episodes)
         kept += own
         held_out += out
-        folders.append(folder_origin(folder, episodes, len(own)))
+        each = [episode_digest(t) for t in store.trajectories]  # of the files, not of the cache
+        fit = store.declared.get("fit") or "squeeze"  # what `decoded_once` does
+        folders.append(folder_origin(folder, episodes, len(own), each) | {"fit": fit})
     if elsewhere is not None:
         held_out = decoded_once(elsewhere, size, config.cache_gib)
 
@@ -205,7 +220,7 @@ def open_folders(config: LamTrainConfig) -> LamData:
     about["identity"] = {f"folder {n}": identity(s) for n, s in enumerate(stores, start=1)}
     return LamData(data, probe, about, probed_of(config, elsewhere), {**shared, "folders": folders})
 
-
+# %% ../../nbs/8_train/lam.ipynb #b358dc40
 def probed_of(config: LamTrainConfig, elsewhere: Store | None) -> dict[str, Any]:
     """What the probe looks at, flat: how many triples, and data that are held out `elsewhere`."""
     about = {"probe_n": config.probe_n}
@@ -222,9 +237,11 @@ def open_mixture_data(config: LamTrainConfig) -> LamData:
         raise UserError("--skip-broken is for --data, a mixture is read whole: leave it out")
     size = config.model.image_size
     known = {}  # folder -> its identity
+    each = []  # digests of all episodes
 
     def frames(store: Store) -> list[Trajectory]:
         known[os.path.relpath(store.folder, config.root)] = identity(store)
+        each.extend(episode_digest(t) for t in store.trajectories)
         return decoded_once(store, size, config.cache_gib)
 
     mixture = load_mixture(config.mixture)
@@ -240,7 +257,9 @@ def open_mixture_data(config: LamTrainConfig) -> LamData:
     probe = MixtureDataset(held_out, size, seed + 1, embodiments=names)
     about = describe_mixture(mixture, kept, known)
     probed = probed_of(config, None)
-    return LamData(data, probe, about, probed, mixture_origin(config, sources, kept, names))
+    paired = any(part.across != "off" for part in mixture.parts)  # no digest is of a pair
+    told = mixture_origin(config, sources, kept, names, () if paired else each)
+    return LamData(data, probe, about, probed, told)
 
 # %% ../../nbs/8_train/lam.ipynb #a955fecd
 def describe_mixture(mixture: Mixture, kept: Sequence[Source], known: Mapping[str, dict]) -> dict:
@@ -260,14 +279,21 @@ def describe_mixture(mixture: Mixture, kept: Sequence[Source], known: Mapping[st
 
 # %% ../../nbs/8_train/lam.ipynb #b913556a
 def mixture_origin(
-    config: LamTrainConfig, sources: list[Source], kept: list[Source], names: list[str]
+    config: LamTrainConfig,
+    sources: list[Source],
+    kept: list[Source],
+    names: list[str],
+    each: Sequence[str] = (),  # digests of the episodes of all sources
 ) -> dict:
     """What `data.json` says of a mixture; percentiles are those of source/embodiment."""
+    left = iter(each)
     folders = []
     quantiles = {}
     for source, own in zip(sources, kept, strict=True):
         folder = str(Path(config.root) / source.name)
-        folders.append(folder_origin(folder, source.trajectories, len(own.trajectories)))
+        count = len(source.trajectories)
+        digests = list(islice(left, count))
+        folders.append(folder_origin(folder, source.trajectories, len(own.trajectories), digests))
         for embodiment, table in source.quantiles.items():
             quantiles[f"{source.name}/{embodiment}"] = table
     return {"quantiles": quantiles, "embodiments": names, "folders": folders}
@@ -373,6 +399,18 @@ def order_notes(config: LamTrainConfig, model: LatentActionModel) -> tuple[str, 
     )
 
 # %% ../../nbs/8_train/lam.ipynb #2eb016f0
+def kind_notes(data: TripleDataset) -> tuple[str, ...]:
+    """Say that films without states count as human video, whose triples are shorter."""
+    films = sum(t.kind == "human" for t in data.trajectories)
+    if not films or films < len(data.trajectories) or isinstance(data, MixtureDataset):
+        return ()
+    config = data.config
+    return (
+        f"films without states count as human video: triples span up to {config.human_span_s:g} s "
+        f"(films of a robot: --triples.human-span-s {config.span_s:g})",
+    )
+
+# %% ../../nbs/8_train/lam.ipynb #e75b0508
 ROWS = 3  # held-out triples whose decodings are drawn
 
 
@@ -395,8 +433,8 @@ def prepare(config: LamTrainConfig) -> Job:
 
     episodes = data.description["episodes"]
     frames = data.description["frames"]
-    amount = f"{counted(episodes, 'episode')} of {counted(frames, 'frame')}"
-    notes = order_notes(config, model)
+    amount = f"{counted(episodes, 'episode')}, {counted(frames, 'frame')}"
+    notes = (*kind_notes(data.train), *order_notes(config, model))
     job = Job(model, triples, probe, about, amount, "triples", data.probed, notes, finish)
     job.pictures = reconstructions(data.held_out.batch(range(ROWS))["frames"])
     return job

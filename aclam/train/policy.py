@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from msgspec import Meta
 
-from ..core import UserError, digest, say, suggest
+from ..core import UserError, counted, digest, say, suggest
 from ..data.cache import decoded_once
 from ..data.identity import identity
 from ..data.source import Broken, open_dataset
@@ -415,7 +415,7 @@ def prepare(config: PolicyTrainConfig) -> Job:
         data=data.train,
         probe=policy_probe(data.held_out, config.probe_n),
         describe=describe,
-        amount=f"{d['demonstrations']} demonstrations, {d['videos']} videos",
+        amount=f"{counted(d['demonstrations'], 'demonstration')}, {counted(d['videos'], 'video')}",
         unit="samples",
         probed={"probe_n": config.probe_n},
     )
