@@ -122,7 +122,7 @@ def test_torchcodec_does_not_read_what_is_to_be_turned(tmp_path, picture, monkey
     monkeypatch.setattr(video, "torchcodec_works", lambda: True)
     path = turned_film(tmp_path / "clip.mp4", picture, 90, False)
     assert VideoPool().at(path, [0.1], 0.01).shape == (1, 96, 64, 3)
-    with pytest.raises(UserError, match="to be shown turned or mirrored"):
+    with pytest.raises(UserError, match="displayed rotated or mirrored"):
         VideoPool(decoder="torchcodec").at(path, [0.1], 0.01)
     assert not opened
 
