@@ -197,5 +197,5 @@ def test_a_store_that_contradicts_itself_is_refused(tmp_path):
         assert "\n" not in str(error.value) and len(str(error.value)) < 400
     away = [{**part, "file": f"../{part['file']}"} for part in meta["parts"]]
     file.write_text(json.dumps(meta | {"parts": away}))
-    with pytest.raises(UserError, match="no name of a part"):
+    with pytest.raises(UserError, match="not the name of a part"):
         read_store(tmp_path / "s")
