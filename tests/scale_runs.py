@@ -36,6 +36,8 @@ FAMILIES = (
     "univla_cpu",
     "univla_stage_1_cpu",
     "univla_stage_2_cpu",
+    "odd_features_cpu",
+    "potential_features_cpu",
 )
 KINDS = ("nsvq", "rvq", "fsq", "vae")  # of ac_lam_cpu's bottleneck, as "ac_lam_cpu/nsvq"
 OPENS = 10  # steps before the codes open
@@ -85,6 +87,8 @@ def small(name: str):
     }
     if preset == "lapa_cpu":
         narrow["head_dim"] = 8
+    if preset.endswith("_features_cpu"):
+        narrow["image_size"] = 32  # as the films
     if hasattr(config, "proprio_dim"):
         narrow |= {"proprio_dim": 7, "proprio_hidden": 16}
     return dataclasses.replace(config, **narrow)

@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/10_commands/lary.html.md"""
 
 # %% auto #0
 __all__ = ['WIDTH', 'STRIDE', 'TAKEN', 'SETTINGS', 'CLASSIFY', 'LaryConfig', 'as_worth', 'targets_of', 'word', 'dataset_word',
-           'folder_of', 'write_targets', 'write_rows', 'write_feature', 'features_for', 'command_for', 'write_classes',
-           'write_windows', 'lary', 'run_lary']
+           'folder_of', 'write_targets', 'write_rows', 'write_feature', 'features_for', 'command_for', 'write_windows',
+           'lary', 'run_lary']
 
 # %% ../../nbs/10_commands/lary.ipynb #fcdf584c
 import csv
@@ -137,7 +137,13 @@ def write_rows(target: Path, lines: Sequence[Sequence[str]]) -> None:
 
 
 def write_feature(
-    out: Path, dataset: str, model: str, values: np.ndarray, parts: dict[str, np.ndarray]
+    out: Path,
+    dataset: str,
+    model: str,
+    values: np.ndarray,  # (n, ...): the latents, a row each
+    against: Sequence[str],  # n of them: what each is held against
+    parts: dict[str, np.ndarray],
+    stride: str = "",  # "_" and the stride, in the tables' names of a regression
 ) -> None:
     """The latents of one model, and then the two tables that name them."""
     for part, rows in parts.items():
@@ -147,8 +153,8 @@ def write_feature(
             for row in np.flatnonzero(rows):
                 name = f"latent_action_{row:08d}.npz"
                 np.savez(latents / name, tokens=values[row])
-                lines.append([f"{place.as_posix()}/{name}", f"actions/action_{row:08d}.npy"])
-        write_rows(out / "data" / f"{part}_la_{dataset}_{STRIDE}_{model}.csv", lines)
+                lines.append([f"{place.as_posix()}/{name}", against[row]])
+        write_rows(out / "data" / f"{part}_la_{dataset}{stride}_{model}.csv", lines)
 
 # %% ../../nbs/10_commands/lary.ipynb #2eb40004
 def features_for(config: WorthConfig, table: PairTable) -> dict[str, Feature]:
@@ -171,26 +177,6 @@ def command_for(dataset: str, model: str) -> str:
 SETTINGS = "classification/configs/eval/vitl/manipulation.yaml"  # else sought in LARY_ROOT
 CLASSIFY = f"python -m lary.cli classify --config {SETTINGS}"
 
-
-def write_classes(
-    out: Path,
-    dataset: str,
-    model: str,
-    values: np.ndarray,  # (n, W, 1, d): LARYBench reads windows, tokens, numbers
-    classes: Sequence[str],
-    parts: dict[str, np.ndarray],
-) -> None:
-    """The latents of the windows of one model, and then the two tables that name them."""
-    for part, rows in parts.items():
-        lines = []
-        place = Path(dataset, part, model)
-        with folder_of(out / "latents" / place) as latents:
-            for row in np.flatnonzero(rows):
-                name = f"latent_action_{row:08d}.npz"
-                np.savez(latents / name, tokens=values[row])
-                lines.append([f"{place.as_posix()}/{name}", classes[row]])
-        write_rows(out / "data" / f"{part}_la_{dataset}_{model}.csv", lines)
-
 # %% ../../nbs/10_commands/lary.ipynb #66f0c2a1
 def write_windows(
     config: LaryConfig, dataset: str, trajectories: Sequence[Trajectory]
@@ -210,7 +196,8 @@ def write_windows(
         classes = [windows.names[label].replace(",", "") for label in windows.label]
         for name, feature in features_for(as_worth(config), looked.table).items():
             values = feature.values[looked.place[0]][:, :, None]  # (n, W, 1, d)
-            write_classes(config.out, place, word(name), values, classes, parts)
+            # LARYBench reads windows, tokens, numbers: (n, W, 1, d)
+            write_feature(config.out, place, word(name), values, classes, parts)
             count = len(set(windows.label[test].tolist()))
             words = f"--model {word(name)} --dataset {place} --dim {feature.numbers}"
             commands.append(f"{CLASSIFY} {words} --classes {count} --gpus 0 --skip-preflight")
@@ -236,7 +223,9 @@ def lary(config: LaryConfig) -> list[str]:
             write_targets(config.out, dataset, table, split.train)
             parts = {"train": split.train, "val": split.test}
             for name, feature in features_for(asked, table).items():
-                write_feature(config.out, dataset, word(name), feature.values, parts)
+                names = [f"actions/action_{row:08d}.npy" for row in range(len(feature.values))]
+                about = (dataset, word(name), feature.values, names, parts)
+                write_feature(config.out, *about, stride=f"_{STRIDE}")
                 commands.append(command_for(dataset, word(name)))
             if config.classify:
                 commands += write_windows(config, dataset, table.trajectories)
