@@ -27,15 +27,17 @@ from ..data.source import open_dataset
 from ..folders import hold, output_folder
 from ..kept import find_model, kept_result
 from ..lam import LatentActionModel
+from ..lam.odd import read_as
 from ..policy import rollout
 from ..policy.model import PRESETS
 from ..policy.rollout import RolloutConfig, wilson
 from .processes import claim_more, hardware, identities
+from ..schema import Count
 from ..train import policy as training
 from ..train.config import Part
 from ..train.label import label
-from ..weights import weights_hash
 from ..train.label_job import LabelConfig
+from ..weights import weights_hash
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #73790cc2
 PAPER_TABLE_3 = {  # percent: (S, S/A) in splits id, train, val; R is their ratio
@@ -65,6 +67,7 @@ class PolicyCompareConfig:
     # folders of demonstrations, see aclam-data prepare emoji --use policy
     data: tuple[str, ...] = ()
     lams: tuple[str, ...] = ()  # latent action models, NAME=FOLDER; w/o LAM always takes part
+    odd: tuple[str, ...] = ()  # names of those that are read both ways, z = (z_ij - z_ji) / 2
     preset: str = "policy_cpu"  # of the policies; its twin wo_lam is the one without
     # with commands; all others are used as video; 0: all with commands
     demonstrations: tuple[int, ...] = (20, 50, 100)
@@ -72,7 +75,8 @@ class PolicyCompareConfig:
     # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained
     # one
     encoder: str = ""
-    seeds: int = 3  # of weights and draws; each policy is trained with seeds 0, 1, ...
+    seeds: int = 3  # trainings of each policy; they differ in weights and draws
+    first_seed: Count = 0  # of these; others may be trained elsewhere at the same time
     steps: int = 0  # optimizer steps of every policy; 0: as the preset is usually trained
     # policies are moving averages of the weights that keep this share of themselves in a step; 0:
     # the last weights
@@ -108,6 +112,9 @@ def methods_of(config: PolicyCompareConfig) -> dict[str, str]:
     for name, _, folder in pairs:
         if not (find_model(folder) / "config.json").exists():
             raise UserError(f"no latent action model at {folder} (given as {name})")
+    for name in config.odd:
+        if name not in names:
+            raise UserError(f"--odd {name}: the models of --lams are {', '.join(names)}")
     return {WITHOUT: "", **{name: folder for name, _, folder in pairs}}
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #bfd573f0
@@ -131,7 +138,7 @@ def entries(config: PolicyCompareConfig) -> list[Entry]:
     So a comparison that was stopped is a fair one.
     """
     out = []
-    for seed in range(config.seeds):
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
         for n in config.demonstrations:
             out += [Entry(method, n, seed) for method in methods_of(config)]
     return out
@@ -146,6 +153,7 @@ def training_of(config: PolicyCompareConfig, entry: Entry) -> training.PolicyTra
         usual,
         data=tuple(config.data),
         lam=lam,
+        odd=entry.method in config.odd,
         demonstrations=entry.demonstrations,
         video=tuple(config.video),
         model=replace(usual.model, vlm=replace(vlm, weights=config.encoder or vlm.weights)),
@@ -178,10 +186,12 @@ def label_all(config: PolicyCompareConfig) -> None:
     for name, model in methods_of(config).items():
         if not model:
             continue
+        odd = name in config.odd
         own = f"{name}_{weights_hash(LatentActionModel.from_pretrained(model))}"
         for folder in (*config.data, *config.video):
             offsets = {max(1, round(gap_s * t.fps)) for t in open_dataset(folder).trajectories}
-            label(LabelConfig(Path(model), Path(folder), tuple(sorted(offsets)), own))
+            steps = tuple(sorted(offsets))
+            label(LabelConfig(Path(model), Path(folder), steps, own, odd=odd))
 
 # %% ../../nbs/9_studies/policy_comparison.ipynb #3de17b50
 # settings that all policies of a folder have in common
@@ -201,13 +211,15 @@ def inputs_of(config: PolicyCompareConfig) -> dict:
     inputs = {"content": identities({folder: folder for folder in (*config.data, *config.video)})}
     for name, folder in methods.items():
         if folder:
-            inputs[f"weights {name}"] = weights_hash(LatentActionModel.from_pretrained(folder))
+            lam = LatentActionModel.from_pretrained(folder)
+            read_as(lam, name in config.odd, folder)  # refuses one that is odd already
+            inputs[f"weights {name}"] = weights_hash(lam)
     encoder = Path(config.encoder) / "model.safetensors"
     if config.encoder and encoder.is_file():
         inputs["weights of the encoder"] = digest(encoder)
     return inputs
 
-
+# %% ../../nbs/9_studies/policy_comparison.ipynb #7be31c0d
 def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
     """UserError where `out` holds policies that were made otherwise, or of other inputs."""
     read = [*config.data, *config.video, *methods_of(config).values(), config.encoder]
@@ -215,7 +227,8 @@ def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
     about = {name: getattr(config, name) for name in SHARED}
     for name, folder in methods_of(config).items():
         if folder:
-            about[f"model {name}"] = folder
+            way = ", read both ways" if name in config.odd else ""
+            about[f"model {name}"] = folder + way
     file = Path(config.out) / "config.json"
     known = read_json(file, dict) if file.exists() else {"ema": config.ema}
     if config.ema != known.get("ema", 0.0):  # older comparisons do not name it
