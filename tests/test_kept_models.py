@@ -16,7 +16,10 @@ from aclam.sim.prepare import prepare_emoji
 from aclam.structure.measure import collect_latents, structure_metrics
 
 KEPT = Path(__file__).resolve().parent.parent / "nbs/results/models"
-NAMES = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "potential_lam_cpu", "univla_cpu", "lapa_cpu")
+NAMES = (
+    *("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "univla_cpu", "lapa_cpu"),
+    *("odd_cpu", "potential_lam_cpu", "potential_vq_cpu"),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,3 +67,13 @@ def test_the_constraint_does_what_the_tables_say(episodes):
     assert all(
         row["reconstruction"] < 0.5 for row in (ours, twin, potential)
     )  # of the error of copying the frame
+
+
+def test_structure_by_construction_goes_beyond_the_constraint(episodes):
+    """The odd and the potential form, both behind a codebook, against AC-LAM, on new episodes."""
+    ours = measured("ac_lam_cpu", episodes)
+    for name in ("odd_cpu", "potential_vq_cpu"):
+        built = measured(name, episodes)
+        assert built["additivity"] < 0.7 * ours["additivity"], name
+        assert built["inverse"] < 0.5 * ours["inverse"], name
+        assert built["reconstruction"] < 1.05 * ours["reconstruction"], name

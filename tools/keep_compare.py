@@ -8,6 +8,10 @@ nbs/9_studies/comparison.ipynb. Where only the rules of judgment have changed, w
 again, from its own tables:
 
     python tools/keep_compare.py --again
+
+A comparison of further models on the same stores, nbs/results/compare_beyond.json and their models:
+
+    python tools/keep_compare.py --beyond runs/compare
 """
 
 import shutil
@@ -56,23 +60,31 @@ def in_order(kept: dict) -> dict:
     return kept | {"table_1": table_1, "table_2": table_2} | ordered
 
 
+def keep(run: Path, name: str) -> dict:
+    """Keep the results of a comparison under such a name, and its models of seed 0."""
+    results = read_json(run / "results.json")
+    write_json(RESULTS / name, results)
+    for preset, seeds in results["models"].items():
+        if "0" in seeds:
+            keep_model(run / "runs" / preset / "seed0", RESULTS / "models" / preset)
+    return results
+
+
 def main() -> None:
     if sys.argv[1:] == ["--again"]:
         judge_again()
         return
+    if sys.argv[1:2] == ["--beyond"]:
+        keep(Path(sys.argv[2]), "compare_beyond.json")
+        return
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/compare")
-    results = read_json(run / "results.json")
-    write_json(RESULTS / "compare.json", results)
+    results = keep(run, "compare.json")
 
     drawn = run / "figures" / f"motion_transfer_{results['data'][0]}.png"
     picture = Image.open(drawn).convert("RGB")
     size = (WIDTH, round(picture.height * WIDTH / picture.width))
     small = picture.resize(size, Image.Resampling.LANCZOS)
     small.save(ROOT / "nbs/images/compare_transfer.png", optimize=True)
-
-    for preset, seeds in results["models"].items():
-        if "0" in seeds:
-            keep_model(run / "runs" / preset / "seed0", RESULTS / "models" / preset)
 
 
 if __name__ == "__main__":
