@@ -121,11 +121,22 @@ def summary() -> str:
         found = Counter(row["verdict"] for p, _, _, row in rows() if p == paper)
         counts = [str(found[verdict]) for verdict in VERDICTS]
         out.append(f"| {kinds['title']} | {' | '.join(counts)} | {sum(found.values())} |")
-    results = Counter(row["verdict"] for p, kind, n, row in rows() if is_result(p, kind, n))
-    counts = ", ".join(f"{results[verdict]} {verdict}" for verdict in VERDICTS)
-    return "\n".join([*out, "", f"Of AC-LAM's Tables 1 to 5, its results: {counts}."])
+    return "\n".join([*out, "", *map(results_line, RESULTS)])
 
 
-def is_result(paper: str, kind: str, number: object) -> bool:
-    """Whether an entry is a table of AC-LAM's results; Table 6 lists data."""
-    return (paper, kind) == ("ac_lam", "table") and int(str(number)) <= 5
+RESULTS = {  # of each paper: what its results are called, and which they are; Table 6 lists data
+    "ac_lam": ("AC-LAM's Tables 1 to 5", [("table", n) for n in range(1, 6)]),
+    "linear": (
+        "the linear paper's Figures 3 and 4 and Table 1",
+        [("figure", 3), ("figure", 4), ("table", 1)],
+    ),
+}
+
+
+def results_line(paper: str) -> str:
+    """How many of a paper's results have which verdict."""
+    name, wanted = RESULTS[paper]
+    entries = {(kind, str(number)): row for p, kind, number, row in rows() if p == paper}
+    found = Counter(entries[kind, str(number)]["verdict"] for kind, number in wanted)
+    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"Of {name}: {counts}.\n"

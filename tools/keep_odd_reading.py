@@ -18,6 +18,7 @@ from aclam.data.source import open_dataset
 from aclam.kept import code_commit, find_model
 from aclam.lam import LatentActionModel, list_models
 from aclam.structure.held_out import held_out_triples, origin
+from aclam.structure.leakage import leakage_metrics, probe_rows
 from aclam.structure.measure import collect_latents, structure_metrics
 from aclam.structure.table import TABLE_1
 
@@ -36,6 +37,8 @@ def measured(name: str, folder: Path, n: int) -> dict:
     for reading, model in {"as trained": lam, "read both ways": lam.odd()}.items():
         found = structure_metrics(collect_latents(model, data, n), lam.config.codebook_size)
         out[reading] = {key: found[key] for key in KEYS if key in found}
+        probes = leakage_metrics({"": probe_rows(model, data, n)})["probes"]
+        out[reading] |= probes[""]  # R^2 of motion, place and goal; one-sidedness
     return out
 
 
