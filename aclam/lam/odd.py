@@ -1,4 +1,4 @@
-"""Encode a pair forwards and backwards, and halve the difference: of a goal leak, a potential is left.
+"""Encode a pair forwards and backwards, and halve the difference: a goal leak becomes the difference of a potential.
 
 Docs: https://aclam-project.github.io/aclam/4_lam/odd.html.md"""
 
