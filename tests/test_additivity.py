@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from aclam.additivity import algebra as al
 from aclam.additivity import rigid_motion as rm
+from aclam.additivity.innovation import channel_loss, innovation_numbers, pair_correlation
 from aclam.core import UserError
 from aclam.lam.idm import residuals
 from aclam.structure import metrics
@@ -159,3 +160,30 @@ def test_no_measure_has_two_meanings():
     ij, ii, ji = (z[pair].numpy() for pair in ("ij", "ii", "ji"))
     assert by_length["identity"] == pytest.approx(metrics.identity(ii, ij), rel=1e-4)
     assert by_length["inverse"] == pytest.approx(metrics.inverse(ij, ji), rel=1e-4)
+
+
+def test_a_noisy_channel_carries_the_innovation_best():
+    a = np.linspace(-1, 1, 401)
+    for rho in (-0.5, 0.0, 0.4, 0.95):
+        for noise in (0.05, 1.0, 3.0):
+            assert abs(a[channel_loss(a, rho, noise).argmin()] - rho) < 0.01
+    assert np.ptp(channel_loss(a, 0.4, 0.0)) == 0
+
+
+def test_the_numbers_of_an_innovation_and_their_bounds():
+    assert innovation_numbers(1.0) == {"additivity": 0, "identity": 0, "inverse": 0}
+    leak = innovation_numbers(0.0)
+    assert leak["additivity"] == leak["identity"] == 1 and abs(leak["inverse"] - 2**0.5) < 1e-12
+    with pytest.raises(UserError, match="above -1 and at most 1"):
+        innovation_numbers(1.1)
+
+
+def test_the_correlation_of_pairs_is_about_what_stands_still():
+    rng = np.random.default_rng(0)
+    still = 50 + 20 * rng.standard_normal((2000, 3, 3))  # would make any two frames alike
+    common, own, other = rng.standard_normal((3, 2000, 3, 3))
+    o_i, o_j = (still + 0.7**0.5 * common + 0.3**0.5 * x for x in (own, other))
+    assert abs(pair_correlation(o_i, o_j, still) - 0.7) < 0.02
+    assert pair_correlation(still, still, still) == 1.0
+    with pytest.raises(UserError, match="pairs of frames expected"):
+        pair_correlation(o_i[:0], o_j[:0], still[:0])
