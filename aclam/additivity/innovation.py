@@ -24,9 +24,9 @@ def channel_loss(a: np.ndarray | float, rho: float, noise: float) -> np.ndarray 
 
 # %% ../../nbs/2_additivity/innovation.ipynb #2bf31db9
 def innovation_numbers(rho: float) -> dict[str, float]:
-    """Additivity, identity and inverse (Eqs. 7, 9, 10) of innovations, all pairs of correlation rho.
+    """Additivity, identity and inverse (Eqs. 7, 9, 10) of innovations of Gaussian frames.
 
-    For Gaussian frames.
+    All pairs of a triple have the correlation `rho`.
     """
     if not -1 < rho <= 1:
         raise UserError(f"a correlation of {rho}: a number above -1 and at most 1 expected")
