@@ -72,14 +72,12 @@ class PolicyCompareConfig:
     # with commands; all others are used as video; 0: all with commands
     demonstrations: tuple[int, ...] = (20, 50, 100)
     video: tuple[str, ...] = ()  # further folders, of any robots, of which no commands are used
-    # the trained encoder from which all of them begin, see aclam.train.grounding; "": an untrained
-    # one
+    # from which all of them begin, see aclam.train.grounding; "": an encoder that is not trained
     encoder: str = ""
     seeds: int = 3  # trainings of each policy; they differ in weights and draws
     first_seed: Count = 0  # of these; others may be trained elsewhere at the same time
     steps: int = 0  # optimizer steps of every policy; 0: as the preset is usually trained
-    # policies are moving averages of the weights that keep this share of themselves in a step; 0:
-    # the last weights
+    # policies are moving averages that keep this share of themselves in a step; 0: the last weights
     ema: Part = 0.0
     split: tuple[str, ...] = ("id", "train", "val")  # also ood_d, ood_b
     episodes: int = 100  # of each split, seed and policy  # assumed: the paper has no number
@@ -100,9 +98,8 @@ def methods_of(config: PolicyCompareConfig) -> dict[str, str]:
         raise UserError("which data and models? --data FOLDER and --lams NAME=FOLDER ...")
     names = [name for name, _, _ in pairs]
     if len({*names, WITHOUT}) <= len(names) or any("/" in name for name in names):
-        raise UserError(
-            f"the names of the models must differ and have no slash: {', '.join(names)}"
-        )
+        said = ", ".join(names)
+        raise UserError(f"the names of the models must differ and have no slash: {said}")
     with_latents = config.preset in PRESETS and not config.preset.endswith("_wo_lam")
     if not with_latents or not config.demonstrations or config.seeds < 1:
         raise UserError(
@@ -241,12 +238,8 @@ def claim_folder(config: PolicyCompareConfig, inputs: Mapping) -> None:
 def has_played(found: Mapping, config: PolicyCompareConfig) -> bool:
     """Whether a policy has played all that is asked for; what was lost is still to be played."""
     trial = found.get("trial", {})
-    for split in config.split:
-        if split not in trial:
-            return False
-        if trial[split]["S"]["n"] != config.episodes:
-            return False
-    return True
+    played = [trial[split]["S"]["n"] if split in trial else None for split in config.split]
+    return all(n == config.episodes for n in played)
 
 # %% ../../nbs/9_studies/policy_comparison_command.ipynb #9ceddd9b
 def compare(
@@ -337,10 +330,8 @@ def plan(config: PolicyCompareConfig) -> dict:
 def plan_line(found: Mapping) -> str:
     """A plan for a person."""
     rest = found["policies"] - found["done"]
-    hours = f"{found['hours']:.1f} hours of one process"
-    return (
-        f"{found['policies']} policies, {found['done']} are done; the other {rest}: about {hours}"
-    )
+    hours = f"about {found['hours']:.1f} hours of one process"
+    return f"{found['policies']} policies, {found['done']} are done; the other {rest}: {hours}"
 
 # %% ../../nbs/9_studies/policy_comparison_command.ipynb #6e68f233
 RATES = ("S", "S/A", "R")
