@@ -1,10 +1,12 @@
 """The notebook lint finds what it is there to find, and leaves a good notebook alone."""
 
+import io
 import json
 
 import install_cells
 import lint_notebooks as lint
 import pytest
+from PIL import Image
 
 BADGE = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({lint.BLOB}nbs/room/good.ipynb)"
 INSTALL = f"#| eval: false\n{lint.install_lines('[sim]')}"
@@ -419,3 +421,21 @@ def test_a_core_chapter_says_what_its_reader_knows():
 )
 def test_a_formula_on_a_line_of_its_own_has_empty_lines_around(text, found):
     assert len(linted(lint.display_maths, text)) == found
+
+
+@pytest.mark.parametrize(
+    ("inches", "source", "legible"),
+    [
+        (6.0, "plt.plot(x)", True),
+        (7.0, "plt.plot(x)", False),
+        (6.0, "ax.legend(fontsize=8)", False),
+        (4.6, "ax.tick_params(labelsize=8)", True),
+    ],
+)
+def test_letters_that_a_telephone_cannot_show_are_found(inches, source, legible):
+    png = io.BytesIO()
+    Image.new("RGB", (round(100 * inches), 50)).save(png, "PNG", dpi=(100, 100))
+    cell = lint.Cell(5, "code", source, "", True, (png.getvalue(),))
+    found = list(lint.legible_on_a_phone(lint.Notebook("nbs/1_linear/model.ipynb", [cell], 1)))
+    assert (found == []) == legible
+    assert not list(lint.legible_on_a_phone(lint.Notebook("nbs/1_linear/other.ipynb", [cell], 1)))

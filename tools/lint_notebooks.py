@@ -8,6 +8,7 @@ numbers start at 1.
 """
 
 import ast
+import base64
 import io
 import json
 import re
@@ -45,6 +46,7 @@ class Cell:
     source: str
     outputs: str  # the text of all outputs
     shown: bool = False  # whether there is any output, text or picture
+    pictures: tuple[bytes, ...] = ()  # PNG
 
     @property
     def directives(self) -> set[str]:
@@ -90,6 +92,11 @@ def _output_text(output: dict) -> str:
     return "\n".join("".join(p) for p in parts)
 
 
+def _pictures(cell: dict) -> tuple[bytes, ...]:
+    found = (output.get("data", {}).get("image/png") for output in cell.get("outputs", []))
+    return tuple(base64.b64decode("".join(png)) for png in found if png)
+
+
 def read(path: Path, root: Path = ROOT) -> Notebook:
     """Read a notebook; `root` is the folder that its path is told from."""
     raw = path.read_bytes()
@@ -100,6 +107,7 @@ def read(path: Path, root: Path = ROOT) -> Notebook:
             "".join(c["source"]),
             "\n".join(map(_output_text, c.get("outputs", []))),
             bool(c.get("outputs")),
+            _pictures(c),
         )
         for i, c in enumerate(json.loads(raw)["cells"], 1)
     ]
@@ -619,6 +627,40 @@ def what_you_know(nb: Notebook) -> Found:
             yield c.number, f"{KNOW!r} has no number: claims, please, and not headings"
 
 
+# --- figures on a telephone -----------------------------------------------------------------------
+
+PHONE = 328  # pixels: a page of 360 without its margins
+LEAST = 7.0  # pixels, of the smallest letters there
+USUAL = 10.0  # points: matplotlib's letters where a cell does not say otherwise
+
+
+def legible_on_a_phone(nb: Notebook) -> Found:
+    """The letters of a core chapter's figures, by the sizes that the cell itself gives them."""
+    if nb.path not in core_chapters():
+        return
+    for c in nb.code:
+        sizes = re.findall(r"\b(?:font|label)size=(\d+(?:\.\d+)?)", c.source)
+        points = min(map(float, sizes), default=USUAL)
+        for inches in filter(None, map(_inches, c.pictures)):
+            pixels = points / 72 * PHONE / inches
+            if pixels < LEAST:
+                yield (
+                    c.number,
+                    f"letters of {points:g} points in a figure of {inches:.1f} inches are {pixels:.1f} "
+                    f"pixels high on a telephone, {LEAST:g} are legible: a narrower figure, please",
+                )
+
+
+def _inches(png: bytes) -> float | None:
+    """How wide a PNG says that it is (chunk pHYs, pixels a meter); None where it does not."""
+    at = png.find(b"pHYs")
+    if at < 0:
+        return None
+    pixels = int.from_bytes(png[16:20], "big")
+    a_meter = int.from_bytes(png[at + 4 : at + 8], "big")
+    return pixels / a_meter / 0.0254
+
+
 RULES = [
     title,
     badge,
@@ -639,6 +681,7 @@ RULES = [
     results_in_prose,
     printed_output,
     what_you_know,
+    legible_on_a_phone,
     references_are_links,
     evidence_can_be_looked_up,
     one_letter_one_meaning,
