@@ -243,7 +243,10 @@ BASELINES: Mapping[str, Encode] = {
 }
 
 # %% ../../nbs/9_studies/equal_motion.ipynb #7d4bfeb6
-KEPT = ("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "univla_cpu", "lapa_cpu", "potential_lam_cpu")
+KEPT = (
+    *("ac_lam_cpu", "no_ac_cpu", "villa_x_cpu", "univla_cpu", "lapa_cpu"),
+    *("odd_cpu", "potential_lam_cpu", "potential_vq_cpu"),
+)
 
 
 @dataclass(frozen=True)
