@@ -47,9 +47,9 @@ class LamConfig(ProprioConfig):
     idm_width: Width = 768  # (paper, A.1)
     idm_depth: Depth = 12  # (paper, A.1)
     idm_heads: Heads = 32  # (paper, A.1)
-    fdm_width: Width = 768  # ViT-Base (paper, A.1)
+    fdm_width: Width = 768  # the paper's is that of ViT-Base (A.1)
     fdm_depth: Depth = 12  # (paper, A.1)
-    fdm_heads: Heads = 12  # ViT-Base (paper, A.1)
+    fdm_heads: Heads = 12  # the paper's are those of ViT-Base (A.1)
     # the FDM predicts the change of each patch; villa-X: the patch  # assumed
     residual: bool = True
     tokens: Tokens = 4  # N, latent tokens a pair (villa-X)  # assumed
@@ -179,7 +179,8 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     book = getattr(getattr(model, "bottleneck", None), "book", None)
     if book is not None and not isinstance(book.codes, nn.Parameter):
         counts["bottleneck"] += book.codes.numel()
-    return counts | {"total": sum(counts.values())}
+    own = sum(p.numel() for p in model.parameters(recurse=False))
+    return counts | {"total": own + sum(counts.values())}
 
 # %% ../../nbs/4_lam/model.ipynb #9aa05a0b
 def losses_on(
