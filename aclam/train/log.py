@@ -278,7 +278,7 @@ def probes_again(folder: Path, probed: dict | None, done: int, steps: int) -> bo
     probed: what it looks at, flat; None where there is no probe.
     """
     again = probed is not None and _probe_differs(folder, probed, done, steps)
-    if done == steps and not again:
+    if done == steps and not again and (folder / "result.json").exists():
         say(f"{folder} is complete already: nothing to do")
     return again
 
