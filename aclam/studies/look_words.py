@@ -241,7 +241,7 @@ TOO_FEW = Verdict(
     "none",
     "Too short for a verdict",
     "There are only {pairs} different pairs of frames to measure on; at least {least} are needed. "
-    "Look at a longer film, or at more of them.",
+    "Look at a longer film, or at more of them, to judge the model.",
 )
 UNRULY = Verdict(
     "weak",
