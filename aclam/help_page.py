@@ -118,7 +118,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 EXAMPLES |= {
     "aclam-train-lam": (
         "aclam-train-lam --data data/emoji --out runs/lam",
-        "aclam-train-lam --preset no_ac_cpu --data my_video.mp4 --train.steps 500",
+        "aclam-train-lam --preset no_ac_cpu --data my_films --train.steps 500",
     ),
     "aclam-train-policy": (
         "aclam-train-policy --data data/demos --lam runs/lam --out runs/policy",

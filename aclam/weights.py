@@ -180,7 +180,7 @@ def preset(self: Registry, name: str, **changes: Any) -> Any:
     """The settings of a preset with fields replaced; a `UserError` for names that do not exist."""
     if name not in self.presets:
         near = suggest(name, self.presets)
-        raise UserError(f'no preset "{name}": there are {", ".join(self.presets)}.{near}')
+        raise UserError(f'no preset "{name}".{near} There are {", ".join(self.presets)}')
     config = self.presets[name]
     known = {f.name for f in fields(config)}
     for key in changes:

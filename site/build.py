@@ -86,15 +86,53 @@ def copy_assets() -> None:
 
 
 def symbols() -> dict[str, dict[str, str]]:
-    """`{'suggest': {'aclam.core': 'aclam.core.suggest'}}`: the public names, from nbdev's index."""
+    """`{'suggest': {'aclam.core': 'aclam.core.suggest'}}`: the public names, from nbdev's index.
+
+    A method is known by its class, `{'act': {'aclam.policy.model.Policy': ...}}`, and a module by
+    itself.
+    """
     tree = ast.parse((ROOT / "aclam" / "_modidx.py").read_text(encoding="utf-8"))
     found: dict[str, dict[str, str]] = {}
     for module, names in ast.literal_eval(tree.body[-1].value)["syms"].items():
         for full in names:
-            short = full.removeprefix(module + ".")
-            if "." not in short and not short.startswith("_"):
-                found.setdefault(short, {})[module] = full
+            home, _, short = full.rpartition(".")
+            if short.startswith("_"):
+                continue
+            found.setdefault(short, {})[home] = full
+            if home == module:
+                found.setdefault(module, {})[module] = module
     return found
+
+
+def modules_of(known: dict[str, dict[str, str]]) -> set[str]:
+    """The modules among what is known."""
+    return {name for name, homes in known.items() if homes.get(name) == name}
+
+
+def page_of(name: str, module: str, known: dict[str, dict[str, str]]) -> str:
+    """Where the reference explains `name` to a reader of `module`; '' where that is in doubt.
+
+    A name in full, or with the end of its module's or class's, is one thing. A bare one is the
+    module's own, or else what has this name in one place only, be it a function or a method.
+    """
+    modules = modules_of(known)
+    if name in modules:
+        return f"api/{name}.md"
+    *before, short = name.split(".")
+    homes = known.get(short, {})
+    if before:
+        end = ".".join(["", *before])
+        fits = [home for home in homes if f".{home}".endswith(end)]
+    else:
+        fits = [module] if module in homes else list(homes)
+    if len(fits) != 1:
+        return ""
+    (home,) = fits
+    if home in modules:
+        return f"api/{home}.md#{homes[home]}"
+    owner = home.rpartition(".")[0]
+    is_named = bool(before) and owner in modules  # a method, and the class that has it
+    return f"api/{owner}.md#{home}" if is_named else ""
 
 
 def link_symbols(text: str, module: str, up: str, known: dict[str, dict[str, str]]) -> str:
@@ -103,9 +141,8 @@ def link_symbols(text: str, module: str, up: str, known: dict[str, dict[str, str
     """
 
     def link(match: re.Match) -> str:
-        homes = known.get(match.group(1).removesuffix("()").split(".")[-1], {})
-        home = module if module in homes else next(iter(homes)) if len(homes) == 1 else None
-        return f"[{match.group(0)}]({up}api/{home}.md#{homes[home]})" if home else match.group(0)
+        page = page_of(match.group(1).removesuffix("()"), module, known)
+        return f"[{match.group(0)}]({up}{page})" if page else match.group(0)
 
     parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.M | re.S)
     return "".join(
@@ -174,7 +211,7 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
 def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     """One page for each module, filled by mkdocstrings from the exported code."""
     (DOCS / "api").mkdir()
-    modules = sorted({module for homes in known.values() for module in homes})
+    modules = sorted(modules_of(known))
     for module in modules:
         (DOCS / "api" / f"{module}.md").write_text(
             f"---\nsearch: {{boost: 0.5}}\n---\n\n# {module}\n\n::: {module}\n",

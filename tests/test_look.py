@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -39,11 +40,14 @@ from aclam.studies.look_words import (
     kept_presets,
     marks_of,
     preset_of,
+    training_minutes,
     verdict,
 )
 from aclam.train.lam import folder_origin
 
-FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT / "tests" / "fixtures"
+MINUTES = re.compile(r"aclam-train-lam [^\n]*--train\.steps (\d+)[^\n]*about (\d+) minutes")
 FEW = ("--n", "16", "--json")
 FILES = {"config.json", "index.html", "look.json", "overview.png"}
 
@@ -286,6 +290,42 @@ def test_marks_are_kept_numbers_in_order(preset, key):
     marks = marks_of(metric, preset)
     worse = max if metric.better == "lower" else min
     assert worse(marks.best, marks.worst) == marks.worst and np.isfinite(marks.floor)
+
+
+def test_of_three_frames_there_is_no_verdict(outcome, tmp_path):
+    film = write_film(tmp_path / "short.mp4", moving(3))
+    words = [film, "--n", "64", "--out", tmp_path / "page"]
+    status, said, err = outcome(main, *words)
+    assert status == 0, err
+    assert "Too short for a verdict" in said and "only 3 different pairs" in said
+    found = read_json(tmp_path / "page" / "look.json")
+    assert found["verdict"]["word"] == "none" and found["words"] == {}
+    assert "64 draws of 3 different pairs" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_labels_are_offered_at_an_offset_of_the_training(outcome, tmp_path):
+    """Half a second ahead, within what the run drew: 5 frames of ten a second, or 8."""
+    film = write_film(tmp_path / "film.mp4", moving(24))
+    for low, offset in ((0.1, 5), (0.8, 8)):
+        run = tmp_path / f"run_{offset}"
+        shutil.copytree(kept_result("models/ac_lam_cpu") / "model", run / "model")
+        drawn = {"human_offset_s": [low, 2.0]}
+        write_json(run / "data.json", {"folders": [], "quantiles": {}, "triples": drawn})
+        page = tmp_path / f"page_{offset}"
+        status, _, err = outcome(main, film, *FEW, "--model", run, "--out", page)
+        assert status == 0, err
+        assert f"--offsets {offset}<" in (page / "index.html").read_text()
+
+
+def test_pages_say_the_minutes_that_were_measured():
+    """`about N minutes` beside the steps of a training: N is computed, everywhere."""
+    pages = [*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "nbs").glob("*/*.ipynb"), ROOT / "README.md"]
+    said = []
+    for page in pages:
+        for steps, minutes in MINUTES.findall(page.read_text(encoding="utf-8")):
+            assert int(minutes) == training_minutes(int(steps)), (page, steps, minutes)
+            said.append(page.name)
+    assert {"films.ipynb", "index.ipynb", "README.md"} <= set(said)
 
 
 def test_a_checkpoint_is_held_against_its_own_preset(tmp_path):

@@ -116,6 +116,11 @@ def test_every_notebook_is_in_the_book_once():
 KNOWN = {
     "suggest": {"aclam.core": "aclam.core.suggest"},
     "f": {"aclam.a": "aclam.a.f", "aclam.b": "aclam.b.f"},
+    "step": {"aclam.b": "aclam.b.step", "aclam.a.Env": "aclam.a.Env.step"},
+    "look": {"aclam.a.Env": "aclam.a.Env.look"},
+    "recipe": {"aclam.b": "aclam.b.recipe"},
+    **{module: {module: module} for module in ("aclam.core", "aclam.a", "aclam.b")},
+    "aclam.data.recipe": {"aclam.data.recipe": "aclam.data.recipe"},
 }
 
 
@@ -129,6 +134,12 @@ KNOWN = {
         ),
         ("`f` of this module", "[`f`](../api/aclam.a.md#aclam.a.f) of this module"),
         ("`nothing`", "`nothing`"),
+        ("`step` of an environment", "`step` of an environment"),
+        ("`look`", "`look`"),
+        ("`Env.look`", "[`Env.look`](../api/aclam.a.md#aclam.a.Env)"),
+        ("`b.step`", "[`b.step`](../api/aclam.b.md#aclam.b.step)"),
+        ("`aclam.data.recipe`", "[`aclam.data.recipe`](../api/aclam.data.recipe.md)"),
+        ("`elsewhere.recipe`", "`elsewhere.recipe`"),
         ("```\n`suggest`\n```", "```\n`suggest`\n```"),
         ("# `suggest`", "# `suggest`"),
         ("[`suggest`](x.md)", "[`suggest`](x.md)"),
@@ -136,6 +147,17 @@ KNOWN = {
 )
 def test_names_in_prose_link_to_the_reference(given, want):
     assert build.link_symbols(given, "aclam.a", "../", KNOWN) == want
+
+
+def test_what_pages_say_of_others_is_not_linked_to_namesakes():
+    known = build.symbols()
+    for name, module in (("sample", "aclam.policy"), ("step", ""), ("nowhere.recipe", "")):
+        assert build.page_of(name, module, known) == ""
+    assert build.page_of("aclam.data.recipe", "", known) == "api/aclam.data.recipe.md"
+    world = "api/aclam.linear.world.md#aclam.linear.world.sample"
+    assert build.page_of("sample", "aclam.linear.world", known) == world
+    policy = "api/aclam.policy.model.md#aclam.policy.model.Policy"
+    assert build.page_of("Policy.sample", "", known) == policy
 
 
 def test_a_name_of_two_other_modules_is_left_alone():

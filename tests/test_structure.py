@@ -746,6 +746,50 @@ def test_a_film_is_recognized_alone_in_a_copy_and_in_a_folder_that_has_grown(tmp
     assert seen_before(open_dataset(tmp_path / "copy_0.mp4"), origin("ac_lam_cpu")) == ["other"]
 
 
+@pytest.mark.parametrize("place", ["data.json", "config.json"])
+def test_triples_span_what_those_of_the_training_spanned(tmp_path, outcome, place):
+    """--triples.human-span-s 3: what the model is measured on spans 3 s, and the line says so."""
+    film = a_film(tmp_path / "kitchen.mp4", 3)
+    shutil.copytree(kept_result("models/ac_lam_cpu") / "model", tmp_path / "run" / "model")
+    drawn = {"human_span_s": 1.5, "human_offset_s": [0.1, 1.5], "order": "ordered", "seed": 7}
+    told = {"folders": [], "quantiles": {}}
+    write_json(tmp_path / "run" / "data.json", told)
+    write_json(
+        tmp_path / "run" / place, {"triples": drawn} | (told if place == "data.json" else {})
+    )
+    words = ["--model", tmp_path / "run", "--data", film, "--n", 32, "--json"]
+    status, _, err = outcome(main, *words)
+    assert status == 0 and "32 unordered triples of kitchen, up to 1.5 s\n" in err
+    triples = held_out_triples(open_dataset(film), 32, 64, origin=origin(tmp_path / "run"))
+    spans = [np.ptp([triples.draw(n).i, triples.draw(n).j, triples.draw(n).k]) for n in range(64)]
+    assert 11 < max(spans) <= 15 and triples.config.seed == 0
+    longest = held_out_triples(open_dataset(film), 32, 64)
+    assert max(np.ptp(longest.draw(n)[1:4]) for n in range(64)) > 15
+
+
+def test_films_without_states_have_no_leakage_to_probe(tmp_path, outcome):
+    films = tmp_path / "films"
+    films.mkdir()
+    for n in range(2):
+        a_film(films / f"{n}.mp4", n)
+    words = ["leakage", "--model", "ac_lam_cpu", "--n", 32, "--data"]
+    status, out, err = outcome(main, *words, films)
+    assert (status, out) == (2, "") and "films has no states: leakage needs states, or two" in err
+    shutil.copytree(films, tmp_path / "others")
+    a_film(tmp_path / "others" / "2.mp4", 2)
+    status, out, _ = outcome(main, *words, films, tmp_path / "others")
+    assert status == 0 and "environment, split by trajectory" in out
+
+
+def test_three_frames_are_too_few_for_a_number(tmp_path, outcome):
+    with VideoWriter(tmp_path / "short.mp4", fps=10) as out:
+        out.append(synthetic_trajectory(0, T=3, size=32).frames[range(3)])
+    words = ["--model", "ac_lam_cpu", "--data", tmp_path / "short.mp4", "--n", 64]
+    status, out, err = outcome(main, *words)
+    assert status == 0 and "3 different pairs of frames: too few for a number" in err
+    assert "norm_correlation is undefined: " in err and "nan" not in out and "undefined" in out
+
+
 def test_nearly_the_same_latent_for_every_pair_is_said():
     alike = {"identity": 1.0, "inverse": 1.99, "additivity": 1.0}
     last = table.metrics_text(alike).splitlines()[-1]
@@ -763,5 +807,5 @@ def test_one_episode_has_no_intervals(outcome, tmp_path):
     status, out, err = outcome(main, *words, "--first", "5", "--json")
     assert status == 0 and "intervals" not in json.loads(out)
     assert "1 episode to measure on: no intervals" in err
-    assert "triples of episode 5\n" in err
+    assert "triples of episode 5, up to 3 s\n" in err
     assert "intervals" in json.loads(outcome(main, *words, "--json")[1])

@@ -16,14 +16,16 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from aclam.commands.entry import COMMANDS
-from aclam.core import UserError
+from aclam.core import UserError, read_json
 from aclam.data.sampling import TripleConfig
 from aclam.data.store import write_store
 from aclam.data.trajectory import fingerprint, synthetic_trajectory
 from aclam.data.triples import TripleDataset
 from aclam.lam import LatentActionModel
 from aclam.lam.instructions import TextConfig, hashed_words
+from aclam.lam.model import parameter_counts
 from aclam.lam.univla import UniVLAConfig
+from aclam.structure.held_out import origin
 from aclam.studies import demo
 from aclam.train import lam, scale
 from aclam.train.config import TrainConfig
@@ -223,7 +225,9 @@ def test_a_single_film_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     write_store(tmp_path / "one", [synthetic_trajectory(0, T=12, size=32, kind="human")])
     monkeypatch.setattr(lam, "decoded_once", None)
     settings = lam.settings_from(["--data", str(tmp_path / "one")])
-    with pytest.raises(UserError, match="two are needed at least.*cut this one in two.*--held-out"):
+    with pytest.raises(
+        UserError, match="you need at least two in each --data.*cut this one in two.*--held-out"
+    ):
         lam.open_data(settings)
 
 
@@ -232,8 +236,51 @@ def test_films_are_said_to_count_as_human_video():
         TripleDataset([synthetic_trajectory(0, kind=kind)], image_size=32)
         for kind in ("human", "robot")
     )
-    assert "up to 2 s (films of a robot: --triples.human-span-s 3)" in lam.kind_notes(films)[0]
+    cure = "--triples.human-span-s 3 --triples.human-offset-s 0.1 3"
+    assert f"up to 2 s (films of a robot: {cure})" in lam.kind_notes(films)[0]
     assert lam.kind_notes(robot) == ()
+    said = lam.settings_from(cure.split()).triples  # what the note says is taken, and ends it
+    (note,) = lam.kind_notes(TripleDataset(films.trajectories, said, 32))
+    assert note.endswith("triples span up to 3 s")
+
+
+def test_little_data_are_said_to_be_little(tmp_path, capsys):
+    """Three frames to train on: a line before the start. The numbers are counted alike."""
+    films = [synthetic_trajectory(n, T=3, size=32, kind="human") for n in range(2)]
+    write_store(tmp_path / "films", films)
+    words = ["--data", str(tmp_path / "films"), "--out", str(tmp_path / "run"), "--probe-n", "64"]
+    words += (
+        "--train.steps 20 --train.batch-size 16 --model.idm-width 16 --model.fdm-width 16".split()
+    )
+    lam.main([*words, "--model.bottleneck.continuous-steps", "4", "--json"])
+    out, err = capsys.readouterr()
+    assert "little to train on, which the model learns by heart: 320 draws of 3 pairs" in err
+    assert "little is held out: 3 different pairs" in err
+    told = read_json(tmp_path / "run" / "data.json")
+    assert (
+        told["triples"]["human_span_s"]
+        == 2.0
+        == origin(tmp_path / "run")["triples"]["human_span_s"]
+    )
+
+    model = LatentActionModel.from_pretrained(tmp_path / "run")
+    assert json.loads(out)["parameters"] == parameter_counts(model)["total"]
+    assert f"{parameter_counts(model)['total']:,d} parameters" in err
+
+    lam.main([*words, "--model.bottleneck.continuous-steps", "4", "--json"])  # the same again
+    again, err = capsys.readouterr()
+    assert "complete already: nothing to do" in err and "going on" not in err
+    assert json.loads(again) == json.loads(out)
+
+
+def test_another_number_of_steps_is_named_and_not_what_follows_from_it(tmp_path, capsys):
+    write_store(tmp_path / "data", [synthetic_trajectory(n, T=9, size=32) for n in range(2)])
+    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--probe-n", "8"]
+    words += "--train.batch-size 4 --model.idm-width 16 --model.fdm-width 16 --json".split()
+    lam.main([*words, "--train.steps", "4"])
+    with pytest.raises(SystemExit):
+        lam.main([*words, "--train.steps", "400"])
+    assert "(train.steps was 4 and is 400)" in capsys.readouterr().err
 
 
 def test_fingerprint_tells_data_apart():

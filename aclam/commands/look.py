@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/10_commands/look.html.md"""
 # %% auto #0
 __all__ = ['Path_', 'Triples', 'TURNS', 'FITS', 'LookConfig', 'turn_words', 'turn_of', 'pieces_words', 'bytes_words',
            'film_facts', 'episode_facts', 'latent_words', 'model_facts', 'folder_of', 'open_model', 'reading_note',
-           'Known', 'known_of', 'fit_of', 'read_for', 'commands_of', 'Found', 'find', 'write', 'summary', 'run', 'main']
+           'Known', 'known_of', 'fit_of', 'read_for', 'offset_of', 'commands_of', 'Found', 'find', 'write', 'summary',
+           'run', 'main']
 
 # %% ../../nbs/10_commands/look.ipynb #67ab5da2
 import os
@@ -25,10 +26,9 @@ from msgspec import Meta
 from tqdm import tqdm
 
 from ..command_line import cli
-from ..core import atomic_file, print_json, say, write_json
+from ..core import atomic_file, counted, print_json, say, write_json
 from ..data.played import PlayedFrames
 from ..data.pixels import UPRIGHT, Fit, Turn, exif_turn
-from ..data.sampling import TripleConfig
 from ..data.store import Store
 from ..data.video import VideoFile, VideoFrames
 from ..data.video_folder import VIDEO_SUFFIXES, ImageFiles
@@ -44,9 +44,10 @@ from ..lam.quantizer import not_yet_quantized
 from PIL import Image
 
 from ..schema import Count, FrameRate, check_fields
-from ..structure.held_out import Seen, origin, seen_before
+from ..structure.held_out import Seen, origin, seen_before, triples_for
 from ..structure.table import number
-from ..studies.look import PER_SECOND, Film, Look, episodes_of, look_at, open_any, plan
+from ..studies.look import AHEAD_S, PER_SECOND, Film, Look, episodes_of, look_at, open_any
+from ..studies.look import plan
 from ..studies.look import read_film, thinned
 from ..studies.look_page import Page, codes_sentence, draw_overview, page_html, small_png
 from aclam.studies.look_words import (
@@ -55,6 +56,7 @@ from aclam.studies.look_words import (
     likeness,
     preset_of,
     trained_on,
+    training_minutes,
     verdict,
 )
 from ..train.label_job import model_name
@@ -253,7 +255,7 @@ def read_for(config: LookConfig, lam: LatentActionModel, origin: Mapping) -> tup
     seen = seen_before(store, origin)
     shown, others, before = episodes_of(seen, config.episode)
     known = known_of(config, store, origin, seen, shown)
-    pieces = plan(store, shown, others, TripleConfig())
+    pieces = plan(store, shown, others, triples_for(store, origin))
     film = read_film(store, pieces, shown, lam.config.image_size, known.fit)
     phase = not_yet_quantized(lam)
     notes = (note, before, reading_note(film), *film.notes, phase[:1].upper() + phase[1:])
@@ -261,9 +263,18 @@ def read_for(config: LookConfig, lam: LatentActionModel, origin: Mapping) -> tup
     return film, known
 
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
+def offset_of(film: Film, origin: Mapping) -> int:
+    """Frames from one of a pair of labels to the other: as in the teal curve, or as in training."""
+    t = film.store.trajectories[film.shown]
+    low, high, _ = triples_for(film.store, origin).bounds(t.kind)
+    seconds = min(max(AHEAD_S, low), high)
+    return max(1, min(round(seconds * t.fps), len(t) - 1))
+
+
 def commands_of(
     config: LookConfig,
     alone: bool = False,  # it is a single episode: no training can hold one out
+    offset: int = 1,  # frames, of labels: see `offset_of`
 ) -> dict[str, str]:
     """What somebody may want to do next."""
     path = shlex.quote(config.path)
@@ -278,8 +289,8 @@ def commands_of(
     odd = " --odd" if config.odd else ""
     return {
         "The same page again:": f"aclam-look {path} --model {model}{''.join(options)}{odd}",
-        "Latents of every pair of frames, beside the data:": (
-            f"aclam-label --model {model} --data {path}{odd}"
+        f"A latent of each frame and the one {counted(offset, 'frame')} later, beside the data:": (
+            f"aclam-label --model {model} --data {path} --offsets {offset}{odd}"
         ),
     } | _trained_anew(config, alone)
 
@@ -288,14 +299,15 @@ def _trained_anew(config: LookConfig, alone: bool) -> dict[str, str]:
     """How to train on these data: of a single film on its folder, where there are others in it."""
     path = shlex.quote(config.path)
     data = path
-    why = "A model trained on these data (an hour on two cores):"
+    took = f"about {training_minutes()} minutes of one core"
+    why = f"A model trained on these data ({took}):"
     if alone:
         beside = Path(config.path).parent
         films = [p for p in beside.glob("*") if p.suffix.lower() in VIDEO_SUFFIXES]
         if Path(config.path) not in films or len(films) < 2:
             return {}
         data = shlex.quote(str(beside))
-        why = "A model trained on all films of its folder (an hour on two cores):"
+        why = f"A model trained on all films of its folder ({took}):"
     return {
         why: f"aclam-train-lam --preset ac_lam_cpu --data {data} --out runs/mine",
         "And a look at it:": f"aclam-look {path} --model runs/mine",
@@ -338,6 +350,7 @@ def find(config: LookConfig) -> Found:
     look = look_at(reading, film, told, config.n, device_of(config.device))
     kept = is_kept(config.model)
     judged = judgements(look.numbers, preset_of(config.model), kept)
+    offset = offset_of(film, told)
     facts = {"Data": film_facts(config, film)}
     facts["Model"] = model_facts(config, lam, told, known.fit)
     page = Page(
@@ -347,7 +360,7 @@ def find(config: LookConfig) -> Found:
         verdict=verdict(look.numbers, judged, known.seen, kept),
         judged=judged,
         facts=facts,
-        commands=commands_of(config, len(film.store.trajectories) == 1),
+        commands=commands_of(config, len(film.store.trajectories) == 1, offset),
     )
     return Found(film, look, page, time.monotonic() - begun)
 

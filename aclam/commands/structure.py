@@ -143,11 +143,12 @@ def check_config(config: StructureConfig) -> None:
     device_of(config.device)
 
 # %% ../../nbs/10_commands/structure.ipynb #e09a9f82
-def say_undefined(row: dict) -> None:
+def say_undefined(row: dict, json: bool = False) -> None:
     """Say why, on standard error, for each metric that is undefined."""
+    null = " (null)" if json else ""
     for metric in METRICS.values():
         if metric.undefined and math.isnan(row.get(metric.key, 0)):
-            say(f"{metric.key} is undefined (null): {metric.undefined}")
+            say(f"{metric.key} is undefined{null}: {metric.undefined}")
 
 # %% ../../nbs/10_commands/structure.ipynb #98a5563c
 def run(config: StructureConfig) -> None:
@@ -159,7 +160,7 @@ def run(config: StructureConfig) -> None:
         row = measure_file(config.latents, config.intervals, config.seed)
     else:
         row = measure_model(config)
-    say_undefined(row)
+    say_undefined(row, config.json)
     print_json(row) if config.json else print(metrics_text(row))
 
 # %% ../../nbs/10_commands/structure.ipynb #377bfbd9
@@ -169,7 +170,7 @@ class LeakageConfig:
 
     # a trained model by name, the folder of a model or of a run, or OWNER/NAME of the hub
     model: Path
-    # any datasets; each is an environment, and two or more can be told apart
+    # any datasets; each is an environment, and two or more can be told apart; one needs states
     data: tuple[Path, ...]
     n: Pairs = 3200  # pairs from each; the paper: 100 x 32 (Appendix C)
     seed: int = 0  # draws pairs and splits
@@ -186,6 +187,12 @@ def measure_leakage(config: LeakageConfig) -> dict:
     device = device_of(config.device)
     known = origin(config.model)
     stores = {folder: open_dataset(folder) for folder in config.data}
+    recorded = any(t.proprio is not None for s in stores.values() for t in s.trajectories)
+    if len(stores) < 2 and not recorded:
+        raise UserError(
+            f"{config.data[0]} has no states: leakage needs states, or two datasets in --data, to "
+            "be told apart"
+        )
     for folder, store in stores.items():
         if len(stores) > 1 and len(unseen(store, known)) < 2:
             raise UserError(

@@ -126,7 +126,7 @@ def _check_windows(config: WorthConfig) -> None:
     if config.pairs < 100:
         raise UserError(f"--pairs {config.pairs} is too few for probes: at least 100")
     if config.decode == 1:
-        raise UserError("--decode 1: two pairs are needed at least, or 0 for none")
+        raise UserError("--decode 1: at least two pairs are needed, or 0 for none")
     if not config.classify:
         return
     if config.windows < 40:

@@ -153,7 +153,8 @@ def _clip(index: Index, pool: VideoPool, declared: Declared, path: Path) -> Traj
     seconds = np.asarray(row["seconds"])
     if len(seconds) < 2:
         raise UserError(
-            f"{path}: a trajectory needs at least two frames, this one has {len(seconds)}"
+            f"{path}: a trajectory needs at least two frames, this one has {len(seconds)}; in a "
+            "folder, --skip-broken 1 of a training or of aclam-label leaves it out"
         )
     tolerance = declared.tolerance or 0.25 * float(np.diff(seconds).min())
     name = _text(path.relative_to(index.folder).with_suffix(""))

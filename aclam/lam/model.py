@@ -42,14 +42,14 @@ _all_ = ["PRESETS", "LatentAction", "LatentActionModel", "preset"]
 class LamConfig(ProprioConfig):
     """A latent action model of the AC-LAM family. Defaults: the paper's sizes (Appendix A.1)."""
 
-    image_size: Pixels = 224  # pixels (paper, A.1)
-    patch_size: Pixels = 14  # pixels (paper, A.1)
-    idm_width: Width = 768  # (paper, A.1)
-    idm_depth: Depth = 12  # (paper, A.1)
-    idm_heads: Heads = 32  # (paper, A.1)
-    fdm_width: Width = 768  # ViT-Base (paper, A.1)
-    fdm_depth: Depth = 12  # (paper, A.1)
-    fdm_heads: Heads = 12  # ViT-Base (paper, A.1)
+    image_size: Pixels = 224  # pixels a side (paper, A.1: 224)
+    patch_size: Pixels = 14  # pixels a side (paper, A.1: 14)
+    idm_width: Width = 768  # of the tokens of the IDM (paper, A.1: 768)
+    idm_depth: Depth = 12  # blocks of the IDM (paper, A.1: 12)
+    idm_heads: Heads = 32  # of its attention (paper, A.1: 32)
+    fdm_width: Width = 768  # of the tokens of the FDM (paper, A.1: 768, ViT-Base)
+    fdm_depth: Depth = 12  # blocks of the FDM (paper, A.1: 12)
+    fdm_heads: Heads = 12  # of its attention (paper, A.1: 12, ViT-Base)
     # the FDM predicts the change of each patch; villa-X: the patch  # assumed
     residual: bool = True
     tokens: Tokens = 4  # N, latent tokens a pair (villa-X)  # assumed
@@ -179,7 +179,8 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
     book = getattr(getattr(model, "bottleneck", None), "book", None)
     if book is not None and not isinstance(book.codes, nn.Parameter):
         counts["bottleneck"] += book.codes.numel()
-    return counts | {"total": sum(counts.values())}
+    own = sum(p.numel() for p in model.parameters(recurse=False))
+    return counts | {"total": own + sum(counts.values())}
 
 # %% ../../nbs/4_lam/model.ipynb #9aa05a0b
 def losses_on(

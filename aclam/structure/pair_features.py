@@ -79,7 +79,10 @@ def stacked(parts: Sequence[np.ndarray], what: str) -> np.ndarray:
 def motion_rows(
     trajectories: Sequence[Trajectory], n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (n, 3) drawn as in training, and how the hand moved from i to j, (n, 3)."""
+    """Pairs (n, 3) of default triples, and how the hand moved from i to j, (n, 3).
+
+    They do not follow a model's training: every model gets the same.
+    """
     hands = [positions(t) for t in trajectories]
     stacked([hand[0] for hand in hands], "the robot's state")  # or a `UserError`
     data = TripleDataset(trajectories, TripleConfig(seed=seed), length=n)

@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/5_structure/table.html.md"""
 # %% auto #0
 __all__ = ['VANISHED', 'ALGEBRA', 'CALIBRATION', 'DECODED', 'PROBES', 'SIZES', 'METRICS', 'FOUR', 'TABLE_1', 'LINES', 'REPORT',
            'CURVES', 'FINDINGS', 'ABLATION', 'SEEDS', 'POTENTIAL', 'PAPER_TABLE_1', 'PAPER_TABLE_2', 'METHODS',
-           'ARROWS', 'MET', 'Metric', 'terms_of', 'method_of', 'paper_value', 'number', 'duration', 'ratio', 'text_row',
-           'markdown_table', 'nearly_alike', 'metrics_text']
+           'ARROWS', 'MET', 'FAILS', 'Metric', 'terms_of', 'method_of', 'paper_value', 'number', 'duration', 'ratio',
+           'text_row', 'markdown_table', 'nearly_alike', 'metrics_text']
 
 # %% ../../nbs/5_structure/table.ipynb #08424129
 import math
@@ -344,6 +344,9 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     return [lines[0], "|---" * len(head) + "|", *lines[1:]]
 
 
+FAILS = 0.9  # reconstruction from which on a model hardly predicts: 1 is a copy's  # assumed
+
+
 def nearly_alike(row: Mapping) -> bool:
     """Whether every pair has nearly the same latent: then identity is 1, and inverse 2.
 
@@ -357,7 +360,7 @@ def metrics_text(row: Mapping) -> str:
     lines = []
     for metric in [METRICS[key] for key in LINES if key in row]:
         x = row[metric.key]
-        value = f"{x:d}" if isinstance(x, int) else f"{x:.4f}"
+        value = f"{x:d}" if isinstance(x, int) else f"{x:.4f}" if math.isfinite(x) else "undefined"
         ends = row.get("intervals", {}).get(metric.key)
         interval = f"[{ends[0]:.3f}, {ends[1]:.3f}]  " if ends else ""
         lines.append(f"{metric.key:26s}{value:>9s}  {interval}{metric.hint or metric.what}")

@@ -48,7 +48,7 @@ from aclam.structure.directions import (
 )
 
 # %% ../../nbs/9_studies/look.ipynb #17f33e40
-from ..structure.held_out import Seen, quantiles_for
+from ..structure.held_out import Seen, different_pairs, quantiles_for, triples_for
 from ..structure.measure import collect, evaluating, in_batches, structure_metrics
 from ..structure.motion_transfer import motion_transfer, transfer_gap, transfer_pairs
 from ..structure.norm_trajectory import NormTrajectory, norm_trajectory
@@ -336,9 +336,9 @@ def trajectories_of(film: Film) -> list[Trajectory]:
 
 
 def triples_of(film: Film, known: Mapping, size: int, seed: int = 0) -> TripleDataset:
-    """Triples within the pieces."""
+    """Triples within the pieces, as far apart as in the model's training."""
     parts = cache_frames(trajectories_of(film), size, in_memory=True)
-    config = TripleConfig(seed=seed)
+    config = triples_for(film.store, known, seed=seed)
     return TripleDataset(parts, config, size, quantiles=quantiles_for(film.store, known))
 
 
@@ -470,7 +470,7 @@ def look_at(
     latents = collect(lam, dataset, count, BATCH, device)
     resamples = 300 if len(dataset.trajectories) >= 5 else 0
     numbers = structure_metrics(latents, lam.config.codebook_size, resamples)
-
+    numbers["different_pairs"] = different_pairs(dataset, count)
     batch = dataset.batch(range(min(count, MOST_CODES)))
     frames = np.concatenate(film.frames)
     frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), NEAR)).astype(int)]

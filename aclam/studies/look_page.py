@@ -309,8 +309,12 @@ def codes_sentence(numbers: Mapping) -> str:
     there = numbers.get("codebook_size")
     of = f" of {number(there)}" if there else ""
     equal = number(float(numbers["perplexity"]))
+    drawn = f"the {number(numbers['n'])} pairs of this film"
+    if numbers.get("different_pairs", numbers["n"]) < numbers["n"]:
+        pairs = number(numbers["different_pairs"])
+        drawn = f"{number(numbers['n'])} draws of {pairs} different pairs of this film"
     return (
-        f"{used}{of} codes appear in the {number(numbers['n'])} pairs of this film; their "
+        f"{used}{of} codes appear in {drawn}; their "
         f"perplexity is {equal}, as if that many codes were used equally often."
     )
 
@@ -330,7 +334,7 @@ CSS_LOOK = """
 .verdict{display:inline-block;font:650 .82rem var(--sans);padding:.2rem .8rem;border-radius:99px;
 margin-bottom:.9rem}
 .good{background:var(--teal-bg);color:var(--teal)}.poor{background:var(--red-bg);color:var(--red)}
-.weak{background:#fef3c7;color:#92400e}
+.weak{background:#fef3c7;color:#92400e}.none{background:var(--soft);color:#fff}
 .judged{display:flex;gap:.9rem;align-items:baseline;margin:.8rem 0;max-width:52rem}
 .judged b{flex:none;width:3.6rem;text-align:center;font:650 .76rem var(--sans);padding:.16rem 0;
 border-radius:99px}

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..command_line import common_options, parse, run_cli
 from ..core import UserError, print_json
+from ..lam.model import parameter_counts
 from ..schema import check_fields
 from ..structure.table import METRICS
 from .checkpoint import own_folder
@@ -185,7 +186,7 @@ def train_job(
     with watch_ranks(timeout_s):
         check_start(settings, inputs, state)
         job = prepare(settings)
-        parameters = sum(p.numel() for p in job.model.parameters())
+        parameters = parameter_counts(job.model)["total"]
         title = f"{settings.preset}: {parameters:,d} parameters, {job.amount}, {settings.out}"
         config = fit_to_card(settings.train, job.model.config, world)
         result = train(

@@ -277,8 +277,14 @@ def probes_again(folder: Path, probed: dict | None, done: int, steps: int) -> bo
 
     probed: what it looks at, flat; None where there is no probe.
     """
-    if probed is None:
-        return False
+    again = probed is not None and _probe_differs(folder, probed, done, steps)
+    if done == steps and not again and (folder / "result.json").exists():
+        say(f"{folder} is complete already: nothing to do")
+    return again
+
+
+def _probe_differs(folder: Path, probed: dict, done: int, steps: int) -> bool:
+    """The same where there is a probe; what it looks at is kept where it need not look again."""
     file = folder / PROBE_FILE
     difference = first_difference(read_json(file, dict), probed) if file.exists() else ""
     if difference and done:

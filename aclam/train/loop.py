@@ -313,7 +313,7 @@ def resume(self: Run, path: Path | None) -> tuple[int, float]:
         return 0, 0.0
     load = checkpoint.load_sharded_checkpoint if self.sharded else checkpoint.load_checkpoint
     progress = load(path, self.model, self.optimizer, self.average)
-    if self.is_main:
+    if self.is_main and progress["step"] < self.config.steps:
         say(f"going on from {path}")
     return progress["step"], progress.get("seconds", 0.0)
 

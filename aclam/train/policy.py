@@ -86,7 +86,7 @@ class PolicyTrainConfig:
     data: tuple[str, ...] = ()  # folders of demonstrations with a frame at every command
     # use the commands of this many episodes only, the others as video; 0: of all
     demonstrations: Count = 0
-    # so many episodes are passed over first: another set of demonstrations; they are video, too
+    # skip this many episodes first: another set of demonstrations; they count as video, too
     first: Count = 0
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
     # of the first weights; -1: as --train.seed, which is of the draws
