@@ -73,10 +73,11 @@ def pick(films: Tensor, where: Tensor) -> Tensor:
     return films[where[:, :1], where[:, 1:]]
 
 
-def train(model, films: Tensor, steps=600, batch=32, lr=1e-3, seed=0, watch=None, every=50):
+def train(model, films: Tensor, steps=600, batch=32, lr=1e-3, seed=0, gap=8, watch=None, every=50):
     """AdamW with a learning rate that rises and falls: the model, and what `watch(model)` saw.
 
-    `watch` looks every so many steps, first before the training.
+    The frames of a triple are at most `gap` apart. `watch` looks every so many steps, first before
+    the training.
     """
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.01)
@@ -86,7 +87,7 @@ def train(model, films: Tensor, steps=600, batch=32, lr=1e-3, seed=0, watch=None
         if watch and step % every == 0:
             seen.append(watch(model))
         if step < steps:
-            loss = model.train().loss(pick(films, triples(films, batch, generator)))
+            loss = model.train().loss(pick(films, triples(films, batch, generator, gap)))
             adam.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
