@@ -28,6 +28,7 @@ from ..data.cache import cache_frames
 from ..data.sampling import TripleConfig
 from ..data.source import open_dataset
 from ..data.triples import TripleDataset
+from ..device import device_of
 from ..folders import output_file
 from ..lam import PRESETS, LamConfig, LatentActionModel
 from ..lam.model import ALAM
@@ -69,13 +70,15 @@ def train_short(
     run: ShortRun,
     watch: Watch,
 ) -> Watch:
-    """Train a model, `watch` looking on; ends early where loss or latents are not finite."""
+    """Train a model where it lies, `watch` looking on; ends early where a loss is not finite."""
+    device = next(lam.parameters()).device
     adam = torch.optim.AdamW(lam.parameters(), lr=run.lr, weight_decay=0.01, betas=(0.9, 0.98))
     watch(lam.eval(), 0)
     for step in range(run.steps):
         adam.param_groups[0]["lr"] = rate(step, run)
         rows = range(step * run.batch_size, (step + 1) * run.batch_size)
-        loss, _ = lam.train().loss(data.batch(rows))
+        batch = {key: value.to(device) for key, value in data.batch(rows).items()}
+        loss, _ = lam.train().loss(batch)
         adam.zero_grad()
         loss.backward()
         size = torch.nn.utils.clip_grad_norm_(lam.parameters(), run.clip_norm)
@@ -94,10 +97,11 @@ def run_one(
     probe: TripleDataset,  # to measure on
     run: ShortRun,
     seed: int = 0,
+    device: str = "cpu",
 ) -> dict:
     """Train one model and measure it: metrics, the watch's verdict and its readings."""
     torch.manual_seed(seed)
-    lam = LatentActionModel(config)
+    lam = LatentActionModel(config).to(device_of(device))
     watch = Watch(probe.batch(range(run.n, run.n + 128))["frames"])
     train_short(lam, data, run, watch)
     row = {"stability": watch.verdict, "readings": watch.readings}
@@ -108,7 +112,9 @@ def run_one(
 
 def shown_metrics(lam: LatentActionModel, probe: TripleDataset, n: int) -> dict:
     """The metrics of a study, of n triples."""
-    found = structure_metrics(collect_latents(lam, probe, n), lam.config.codebook_size)
+    device = next(lam.parameters()).device
+    latents = collect_latents(lam, probe, n, device=device)
+    found = structure_metrics(latents, lam.config.codebook_size)
     return {key: found[key] for key in ABLATION if key in found}
 
 # %% ../../nbs/9_studies/ablation.ipynb #75ce9f27
@@ -244,6 +250,7 @@ class AblationConfig:
     out: str = "runs/ablation.json"  # what was found; models that are in it are not trained again
     seeds: int = 1  # trainings of each model; channels: one
     run: ShortRun = ShortRun()  # the budget of each; channels: only `n` counts
+    device: str = "cpu"  # where they are trained; channels: as aclam-train-lam chooses
     json: bool = False  # print the file's content on standard output, nothing else
 
 
@@ -272,7 +279,8 @@ def run_study(config: AblationConfig) -> dict:
             key = f"{name}, seed {seed}"
             if key in found["rows"]:
                 continue
-            row = run_one(model, data, probe, budget(name, models, config.run), seed)
+            short = budget(name, models, config.run)
+            row = run_one(model, data, probe, short, seed, config.device)
             residual = row.get("additivity", math.nan)
             say(f"{key}: {row['stability']}, additivity {residual:.3f}")
             found["rows"][key] = plain(row)
