@@ -166,6 +166,13 @@ def test_the_command_writes_every_row_once_and_goes_on(films, tmp_path, monkeypa
     assert "another study or budget" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", ["bogus", "cuda:99"])
+def test_a_device_that_is_none_is_refused_before_anything_is_read(refused, tmp_path, device):
+    words = ["--data", "nowhere", "--out", tmp_path / "found.json", "--device", device]
+    refused(ablation.main, words, device)
+    assert not (tmp_path / "found.json").exists()
+
+
 @pytest.mark.parametrize("changes", [dict(fall=1.0), dict(rise=1.0), dict(alike=2.0)])
 def test_bad_settings_are_one_line(changes):
     with pytest.raises(UserError) as error:

@@ -371,6 +371,7 @@ def channel_study(config: AblationConfig, kinds: Sequence[str] = tuple(CHANNELS)
 # %% ../../nbs/9_studies/ablation.ipynb #90199e69
 def run(config: AblationConfig) -> None:
     """Do a study and print what was found."""
+    device_of(config.device)  # refused before anything is read
     output_file(config.out, [config.data], endings=[".json"])
     if not config.data:
         raise UserError(
