@@ -1,14 +1,14 @@
 """Keep what reading both ways makes of the models that come with the package, on held-out episodes:
 aclam/results/odd_reading.json.
 
-    python tools/keep_odd_reading.py data/emoji data/metaworld data/robosuite data/libero \\
-        --runs runs/compare/runs
+    python tools/keep_odd_reading.py data/emoji data/metaworld data/robosuite \\
+        --unseen data/libero --runs runs/compare/runs
 
 The stores are those of `compare.json`: `aclam-data prepare SOURCE --seed 0 --size 64`, emoji with
 200 episodes, the others with 100. Each model is measured as trained and read both ways, on the
-episodes that its training held out; of LIBERO, which no training saw, on all. `--runs` names a
-folder of further trainings of the same presets, PRESET/seedN. What is in the file already is not
-measured again.
+episodes that its training held out, or on a store that none has seen. `--runs` names a folder of
+further trainings, PRESET/seedN; models that are odd by their form are measured once. What is in the
+file already is not measured again.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def trainings(runs: Path | None) -> dict[tuple[str, str], Path]:
     found = {(name, "0"): find_model(name) for name in list_models()}
     for folder in sorted(runs.glob("*/seed*") if runs else []):
         name = (folder.parent.name, folder.name.removeprefix("seed"))
-        if name[0] in list_models() and (folder / "result.json").exists():
+        if (folder / "result.json").exists():
             found.setdefault(name, folder / "model")
     return found
 
@@ -44,41 +44,51 @@ def measured(model: Path, folder: Path, n: int) -> dict:
     """{as trained, read both ways}: the numbers of a model on n held-out triples of a store."""
     lam = LatentActionModel.from_pretrained(model)
     data = held_out_triples(open_dataset(folder), lam.config.image_size, n, origin=origin(model))
+    readings = {"as trained": lam}
+    if not lam.is_odd:
+        readings["read both ways"] = lam.odd()
     out = {}
-    for reading, model in {"as trained": lam, "read both ways": lam.odd()}.items():
-        found = structure_metrics(collect_latents(model, data, n), lam.config.codebook_size)
+    for reading, read in readings.items():
+        found = structure_metrics(collect_latents(read, data, n), lam.config.codebook_size)
         out[reading] = {key: found[key] for key in KEYS if key in found}
-        probes = leakage_metrics({"": probe_rows(model, data, n)})["probes"]
+        probes = leakage_metrics({"": probe_rows(read, data, n)})["probes"]
         out[reading] |= probes[""]  # R^2 of motion, place and goal; one-sidedness
     return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("data", type=Path, nargs="+", help="stores of the training")
+    parser.add_argument("--unseen", type=Path, nargs="*", default=[], help="stores of no training")
     parser.add_argument("--runs", type=Path, help="of further trainings, PRESET/seedN")
-    parser.add_argument("--n", type=int, default=2048, help="triples of each store")
+    parser.add_argument("--n", type=int, default=1024, help="triples of each store")
     options = parser.parse_args()
-    kept = read_json(KEPT) if KEPT.exists() else {"rows": {}}
-    words = ["tools/keep_odd_reading.py", *options.data, "--n", options.n]
-    words += ["--runs", options.runs] if options.runs else []
+    kept = read_json(KEPT) if KEPT.exists() else {"rows": {}, "unseen": {}, "further": {}}
     kept["made"] = {
-        "command": " ".join(["python", *map(str, words)]),
+        "command": " ".join(["python", "tools/keep_odd_reading.py", *sys.argv[1:]]),
         "commit": code_commit(),
         "date": time.strftime("%Y-%m-%d"),
         "n": options.n,
     }
     write_json(KEPT, kept)
-    for folder in options.data:
-        rows = kept["rows"].setdefault(folder.name, {})
-        for (name, seed), model in trainings(options.runs).items():
-            of_model = rows.setdefault(name, {})
-            if seed in of_model:
+    for (name, seed), model in trainings(options.runs).items():
+        for folder in (*options.data, *options.unseen):
+            part = kept["unseen" if folder in options.unseen else "rows"]
+            rows, key = part.setdefault(folder.name, {}), name
+            if model != find_kept(name):
+                further = kept["further"].setdefault(folder.name, {})
+                rows, key = further.setdefault(name, {}), seed
+            if key in rows:
                 continue
-            of_model[seed] = plain(measured(model, folder, options.n))
+            rows[key] = plain(measured(model, folder, options.n))
             write_json(KEPT, kept)
-            found = of_model[seed]["read both ways"]["additivity"]
-            say(f"{folder.name}, {name}, seed {seed}: {found:.3f}")
+            found = rows[key]["as trained"]["additivity"]
+            say(f"{folder.name}, {name}, seed {seed}: {found:.3f} as trained")
+
+
+def find_kept(name: str) -> Path | None:
+    """The model of that name in the package."""
+    return find_model(name) if name in list_models() else None
 
 
 if __name__ == "__main__":
