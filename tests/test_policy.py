@@ -535,7 +535,7 @@ def small(folders, out, **changes):
 
 def test_rows_are_what_the_episodes_say(folders):
     data = training.open_data(small(folders, "", demonstrations=3))
-    assert [len(g) for g in data.train.groups] == [3, 2] and len(data.held_out.groups[0]) == 1
+    assert [len(g) for g in data.train.groups] == [3, 2, 0] and len(data.held_out.groups[0]) == 1
     demonstrations.check_rows(data.train, training.open_lam(str(folders / "lam")))
 
 
@@ -579,6 +579,47 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
         None
     ]  # other weights
     assert "are needed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["policy_cpu", "policy_cpu_wo_lam"])
+def test_another_dataset_has_its_share_of_the_rows_with_commands(folders, preset):
+    without = {} if preset == "policy_cpu" else dict(model=model.without_latents(SQUARE), lam="")
+    changes = dict(preset=preset, demonstrations=3, other=(str(folders / "slow"),), **without)
+    data = training.open_data(small(folders, "", other_share=0.25, **changes))
+    videos = 2 if preset == "policy_cpu" else 0
+    assert [len(group) for group in data.train.groups] == [3, videos, 3]
+    acting = [e for e, _, _ in map(data.train.draw, range(800)) if e.commands is not None]
+    share = np.mean([episode.trajectory.fps < 10 for episode in acting])
+    assert 0.2 < share < 0.3 and (len(acting) == 800) == (not videos)
+    first, _, other = data.train.groups
+    ends = [
+        np.quantile(np.concatenate([e.commands for e in part]), [0.01, 0.99], axis=0)
+        for part in (first, other)
+    ]
+    assert np.allclose(*ends, atol=1e-5)
+    raw = demonstrations.commands_of(other[0].trajectory, data.model, any_rate=True)
+    assert np.corrcoef(raw[:, 0], other[0].commands[:, 0])[0, 1] > 0.999
+    assert data.held_out.groups[2] == []
+
+
+def test_another_dataset_is_of_the_same_widths_and_another_run(folders, tmp_path):
+    wide = synthetic_trajectory(seed=9, T=12, size=24, fps=5)
+    wide = dataclasses.replace(wide, action=wide.action[:, :5])
+    write_store(tmp_path / "wide", [wide], shard_size=1)
+    with pytest.raises(UserError, match="wide has commands of 5 numbers.*have 7.*--video"):
+        training.open_data(small(folders, "", other=(str(tmp_path / "wide"),)))
+    video = dataclasses.replace(wide, action=None)
+    write_store(tmp_path / "video", [video], shard_size=1)
+    with pytest.raises(UserError, match="no actions.*--video"):
+        training.open_data(small(folders, "", other=(str(tmp_path / "video"),)))
+    with pytest.raises(UserError, match="are the same data"):
+        training.open_data(small(folders, "", other=(str(folders / "data"),)))
+    other = (str(folders / "slow"),)
+    described = [
+        training.open_data(small(folders, "", **changes)).description
+        for changes in (dict(), dict(other=other), dict(other=other, other_share=0.1))
+    ]
+    assert len({json.dumps(d, sort_keys=True) for d in described}) == 3
 
 
 def test_the_encoders_folder_is_not_the_runs(folders, tmp_path):

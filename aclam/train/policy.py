@@ -6,12 +6,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
-           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'assign_roles', 'content_of',
-           'PolicyData', 'fit_to_data', 'open_data', 'describe', 'some_latents', 'set_units', 'build', 'random_weights',
-           'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
+           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'assign_roles', 'of_demonstrations',
+           'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe', 'some_latents', 'set_units', 'build',
+           'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
@@ -40,6 +40,7 @@ from aclam.train.demonstrations import (
     Episode,
     PolicyDataset,
     StoredLatents,
+    bring_to_units,
     commands_of,
     known_latents,
 )
@@ -91,7 +92,11 @@ class PolicyTrainConfig:
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
     # of the first weights; -1: as --train.seed, which is of the draws
     weights_seed: WeightsSeed = -1
-    video_share: Part = 0.5  # of the draws come from video, where there is any (paper, A.2: 50/50)
+    video_share: Part = 0.5  # of the draws come from video, where there is any  # assumed
+    # further folders of demonstrations, at any control rate; all of their commands are used
+    other: tuple[str, ...] = ()
+    # of the draws with commands come from these (paper, A.2: half Bridge V2), where there are any
+    other_share: Part = 0.5
     # a latent action model: name, folder or OWNER/NAME; none with presets that end in _wo_lam
     lam: str = ""
     odd: bool = False  # read the latent action model both ways, z = (z_ij - z_ji) / 2
@@ -197,6 +202,7 @@ class Roles(NamedTuple):
     acting: list[Recording]  # to act by
     video: list[Recording]  # to watch only
     held_out: list[Recording]  # the last of each folder of `data`
+    other: list[list[Recording]]  # to act by, too: of each folder of `other`
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
@@ -212,7 +218,6 @@ def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None
         kept, measured = split_episodes(own, config.val_fraction)
         recordings += kept
         held_out += measured
-    check_different(list(zip(config.data, known.values(), strict=True)))
 
     count = config.demonstrations or max(1, len(recordings) - config.first)
     if count > len(recordings):
@@ -234,7 +239,18 @@ def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None
     if video and not config.lam:
         say("without latents, video teaches nothing: only episodes with commands are used")
         video = []
-    return Roles(acting, video, held_out, known)
+    other = []
+    for n, folder in enumerate(config.other, start=1):
+        store = open_dataset(folder, broken=Broken(config.skip_broken))
+        other.append(open_recordings(store, config, lam, weights))
+        known[f"other {n}"] = identity(store) | latents_in(other[-1])
+    check_different(list(zip((*config.data, *config.other), of_demonstrations(known), strict=True)))
+    return Roles(acting, video, held_out, other, known)
+
+
+def of_demonstrations(known: Mapping[str, dict]) -> list[dict]:
+    """Those of the identities whose folders give commands."""
+    return [about for name, about in known.items() if not name.startswith("video")]
 
 # %% ../../nbs/8_train/policy.ipynb #edf855ea
 def content_of(trajectories: Sequence[Trajectory]) -> str:
@@ -270,11 +286,17 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     roles = assign_roles(config, lam, weights)
     model = fit_to_data(config.model, roles.acting[0].trajectory, lam)
 
-    def episodes(recordings: list[Recording], acts: bool) -> list[Episode]:
-        return [Episode(r.trajectory, model, lam, acts, r.known) for r in recordings]
+    def episodes(recordings: list[Recording], acts: bool, any_rate: bool = False) -> list[Episode]:
+        return [Episode(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
 
+    acting = episodes(roles.acting, True)
+    other = []
+    for folder, recordings in zip(config.other, roles.other, strict=True):
+        own = episodes(recordings, True, any_rate=True)
+        bring_to_units(own, acting, folder)
+        other += own
     train = PolicyDataset(
-        episodes(roles.acting, True),
+        acting,
         episodes(roles.video, False),
         model,
         config.video_share,
@@ -282,6 +304,8 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
         config.shift,
         config.brightness,
         config.proprio_noise,
+        other,
+        config.other_share,
     )
     held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=config.train.seed + 1)
     return PolicyData(train, held_out, model, describe(config, roles, weights))
@@ -299,6 +323,8 @@ def describe(config: PolicyTrainConfig, roles: Roles, weights: str | None) -> di
         "brightness": config.brightness,
         "proprio_noise": config.proprio_noise,
         "lam": weights,
+        **({"other": sum(map(len, roles.other))} if roles.other else {}),
+        **({"other_share": config.other_share} if roles.other else {}),
         **({"odd": True} if config.odd else {}),
         **({"first": config.first} if config.first else {}),
         **({"weights_seed": config.weights_seed} if config.weights_seed >= 0 else {}),
@@ -320,7 +346,7 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
 
     Percentiles of states and commands, mean and spread of latents.
     """
-    acting, video = data.groups
+    acting, video, other = data.groups
     states = np.concatenate([episode.trajectory.proprio for episode in acting])
     commands = np.concatenate([episode.commands for episode in acting])
     policy.proprio_units.set(*np.quantile(states, [0.01, 0.99], axis=0))
@@ -331,7 +357,7 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
     else:
         policy.action_units.set(*np.quantile(commands, [0.01, 0.99], axis=0))
     if policy.latent_units is not None:
-        latents = some_latents([*acting, *video], policy.config.latent_dim)
+        latents = some_latents([*acting, *video, *other], policy.config.latent_dim)
         policy.latent_units.fit(torch.from_numpy(latents))
 
 # %% ../../nbs/8_train/policy.ipynb #393282e8
@@ -410,12 +436,14 @@ def prepare(config: PolicyTrainConfig) -> Job:
         "encoder": weights_hash(policy.vlm) if trained else None,
     }
     d = data.description
+    others = counted(d["other"], "demonstration") + " of other datasets, " if "other" in d else ""
     return Job(
         model=policy,
         data=data.train,
         probe=policy_probe(data.held_out, config.probe_n),
         describe=describe,
-        amount=f"{counted(d['demonstrations'], 'demonstration')}, {counted(d['videos'], 'video')}",
+        amount=f"{counted(d['demonstrations'], 'demonstration')}, {others}"
+        f"{counted(d['videos'], 'video')}",
         unit="samples",
         probed={"probe_n": config.probe_n},
     )
@@ -427,7 +455,8 @@ def run(config: PolicyTrainConfig) -> dict[str, Any]:
     Returns the last metrics and the last probe; all lines are in `out`/metrics.jsonl.
     """
     check_settings(config)
-    named = [*config.data, *config.video, config.lam, config.model.vlm.weights]
+    named = [*config.data, *config.video, *config.other]
+    named += [config.lam, config.model.vlm.weights]
     return train_job(config, prepare, [name for name in named if name])
 
 # %% ../../nbs/8_train/policy.ipynb #e022fe1b
