@@ -195,7 +195,7 @@ def next_grips(gripper: np.ndarray, lag: int = ARM_LAG) -> np.ndarray:
     following = np.searchsorted(changed, np.arange(len(gripper)), side="right")
     return (changed[following.clip(max=len(changed) - 1)] + lag).clip(max=last)
 
-
+# %% ../../nbs/8_train/demonstrations.ipynb #de2ef519
 class Episode:
     """One episode, ready to draw from. `commands` is None for video."""
 
@@ -303,10 +303,7 @@ def augment_frame(
 
 # %% ../../nbs/8_train/demonstrations.ipynb #41847133
 class PolicyDataset:
-    """Moments of demonstrations and of video without end: row n is a pure function of (seed, n).
-
-    `batch` stacks rows.
-    """
+    """Moments of demonstrations and of video without end; row n is a function of (seed, n)."""
 
     def __init__(
         self,
@@ -330,10 +327,10 @@ class PolicyDataset:
         self.seed = seed
         self.shift = shift
         self.brightness = brightness
-        states = np.concatenate([episode.trajectory.proprio for episode in acting])
+        states = np.concatenate([e.states for e in acting])
         self.noise = noise * states.std(0)  # (P,)
         # of each group: frames up to the end of each episode
-        self.ends = [np.cumsum(list(map(len, group))) for group in self.groups]
+        self.ends = [np.cumsum([len(e) for e in group]) for group in self.groups]
 
 # %% ../../nbs/8_train/demonstrations.ipynb #add95f77
 @patch
@@ -356,7 +353,7 @@ def origin(self: PolicyDataset, n: int) -> str:
     episode, frame, _ = self.draw(n)
     return f"{episode.name} frame {frame}"
 
-
+# %% ../../nbs/8_train/demonstrations.ipynb #ff756e21
 @patch
 def row(self: PolicyDataset, n: int) -> dict[str, np.ndarray]:
     """Row n; see `Policy.loss` for the keys."""

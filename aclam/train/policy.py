@@ -6,12 +6,12 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
-           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'assign_roles', 'of_demonstrations',
-           'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe', 'some_latents', 'set_units', 'build',
-           'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
+           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'open_folders', 'choose_demonstrations',
+           'assign_roles', 'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe', 'some_latents',
+           'set_units', 'build', 'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, NamedTuple
 
@@ -85,18 +85,14 @@ class PolicyTrainConfig:
 
     preset: str = "policy_cpu"  # a policy and how it is trained; every field below can be changed
     data: tuple[str, ...] = ()  # folders of demonstrations with a frame at every command
-    # use the commands of this many episodes only, the others as video; 0: of all
-    demonstrations: Count = 0
-    # skip this many episodes first: another set of demonstrations; they count as video, too
-    first: Count = 0
+    demonstrations: Count = 0  # use the commands of so many episodes, the others as video; 0: all
+    first: Count = 0  # skip so many episodes first: another set; they count as video, too
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
     # of the first weights; -1: as --train.seed, which is of the draws
     weights_seed: WeightsSeed = -1
     video_share: Part = 0.5  # of the draws come from video, where there is any  # assumed
-    # further folders of demonstrations, at any control rate; all of their commands are used
-    other: tuple[str, ...] = ()
-    # of the draws with commands come from these (paper, A.2: half Bridge V2), where there are any
-    other_share: Part = 0.5
+    other: tuple[str, ...] = ()  # further folders of demonstrations, at any control rate
+    other_share: Part = 0.5  # of the draws with commands come from these (paper, A.2), if any
     # a latent action model: name, folder or OWNER/NAME; none with presets that end in _wo_lam
     lam: str = ""
     odd: bool = False  # read the latent action model both ways, z = (z_ij - z_ji) / 2
@@ -206,51 +202,62 @@ class Roles(NamedTuple):
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
-def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None) -> Roles:
-    """Open all folders, and give each recording its role."""
-    recordings = []
-    held_out = []
-    known = {}
-    for n, folder in enumerate(config.data, start=1):
-        store = open_dataset(folder, broken=Broken(config.skip_broken))
-        own = open_recordings(store, config, lam, weights)
-        known[f"folder {n}"] = identity(store) | latents_in(own)
-        kept, measured = split_episodes(own, config.val_fraction)
-        recordings += kept
-        held_out += measured
+def open_folders(
+    config: PolicyTrainConfig, lam: Lam | None, weights: str | None
+) -> dict[str, list[tuple[list[Recording], dict]]]:
+    """The recordings and the identity of every folder, by what it is for."""
+    named = {"folder": config.data, "video": config.video, "other": config.other}
+    opened: dict[str, list] = {kind: [] for kind in named}
+    for kind, folders in named.items():
+        for folder in folders:
+            store = open_dataset(folder, broken=Broken(config.skip_broken))
+            own = open_recordings(store, config, lam, weights)
+            opened[kind].append((own, identity(store) | latents_in(own)))
+    labeled = [about for _, about in (*opened["folder"], *opened["other"])]
+    check_different(list(zip((*config.data, *config.other), labeled, strict=True)))
+    return opened
 
-    count = config.demonstrations or max(1, len(recordings) - config.first)
+# %% ../../nbs/8_train/policy.ipynb #e95fb837
+def choose_demonstrations(
+    config: PolicyTrainConfig, recordings: list[Recording]
+) -> tuple[list[Recording], list[Recording]]:
+    """The recordings to act by, and the others."""
+    first = config.first
+    count = config.demonstrations or max(1, len(recordings) - first)
     if count > len(recordings):
         raise UserError(
             f"demonstrations is {count}, but there are {len(recordings)} episodes to train on"
         )
-    if config.first and config.first + count > len(recordings):
+    if first and first + count > len(recordings):
         raise UserError(
-            f"first is {config.first} and demonstrations {count}, but there are "
+            f"first is {first} and demonstrations {count}, but there are "
             f"{len(recordings)} episodes to train on"
         )
-    acting = recordings[config.first : config.first + count]
-    video = recordings[: config.first] + recordings[config.first + count :]
-    for n, folder in enumerate(config.video, start=1):
-        store = open_dataset(folder, broken=Broken(config.skip_broken))
-        own = open_recordings(store, config, lam, weights)
-        known[f"video {n}"] = identity(store) | latents_in(own)
+    return recordings[first : first + count], recordings[:first] + recordings[first + count :]
+
+# %% ../../nbs/8_train/policy.ipynb #0d45c99a
+def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None) -> Roles:
+    """Open all folders, and give each recording its role."""
+    opened = open_folders(config, lam, weights)
+    recordings = []
+    held_out = []
+    for own, _ in opened["folder"]:
+        kept, measured = split_episodes(own, config.val_fraction)
+        recordings += kept
+        held_out += measured
+
+    acting, video = choose_demonstrations(config, recordings)
+    for own, _ in opened["video"]:
         video += own
     if video and not config.lam:
         say("without latents, video teaches nothing: only episodes with commands are used")
         video = []
-    other = []
-    for n, folder in enumerate(config.other, start=1):
-        store = open_dataset(folder, broken=Broken(config.skip_broken))
-        other.append(open_recordings(store, config, lam, weights))
-        known[f"other {n}"] = identity(store) | latents_in(other[-1])
-    check_different(list(zip((*config.data, *config.other), of_demonstrations(known), strict=True)))
+
+    other = [own for own, _ in opened["other"]]
+    known = {}
+    for kind, parts in opened.items():
+        known |= {f"{kind} {n}": about for n, (_, about) in enumerate(parts, start=1)}
     return Roles(acting, video, held_out, other, known)
-
-
-def of_demonstrations(known: Mapping[str, dict]) -> list[dict]:
-    """Those of the identities whose folders give commands."""
-    return [about for name, about in known.items() if not name.startswith("video")]
 
 # %% ../../nbs/8_train/policy.ipynb #edf855ea
 def content_of(trajectories: Sequence[Trajectory]) -> str:
@@ -290,24 +297,18 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
         return [Episode(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
 
     acting = episodes(roles.acting, True)
+    video = episodes(roles.video, False)
     other = []
     for folder, recordings in zip(config.other, roles.other, strict=True):
         own = episodes(recordings, True, any_rate=True)
         bring_to_units(own, acting, folder)
         other += own
-    train = PolicyDataset(
-        acting,
-        episodes(roles.video, False),
-        model,
-        config.video_share,
-        config.train.seed,
-        config.shift,
-        config.brightness,
-        config.proprio_noise,
-        other,
-        config.other_share,
-    )
-    held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=config.train.seed + 1)
+
+    seed = config.train.seed
+    changes = (config.shift, config.brightness, config.proprio_noise)
+    rest = (other, config.other_share)
+    train = PolicyDataset(acting, video, model, config.video_share, seed, *changes, *rest)
+    held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=seed + 1)
     return PolicyData(train, held_out, model, describe(config, roles, weights))
 
 # %% ../../nbs/8_train/policy.ipynb #4da97da5
