@@ -152,6 +152,25 @@ def test_the_map_links_every_lesson_and_stars_the_core():
     assert needs <= rooms
 
 
+def repositories(page: str) -> dict[str, str]:
+    """The tables of a page: a repository on GitHub, and the commit beside it."""
+    cells = json.loads((ROOT / "nbs" / page).read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    row = r"^\| \[[^\]]+\]\(https://github\.com/([\w/-]+)\) (?:\| )?(`[0-9a-f]{7}`|not recorded)"
+    return dict(re.findall(row, prose, re.M))
+
+
+def test_the_page_of_sources_has_the_commit_of_each_repository():
+    text = (ROOT / "nbs/sources.ipynb").read_text(encoding="utf-8")
+    rows = re.findall(r"^ *\"\| \[[\w/-]+\]\(https://github\.com/([\w/-]+)\)", text, re.M)
+    read = repositories("sources.ipynb")
+    assert len(rows) > 10 and set(rows) == set(read)
+    compared = repositories("index.ipynb")
+    both = read.keys() & compared.keys()
+    assert {"microsoft/villa-x", "Mark-zjtang/ALAM"} <= both
+    assert all(read[name] == compared[name] for name in both)
+
+
 def test_references_are_read_whole():
     found = references.entries()
     assert len(found) == references.text().count("@")
