@@ -123,7 +123,7 @@ def test_drawings_show_what_they_name(chapter, cell, words):
 
 def test_three_ways_of_the_sizes_that_were_promised():
     read = ways.read_ways()
-    assert [len(read[name]["chapters"]) for name in ("understand", "build", "use")] == [8, 6, 5]
+    assert [len(read[name]["chapters"]) for name in ("understand", "build", "use")] == [8, 7, 5]
     for way in read.values():
         assert all(1 < ways.minutes(path) < 45 for path in way["chapters"])
 
@@ -150,6 +150,25 @@ def test_the_map_links_every_lesson_and_stars_the_core():
     rooms = {room["room"] for room, _ in ways.chapters()}
     needs = {need for room, _ in ways.chapters() for need in room.get("needs", ())}
     assert needs <= rooms
+
+
+def repositories(page: str) -> dict[str, str]:
+    """The tables of a page: a repository on GitHub, and the commit beside it."""
+    cells = json.loads((ROOT / "nbs" / page).read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    row = r"^\| \[[^\]]+\]\(https://github\.com/([\w/-]+)\) (?:\| )?(`[0-9a-f]{7}`|not recorded)"
+    return dict(re.findall(row, prose, re.M))
+
+
+def test_the_page_of_sources_has_the_commit_of_each_repository():
+    text = (ROOT / "nbs/sources.ipynb").read_text(encoding="utf-8")
+    rows = re.findall(r"^ *\"\| \[[\w/-]+\]\(https://github\.com/([\w/-]+)\)", text, re.M)
+    read = repositories("sources.ipynb")
+    assert len(rows) > 10 and set(rows) == set(read)
+    compared = repositories("index.ipynb")
+    both = read.keys() & compared.keys()
+    assert {"microsoft/villa-x", "Mark-zjtang/ALAM"} <= both
+    assert all(read[name] == compared[name] for name in both)
 
 
 def test_references_are_read_whole():

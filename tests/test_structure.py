@@ -38,6 +38,7 @@ from aclam.structure.latent_file import check_by_hand, save_latents
 from aclam.structure.motion_transfer import (
     check_transfer_error,
     draw_motion_transfer,
+    draw_one_transfer,
     motion_transfer,
     transfer_gap,
     transfer_pairs,
@@ -517,6 +518,10 @@ def test_motion_transfer(dots):
     still = {"direct": honest["target"], "summed": honest["target"], "target": honest["target"]}
     assert math.isnan(transfer_gap(still))
     assert len(draw_motion_transfer({"a": honest, "b": honest}).axes) > 5 * 10
+    narrow = draw_one_transfer({"a": honest, "a_leaky_twin": honest}, 4)
+    assert len(narrow.axes) == 3 * 4 and narrow.get_figwidth() < 5
+    shown = narrow.axes[3].images[0].get_array()
+    assert np.allclose(shown, honest["target"][4].transpose(1, 2, 0))
     with pytest.raises(UserError, match="expected"):
         motion_transfer(DotLam(), source, target[:2])
 

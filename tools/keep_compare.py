@@ -1,10 +1,16 @@
 """Keep what a comparison found for its chapter: nbs/results/compare.json,
-nbs/images/compare_transfer.png, and the trained models of seed 0 in nbs/results/models/PRESET/.
+nbs/results/compare_transfer.png, and the trained models of seed 0 in
+nbs/results/models/PRESET/.
 
     python tools/keep_compare.py [runs/compare]
 
 Run it after `aclam-structure compare`, finished or cut off, then the notebook
-nbs/9_studies/comparison.ipynb. Where only the rules of judgment have changed, what is kept is judged
+nbs/9_studies/comparison.ipynb. The frames that motions are taken from and played in are read again
+from the first store, which must lie where the comparison found it, or is named:
+
+    python tools/keep_compare.py --frames data/emoji
+
+Where only the rules of judgment have changed, what is kept is judged
 again, from its own tables:
 
     python tools/keep_compare.py --again
@@ -19,14 +25,19 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from aclam.core import atomic_folder, plain, read_json, write_json
+from aclam.data.source import open_dataset
+from aclam.structure.held_out import held_out_triples, origin
+from aclam.structure.motion_transfer import transfer_pairs
 from aclam.studies.tables import markdown, order_differs, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs/results"
-WIDTH = 1100  # pixels of the picture
+SIZE = 32  # pixels, frames of the CPU's presets
+TRANSFERS = 3
 
 
 def keep_model(run: Path, folder: Path) -> None:
@@ -70,6 +81,19 @@ def keep(run: Path, name: str) -> dict:
     return results
 
 
+def keep_frames(folder: Path) -> None:
+    """The frames of Figure 5, as `aclam-structure compare` draws it for such a store.
+
+    A row of the picture is a transfer: o_i, o_j and o_k of an episode, o' of another one.
+    """
+    known = origin(RESULTS / "models/ac_lam_cpu/model")
+    triples = held_out_triples(open_dataset(folder), SIZE, origin=known)
+    source, target = transfer_pairs(triples.batch(range(96)), TRANSFERS)
+    frames = np.concatenate([source, target[:, None]], axis=1)  # (3, 4, 3, H, W)
+    rows = frames.transpose(0, 3, 1, 4, 2).reshape(TRANSFERS * SIZE, 4 * SIZE, 3)
+    Image.fromarray(rows).save(RESULTS / "compare_transfer.png", optimize=True)
+
+
 def main() -> None:
     if sys.argv[1:] == ["--again"]:
         judge_again()
@@ -77,14 +101,12 @@ def main() -> None:
     if sys.argv[1:2] == ["--beyond"]:
         keep(Path(sys.argv[2]), "compare_beyond.json")
         return
+    if sys.argv[1:2] == ["--frames"]:
+        keep_frames(Path(sys.argv[2]))
+        return
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/compare")
-    results = keep(run, "compare.json")
-
-    drawn = run / "figures" / f"motion_transfer_{results['data'][0]}.png"
-    picture = Image.open(drawn).convert("RGB")
-    size = (WIDTH, round(picture.height * WIDTH / picture.width))
-    small = picture.resize(size, Image.Resampling.LANCZOS)
-    small.save(ROOT / "nbs/images/compare_transfer.png", optimize=True)
+    words = keep(run, "compare.json")["command"].split()
+    keep_frames(Path(words[words.index("--data") + 1]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where pairs are far apart, what a channel with noise carries best *is* the goal: the leak is what one frame does not predict of the other
+"""Where pairs are far apart, what a noisy channel carries best *is* the goal: the leak is the part of one frame that the other does not predict
 
 Docs: https://aclam-project.github.io/aclam/2_additivity/innovation.html.md"""
 

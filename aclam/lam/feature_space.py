@@ -1,4 +1,4 @@
-"""The same models on what a frozen network says of a frame, not on its pixels: odd and potential latents of EfficientNet features.
+"""The same models on a frozen network's features of a frame, not on its pixels: odd and potential latents of EfficientNet.
 
 Docs: https://aclam-project.github.io/aclam/4_lam/feature_space.html.md"""
 

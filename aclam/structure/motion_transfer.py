@@ -6,9 +6,10 @@ Docs: https://aclam-project.github.io/aclam/5_structure/motion_transfer.html.md"
 
 # %% auto #0
 __all__ = ['TILE', 'GAP', 'SOURCE_TITLES', 'MODEL_TITLES', 'motion_transfer', 'transfer_pairs', 'transfer_gap',
-           'check_transfer_error', 'draw_motion_transfer']
+           'check_transfer_error', 'draw_motion_transfer', 'draw_one_transfer']
 
 # %% ../../nbs/5_structure/motion_transfer.ipynb #962a128d
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -137,6 +138,12 @@ SOURCE_TITLES = ("$o_i$", "$o_j$", "$o_k$")
 MODEL_TITLES = ("$F(o', z_{ik})$", "$F(o', z_{ij}+z_{jk})$", "difference")
 
 
+def _three(m: Mapping, r: int) -> tuple[np.ndarray, ...]:
+    """Of transfer r of a model: both decodings (3, H, W) and their difference (H, W)."""
+    difference = np.abs(m["direct"][r] - m["summed"][r]).mean(0)
+    return m["direct"][r], m["summed"][r], difference
+
+
 def draw_motion_transfer(
     moved: Mapping[str, Mapping],  # model -> of `motion_transfer`, for the same sources and targets
 ) -> Figure:
@@ -148,9 +155,7 @@ def draw_motion_transfer(
             _show(ax, image)
         _show(blocks[1][r, 0], target)
         for block, m in zip(blocks[2:], moved.values(), strict=True):
-            difference = np.abs(m["direct"][r] - m["summed"][r]).mean(0)  # (H, W)
-            images = (m["direct"][r], m["summed"][r], difference)
-            for ax, image in zip(block[r], images, strict=True):
+            for ax, image in zip(block[r], _three(m, r), strict=True):
                 _show(ax, image)
     titles = [SOURCE_TITLES, ("$o'$",), *[MODEL_TITLES] * len(moved)]
     for block, name, row in zip(blocks, ("source", "target", *moved), titles, strict=True):
@@ -165,3 +170,30 @@ def _head(fig: Figure, axes: np.ndarray, name: str, titles: tuple[str, ...]) -> 
     middle = (axes[0].get_position().x0 + axes[-1].get_position().x1) / 2
     style = {"ha": "center", "va": "top", "fontsize": 9, "weight": "bold", "color": "#0f172a"}
     fig.text(middle, 1 - 0.05 / fig.get_figheight(), name, **style)
+
+# %% ../../nbs/5_structure/motion_transfer.ipynb #onemov02
+def draw_one_transfer(
+    moved: Mapping[str, Mapping],  # model -> of `motion_transfer`, for the same sources and targets
+    row: int = 0,  # which of the transfers
+) -> Figure:
+    """Figure 5 on a narrow page: one transfer, its four frames above, and a line for each model."""
+    lines = 1 + len(moved)
+    size = (4.2, 1.15 * lines)  # inches: letters of 9 points are 9.8 pixels high on a telephone
+    fig, axes = plt.subplots(lines, 4, figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+
+    first = next(iter(moved.values()))
+    frames = (*first["source"][row], first["target"][row])
+    for ax, image, title in zip(axes[0], frames, (*SOURCE_TITLES, "$o'$"), strict=True):
+        _show(ax, image)
+        ax.set_title(title, fontsize=9)
+
+    for line, (name, m) in zip(axes[1:], moved.items(), strict=True):
+        words = textwrap.fill(name.replace("_", " "), 10)
+        line[0].text(0, 0.5, words, fontsize=9, va="center", transform=line[0].transAxes)
+        for ax, image in zip(line[1:], _three(m, row), strict=True):
+            _show(ax, image)
+    for ax, title in zip(axes[1, 1:], MODEL_TITLES, strict=True):
+        ax.set_title(title, fontsize=9)
+    return fig

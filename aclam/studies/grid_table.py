@@ -1,4 +1,4 @@
-"""The paper's own check beyond linear models, built from its words and trained anew, with composition and the odd IDM as two more rows
+"""The paper's own check beyond linear models, rebuilt from its text and trained anew, with composition and the odd IDM as two more rows
 
 Docs: https://aclam-project.github.io/aclam/9_studies/grid_table.html.md"""
 
