@@ -26,7 +26,7 @@ from aclam.studies.tables import markdown, order_differs, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs/results"
-WIDTH = 1100  # pixels of the picture
+WIDTH = 640  # pixels of the picture
 
 
 def keep_model(run: Path, folder: Path) -> None:
