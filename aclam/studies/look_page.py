@@ -410,7 +410,7 @@ def figures_html(film: Film, look: Look, model: str) -> list[str]:
         out.append(section(title, _figure("walk", title, draw_walk(look), look, "half")))
     title = "Motions played elsewhere"
     moved = draw_motion_transfer({model: look.moved})
-    out.append(section(title, _figure("moved", title, moved, look)))
+    out.append(section(title, _figure("moved", title, moved, look, "small")))
     body = f"<p>{escaped(codes_sentence(look.numbers))}</p>"
     if look.indices is not None:
         size = look.numbers.get("codebook_size") or int(look.indices.max()) + 1
