@@ -46,7 +46,7 @@ class Cell:
     source: str
     outputs: str  # the text of all outputs
     shown: bool = False  # whether there is any output, text or picture
-    pictures: tuple[bytes, ...] = ()  # PNG
+    pictures: tuple[bytes, ...] = ()  # PNG and JPEG
 
     @property
     def directives(self) -> set[str]:
@@ -93,8 +93,9 @@ def _output_text(output: dict) -> str:
 
 
 def _pictures(cell: dict) -> tuple[bytes, ...]:
-    found = (output.get("data", {}).get("image/png") for output in cell.get("outputs", []))
-    return tuple(base64.b64decode("".join(png)) for png in found if png)
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    found = [d.get("image/png") or d.get("image/jpeg") for d in data]
+    return tuple(base64.b64decode("".join(picture)) for picture in found if picture)
 
 
 def read(path: Path, root: Path = ROOT) -> Notebook:
@@ -701,7 +702,7 @@ def functions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _inches(png: bytes) -> float | None:
-    """How wide a PNG says that it is (chunk pHYs, pixels a meter); None where it does not."""
+    """How wide a PNG says that it is (chunk pHYs, pixels a meter); None where none is said."""
     at = png.find(b"pHYs")
     if at < 0:
         return None
