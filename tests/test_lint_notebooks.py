@@ -423,6 +423,17 @@ def test_a_formula_on_a_line_of_its_own_has_empty_lines_around(text, found):
     assert len(linted(lint.display_maths, text)) == found
 
 
+def a_figure(source: str, inches: float = 4.0) -> "lint.Notebook":
+    """A chapter of one cell that shows a PNG of this width."""
+    png = io.BytesIO()
+    Image.new("RGB", (round(100 * inches), 50)).save(png, "PNG", dpi=(100, 100))
+    cell = lint.Cell(5, "code", source, "", True, (png.getvalue(),))
+    return lint.Notebook("nbs/3_data/one.ipynb", [cell], 1)
+
+
+DRAWS = "def draw(ax):\n    ax.legend(fontsize=8)\n\n\n"
+
+
 @pytest.mark.parametrize(
     ("inches", "source", "legible"),
     [
@@ -430,12 +441,33 @@ def test_a_formula_on_a_line_of_its_own_has_empty_lines_around(text, found):
         (7.0, "plt.plot(x)", False),
         (6.0, "ax.legend(fontsize=8)", False),
         (4.6, "ax.tick_params(labelsize=8)", True),
+        (6.0, f"{DRAWS}draw(ax)", False),  # the chapter's own function
+        (6.0, "draw_code_usage(codes, 65)", False),  # the package's, through `tidy`
+        (5.0, "draw_code_usage(codes, 65)", True),
     ],
 )
 def test_letters_that_a_telephone_cannot_show_are_found(inches, source, legible):
-    png = io.BytesIO()
-    Image.new("RGB", (round(100 * inches), 50)).save(png, "PNG", dpi=(100, 100))
-    cell = lint.Cell(5, "code", source, "", True, (png.getvalue(),))
-    found = list(lint.legible_on_a_phone(lint.Notebook("nbs/1_linear/model.ipynb", [cell], 1)))
+    found = list(lint.legible_on_a_phone(a_figure(source, inches)))
     assert (found == []) == legible
-    assert not list(lint.legible_on_a_phone(lint.Notebook("nbs/1_linear/other.ipynb", [cell], 1)))
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        ("#| fig-cap: It falls.\n#| fig-alt: A line\nplot()", None),
+        ("#| fig-cap: It falls.\nplot()", "without #| fig-alt:"),
+        ("plot()", "without #| fig-cap: and #| fig-alt:"),
+    ],
+)
+def test_a_figure_has_a_caption_and_an_alternative_text(source, missing):
+    found = [message for _, message in lint.figures_have_words(a_figure(source))]
+    assert found == ([f"a figure {missing}"] if missing else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("WIDE", "legible_on_a_phone"), ("WORDLESS", "figures_have_words")]
+)
+def test_a_chapter_that_is_excepted_from_a_rule_needs_it(name, rule, monkeypatch):
+    paths = list(getattr(lint, name))
+    monkeypatch.setattr(lint, name, {})
+    assert all(list(getattr(lint, rule)(lint.read(lint.ROOT / path))) for path in paths)

@@ -24,7 +24,7 @@ COLUMNS = {  # the README's heading: key of a model's row in results.json
     "of the sum / copy": "sum_reconstruction",
     "codes used": "codes_used",
 }
-PICTURES, WIDTH = ("norm_trajectory", "motion_transfer"), 1100
+PICTURES, WIDTH = ("norm_trajectory", "motion_transfer"), 640
 
 
 def note(results: dict) -> str:

@@ -46,7 +46,7 @@ class Cell:
     source: str
     outputs: str  # the text of all outputs
     shown: bool = False  # whether there is any output, text or picture
-    pictures: tuple[bytes, ...] = ()  # PNG
+    pictures: tuple[bytes, ...] = ()  # PNG and JPEG
 
     @property
     def directives(self) -> set[str]:
@@ -93,8 +93,9 @@ def _output_text(output: dict) -> str:
 
 
 def _pictures(cell: dict) -> tuple[bytes, ...]:
-    found = (output.get("data", {}).get("image/png") for output in cell.get("outputs", []))
-    return tuple(base64.b64decode("".join(png)) for png in found if png)
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    found = [d.get("image/png") or d.get("image/jpeg") for d in data]
+    return tuple(base64.b64decode("".join(picture)) for picture in found if picture)
 
 
 def read(path: Path, root: Path = ROOT) -> Notebook:
@@ -627,20 +628,37 @@ def what_you_know(nb: Notebook) -> Found:
             yield c.number, f"{KNOW!r} has no number: claims, please, and not headings"
 
 
-# --- figures on a telephone -----------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------------
+
+WORDLESS = {  # chapters with a figure without words, and why they are missing
+    "nbs/5_structure/worth.ipynb": "its figures are drawn anew with its next measurement",
+}
+
+
+def figures_have_words(nb: Notebook) -> Found:
+    """A caption for all, and what the figure shows for those who cannot see it."""
+    for c in nb.code if nb.path not in WORDLESS else []:
+        missing = [name for name in ("fig-cap", "fig-alt") if name not in c.directives]
+        if c.pictures and missing:
+            yield c.number, f"a figure without {' and '.join(f'#| {name}:' for name in missing)}"
+
 
 PHONE = 328  # pixels: a page of 360 without its margins
 LEAST = 7.0  # pixels, of the smallest letters there
-USUAL = 10.0  # points: matplotlib's letters where a cell does not say otherwise
+USUAL = 10.0  # points: matplotlib's letters where the code does not say otherwise
+LETTERS = re.compile(r"""\b(?:font|label)size["']?[=:] ?(\d+(?:\.\d+)?)""")
+CALLED = re.compile(r"\b([a-z_]\w*)\(")
+WIDE = {  # chapters with a figure that is too wide, and why it is
+    "nbs/4_lam/odd.ipynb": "its bars are drawn anew with its next measurement",
+}
 
 
 def legible_on_a_phone(nb: Notebook) -> Found:
-    """The letters of a core chapter's figures, by the sizes that the cell itself gives them."""
-    if nb.path not in core_chapters():
+    """The letters of a figure, by the sizes that the cell and the functions it calls give them."""
+    if nb.path in WIDE:
         return
-    for c in nb.code:
-        sizes = re.findall(r"\b(?:font|label)size=(\d+(?:\.\d+)?)", c.source)
-        points = min(map(float, sizes), default=USUAL)
+    for c in [c for c in nb.code if c.pictures]:
+        points = min(map(float, LETTERS.findall(_with_functions(c, nb))), default=USUAL)
         for inches in filter(None, map(_inches, c.pictures)):
             pixels = points / 72 * PHONE / inches
             if pixels < LEAST:
@@ -651,8 +669,40 @@ def legible_on_a_phone(nb: Notebook) -> Found:
                 )
 
 
+def _with_functions(cell: Cell, nb: Notebook) -> str:
+    """The source of a cell and of the functions that it calls: the chapter's and the package's."""
+    here = {
+        node.name: [(nb.path, ast.unparse(node))]
+        for c in nb.code
+        for node in c.tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    text, seen, ahead = "", set(), [(nb.path, cell.source)]
+    while ahead:
+        file, source = ahead.pop()
+        text += source + "\n"
+        for name in set(CALLED.findall(source)) - seen:
+            known = (here if file == nb.path else {}).get(name) or functions().get(name, [])
+            beside = [found for found in known if found[0] == file] or known
+            if len(beside) == 1:  # a name that two modules have says nothing
+                seen.add(name)
+                ahead += beside
+    return text
+
+
+@cache
+def functions() -> dict[str, list[tuple[str, str]]]:
+    """File and source of each function of the package, by its name."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted((ROOT / "aclam").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                found.setdefault(node.name, []).append((str(path), ast.unparse(node)))
+    return found
+
+
 def _inches(png: bytes) -> float | None:
-    """How wide a PNG says that it is (chunk pHYs, pixels a meter); None where it does not."""
+    """How wide a PNG says that it is (chunk pHYs, pixels a meter); None where none is said."""
     at = png.find(b"pHYs")
     if at < 0:
         return None
@@ -681,6 +731,7 @@ RULES = [
     results_in_prose,
     printed_output,
     what_you_know,
+    figures_have_words,
     legible_on_a_phone,
     references_are_links,
     evidence_can_be_looked_up,

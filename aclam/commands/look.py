@@ -372,7 +372,7 @@ def write(folder: Path, found: Found) -> None:
     overview = draw_overview(found.film, found.look, title, found.page.verdict.title)
     page = page_html(found.film, found.look, found.page)
     with atomic_file(folder / "overview.png") as path:
-        path.write_bytes(small_png(overview, dpi=100))
+        path.write_bytes(small_png(overview, dpi=160))
     with atomic_file(folder / "index.html") as path:
         path.write_text(page, encoding="utf-8")
     write_json(folder / "look.json", found.as_json())

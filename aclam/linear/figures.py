@@ -331,7 +331,7 @@ def draw_panel(ax: Axes, rows: list[dict], panel: str) -> None:
 def draw_figure(rows: list[dict]) -> Figure:
     """The panels that occur in the rows, one below the other: a telephone shows them."""
     panels = [panel for panel in XLABEL if any(row["panel"] == panel for row in rows)]
-    figure = Figure(figsize=(6, 2.9 * len(panels)), dpi=60, layout="constrained")
+    figure = Figure(figsize=(5.5, 2.9 * len(panels)), dpi=60, layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
         draw_panel(ax, rows, panel)

@@ -162,9 +162,7 @@ def _panel(ax: Axes, curves: Mapping[str, NormTrajectory]) -> None:
 
     ax.set(xlabel="seconds", ylim=(0, _top(curves)), yticks=(0, 0.5, 1), xlim=(0, truth.time[-1]))
     ax.set_title(truth.name, fontsize=9, color="#334155", loc="left")
-    ax.legend(
-        frameon=False, fontsize=7.5, loc="upper left", ncols=1, labelspacing=0.25, borderaxespad=0
-    )
+    ax.legend(frameon=False, fontsize=8, loc="upper left", labelspacing=0.25, borderaxespad=0)
     tidy(ax)
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #1df83fbb
@@ -172,19 +170,19 @@ def draw_norm_trajectories(
     curves: Mapping[str, Sequence[NormTrajectory]],  # model -> one an episode, in the same order
     span_s: float | None = None,  # longest span of the training triples; beyond it, extrapolation
 ) -> Figure:
-    """Figures 1 and 3: one panel an episode."""
+    """Figures 1 and 3: one panel an episode, one below the other: a telephone shows them."""
     count = {len(c) for c in curves.values()}
     if len(count) != 1 or 0 in count:
         raise UserError(f"each model needs the same number of episodes, found {sorted(count)}")
     n = count.pop()
     top = _top(curves)
-    size = (3.5 * n, 1.9 * top)
-    fig, axes = plt.subplots(1, n, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for e, ax in enumerate(axes[0]):
+    size = (4.6, 1.9 * top * n)
+    fig, axes = plt.subplots(n, figsize=size, squeeze=False, layout="constrained")
+    for e, ax in enumerate(axes[:, 0]):
         _panel(ax, {label: c[e] for label, c in curves.items()})
         if span_s:
             ax.axvline(span_s, ymax=1 / top, color="#64748b", lw=0.8, ls=(0, (2, 3)))
-    axes[0, 0].set_ylabel("‖z(o₀, oₜ)‖ / largest", fontsize=9)
+        ax.set_ylabel("‖z(o₀, oₜ)‖ / largest", fontsize=9)
     return fig
 
 # %% ../../nbs/5_structure/norm_trajectory.ipynb #7474541b

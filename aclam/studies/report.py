@@ -104,8 +104,10 @@ padding:.14rem 0;border-radius:99px}
 color:var(--red)}
 .unclear{background:var(--gray-bg);color:var(--soft)}
 figure{margin:1rem 0 0}
-figure img{display:block;width:100%;height:auto;background:#fff;border:1px solid var(--line);
+figure img{display:block;max-width:100%;height:auto;
+background:#fff;border:1px solid var(--line);
 border-radius:12px;padding:.7rem}
+@media (max-width:34rem){figure img{padding:.2rem}}
 figcaption{font-size:.88rem;color:var(--soft);margin-top:.6rem;max-width:48rem}
 pre{overflow-x:auto;font:.84rem/1.55 ui-monospace,Menlo,Consolas,monospace}
 details summary{cursor:pointer;color:var(--soft);font-size:.95rem}
