@@ -462,12 +462,3 @@ def test_letters_that_a_telephone_cannot_show_are_found(inches, source, legible)
 def test_a_figure_has_a_caption_and_an_alternative_text(source, missing):
     found = [message for _, message in lint.figures_have_words(a_figure(source))]
     assert found == ([f"a figure {missing}"] if missing else [])
-
-
-@pytest.mark.parametrize(
-    ("name", "rule"), [("WIDE", "legible_on_a_phone"), ("WORDLESS", "figures_have_words")]
-)
-def test_a_chapter_that_is_excepted_from_a_rule_needs_it(name, rule, monkeypatch):
-    paths = list(getattr(lint, name))
-    monkeypatch.setattr(lint, name, {})
-    assert all(list(getattr(lint, rule)(lint.read(lint.ROOT / path))) for path in paths)

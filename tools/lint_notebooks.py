@@ -630,14 +630,9 @@ def what_you_know(nb: Notebook) -> Found:
 
 # --- figures ----------------------------------------------------------------------------------------
 
-WORDLESS = {  # chapters with a figure without words, and why they are missing
-    "nbs/5_structure/worth.ipynb": "its figures are drawn anew with its next measurement",
-}
-
-
 def figures_have_words(nb: Notebook) -> Found:
     """A caption for all, and what the figure shows for those who cannot see it."""
-    for c in nb.code if nb.path not in WORDLESS else []:
+    for c in nb.code:
         missing = [name for name in ("fig-cap", "fig-alt") if name not in c.directives]
         if c.pictures and missing:
             yield c.number, f"a figure without {' and '.join(f'#| {name}:' for name in missing)}"
@@ -648,15 +643,8 @@ LEAST = 7.0  # pixels, of the smallest letters there
 USUAL = 10.0  # points: matplotlib's letters where the code does not say otherwise
 LETTERS = re.compile(r"""\b(?:font|label)size["']?[=:] ?(\d+(?:\.\d+)?)""")
 CALLED = re.compile(r"\b([a-z_]\w*)\(")
-WIDE = {  # chapters with a figure that is too wide, and why it is
-    "nbs/4_lam/odd.ipynb": "its bars are drawn anew with its next measurement",
-}
-
-
 def legible_on_a_phone(nb: Notebook) -> Found:
     """The letters of a figure, by the sizes that the cell and the functions it calls give them."""
-    if nb.path in WIDE:
-        return
     for c in [c for c in nb.code if c.pictures]:
         points = min(map(float, LETTERS.findall(_with_functions(c, nb))), default=USUAL)
         for inches in filter(None, map(_inches, c.pictures)):
