@@ -630,6 +630,7 @@ def what_you_know(nb: Notebook) -> Found:
 
 # --- figures ----------------------------------------------------------------------------------------
 
+
 def figures_have_words(nb: Notebook) -> Found:
     """A caption for all, and what the figure shows for those who cannot see it."""
     for c in nb.code:
@@ -643,6 +644,8 @@ LEAST = 7.0  # pixels, of the smallest letters there
 USUAL = 10.0  # points: matplotlib's letters where the code does not say otherwise
 LETTERS = re.compile(r"""\b(?:font|label)size["']?[=:] ?(\d+(?:\.\d+)?)""")
 CALLED = re.compile(r"\b([a-z_]\w*)\(")
+
+
 def legible_on_a_phone(nb: Notebook) -> Found:
     """The letters of a figure, by the sizes that the cell and the functions it calls give them."""
     for c in [c for c in nb.code if c.pictures]:
