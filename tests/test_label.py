@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -396,9 +397,7 @@ def test_kinds_of_values_are_read_by_all_readers(place, quantizing, tmp_path, va
         f.name: str(f.type) for f in pq.read_schema(tmp_path / "labels" / "part-00000.parquet")
     }
     number = {"codes": None, "float16": "halffloat", "float32": "float"}[values]
-    assert kinds.get("latent_action_2") == (
-        number and f"fixed_size_list<element: {number}>[{lam.config.latent_dim}]"
-    )
+    assert kinds.get("latent_action_2") == (number and f"list<element: {number}>")
     assert "latent_codes_2" in kinds
     features = json.loads((tmp_path / "vla" / "meta" / "info.json").read_text())["features"]
     pad = "latent_codes_2_is_pad" if values == "codes" else "latent_action_2_is_pad"
@@ -428,9 +427,9 @@ def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):
     with pytest.raises(UserError, match="no codebook"):
         label(config(place, values="codes", out=tmp_path / "labels"))
     assert not (tmp_path / "labels").exists()
-    kind = label_files.schema((1,), 2, None, "float16").field(2).type
+    field = label_files.schema((1,), 2, None, "float16").field(2)
     with pytest.raises(UserError, match="7e.04, float16 ends at 65504"):
-        label_job._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, kind)
+        label_job._rows_or_null(np.array([[1, 70_000]], np.float32), np.array([0]), 1, field)
 
 
 # a model whose encoder overflows -> a tensor of it; behind a codebook nothing would show it
@@ -485,9 +484,43 @@ def test_labels_of_version_1_are_read_and_go_on(place, whole, tmp_path):
     (out / "part-00001.parquet").unlink()
     label(config(place, offsets=(1, 4, -2), out=out))
     label_files.same_files(place / "whole", out)
-    to_version_1(out, format_version=3)
-    with pytest.raises(UserError, match="format version 3, this package reads 1 and 2"):
+    to_version_1(out, format_version=4)
+    with pytest.raises(UserError, match="format version 4, this package reads 1 to 3"):
         label_files.read_labels(out)
+
+
+def to_version_2(folder: Path) -> None:
+    """Labels as they were: lists of a fixed size."""
+    about = json.loads((folder / "labels.json").read_text())
+    for file in folder.glob("part-*.parquet"):
+        table = pq.read_table(file)
+        for at, name in enumerate(table.column_names[2:], start=2):
+            width = about["latent_dim" if "action" in name else "tokens"]
+            kind = pa.list_(table.schema.field(name).type.value_type, width)
+            rows = pa.array(table.column(name).to_pylist(), kind)
+            table = table.set_column(at, name, rows)
+        pq.write_table(table, file)
+    (folder / "labels.json").write_text(json.dumps(about | {"format_version": 2}))
+
+
+def test_labels_of_version_2_are_read(place, whole, tmp_path):
+    out = tmp_path / "old"
+    label(config(place, offsets=(1, 4, -2), out=out))
+    to_version_2(out)
+    kinds = [field.type for field in pq.read_schema(out / "part-00000.parquet")][2:]
+    assert all(map(pa.types.is_fixed_size_list, kinds))
+    for name in ("latent_action_4", "latent_action_-2"):
+        new = column(place / "whole", name)
+        assert np.array_equal(column(out, name), new, equal_nan=True) and np.isnan(new).any()
+    assert label(config(place, offsets=(1, 4, -2), out=out))["done"]
+
+
+def test_no_column_has_lists_of_a_fixed_size(place, whole):
+    """pyarrow before 26 cannot read one that has nulls."""
+    for file in (place / "whole").glob("part-*.parquet"):
+        table = pq.read_table(file)
+        assert table.column("latent_action_4").null_count > 1
+        assert all(pa.types.is_list(field.type) for field in table.schema if "latent" in field.name)
 
 
 def test_a_part_that_was_removed_is_noticed(place, whole, tmp_path):

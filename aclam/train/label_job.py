@@ -30,7 +30,8 @@ from ..lam import LatentActionModel
 from ..lam.odd import read_as
 from ..lam.registry import Lam
 from ..schema import Count, Positive, check_fields
-from .label_files import FORMAT, FORMAT_VERSION, model_identity, schema, store_hash
+from .label_files import FORMAT, FORMAT_VERSION, model_identity, schema
+from .label_files import store_hash, width_of
 from .label_plan import Piece, parse_shard, plan
 from .pairs import batches, encode_pairs, pair_rows
 
@@ -240,22 +241,24 @@ def label_piece(job: Job, piece: Piece, frames: Tensor) -> pa.Table:
     for k, (i, _), found in zip(job.config.offsets, pairs, latents, strict=True):
         for name, values in ((f"latent_action_{k}", found.z), (f"latent_codes_{k}", found.codes)):
             if name in job.schema.names:
-                columns[name] = _rows_or_null(values, i, piece.frames, job.schema.field(name).type)
+                columns[name] = _rows_or_null(values, i, piece.frames, job.schema.field(name))
     return pa.table(columns, schema=job.schema)
 
 # %% ../../nbs/8_train/label_job.ipynb #ecbea78f
 def _rows_or_null(
-    values: np.ndarray | None, at: np.ndarray, rows: int, kind: pa.DataType
+    values: np.ndarray | None, at: np.ndarray, rows: int, field: pa.Field
 ) -> pa.Array:
-    """A column of fixed-size lists with `values` (P, d) in the rows `at` and null in the others."""
-    number = kind.value_type.to_pandas_dtype()
-    flat = np.zeros((rows, kind.list_size), number)
+    """A column of lists with `values` (P, d) in the rows `at` and null in the others."""
+    if values is None:
+        return pa.nulls(rows, field.type)
+    number = field.type.value_type.to_pandas_dtype()
+    _check_range(values, number)
     null = np.ones(rows, bool)
-    if values is not None:
-        _check_range(values, number)
-        flat[at] = values
-        null[at] = False
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), type=kind, mask=pa.array(null))
+    null[at] = False
+    ends = np.cumsum(np.where(null, 0, width_of(field)))
+    starts = pa.array(np.append(0, ends), pa.int32())
+    flat = pa.array(values[np.argsort(at)].astype(number).ravel())
+    return pa.ListArray.from_arrays(starts, flat, type=field.type, mask=pa.array(null))
 
 
 def _check_range(values: np.ndarray, number: type) -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..core import UserError, atomic_file, read_json, reason, write_json
 from ..folders import discard, first_difference, keep_from_children, lock, output_folder
 from ..kept import find_model
-from .label_files import described
+from .label_files import described, width_of
 from .label_job import Job, label_piece, piece_frames
 from .label_plan import Piece, owners, parse_shard, share
 
@@ -280,7 +280,7 @@ def _join(files: Sequence[Path], file: Path, schema: pa.Schema) -> None:
     made = file.parent / "pieces" / file.name
     with atomic_file(made) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for path in files:
-            writer.write_table(pq.read_table(path))
+            writer.write_table(pq.read_table(path).cast(schema))
     os.replace(made, file)
 
 # %% ../../nbs/8_train/label_work.ipynb #96819db8
@@ -343,7 +343,7 @@ def _complete(job: Job) -> None:
     """All parts are there: say so, and sweep."""
     width = {}
     for name in job.schema.names[2:]:
-        width[name.rsplit("_", 1)[0]] = job.schema.field(name).type.list_size
+        width[name.rsplit("_", 1)[0]] = width_of(job.schema.field(name))
     sizes = {"latent_dim": width.get("latent_action"), "tokens": width.get("latent_codes")}
     about = job.about | {"done": True, "pairs": pairs_of(job), **sizes}
     insist(partial(write_about, job, about), lambda: described(job.folder)["done"])
