@@ -4,7 +4,8 @@
     python bench/gpu_side_by_side.py 1 8 [--seconds 4]
 
 Each process trains `odd_cpu` on 32 triples of noise that lie on the device: forward, backward, clip,
-AdamW. To let kernels of different processes run at the same time, start NVIDIA's multi-process
+AdamW. The processes wait for one another after three steps, then each counts its own for the same
+seconds. To let kernels of different processes run at the same time, start NVIDIA's multi-process
 service first: `nvidia-cuda-mps-control -d`, with CUDA_MPS_PIPE_DIRECTORY set to a folder.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import multiprocessing
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
 import torch
 
@@ -21,8 +23,8 @@ PRESET = "odd_cpu"
 ROWS = 32  # triples of a step
 
 
-def train(seconds: float, pipe: Connection) -> None:
-    """Take steps for some seconds, then send how many a second there were."""
+def train(seconds: float, ready: Barrier, pipe: Connection) -> None:
+    """Take steps for some seconds with the others, then send how many a second there were."""
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = PRESETS[PRESET]
@@ -44,6 +46,7 @@ def train(seconds: float, pipe: Connection) -> None:
 
     for _ in range(3):
         step().item()
+    ready.wait()
     start = time.monotonic()
     steps = 0
     while time.monotonic() - start < seconds:
@@ -58,10 +61,11 @@ def train(seconds: float, pipe: Connection) -> None:
 def together(processes: int, seconds: float) -> float:
     """Steps a second of so many processes, summed."""
     context = multiprocessing.get_context("fork")  # nothing has touched the GPU yet
+    ready = context.Barrier(processes)
     pipes = []
     for _ in range(processes):
         receiver, sender = context.Pipe(duplex=False)
-        context.Process(target=train, args=(seconds, sender), daemon=True).start()
+        context.Process(target=train, args=(seconds, ready, sender), daemon=True).start()
         pipes.append(receiver)
     return sum(pipe.recv() for pipe in pipes)
 

@@ -600,6 +600,25 @@ def test_another_dataset_has_its_share_of_the_rows_with_commands(folders, preset
     raw = demonstrations.commands_of(other[0].trajectory, data.model, any_rate=True)
     assert np.corrcoef(raw[:, 0], other[0].commands[:, 0])[0, 1] > 0.999
     assert data.held_out.groups[2] == []
+    lam = training.open_lam(str(folders / "lam")) if videos else None
+    demonstrations.check_rows(data.train, lam, n=60)
+
+
+def test_a_column_that_never_changes_comes_to_the_middle(folders, tmp_path):
+    still = synthetic_trajectory(seed=9, T=12, size=24, fps=5)
+    closed = still.action.copy()
+    closed[:, 0] = 0.9
+    write_store(tmp_path / "still", [dataclasses.replace(still, action=closed)], shard_size=1)
+    data = training.open_data(small(folders, "", other=(str(tmp_path / "still"),)))
+    policy = training.build(small(folders, ""), data)
+    commands = torch.from_numpy(data.train.groups[2][0].commands)
+    assert policy.action_units.normalize(commands)[:, 0].abs().max() < 1e-5
+
+
+def test_the_hand_lags_by_a_quarter_of_a_second_at_any_rate():
+    gripper = np.repeat([0.0, 1.0], 20)  # closes at frame 20
+    assert demonstrations.next_grips(gripper, fps=20)[0] == 25
+    assert demonstrations.next_grips(gripper, fps=5)[0] == 21
 
 
 def test_another_dataset_is_of_the_same_widths_and_another_run(folders, tmp_path):
@@ -1187,6 +1206,10 @@ def test_a_comparison_labels_once_and_knows_both_tables(folders, tmp_path):
     pc.label_all(c)
     assert at[0][8].joinpath("part-00000.parquet").stat().st_mtime_ns == written
     assert pc.training_of(c, pc.entries(c)[0]).video == (str(tmp_path / "slow"),)
+    mixed = dataclasses.replace(c, other=(str(tmp_path / "slow"),), other_share=0.25)
+    asked = pc.training_of(mixed, pc.entries(mixed)[0])  # the policy without latents
+    assert asked.other == (str(tmp_path / "slow"),) and asked.other_share == 0.25
+    assert "--other" in pc.command_of(mixed) and "--other-share 0.25" in pc.command_of(mixed)
     real = pc.paper_rows(("id", "ood_d", "ood_b"))
     assert real[-1] == [
         "170, paper, real arm",

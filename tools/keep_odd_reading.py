@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1024, help="triples of each store")
     options = parser.parse_args()
     kept = read_json(KEPT) if KEPT.exists() else {"rows": {}, "unseen": {}, "further": {}}
+    if kept.get("made", {}).get("n", options.n) != options.n:
+        parser.error(f"the rows in {KEPT.name} are of {kept['made']['n']} triples: --n")
     kept["made"] = {
         "command": " ".join(["python", "tools/keep_odd_reading.py", *sys.argv[1:]]),
         "commit": code_commit(),

@@ -2,12 +2,13 @@
 
     python tools/keep_tuning.py runs/tuning
 
-Each training is a folder PRESET/RATE of that one, made on the stores of `compare.json` by
+Each training is a folder PRESET/RATE in the one that is named, made on the stores of `compare.json` by
 
     aclam-train-lam --preset PRESET --data data/emoji data/metaworld data/robosuite \\
         --train.steps 3400 --train.batch-size 32 --train.lr RATE --probe-n N --out runs/tuning/PRESET/RATE
 
-What is kept is the last look at held-out triples, which `result.json` of a training has.
+What is kept is the last look at held-out triples, which `result.json` of a training has. At the
+usual rate the trainings may be those of `compare.json`; `seed` and `n` of each row are kept, too.
 """
 
 import sys

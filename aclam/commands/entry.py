@@ -55,7 +55,7 @@ def kept_help(prog: str, argv: Sequence[str]) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 # %% ../../nbs/10_commands/entry.ipynb #bda8a0ac
-DATA = ("--data", "--ood", "--video", "--held-out", "--path")
+DATA = ("--data", "--ood", "--video", "--other", "--held-out", "--path")
 MODELS = ("--model", "--lam", "--policy", "--stage-1")
 FILES = ("--latents",)
 NAMES = {"--policy": ("expert",)}  # values that are no paths

@@ -181,19 +181,20 @@ def say_missing(
     )
 
 # %% ../../nbs/8_train/demonstrations.ipynb #f4d727bb
-ARM_LAG = 5  # frames from a command of the gripper until the hand has arrived: 0.25 s at 20 Hz
+ARM_LAG = 0.25  # seconds from a command of the gripper until the hand has arrived
 
 
-def next_grips(gripper: np.ndarray, lag: int = ARM_LAG) -> np.ndarray:
+def next_grips(gripper: np.ndarray, fps: float) -> np.ndarray:
     """For each frame the one at which the gripper's next change is under way, else the last: (T,).
 
-    gripper: commands (T,), 0 to 1.
+    gripper: commands (T,), 0 to 1, fps of them a second.
     """
     last = len(gripper) - 1
     changed = np.flatnonzero(np.abs(np.diff(gripper)) > 0.5) + 1  # frames with a new command
     changed = np.append(changed, last)
     following = np.searchsorted(changed, np.arange(len(gripper)), side="right")
-    return (changed[following.clip(max=len(changed) - 1)] + lag).clip(max=last)
+    grips = changed[following.clip(max=len(changed) - 1)]
+    return (grips + round(ARM_LAG * fps)).clip(max=last)
 
 # %% ../../nbs/8_train/demonstrations.ipynb #de2ef519
 class Episode:
@@ -218,7 +219,7 @@ class Episode:
         self.latents = None
         if acts:
             self.commands = commands_of(trajectory, config, any_rate)
-            self.grips = next_grips(trajectory.action[:, -1])
+            self.grips = next_grips(trajectory.action[:, -1], trajectory.fps)
         if lam is not None:
             self.latents = latents_of(trajectory, self.after, lam, known)
 
@@ -254,7 +255,7 @@ def moment(self: Episode, frame: int, c: PolicyConfig) -> dict[str, np.ndarray]:
     return moment
 
 # %% ../../nbs/8_train/demonstrations.ipynb #64ce5a19
-TOO_NARROW = 1e-6  # a column whose percentiles are nearer than this is moved and not stretched
+TOO_NARROW = 1e-6  # a column whose percentiles are nearer than this is moved, not stretched
 
 
 def bring_to_units(
@@ -264,7 +265,7 @@ def bring_to_units(
 ) -> None:
     """Map states and commands so that their 1st and 99th percentiles are those of `like`.
 
-    UserError where the widths differ.
+    A column that never changes comes to the middle. UserError where the widths differ.
     """
     for what in ("states", "commands"):
         own, wanted = (
@@ -281,7 +282,7 @@ def bring_to_units(
         width = high - low
         gain = np.where(width > TOO_NARROW, (to_high - to_low) / np.maximum(width, TOO_NARROW), 1)
         for episode in episodes:
-            mapped = to_low + (getattr(episode, what) - low) * gain
+            mapped = (to_low + to_high) / 2 + (getattr(episode, what) - (low + high) / 2) * gain
             setattr(episode, what, mapped.astype(np.float32))
 
 # %% ../../nbs/8_train/demonstrations.ipynb #20219d34
@@ -395,12 +396,12 @@ def check_rows(data: PolicyDataset, lam: LatentActionModel, n: int = 20, tol: fl
 
 
 def _check_commands(row: dict, episode: Episode, frame: int, data: PolicyDataset) -> None:
-    states = episode.trajectory.proprio
+    states = episode.states
     last = len(episode) - 1
     by_hand = [episode.commands[min(frame + m, last)] for m in range(data.model.actions)]
     assert np.array_equal(row["action"], np.stack(by_hand))
     assert np.array_equal(row["end"], states[-1])
-    grip = _next_grip(episode.trajectory.action[:, -1], frame)
+    grip = _next_grip(episode.trajectory.action[:, -1], episode.trajectory.fps, frame)
     assert np.array_equal(row["turn"], states[grip])
     assert (np.abs(row["proprio"] - states[frame]) <= 6 * data.noise).all()
 
@@ -419,12 +420,12 @@ def _check_latents(
         assert (lam.encode(o[:1], o[1:]).z[0] - torch.from_numpy(z)).abs().max() < tol
 
 # %% ../../nbs/8_train/demonstrations.ipynb #b0ef2e1c
-def _next_grip(gripper: np.ndarray, frame: int) -> int:
+def _next_grip(gripper: np.ndarray, fps: float, frame: int) -> int:
     """`next_grips` of one frame, by a walk."""
     frame += 1
     while frame < len(gripper) and abs(gripper[frame] - gripper[frame - 1]) <= 0.5:
         frame += 1
-    return min(frame + ARM_LAG, len(gripper) - 1)
+    return min(frame + round(ARM_LAG * fps), len(gripper) - 1)
 
 
 def _pairs(t: Trajectory, frame: int, gap: float, n: int) -> list[list[int]]:
