@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/9_studies/policy_comparison_command.
 __all__ = ['PAPER_TABLE_3', 'PAPER_TABLE_4', 'WITHOUT', 'SHARED', 'LATER', 'RATES', 'PolicyCompareConfig', 'methods_of', 'Entry',
            'entries', 'training_of', 'trial_of', 'label_all', 'is_older', 'inputs_of', 'claim_folder', 'has_played',
            'compare', 'command_of', 'cost_of', 'plan', 'plan_line', 'pooled', 'cell', 'rows_of', 'paired',
-           'seed_interval', 'check_coverage', 'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run', 'main']
+           'seed_interval', 'paper_cells', 'paper_tables', 'paper_rows', 'as_markdown', 'run', 'main']
 
 # %% ../../nbs/9_studies/policy_comparison_command.ipynb #b9dac3f5
 import math
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from scipy import stats
 
 from ..command_line import cli
@@ -423,19 +422,6 @@ def seed_interval(groups: Iterable[Sequence[float]]) -> tuple[float, float]:
         return middle, math.inf
     quantile = float(stats.t.ppf(0.975, len(means) - 1))
     return middle, quantile * statistics.stdev(means) / math.sqrt(len(means))
-
-# %% ../../nbs/9_studies/policy_comparison_command.ipynb #cfd5cd84
-def check_coverage(trials: int = 2000, seeds: int = 3, counts: int = 3) -> tuple[float, float]:
-    """Share of intervals that hold the truth: seeds as units (about 0.95), and pairs as units."""
-    rng = np.random.default_rng(0)
-    hits = np.zeros(2)
-    for _ in range(trials):
-        d = rng.normal(0, 0.2, (seeds, 1)) + rng.normal(0, 0.05, (seeds, counts))
-        for k, groups in enumerate((d, d.reshape(-1, 1))):
-            middle, half = seed_interval(groups.tolist())
-            hits[k] += abs(middle) <= half
-    by_seed, by_pair = hits / trials
-    return float(by_seed), float(by_pair)
 
 # %% ../../nbs/9_studies/policy_comparison_command.ipynb #9b3ab66b
 def _text(x: float | None) -> str:
