@@ -11,7 +11,7 @@ from convert import NBS, ROOT, chapters, directives, title_and_subtitle
 from aclam.drawing import Drawing, width_of
 
 WORDS, LINES, FORMULAS = 200, 30, 3  # read in a minute: of prose, of code, displayed
-WIDTH, ROW, SIZE = 360, 25, 11.5  # of the map, in pixels: a telephone shows it as it is
+WIDTH, ROW, SIZE = 360, 25, 11.5  # of the map, in pixels: a phone shows it as it is
 
 Href = Callable[[Path], str]  # the address that a notebook is linked to
 

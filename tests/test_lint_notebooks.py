@@ -446,7 +446,7 @@ DRAWS = "def draw(ax):\n    ax.legend(fontsize=8)\n\n\n"
         (5.0, "draw_code_usage(codes, 65)", True),
     ],
 )
-def test_letters_that_a_telephone_cannot_show_are_found(inches, source, legible):
+def test_letters_that_a_phone_cannot_show_are_found(inches, source, legible):
     found = list(lint.legible_on_a_phone(a_figure(source, inches)))
     assert (found == []) == legible
 

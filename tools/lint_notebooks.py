@@ -656,7 +656,7 @@ def legible_on_a_phone(nb: Notebook) -> Found:
                 yield (
                     c.number,
                     f"letters of {points:g} points in a figure of {inches:.1f} inches are {pixels:.1f} "
-                    f"pixels high on a telephone, {LEAST:g} are legible: a narrower figure, please",
+                    f"pixels high on a phone, {LEAST:g} are legible: a narrower figure, please",
                 )
 
 

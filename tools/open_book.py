@@ -3,7 +3,7 @@
     python tools/open_book.py [--site _docs/site] [--shots FOLDER PAGE ...]
 
 Found are: requests that leave the disk or fail, errors on the console, formulas that did not set,
-links and anchors that lead nowhere, pages wider than a telephone, and a search that finds nothing.
+links and anchors that lead nowhere, pages wider than a phone, and a search that finds nothing.
 `--shots` writes pictures of pages instead, wide and narrow, light and dark.
 """
 
@@ -202,7 +202,7 @@ def page_troubles(events: Sequence[dict], seen: dict) -> list[str]:
     if seen["raw"]:
         found.append(f"{seen['raw']} formulas that were not set")
     if seen["wide"] > 1:
-        found.append(f"{seen['wide']} pixels wider than a telephone")
+        found.append(f"{seen['wide']} pixels wider than a phone")
     return found
 
 

@@ -329,7 +329,7 @@ def draw_panel(ax: Axes, rows: list[dict], panel: str) -> None:
 
 # %% ../../nbs/1_linear/figures.ipynb #f42c63ce
 def draw_figure(rows: list[dict]) -> Figure:
-    """The panels that occur in the rows, one below the other: a telephone shows them."""
+    """The panels that occur in the rows, one below the other: a phone shows them."""
     panels = [panel for panel in XLABEL if any(row["panel"] == panel for row in rows)]
     figure = Figure(figsize=(5.5, 2.9 * len(panels)), dpi=60, layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]

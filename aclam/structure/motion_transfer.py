@@ -181,7 +181,7 @@ def draw_one_transfer(
 ) -> Figure:
     """Figure 5 on a narrow page: one transfer, its four frames above, and a line for each model."""
     lines = 1 + len(moved)
-    size = (4.2, 1.15 * lines)  # inches: letters of 9 points are 9.8 pixels high on a telephone
+    size = (4.2, 1.15 * lines)  # inches: letters of 9 points are 9.8 pixels high on a phone
     fig, axes = plt.subplots(lines, 4, figsize=size, layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()

@@ -170,7 +170,7 @@ def draw_norm_trajectories(
     curves: Mapping[str, Sequence[NormTrajectory]],  # model -> one an episode, in the same order
     span_s: float | None = None,  # longest span of the training triples; beyond it, extrapolation
 ) -> Figure:
-    """Figures 1 and 3: one panel an episode, one below the other: a telephone shows them."""
+    """Figures 1 and 3: one panel an episode, one below the other: a phone shows them."""
     count = {len(c) for c in curves.values()}
     if len(count) != 1 or 0 in count:
         raise UserError(f"each model needs the same number of episodes, found {sorted(count)}")

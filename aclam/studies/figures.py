@@ -101,7 +101,7 @@ def draw_code_usage(
     return fig
 
 # %% ../../nbs/9_studies/figures.ipynb #82b9ac9e
-STRIP = 5.0  # inches, the longest row of frames: letters stay legible on a telephone
+STRIP = 5.0  # inches, the longest row of frames: letters stay legible on a phone
 
 
 def draw_film_strip(

@@ -113,7 +113,7 @@ def draw_lengths(ax: Axes, film: Film, look: Look) -> None:
     tidy(ax)
 
 # %% ../../nbs/9_studies/look_page.ipynb #75ef32f8
-WIDTH = 5.1  # inches: letters of 8 points are legible on a telephone
+WIDTH = 5.1  # inches: letters of 8 points are legible on a phone
 
 
 def timeline_rows(film: Film) -> list[float]:

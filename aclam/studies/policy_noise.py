@@ -8,7 +8,7 @@ Docs: https://aclam-project.github.io/aclam/9_studies/policy_noise.html.md"""
 __all__ = ['SHARED', 'Train', 'Play', 'KEYS', 'NoiseConfig', 'Training', 'Trial', 'trainings', 'training_of', 'apart', 'trials',
            'earlier', 'rollout_of', 'check_settings', 'write_policy', 'play', 'words_for', 'train_once', 'one_training',
            'known_rows', 'study', 'outcomes', 'components', 'check_components', 'crossed', 'rates_of', 'scatter',
-           'end_rows', 'rate_of', 'late_rows', 'parts_of', 'as_table', 'run', 'main', 'check_coverage']
+           'check_coverage', 'end_rows', 'rate_of', 'late_rows', 'parts_of', 'as_table', 'run', 'main']
 
 # %% ../../nbs/9_studies/policy_noise.ipynb #b1d3746c
 import time
@@ -404,6 +404,19 @@ def scatter(first: np.ndarray, second: np.ndarray, episodes: int = 100) -> dict[
         "shared": float(np.mean(shared) / (a.shape[1] * (seeds - 1))) if pairs else np.nan,
     }
 
+# %% ../../nbs/9_studies/policy_noise.ipynb #cfd5cd84
+def check_coverage(trials: int = 2000, seeds: int = 3, counts: int = 3) -> tuple[float, float]:
+    """Share of intervals that hold the truth: seeds as units (about 0.95), and pairs as units."""
+    rng = np.random.default_rng(0)
+    hits = np.zeros(2)
+    for _ in range(trials):
+        d = rng.normal(0, 0.2, (seeds, 1)) + rng.normal(0, 0.05, (seeds, counts))
+        for k, groups in enumerate((d, d.reshape(-1, 1))):
+            middle, half = seed_interval(groups.tolist())
+            hits[k] += abs(middle) <= half
+    by_seed, by_pair = hits / trials
+    return float(by_seed), float(by_pair)
+
 # %% ../../nbs/9_studies/policy_noise.ipynb #def365bd
 def end_rows(rows: Sequence[Mapping], kind: str = "last", evaluation: int = 0) -> list[Mapping]:
     """The rows of the weights at the end of each training."""
@@ -481,16 +494,3 @@ def main(argv: Sequence[str] | None = None) -> None:
 # python -m; a notebook is __main__ too, but has no __spec__
 if __name__ == "__main__" and globals().get("__spec__"):
     main()
-
-# %% ../../nbs/9_studies/policy_noise.ipynb #cfd5cd84
-def check_coverage(trials: int = 2000, seeds: int = 3, counts: int = 3) -> tuple[float, float]:
-    """Share of intervals that hold the truth: seeds as units (about 0.95), and pairs as units."""
-    rng = np.random.default_rng(0)
-    hits = np.zeros(2)
-    for _ in range(trials):
-        d = rng.normal(0, 0.2, (seeds, 1)) + rng.normal(0, 0.05, (seeds, counts))
-        for k, groups in enumerate((d, d.reshape(-1, 1))):
-            middle, half = seed_interval(groups.tolist())
-            hits[k] += abs(middle) <= half
-    by_seed, by_pair = hits / trials
-    return float(by_seed), float(by_pair)

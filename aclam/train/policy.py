@@ -305,9 +305,18 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
         other += own
 
     seed = config.train.seed
-    changes = (config.shift, config.brightness, config.proprio_noise)
-    rest = (other, config.other_share)
-    train = PolicyDataset(acting, video, model, config.video_share, seed, *changes, *rest)
+    train = PolicyDataset(
+        acting,
+        video,
+        model,
+        video_share=config.video_share,
+        seed=seed,
+        shift=config.shift,
+        brightness=config.brightness,
+        noise=config.proprio_noise,
+        other=other,
+        other_share=config.other_share,
+    )
     held_out = PolicyDataset(episodes(roles.held_out, True), [], model, seed=seed + 1)
     return PolicyData(train, held_out, model, describe(config, roles, weights))
 
@@ -348,7 +357,7 @@ def set_units(policy: Policy, data: PolicyDataset) -> None:
     Percentiles of states and commands, mean and spread of latents.
     """
     acting, video, other = data.groups
-    states = np.concatenate([episode.trajectory.proprio for episode in acting])
+    states = np.concatenate([episode.states for episode in acting])
     commands = np.concatenate([episode.commands for episode in acting])
     policy.proprio_units.set(*np.quantile(states, [0.01, 0.99], axis=0))
     if policy.config.units == "spread":
