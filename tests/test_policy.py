@@ -581,6 +581,23 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
     assert "are needed" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("roles", [("data", "video"), ("data", "other"), ("video", "other")])
+def test_a_folder_has_one_role(folders, roles):
+    """Whatever two options name it, both are said."""
+    slow = (str(folders / "slow"),)
+    config = small(folders, "", **{role: slow for role in roles})
+    with pytest.raises(UserError, match=f"--{roles[0]} .*slow and --{roles[1]} .*slow are the same"):
+        training.open_data(config)
+
+
+def test_a_share_of_no_other_folders_is_refused(folders, refused):
+    from aclam.studies import policy_comparison as pc
+
+    share = ["--data", folders / "data", "--other-share", "0.25"]
+    refused(pc.main, [*share, "--lams", f"a={folders / 'lam'}"], "from --other")
+    refused(training.main, [*share, "--lam", folders / "lam"], "from --other")
+
+
 @pytest.mark.parametrize("preset", ["policy_cpu", "policy_cpu_wo_lam"])
 def test_another_dataset_has_its_share_of_the_rows_with_commands(folders, preset):
     without = {} if preset == "policy_cpu" else dict(model=model.without_latents(SQUARE), lam="")

@@ -214,7 +214,7 @@ def test_a_model_whose_checkpoints_are_gone_is_not_replaced_by_another(trained):
 @pytest.mark.parametrize("words", [("--data", "{0}", "{0}"), ("--held-out", "{0}")])
 def test_data_that_are_named_twice(trained, words):
     given = [word.format(trained / "data") for word in words]
-    with pytest.raises(UserError, match="are the same data: name each folder once"):
+    with pytest.raises(UserError, match="are the same data: each folder has one use"):
         train_lam(trained / "data", trained / "new", *given)
 
 

@@ -217,7 +217,7 @@ def test_episodes_are_held_out(store, tmp_path):
     words = ["--data", str(store), str(others[0]), "--held-out", str(others[1])]
     both = lam.open_data(lam.settings_from(words))
     assert len(both.train.trajectories) == 14 and len(both.held_out.trajectories) == 4
-    with pytest.raises(UserError, match="are the same data: name each folder once"):
+    with pytest.raises(UserError, match="are the same data: each folder has one use"):
         lam.open_data(lam.settings_from(["--data", str(store), str(store)]))
 
 

@@ -210,6 +210,7 @@ def is_older(folder: Path) -> bool:
 def inputs_of(config: PolicyCompareConfig) -> dict:
     """What lies in the folders that are named: data and weights."""
     methods = methods_of(config)  # refuses what cannot be compared
+    training.check_settings(training_of(config, entries(config)[0]))
     folders = (*config.data, *config.video, *config.other)
     inputs = {"content": identities({folder: folder for folder in folders})}
     for name, folder in methods.items():

@@ -160,7 +160,7 @@ def check_different(named: Sequence[tuple[str, Mapping]]) -> None:
     for n, (name, known) in enumerate(named):
         for other, before in named[:n]:
             if known == before:
-                cure = "name each folder once, and hold out others than those to train on"
+                cure = "each folder has one use, so name it once"
                 raise UserError(f"{other} and {name} are the same data: {cure}")
 
 # %% ../../nbs/8_train/command.ipynb #cfc41b07

@@ -152,6 +152,8 @@ def check_settings(c: PolicyTrainConfig) -> None:
         )
     if c.odd and not c.lam:
         raise UserError("--odd reads the model of --lam both ways: which one?")
+    if c.other_share != PolicyTrainConfig.other_share and not c.other:
+        raise UserError("--other-share is of the draws from --other: which folders?")
 
 # %% ../../nbs/8_train/policy.ipynb #ad394a2d
 class Recording(NamedTuple):
@@ -213,8 +215,13 @@ def open_folders(
             store = open_dataset(folder, broken=Broken(config.skip_broken))
             own = open_recordings(store, config, lam, weights)
             opened[kind].append((own, identity(store) | latents_in(own)))
-    labeled = [about for _, about in (*opened["folder"], *opened["other"])]
-    check_different(list(zip((*config.data, *config.other), labeled, strict=True)))
+    check_different(
+        [
+            (f"--{'data' if kind == 'folder' else kind} {folder}", about)
+            for kind, folders in named.items()
+            for folder, (_, about) in zip(folders, opened[kind], strict=True)
+        ]
+    )
     return opened
 
 # %% ../../nbs/8_train/policy.ipynb #e95fb837
