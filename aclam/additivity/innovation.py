@@ -1,4 +1,4 @@
-"""Where pairs are far apart, what a noisy channel carries best *is* the goal: the leak is the part of one frame that the other does not predict
+"""A noisy channel carries best what the first frame does not predict of the second; where the two are far apart, that is the goal itself
 
 Docs: https://aclam-project.github.io/aclam/2_additivity/innovation.html.md"""
 
