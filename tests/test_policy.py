@@ -586,7 +586,9 @@ def test_a_folder_has_one_role(folders, roles):
     """Whatever two options name it, both are said."""
     slow = (str(folders / "slow"),)
     config = small(folders, "", **{role: slow for role in roles})
-    with pytest.raises(UserError, match=f"--{roles[0]} .*slow and --{roles[1]} .*slow are the same"):
+    with pytest.raises(
+        UserError, match=f"--{roles[0]} .*slow and --{roles[1]} .*slow are the same"
+    ):
         training.open_data(config)
 
 
