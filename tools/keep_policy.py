@@ -8,10 +8,11 @@ A policy to be held against it:
 
     python tools/keep_policy.py --run ... --rollout ... --other NAME
 
-A comparison, from the folder of aclam.studies.policy_comparison, and another one:
+A comparison, from the folder of aclam.studies.policy_comparison, and another one, whose seeds were
+trained in several folders:
 
     python tools/keep_policy.py --comparison runs/policies
-    python tools/keep_policy.py --comparison runs/looks --other looks
+    python tools/keep_policy.py --comparison runs/seeds runs/seeds_b --other seeds
 
 Each keeps its own part of the file and leaves the others as they are.
 """
@@ -19,7 +20,7 @@ Each keeps its own part of the file and leaves the others as they are.
 import argparse
 from pathlib import Path
 
-from aclam.core import read_json, write_json
+from aclam.core import UserError, read_json, write_json
 from aclam.studies.processes import hardware
 from aclam.train.log import read_metrics
 
@@ -62,13 +63,30 @@ def single(run: Path, rollout: Path, points: int = 40) -> dict:
     }
 
 
+def comparison(folders: list[Path]) -> dict:
+    """The policies of a comparison; of several folders that differ in their seeds only."""
+    first, *others = (read_json(folder / "results.json", dict) for folder in folders)
+    if not others:
+        return first
+    apart = ("first_seed", "seeds", "out")
+    for other in others:
+        for name, value in first["settings"].items():
+            if name not in apart and other["settings"][name] != value:
+                raise UserError(f"{name} is {value} in {folders[0]}, {other['settings'][name]} later")
+    policies = [p for report in (first, *others) for p in report["policies"]]
+    if len({(p["method"], p["demonstrations"], p["seed"]) for p in policies}) < len(policies):
+        raise UserError("a policy is in two of these folders")
+    commands = [report["command"] for report in (first, *others)]
+    return first | {"command": "; ".join(commands), "policies": policies}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path)
     parser.add_argument("--rollout", type=Path)
-    parser.add_argument("--comparison", type=Path)
+    parser.add_argument("--comparison", type=Path, nargs="+")
     parser.add_argument("--other", metavar="NAME")
     c = parser.parse_args()
     if bool(c.run) != bool(c.rollout) or not (c.run or c.comparison):
@@ -80,7 +98,7 @@ def main() -> None:
     elif c.run:
         kept["single"] = single(c.run, c.rollout)
     if c.comparison:
-        kept[c.other or "comparison"] = read_json(c.comparison / "results.json")
+        kept[c.other or "comparison"] = comparison(c.comparison)
     write_json(KEPT, kept)
 
 
