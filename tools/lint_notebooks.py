@@ -11,6 +11,7 @@ import ast
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -500,6 +501,16 @@ def printed_output(nb: Notebook) -> Found:
             yield c.number, "prints, but no output is saved: nbdev-test NOTEBOOK --save"
 
 
+PROGRESS = re.compile(r"\d+%\|")
+
+
+def no_progress_bars(nb: Notebook) -> Found:
+    """How far a training was is no result: an output keeps no bar."""
+    for c in nb.code:
+        if PROGRESS.search(c.outputs):
+            yield c.number, "a progress bar in the output: python tools/strip_bars.py"
+
+
 def _prints(node: ast.stmt) -> bool:
     if isinstance(node, PARAGRAPHS):
         return any(map(_prints, node.body))
@@ -513,7 +524,7 @@ REFERENCE = re.compile(
     r"|\b([Pp]revious|[Nn]ext|[Ll]ast|[Ff]ollowing) (chapter|notebook)\b(?!('s question)?, "
     + LINK
     + ")"
-    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b"
+    r"|\b(previous|next) part\b|\bPart \d+\b|\b[Cc]hapter \d+\b|\b[Tt]he appendix\b"
     r"|\bchapters? ago\b|\b[Aa] later chapter\b|\b[Tt]he chapter before\b"
     r"|\b[Tt]he (?!(same|whole|other|first|rest|last|next|previous|following)\b)\w+ chapter\b"
     r"(?! (on|about)\b)(?!, " + LINK + ")",
@@ -531,6 +542,23 @@ def references_are_links(nb: Notebook) -> Found:
             found = NUMBERED.search("\n".join(_comments(c.source)))
         if found:
             yield c.number, f"a chapter that is named without a link: {found[0]!r}"
+
+
+BESIDE = re.compile(r"\[(?:[Tt]he |[Tt]he chapter )?(last|previous|next|before)(?: chapter| notebook)?\]\(([^)#]+)")
+
+
+def neighbors_are_neighbors(nb: Notebook) -> Found:
+    """A link that says 'the last chapter' or 'the next one' leads there, in the reading order."""
+    order = [path.as_posix() for path in chapters()]
+    if nb.path not in order:
+        return
+    here = order.index(nb.path)
+    for c in [c for c in nb.cells if c.kind == "markdown"]:
+        for word, target in BESIDE.findall(c.source):
+            place = here + 1 if word == "next" else here - 1
+            path = (ROOT / nb.path).parent / target
+            if not order[place : place + 1] == [os.path.relpath(path, ROOT)]:
+                yield c.number, f"{target} is not the {word} chapter in site/chapters.yml: name it"
 
 
 def _comments(code: str) -> list[str]:
@@ -604,6 +632,13 @@ TAKE_ALONG = ("1_linear", "2_additivity", "5_structure")  # rooms whose core cha
 
 
 @cache
+def chapters() -> tuple[Path, ...]:
+    """The paths of all chapters, in the order in which they are read."""
+    order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
+    return tuple(Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room["notebooks"])
+
+
+@cache
 def core_chapters() -> frozenset[str]:
     """The paths of the chapters that the map on the start page stars."""
     order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
@@ -626,6 +661,24 @@ def what_you_know(nb: Notebook) -> Found:
             yield c.number, f"{KNOW!r} has {len(claims)} lines; three, please"
         elif not re.search(r"\d", section):
             yield c.number, f"{KNOW!r} has no number: claims, please, and not headings"
+
+
+STATEMENT = re.compile(r"^\*\*(Proposition|Theorem|Lemma|Corollary|Definition|Fact)\b.*", re.M)
+
+
+def statements_stand_out(nb: Notebook) -> Found:
+    """What is proved stands in a quotation, which the site draws as a box with a link."""
+    for c in [c for c in nb.cells if c.kind == "markdown"]:
+        for found in STATEMENT.finditer(c.source):
+            yield c.number, f"a statement that is no quotation (> ...): {found[0][:40]!r}"
+
+
+def solutions_fold(nb: Notebook) -> Found:
+    """Solutions have a heading of their own, under which the site folds them."""
+    headings = [line for c in nb.cells if c.kind == "markdown" for line in c.source.splitlines()]
+    asked = [line for line in headings if re.match(r"(## |\*\*)Exercises?\b", line)]
+    if asked and not any(re.match(r"#+ Solutions?\b", line) for line in headings):
+        yield len(nb.cells), "exercises without a heading '## Solutions'"
 
 
 # --- figures ----------------------------------------------------------------------------------------
@@ -721,10 +774,14 @@ RULES = [
     size,
     results_in_prose,
     printed_output,
+    no_progress_bars,
     what_you_know,
+    statements_stand_out,
+    solutions_fold,
     figures_have_words,
     legible_on_a_phone,
     references_are_links,
+    neighbors_are_neighbors,
     evidence_can_be_looked_up,
     one_letter_one_meaning,
     american_spelling,
