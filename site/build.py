@@ -220,6 +220,14 @@ def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     return [{module: f"api/{module}.md"} for module in modules]
 
 
+DOCS_LINE = re.compile(r"Docs: https?://[^\s<]+?/aclam/([^\s<]+?)\.html\.md")
+
+
+def link_chapter(page: str) -> str:
+    """A page of the reference, on which a module's 'Docs: ADDRESS' is a link to its chapter."""
+    return DOCS_LINE.sub(r'<a href="../\1.html">The chapter that builds this module</a>', page)
+
+
 # --- the site -------------------------------------------------------------------------------------
 
 
@@ -320,6 +328,8 @@ def main() -> None:
     nav.append({"Reference": reference(known)})
     render(configure(nav))
     make_offline(WORK / "site")
+    for html in (WORK / "site" / "api").glob("*.html"):
+        html.write_text(link_chapter(html.read_text(encoding="utf-8")), encoding="utf-8")
     for markdown in DOCS.rglob(
         "*.md"
     ):  # module docstrings point to the text of a page at <page>.html.md

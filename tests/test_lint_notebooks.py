@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+from pathlib import Path
 
 import install_cells
 import lint_notebooks as lint
 import pytest
+import strip_bars
 from PIL import Image
 
 BADGE = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({lint.BLOB}nbs/room/good.ipynb)"
@@ -462,3 +465,54 @@ def test_letters_that_a_phone_cannot_show_are_found(inches, source, legible):
 def test_a_figure_has_a_caption_and_an_alternative_text(source, missing):
     found = [message for _, message in lint.figures_have_words(a_figure(source))]
     assert found == ([f"a figure {missing}"] if missing else [])
+
+
+def beside(path: str, text: str) -> list[str]:
+    """What the rule on the chapters beside says of a text in a chapter of the book."""
+    nb = lint.Notebook(path, [lint.Cell(1, "markdown", text, "")], 0)
+    return [message for _, message in lint.neighbors_are_neighbors(nb)]
+
+
+def test_the_next_chapter_is_the_next_one():
+    here, after, later = (p.as_posix() for p in lint.chapters()[40:43])
+    near, far = (os.path.relpath(p, Path(here).parent) for p in (after, later))
+    assert beside(here, f"[The next chapter]({near}) says more") == []
+    assert len(beside(here, f"in the [next chapter]({far})")) == 1
+    assert len(beside(here, f"[the last notebook]({near})")) == 1
+    assert beside(here, f"[the chapter on that]({far})") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("md:**Proposition 2.** Let it be so.", 1),
+        ("md:> **Proposition 2.** Let it be so.", 0),
+        ("md:By **Proposition 2** it is so.", 0),
+        ("md:We need:\n\n**Definition.** A leak is", 1),
+    ],
+)
+def test_a_statement_is_a_quotation(text, found):
+    assert len(linted(lint.statements_stand_out, text)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("md:## Exercises\n\n1. Why?", 1),
+        ("md:**Exercise.** Why?\n\n**Solution.** So.", 1),
+        ("md:## Exercise\n\nWhy?\n\n## Solution\n\nSo.", 0),
+        ("md:no exercise", 0),
+    ],
+)
+def test_exercises_have_a_heading_for_solutions(text, found):
+    assert len(linted(lint.solutions_fold, text)) == found
+
+
+def test_a_bar_in_an_output_is_found_and_stripped():
+    bar = "run:  12%|#2        | 12/100 [00:01<00:09]\rrun: 100%|####| 100/100\n"
+    cell = lint.Cell(3, "code", "train()", bar + "going on\n", True)
+    nb = lint.Notebook("nbs/a.ipynb", [cell], 0)
+    assert [number for number, _ in lint.no_progress_bars(nb)] == [3]
+    said = {"name": "stderr", "output_type": "stream", "text": [bar, "going on\n"]}
+    kept = strip_bars.stripped({"outputs": [said, said | {"text": [bar]}]})
+    assert kept["outputs"] == [said | {"text": ["going on\n"]}]

@@ -177,3 +177,9 @@ def test_a_name_of_two_other_modules_is_left_alone():
 )
 def test_links_follow_the_pages(given, want):
     assert build.rewrite_links(given, convert.NBS / "1_linear") == want
+
+
+def test_a_module_in_the_reference_leads_to_its_chapter():
+    line = "<p>A model.</p>\n<p>Docs: https://aclam-project.github.io/aclam/4_lam/model.html.md</p>"
+    linked = build.link_chapter(line)
+    assert '<a href="../4_lam/model.html">' in linked and "https://" not in linked

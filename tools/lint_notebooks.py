@@ -544,7 +544,9 @@ def references_are_links(nb: Notebook) -> Found:
             yield c.number, f"a chapter that is named without a link: {found[0]!r}"
 
 
-BESIDE = re.compile(r"\[(?:[Tt]he |[Tt]he chapter )?(last|previous|next|before)(?: chapter| notebook)?\]\(([^)#]+)")
+BESIDE = re.compile(
+    r"\[(?:[Tt]he |[Tt]he chapter )?(last|previous|next|before)(?: chapter| notebook)?\]\(([^)#]+)"
+)
 
 
 def neighbors_are_neighbors(nb: Notebook) -> Found:
@@ -635,7 +637,9 @@ TAKE_ALONG = ("1_linear", "2_additivity", "5_structure")  # rooms whose core cha
 def chapters() -> tuple[Path, ...]:
     """The paths of all chapters, in the order in which they are read."""
     order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
-    return tuple(Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room["notebooks"])
+    return tuple(
+        Path("nbs", room["folder"], f"{n}.ipynb") for room in order for n in room["notebooks"]
+    )
 
 
 @cache
