@@ -222,14 +222,14 @@ def neighbor_skill(z: np.ndarray, label: np.ndarray, k: int = 5) -> float:
 def grid_report(
     w: dict[str, torch.Tensor], variants: list[GridConfig], n: int = 1200, seed: int = 99
 ) -> list[dict[str, float]]:
-    """Per variant what the latent knows of our move, theirs and the place, and its defect.
+    """Per variant what the latent knows of our move, theirs and the place, and its additivity.
 
-    The additivity defect is relative to the latent's size.
+    Additivity as in Eq. 7 of AC-LAM: squares, 0 where latents add up.
     """
     S = rollout(variants, n, torch.Generator().manual_seed(seed))
     z = encode_grid(w, S["o_i"], S["o_j"])
     defect = encode_grid(w, S["o_i"], S["o_k"]) - z - encode_grid(w, S["o_j"], S["o_k"])
-    relative = defect.square().sum((1, 2)).sqrt() / z.square().sum((1, 2)).sqrt()
+    additivity = defect.square().sum((1, 2)) / z.square().sum((1, 2))
     # the channel's own noise
     noisy = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
     rows = []
@@ -238,5 +238,5 @@ def grid_report(
         for name in ("ours", "theirs", "place"):
             skill[name] = neighbor_skill(noisy[k].numpy(), S[name][k].numpy())
         score = skill["ours"] - skill["theirs"] - skill["place"]
-        rows.append({"name": v.name, **skill, "score": score, "defect": float(relative[k])})
+        rows.append({"name": v.name, **skill, "score": score, "additivity": float(additivity[k])})
     return rows
