@@ -406,9 +406,9 @@ def test_what_a_reader_takes_along_is_three_claims_with_numbers(text, found):
     assert len(linted(lint.what_you_know, text)) == found
 
 
-def test_a_core_chapter_says_what_its_reader_knows():
-    core = {path for path in lint.core_chapters() if path.split("/")[1] in lint.TAKE_ALONG}
-    assert {"nbs/1_linear/pca.ipynb", "nbs/5_structure/leakage.ipynb"} <= core
+def test_a_lesson_says_what_its_reader_knows():
+    assert {"nbs/1_linear/pca.ipynb", "nbs/9_studies/grid_table.ipynb"} <= lint.lessons()
+    assert "nbs/8_train/loop.ipynb" not in lint.lessons()  # in the Workshop
     bare = lint.Notebook("nbs/1_linear/pca.ipynb", [lint.Cell(1, "markdown", "# T", "")], 0)
     assert len(list(lint.what_you_know(bare))) == 1
 

@@ -630,7 +630,6 @@ def american_spelling(nb: Notebook) -> Found:
 # --- what a reader takes along --------------------------------------------------------------------
 
 KNOW = "## What you know now"
-TAKE_ALONG = ("1_linear", "2_additivity", "5_structure")  # rooms whose core chapters must have it
 
 
 @cache
@@ -652,12 +651,20 @@ def core_chapters() -> frozenset[str]:
     return frozenset(path.as_posix() for path in paths)
 
 
+@cache
+def lessons() -> frozenset[str]:
+    """The paths of the chapters that teach: of the rooms before the Workshop, but overviews."""
+    order = yaml.safe_load((ROOT / "site/chapters.yml").read_text(encoding="utf-8"))
+    rooms = [room for room in order if "part" not in room and room["folder"][0].isdigit()]
+    paths = [Path("nbs", r["folder"], f"{n}.ipynb") for r in rooms for n in r["notebooks"]]
+    return frozenset(path.as_posix() for path in paths if path.stem != "overview")
+
+
 def what_you_know(nb: Notebook) -> Found:
-    """A core chapter ends with what a reader takes along: three claims, with numbers."""
+    """A lesson ends with what a reader takes along: three claims, with numbers."""
     found = [c for c in nb.cells if c.kind == "markdown" and KNOW in c.source.splitlines()]
-    room = nb.path.split("/")[1]
-    if not found and nb.path in core_chapters() and room in TAKE_ALONG:
-        yield len(nb.cells), f"a core chapter without the section {KNOW!r}"
+    if not found and nb.path in lessons():
+        yield len(nb.cells), f"a lesson without the section {KNOW!r}"
     for c in found:
         section = re.split(r"^#+ ", c.source.split(KNOW, 1)[1], maxsplit=1, flags=re.M)[0]
         claims = re.findall(r"^- .+", section, re.M)
