@@ -114,17 +114,25 @@ def code(row: Mapping) -> str:
     return f"<details><summary>show</summary>{'<br>'.join(lines)}</details>"
 
 
-def shown(row: Mapping) -> str:
-    """A link to the cell that prints a row's numbers, where its chapter does not."""
+def shown(row: Mapping) -> tuple[str, str] | None:
+    """Chapter and cell that print a row's numbers, where its own chapter does not."""
     if "shown" not in row:
-        return ""
+        return None
     chapter, cell = row["shown"].split("#")
-    return f" ([numbers]({chapter}.ipynb#cell-{cell}))"
+    return chapter, cell
+
+
+def linked() -> set[str]:
+    """The ids of all cells that the page links to."""
+    cells = {row["cell"] for *_, row in rows()}
+    return cells | {at[1] for *_, row in rows() if (at := shown(row))}
 
 
 def line(kind: str, name: str, row: Mapping) -> str:
     what = f"[{row['what']}]({row['chapter']}.ipynb#cell-{row['cell']})"
-    verdict = f"**{row['verdict']}**: {words(row)}{shown(row)}"
+    verdict = f"**{row['verdict']}**: {words(row)}"
+    if at := shown(row):
+        verdict += " ([numbers]({}.ipynb#cell-{}))".format(*at)
     return f"| {KINDS[kind]} {name} | {what} | {verdict} | {code(row)} |"
 
 

@@ -76,14 +76,12 @@ def test_a_row_leads_to_what_it_names(row):
     assert re.search(rf"^def {test}\(", words_of_tests(path), re.M)
     assert command_exists(papers.remade(row))
     assert "{" not in papers.words(row)
-    if "shown" in row:
-        chapter, cell = row["shown"].split("#")
-        assert cell in cells(chapter)
+    if at := papers.shown(row):
+        assert at[1] in cells(at[0]) and at[1] in papers.linked()
 
 
-def printed(shown: str) -> list[str]:
-    """The decimal numbers in the saved outputs of `chapter#cell`."""
-    chapter, cell = shown.split("#")
+def printed(chapter: str, cell: str) -> list[str]:
+    """The decimal numbers in the saved outputs of a cell."""
     return re.findall(r"-?\d+\.\d+", json.dumps(cells(chapter)[cell]["outputs"]))
 
 
@@ -98,7 +96,7 @@ def test_numbers_stand_where_a_row_says_that_they_are_shown(row):
             continue  # a word, or a count
         mean = statistics.mean(values)
         as_printed = [f"{mean:.{digits}f}" for digits in (2, 3)]
-        assert set(as_printed) & set(printed(row["shown"])), as_printed
+        assert set(as_printed) & set(printed(*papers.shown(row))), as_printed
 
 
 def test_the_step_of_table_5_is_the_presets():
