@@ -197,7 +197,7 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
 
     fresh = notebook.parent == NBS and notebook.stem in FRESH
     nb = run(notebook) if fresh else json.loads(raw)
-    mapped = {row["cell"] for _, _, _, row in papers.rows()}
+    mapped = papers.linked()
     body = to_markdown(nb, notebook.stem, save_image, text, module, mapped)
     if fresh:  # tables that are outputs have links too
         body = rewrite_links(body, notebook.parent)

@@ -13,7 +13,7 @@ from convert import NBS, ROOT, title_and_subtitle
 
 from aclam.kept import kept_result
 
-VERDICTS = ("reproduced", "differs", "not")
+VERDICTS = ("reproduced", "differs", "open", "not")
 KINDS = {"equation": "Eq.", "proposition": "Prop.", "table": "Table", "figure": "Figure"}
 COUNTS = {
     ("linear", "equation"): 27,
@@ -64,18 +64,31 @@ def chosen(found: list[Mapping], where: Mapping) -> list[Mapping]:
     return same
 
 
-def number(said: Mapping) -> str:
-    """The value of `{file, at, where, then, count}` as words: a mean where there are several."""
+def found(said: Mapping) -> list:
+    """The values that `{file, at, where, keys, then}` leads to: of one entry, or of several."""
     value = kept(said["file"])
     if said["file"].endswith(".csv"):
-        of_rows = [float(row[said["at"]]) for row in chosen(value, said["where"])]
-        return f"{statistics.mean(of_rows):.3g}"
+        return [float(row[said["at"]]) for row in chosen(value, said["where"])]
     value = follow(value, said["at"])
     if "count" in said:
-        return str(len(chosen(value, said["count"])))
+        return [len(chosen(value, said["count"]))]
+    if "keys" in said:
+        return [follow(value[key], said["then"]) for key in said["keys"]]
     if "where" in said:
-        value = statistics.mean(follow(e, said["then"]) for e in chosen(value, said["where"]))
-    return value if isinstance(value, str) else f"{value:.3g}"
+        return [follow(entry, said["then"]) for entry in chosen(value, said["where"])]
+    return [value]
+
+
+def number(said: Mapping) -> str:
+    """What `found` finds as words: a mean where there are several; `digits` behind the point."""
+    values = found(said)
+    if isinstance(values[0], str):
+        (value,) = set(values)  # one word, whichever of them is asked
+        return value
+    if "count" in said:
+        return str(values[0])
+    digits = f".{said['digits']}f" if "digits" in said else ".3g"
+    return format(statistics.mean(values), digits)
 
 
 def words(row: Mapping) -> str:
@@ -101,9 +114,25 @@ def code(row: Mapping) -> str:
     return f"<details><summary>show</summary>{'<br>'.join(lines)}</details>"
 
 
+def shown(row: Mapping) -> tuple[str, str] | None:
+    """Chapter and cell that print a row's numbers, where its own chapter does not."""
+    if "shown" not in row:
+        return None
+    chapter, cell = row["shown"].split("#")
+    return chapter, cell
+
+
+def linked() -> set[str]:
+    """The ids of all cells that the page links to."""
+    cells = {row["cell"] for *_, row in rows()}
+    return cells | {at[1] for *_, row in rows() if (at := shown(row))}
+
+
 def line(kind: str, name: str, row: Mapping) -> str:
     what = f"[{row['what']}]({row['chapter']}.ipynb#cell-{row['cell']})"
     verdict = f"**{row['verdict']}**: {words(row)}"
+    if at := shown(row):
+        verdict += " ([numbers]({}.ipynb#cell-{}))".format(*at)
     return f"| {KINDS[kind]} {name} | {what} | {verdict} | {code(row)} |"
 
 
@@ -116,11 +145,11 @@ def table(paper: str) -> str:
 
 def summary() -> str:
     """How many entries of each paper have which verdict."""
-    out = ["| paper | " + " | ".join(VERDICTS) + " | all |", "|---" * 5 + "|"]
+    out = ["| paper | " + " | ".join(VERDICTS) + " | all |", "|---" * (len(VERDICTS) + 2) + "|"]
     for paper, kinds in content().items():
-        found = Counter(row["verdict"] for p, _, _, row in rows() if p == paper)
-        counts = [str(found[verdict]) for verdict in VERDICTS]
-        out.append(f"| {kinds['title']} | {' | '.join(counts)} | {sum(found.values())} |")
+        said = Counter(row["verdict"] for p, _, _, row in rows() if p == paper)
+        counts = [str(said[verdict]) for verdict in VERDICTS]
+        out.append(f"| {kinds['title']} | {' | '.join(counts)} | {said.total()} |")
     return "\n".join([*out, "", *map(results_line, RESULTS)])
 
 
@@ -137,6 +166,6 @@ def results_line(paper: str) -> str:
     """How many of a paper's results have which verdict."""
     name, wanted = RESULTS[paper]
     entries = {(kind, str(number)): row for p, kind, number, row in rows() if p == paper}
-    found = Counter(entries[kind, str(number)]["verdict"] for kind, number in wanted)
-    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
+    said = Counter(entries[kind, str(number)]["verdict"] for kind, number in wanted)
+    counts = ", ".join(f"{said[verdict]} {verdict}" for verdict in VERDICTS)
     return f"Of {name}: {counts}.\n"

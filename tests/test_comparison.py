@@ -287,3 +287,8 @@ def test_goals_are_judged_by_code():
     assert [v["met"] for v in tables.verdicts(table)] == [None] * 5 + [
         False
     ]  # won against a model that learned nothing
+    short = good | {"additivity": near | {"mean": 0.3}}  # ahead, and not by the paper's factor
+    table["table_1"]["s"] = {"ac_lam_cpu": short, "villa_x_cpu": bad | {"note": "collapsed"}}
+    assert tables.verdicts(table)[0]["met"] is None
+    table["table_1"]["s"] = {"ac_lam_cpu": short, "villa_x_cpu": bad}
+    assert tables.verdicts(table)[0]["met"] is False

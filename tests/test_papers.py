@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import re
+import statistics
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import references
 import ways
 
 from aclam.commands.entry import COMMANDS
+from aclam.lam import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = list(papers.rows())
@@ -74,6 +76,42 @@ def test_a_row_leads_to_what_it_names(row):
     assert re.search(rf"^def {test}\(", words_of_tests(path), re.M)
     assert command_exists(papers.remade(row))
     assert "{" not in papers.words(row)
+    if at := papers.shown(row):
+        assert at[1] in cells(at[0]) and at[1] in papers.linked()
+
+
+def printed(chapter: str, cell: str) -> list[str]:
+    """The decimal numbers in the saved outputs of a cell."""
+    return re.findall(r"-?\d+\.\d+", json.dumps(cells(chapter)[cell]["outputs"]))
+
+
+SHOWN = {name: row for name, (*_, row) in zip(NAMES, ROWS, strict=True) if "shown" in row}
+
+
+@pytest.mark.parametrize("row", SHOWN.values(), ids=SHOWN)
+def test_numbers_stand_where_a_row_says_that_they_are_shown(row):
+    for said in row.get("numbers", {}).values():
+        values = papers.found(said)
+        if not isinstance(values[0], float):
+            continue  # a word, or a count
+        mean = statistics.mean(values)
+        as_printed = [f"{mean:.{digits}f}" for digits in (2, 3)]
+        assert set(as_printed) & set(printed(*papers.shown(row))), as_printed
+
+
+def test_the_step_of_table_5_is_the_presets():
+    words = papers.content()["ac_lam"]["table"][5]["words"]
+    opens = PRESETS["ac_lam_cpu"].bottleneck.continuous_steps
+    assert f"one model until step {opens:,d}" in words
+
+
+def test_norm_correlation_is_unclear_on_every_source():
+    verdicts = papers.kept("compare.json")["verdicts"]
+    found = [v["met"] for v in verdicts if "first in norm_correlation" in v["claim"]]
+    assert found == 4 * [None]
+    mapped = papers.content()["ac_lam"]
+    for words in (mapped["equation"][8]["words"], mapped["equation"][11]["words"]):
+        assert "open on all four sources" in words
 
 
 def test_a_number_of_ours_is_never_typed():
@@ -89,6 +127,10 @@ def test_wrong_rows_are_noticed():
         papers.number({"file": "linear_figure_3.csv", "where": {"panel": "9"}, "at": "llo"})
     with pytest.raises(KeyError):
         papers.number({"file": "compare.json", "at": ["table_1", "nowhere"]})
+    designs = ["IDM, no stop, seed 0", "FDM, pre-VQ, seed 0"]
+    said = {"file": "table5_preset.json", "at": ["rows"], "keys": designs, "then": ["stability"]}
+    with pytest.raises(ValueError):
+        papers.number(said)  # two words, and no mean of them
     assert not command_exists("aclam-linear --no-such-option")
     assert not command_exists("aclam-structure no_such_thing")
     assert not command_exists("aclam-nothing")

@@ -260,7 +260,7 @@ FIRST = ("additivity", "inverse", "norm_correlation_uniform")
 
 
 def verdicts(results: Mapping) -> list[dict]:
-    """Each goal with what came out: {claim, found, met}; met is None where intervals overlap."""
+    """Each goal with what came out: {claim, found, met}; met is None where it cannot be judged."""
     out = []
     for store, rows in results["table_1"].items():
         row = _methods(rows)
@@ -284,9 +284,9 @@ def _ratio_goal(store: str, metric: str, most: float, row: Mapping) -> dict:
     ours = row["AC-LAM"][metric]["mean"]
     theirs = row["villa-X"][metric]["mean"]
     found = f"{ours / theirs:.2f} ({number(ours)} against {number(theirs)})"
-    met = bool(ours <= most * theirs)
-    if met and row["villa-X"].get("note"):
-        met = None
+    met: bool | None = bool(ours <= most * theirs)
+    if row["villa-X"].get("note") and ours < theirs:
+        met = None  # ahead of a model that has not learned, by whatever factor
     return {"claim": f"{store}: {metric} at most {most} of villa-X's", "found": found, "met": met}
 
 
