@@ -117,7 +117,7 @@ def remaining(t: Tensor, sigma: float) -> Tensor:
 
 
 def to_velocity(x1: Tensor, x: Tensor, t: Tensor, sigma: float) -> Tensor:
-    """The direction at points x (B, ...) and times t (B,) on ways that end at x1 (B, ...)."""
+    """The direction at points x (B, ...) and times t (B,) on paths that end at x1 (B, ...)."""
     t = t.view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
     return x1 - (1 - sigma) * (x - t * x1) / remaining(t, sigma)
 
