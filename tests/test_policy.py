@@ -915,6 +915,8 @@ def test_bad_input_to_a_rollout(refused, tmp_path):
     refused(main, out, "which policy?")
     refused(main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
     refused(main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
+    other = [*out, "--policy", "expert", "--split", "metawrld_mt10"]
+    refused(main, other, "begin with libero_ or metaworld_")
     wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
     refused(main, wrong, 'commands "joints"', 'expects "delta_pose"')
     square = [*out, "--policy", tmp_path / "square"]

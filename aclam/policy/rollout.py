@@ -6,10 +6,10 @@ Docs: https://aclam-project.github.io/aclam/6_policy/rollout.html.md"""
 
 # %% auto #0
 __all__ = ['MOST', 'MOST_PROCESSES', 'TABLE', 'BENCHMARKS', 'RolloutConfig', 'check_settings', 'picture_size',
-           'table_environments', 'task_environments', 'libero_environments', 'metaworld_environments', 'Benchmark',
-           'benchmark_of', 'environments_of', 'open_worker', 'check_fit', 'open_policy', 'open_lam', 'summarize',
-           'Evaluation', 'progress_bar', 'say_other_end', 'named', 'evaluate', 'play_all', 'split_lines', 'table',
-           'command', 'main']
+           'check_table_split', 'table_environments', 'task_environments', 'libero_environments',
+           'metaworld_environments', 'Benchmark', 'benchmark_of', 'environments_of', 'open_worker', 'check_fit',
+           'open_policy', 'open_lam', 'summarize', 'Evaluation', 'progress_bar', 'say_other_end', 'named', 'evaluate',
+           'play_all', 'split_lines', 'table', 'command', 'main']
 
 # %% ../../nbs/6_policy/rollout.ipynb #9bbee856
 import json
@@ -102,12 +102,22 @@ def picture_size(c: RolloutConfig, player: Player | None, usual: int) -> int:
         return c.video_size
     return usual if size is None else size
 
+# %% ../../nbs/6_policy/rollout.ipynb #c763e6c9
+def check_table_split(split: str, few: bool) -> None:
+    """`UserError` for a split that begins as no benchmark's and is none of the table's."""
+    sim = library("aclam.sim.benchmark", "sim", "Emoji Table-Top")
+    others = " or ".join(f"{name}_" for name in BENCHMARKS if name != TABLE)
+    try:
+        sim.emoji_split(split, few)
+    except UserError as error:
+        raise UserError(f"{error} Splits of other benchmarks begin with {others}.") from error
+
 
 def table_environments(c: RolloutConfig, player: Player | None) -> dict[str, Environment]:
     """The environments of Emoji Table-Top, by split."""
     sim = library("aclam.sim.benchmark", "sim", "Emoji Table-Top")
     for split in c.split:
-        sim.emoji_split(split, c.few)  # a wrong name is refused before data are read
+        check_table_split(split, c.few)  # before data are read
     trained_for = getattr(player, "control", "")
     usual = trained_for if trained_for in sim.EnvConfig.controls else "delta_pose"
     settings = sim.EnvConfig(
