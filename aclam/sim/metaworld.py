@@ -12,6 +12,7 @@ __all__ = ['INSTRUCTIONS', 'TASKS', 'PREFIX', 'LISTS', 'STEP_HZ', 'STARTS', 'Met
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from itertools import chain, repeat
 
@@ -102,6 +103,7 @@ PREFIX = "metaworld_"  # of the names of splits
 LISTS = ("mt10", "mt25", "mt50")  # of tasks, as Meta-World has them
 
 
+@cache  # a rollout asks for each episode in its queue
 def tasks_of(split: str) -> tuple[str, ...]:
     """The tasks of a split: metaworld_mt10 or another list, or one task, as metaworld_reach."""
     name = split.removeprefix(PREFIX)
