@@ -18,6 +18,7 @@ from types import ModuleType
 ENVIRONMENTS = {  # name -> where its class stands, and commands in an episode
     "aclam/EmojiTableTop-v0": ("aclam.sim.benchmark:EmojiTableTopEnv", 200),
     "aclam/Libero-v0": ("aclam.sim.libero_benchmark:LiberoEnv", 480),
+    "aclam/MetaWorld-v0": ("aclam.sim.metaworld_benchmark:MetaWorldEnv", 125),
 }
 
 

@@ -42,10 +42,15 @@ def test_importing_the_package_costs_nothing():
 def test_the_limits_are_those_of_the_settings():
     from aclam.sim.benchmark import EnvConfig
     from aclam.sim.libero import LiberoSource
+    from aclam.sim.metaworld_benchmark import MetaWorldConfig
 
     assert aclam.__version__
     steps = {name: steps for name, (_, steps) in ENVIRONMENTS.items()}
-    assert steps == {TABLE: EnvConfig.max_steps, "aclam/Libero-v0": LiberoSource.limit}
+    assert steps == {
+        TABLE: EnvConfig.max_steps,
+        "aclam/Libero-v0": LiberoSource.limit,
+        "aclam/MetaWorld-v0": MetaWorldConfig.max_steps,
+    }
     for name in ENVIRONMENTS:
         assert gymnasium.spec(name).max_episode_steps == steps[name]
 

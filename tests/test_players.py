@@ -174,10 +174,16 @@ def test_the_experts_film_changes_nothing(tmp_path):
     assert max(frame.std() for frame in frames) > 10  # not black
 
 
-@pytest.mark.slow
-def test_the_experts_film_in_libero(tmp_path):
-    pytest.importorskip("libero")
-    settings = config(tmp_path, policy="expert", split=("libero_object",), few=False, max_steps=9)
+@pytest.mark.parametrize(
+    "package, split",
+    [
+        pytest.param("libero", "libero_object", marks=pytest.mark.slow),
+        ("metaworld", "metaworld_drawer-open"),
+    ],
+)
+def test_the_experts_film_of_many_tasks(package, split, tmp_path):
+    pytest.importorskip(package)
+    settings = config(tmp_path, policy="expert", split=(split,), few=False, max_steps=9)
     evaluate(RolloutConfig(**(vars(settings) | {"videos": 1})))
     (film,) = (tmp_path / "videos").glob("*.mp4")
     assert pictures(film)[0].shape == (256, 256, 3)

@@ -19,7 +19,17 @@ from aclam.data.store import write_store
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.lam import LatentActionModel
 from aclam.policy import attention_mask as masks
-from aclam.policy import experts, flow, kept_episodes, model, promises, rollout, small_vlm, vlm
+from aclam.policy import (
+    experts,
+    flow,
+    kept_episodes,
+    model,
+    promises,
+    rates,
+    rollout,
+    small_vlm,
+    vlm,
+)
 from aclam.train import demonstrations, scale
 from aclam.train import policy as training
 from aclam.train.config import TrainConfig
@@ -862,13 +872,13 @@ def test_the_papers_form_in_small_by_its_command(folders, tmp_path):
 
 
 def test_wilson():
-    low, high = rollout.wilson(23, 40)
+    low, high = rates.wilson(23, 40)
     assert (low, high) == pytest.approx(
         (0.4220, 0.7149), abs=1e-3
     )  # by hand, from the formula's two roots
     for p in (low, high):  # both are roots of |k/n - p| = z sqrt(p (1 - p) / n)
         assert abs(23 / 40 - p) == pytest.approx(1.96 * (p * (1 - p) / 40) ** 0.5)
-    assert rollout.wilson(0, 0) == (0, 1) and rollout.wilson(0, 10)[0] == 0
+    assert rates.wilson(0, 0) == (0, 1) and rates.wilson(0, 10)[0] == 0
 
 
 def test_lines_cut_in_half_and_other_rollouts(tmp_path):
@@ -924,6 +934,8 @@ def test_bad_input_to_a_rollout(refused, tmp_path):
     refused(main, out, "which policy?")
     refused(main, [*out, "--policy", tmp_path / "nobody"], "no policy at", "nobody")
     refused(main, [*out, "--policy", "expert", "--split", "trian"], '"train"')
+    other = [*out, "--policy", "expert", "--split", "metawrld_mt10"]
+    refused(main, other, "begin with libero_ or metaworld_")
     wrong = [*out, "--policy", tmp_path / "joints", "--control", "delta_pose"]
     refused(main, wrong, 'commands "joints"', 'expects "delta_pose"')
     square = [*out, "--policy", tmp_path / "square"]
@@ -931,8 +943,12 @@ def test_bad_input_to_a_rollout(refused, tmp_path):
     refused(
         main,
         [*square, "--split", "id", "libero_object"],
-        "one run is of Emoji Table-Top or of LIBERO",
+        "one run is of Emoji Table-Top, of LIBERO or of Meta-World",
     )
+    seldom = dataclasses.replace(SQUARE, control="delta_pose", control_hz=5)
+    model.Policy(seldom).save_pretrained(tmp_path / "seldom")
+    wrong = [*out, "--policy", tmp_path / "seldom", "--split", "val"]
+    refused(main, wrong, "trained to send 5 commands a second", "Emoji Table-Top takes 20")
     refused(main, [*square, "--split", "train", "--max-steps", "-1"], "--max-steps", "-1")
     refused(main, [*square, "--split", "train", "train"], "each of them once")
     refused(main, [*square, "--episodes", 10**12], "at most")
@@ -956,26 +972,40 @@ def test_a_rollout_takes_no_folder_of_others(refused, tmp_path):
     assert (tmp_path / "photos" / "episodes.jsonl").read_text() == "{}"
 
 
-def test_bad_input_to_libero(refused, tmp_path):
-    pytest.importorskip("libero")
+# package, title, a split, it with a slip of the finger, numbers of a command
+MANY_TASKS = [
+    ("libero", "LIBERO", "libero_spatial", "libero_spacial", 7),
+    ("metaworld", "Meta-World", "metaworld_mt10", "metaworld_m10", 4),
+    ("metaworld", "Meta-World", "metaworld_reach", "metaworld_reech", 4),
+]
+
+
+@pytest.mark.parametrize("package, title, split, slip, width", MANY_TASKS)
+def test_bad_input_to_a_benchmark_of_many_tasks(
+    package, title, split, slip, width, refused, tmp_path
+):
+    pytest.importorskip(package)
     model.Policy(SQUARE).save_pretrained(tmp_path / "square")
-    model.Policy(dataclasses.replace(SQUARE, control="joints")).save_pretrained(tmp_path / "joints")
-    argv = ["--out", tmp_path / "out", "--policy", tmp_path / "square", "--split", "libero_spatial"]
-    refused(
-        rollout.main,
-        argv,
-        "reads 7",
-        "LIBERO takes commands of 7 numbers and gives states of 8",
-    )
-    refused(rollout.main, [*argv, "--few"], "--few", "LIBERO has none")
-    refused(rollout.main, [*argv[:-1], "libero_spacial"], '"libero_spatial"')
+    argv = ["--out", tmp_path / "out", "--policy", tmp_path / "square", "--split", split]
+    fits = f"{title} takes commands of {width} numbers and gives states of 8"
+    refused(rollout.main, argv, "reads 7", fits)
+    for option in (["--few"], ["--data", "somewhere"], ["--control", "joints"]):
+        refused(rollout.main, [*argv, *option], option[0], f"{title} has none")
+    refused(rollout.main, [*argv[:-1], slip], f'"{split}"', f'"{slip}"')
+    refused(rollout.main, [*argv, "val"], "one run is of Emoji Table-Top, of LIBERO or of")
+    for name, changed in {"joints": {"control": "joints"}, "slow": {"control_hz": 5}}.items():
+        fitting = dataclasses.replace(SQUARE, action_dim=width, proprio_dim=8, **changed)
+        model.Policy(fitting).save_pretrained(tmp_path / name)
     argv[3] = tmp_path / "joints"
-    refused(rollout.main, argv, 'commands "joints"', 'LIBERO expects "recorded"')
+    refused(rollout.main, argv, 'commands "joints"', f'{title} expects "recorded"')
+    argv[3] = tmp_path / "slow"
+    refused(rollout.main, argv, "5 commands a second", f"{title} takes 20")
+    assert not (tmp_path / "out").exists()
 
 
 def test_rates_of_tasks():
     rows = [{"S": n < 3, "task": "ab"[n % 2], "crashed": False} for n in range(6)]
-    found = rollout.task_rates([*rows, {"S": False, "crashed": True}])
+    found = rates.task_rates([*rows, {"S": False, "crashed": True}])
     assert (found["S"]["k"], found["S"]["n"], found["crashed"]) == (3, 6, 1) and found["tasks"][
         "a"
     ]["k"] == 2
@@ -983,19 +1013,69 @@ def test_rates_of_tasks():
     assert "2 of 3: a" in text and "0.50 (0.19 to 0.81)" in text
 
 
+@pytest.fixture(scope="module")
+def reaching(tmp_path_factory):
+    """Four demonstrations of Meta-World's reach, with a frame at each command."""
+    pytest.importorskip("metaworld")
+    from aclam.sim.metaworld import metaworld_settings
+    from aclam.sim.sources import prepare_source
+
+    folder = tmp_path_factory.mktemp("reaching") / "data"
+    settings = metaworld_settings("metaworld_reach", acts=True)
+    prepare_source("metaworld", folder, 4, size=24, workers=1, progress=False, **settings)
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["policy_cpu", "policy_cpu_wo_lam"])
+def test_a_policy_of_meta_world_is_trained_and_played(reaching, folders, preset, tmp_path):
+    """From demonstrations to a rollout that is stopped, goes on, and is filmed with its plan."""
+    words = dataclasses.replace(SQUARE.vlm, text_length=16)
+    sizes = dataclasses.replace(SQUARE, vlm=words, latents=2 if preset == "policy_cpu" else 0)
+    lam = str(folders / "lam") if preset == "policy_cpu" else ""
+    changes = {"data": (str(reaching),), "preset": preset, "model": sizes, "lam": lam}
+    training.run(small(folders, tmp_path / "run", **changes))
+    trained = model.Policy.from_pretrained(tmp_path / "run" / "model")
+    assert (trained.config.action_dim, trained.config.proprio_dim) == (4, 8)
+
+    settings = rollout.RolloutConfig(
+        str(tmp_path / "run" / "model"),
+        split=("metaworld_mt10",),
+        episodes=2,
+        seed=20,
+        envs=1,
+        max_steps=8,
+        out=str(tmp_path / "rollout"),
+    )
+    first = rollout.evaluate(settings)
+    rows = kept_episodes.read_episodes(tmp_path / "rollout", rates.TaskRow)
+    assert first["played_now"] == 2 and [r["task"] for r in rows] == ["reach-v3", "push-v3"]
+    assert list(first["metaworld_mt10"]["tasks"]) == ["push-v3", "reach-v3"]
+    more = dataclasses.replace(settings, episodes=3, videos=1, lam=lam)
+    again = rollout.evaluate(more)
+    kept = kept_episodes.read_episodes(tmp_path / "rollout", rates.TaskRow)
+    assert kept[:2] == rows and again["played_now"] == 1 and kept[2]["task"] == "pick-place-v3"
+    films = {path.name for path in (tmp_path / "rollout" / "videos").iterdir()}
+    plans = {"metaworld_mt10_20_plan.png"} if lam else set()
+    assert films == {"metaworld_mt10_20.mp4"} | plans
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_rollout_in_libero_is_killed_and_goes_on(tmp_path):
-    pytest.importorskip("libero")
+@pytest.mark.parametrize(
+    "package, split, width", [("libero", "libero_object", 7), ("metaworld", "metaworld_mt10", 4)]
+)
+def test_a_rollout_of_many_tasks_is_killed_and_goes_on(package, split, width, tmp_path):
+    pytest.importorskip(package)
     words = dataclasses.replace(SQUARE.vlm, text_length=16)
-    model.Policy(dataclasses.replace(SQUARE, vlm=words, proprio_dim=8)).save_pretrained(
+    sizes = {"action_dim": width, "proprio_dim": 8}
+    model.Policy(dataclasses.replace(SQUARE, vlm=words, **sizes)).save_pretrained(
         tmp_path / "policy"
     )
     argv = [
         "--policy",
         str(tmp_path / "policy"),
         "--split",
-        "libero_object",
+        split,
         "--max-steps",
         "8",
         "--envs",
@@ -1010,9 +1090,9 @@ def test_a_rollout_in_libero_is_killed_and_goes_on(tmp_path):
         process.kill()
     first = lines.read_text().splitlines()[0]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout)  # LIBERO prints; this is one JSON object all the same
+    result = json.loads(done.stdout)  # simulators print; this is one JSON object all the same
     assert lines.read_text().startswith(first) and lines.read_text().count("\n") == 2
-    suite = result["libero_object"]
+    suite = result[split]
     assert result["played_now"] == 1 and suite["S"]["n"] == 2 and len(suite["tasks"]) == 2
 
 

@@ -19,7 +19,7 @@ from aclam.core import UserError
 from aclam.data.rotation import check_rotation
 from aclam.data.store import read_store
 from aclam.sim import expert, hands, libero, metaworld, recording, sources
-from aclam.sim.prepare import Job, Recorders, prepare, record_episode
+from aclam.sim.prepare import Job, Recorders, prepare, recipe, record_episode
 
 PACKAGES = {"metaworld": "metaworld", "robosuite": "robosuite", "libero": "libero"}
 
@@ -171,6 +171,72 @@ def test_every_task_of_meta_world_has_words_and_an_expert():
     assert set(recording.load_simulator("metaworld.policies").ENV_POLICY_MAP) >= set(
         metaworld.TASKS
     )
+
+
+@installed("metaworld")
+def test_demonstrations_of_meta_world_play_again_to_the_last_bit(tmp_path):
+    """Commands, states, camera and rate of `--use policy` are those of the closed loop."""
+    from aclam.sim.metaworld_benchmark import MetaWorldEnv, recorded_start
+
+    chosen = {"variants": ("push-v3", "peg-insert-side-v3")}
+    settings = metaworld.metaworld_settings(acts=True) | chosen
+    quiet = {"workers": 1, "progress": False, "size": 32, "quality": 100}
+    sources.prepare_source("metaworld", tmp_path / "acts", 4, **quiet, **settings)
+    env = MetaWorldEnv(image_size=32)
+    for t in read_store(tmp_path / "acts").trajectories:
+        assert round(t.fps, 6) == env.config.hz
+        info, states = env.replay(t)
+        assert info == {"S": True, "task": t.info["variant"]}
+        assert np.array_equal(states, t.proprio[: len(states)])
+        seen = env.reset(options=recorded_start(t))[0]
+        assert np.abs(seen["image"].astype(int) - t.frames[[0]][0]).mean() < 2
+        assert seen["instruction"] == t.task and seen["proprio"].shape == (8,)
+        env.reset(options=recorded_start(t))
+        assert not env.play(t.action[:, [1, 0, 2, 3]])[0]["S"]  # the check can fail
+    with pytest.raises(UserError, match='unknown option "taks"'):
+        env.reset(options={"taks": "push-v3"})
+    env.close()
+
+
+@installed("metaworld")
+def test_recordings_of_meta_world_fit_the_closed_loop_too(tmp_path):
+    """Without `--use policy` commands are means of four: nearly, and only where it is recorded."""
+    from aclam.data.trajectory import synthetic_trajectory
+    from aclam.sim.metaworld_benchmark import MetaWorldEnv
+
+    quiet = {"workers": 1, "progress": False, "size": 16}
+    sources.prepare_source("metaworld", tmp_path / "m", 3, **quiet, **TINY["metaworld"])
+    env = MetaWorldEnv(image_size=0)
+    played = [env.replay(t)[0]["S"] for t in read_store(tmp_path / "m").trajectories]
+    assert all(played)
+    with pytest.raises(UserError, match="no episode of aclam-data prepare metaworld"):
+        env.replay(synthetic_trajectory(seed=0, T=4, size=16))
+    env.close()
+
+
+@installed("metaworld")
+def test_splits_of_meta_world(tmp_path):
+    for name, count in (("mt10", 10), ("mt25", 25), ("mt50", 50), ("reach", 1)):
+        tasks = metaworld.tasks_of(f"metaworld_{name}")
+        assert len(set(tasks)) == count and set(tasks) <= set(metaworld.TASKS)
+    for slip in ("metaworld_reech", "reach", "metaworld_", "metaworld"):
+        with pytest.raises(UserError, match="metaworld_mt10, metaworld_mt25"):
+            metaworld.tasks_of(slip)
+    plain = replace(metaworld.MetaWorldSource(), size=16)
+    assert "hold" not in recipe(Job("", plain, 3))  # as in stores that were made before
+    assert recipe(Job("", replace(plain, hold=4), 3))["hold"] == 4
+
+
+@installed("metaworld")
+def test_the_command_records_a_split_of_meta_world(outcome, refused, tmp_path):
+    words = ["prepare", "metaworld", "--out", tmp_path / "m", "--episodes", "1", "--workers", "1"]
+    refused(command.main, [*words, "--split", "metaworld_reech"], '"metaworld_reach"')
+    words += ["--size", "16", "--split", "metaworld_reach", "--json"]
+    status, out, _ = outcome(command.main, *words, "--use", "policy")
+    assert status == 0 and json.loads(out)["fps"] == 20
+    (t,) = read_store(tmp_path / "m").trajectories
+    assert t.info["variant"] == "reach-v3"
+    refused(command.main, words, "hold was 4")
 
 
 @installed("metaworld")

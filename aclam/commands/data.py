@@ -44,6 +44,7 @@ from ..schema import Count, FrameRate, Positive
 from ..sim.emoji_tabletop import EmojiConfig
 from ..sim.expert import STEADY
 from ..sim.libero import libero_settings
+from ..sim.metaworld import metaworld_settings
 from ..sim.sources import prepare_source
 
 # %% ../../nbs/10_commands/data.ipynb #cacdb2cc
@@ -71,9 +72,10 @@ class Prepare:
     episodes: int | None = None
     size: int = 64  # side of a frame in pixels
     seed: int = 0  # same seed and settings, same bytes
-    # policy: of emoji or libero, a frame at each command, a steady hand
+    # policy: of emoji, libero or metaworld, a frame at each command
     use: Literal["video", "policy"] = "video"
-    # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task
+    # emoji and stills: train, val, train100 (for policies), val100; libero: a suite or one task;
+    # metaworld: metaworld_mt10 or one task, as metaworld_reach
     split: str = ""
     workers: int | None = None  # processes; default: one a core
     successes_only: bool = True  # attempts that failed are counted and not kept
@@ -192,11 +194,13 @@ def use_settings(config: Prepare) -> dict:
         return {}
     if config.source == "libero":
         return libero_settings(config.split, acts)
+    if config.source == "metaworld":
+        return metaworld_settings(config.split, acts)
     if config.source == "stills" and not acts:
         return {"split": config.split}
     if config.source != "emoji":
         raise UserError(
-            "--use policy is for emoji and libero, --split for them and stills, "
+            "--use policy is for emoji, libero and metaworld, --split for them and stills, "
             f"not for {config.source}"
         )
     every = 1 if acts else EmojiConfig().record_every

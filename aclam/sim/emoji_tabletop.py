@@ -153,13 +153,17 @@ def _make_model(config: EmojiConfig):
     return load_mujoco().MjModel.from_xml_string(mjcf, files)
 
 
-def checked_action(action, meaning: str = "six joint angles, gripper opening") -> np.ndarray:
-    """The action as float64 (7,); `UserError` for another shape or for what is not finite."""
+def checked_action(
+    action, meaning: str = "six joint angles, gripper opening", width: int = 7
+) -> np.ndarray:
+    """The action as float64 (width,); `UserError` for another shape or for what is not finite."""
     action = np.asarray(action, dtype=np.float64)
-    if action.shape != (7,) or not np.isfinite(action).all():
+    if action.shape != (width,) or not np.isfinite(action).all():
         numbers = np.array2string(action, precision=3, threshold=8)
+        count = {4: "four", 7: "seven"}.get(width, width)
         raise UserError(
-            f"an action is seven finite numbers ({meaning}), not {numbers} of shape {action.shape}"
+            f"an action is {count} finite numbers ({meaning}), not {numbers} of shape "
+            f"{action.shape}"
         )
     return action
 

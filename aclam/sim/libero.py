@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import UserError, suggest
 from ..data.trajectory import Trajectory
@@ -305,3 +306,15 @@ class LiberoRecorder:
     def close(self) -> None:
         self.camera.close()
         self.env.close()
+
+# %% ../../nbs/7_sim/libero.ipynb #540497f8
+@patch(as_prop=True)
+def data(self: LiberoRecorder):
+    """MuJoCo's data."""
+    return self.eef.data
+
+
+@patch
+def proprio(self: LiberoRecorder) -> np.ndarray:
+    """(8,), see `EEF_LAYOUT`."""
+    return self.eef.proprio()

@@ -17,10 +17,9 @@ from fastcore.basics import patch
 
 from ..core import UserError, suggest
 from .emoji_tabletop import checked_action
-from .environment import PolicyEnv, gym, observation_space, registered
+from .environment import EEF_LIMITS, TaskEnv, gym, observation_space, registered
 from .libero import BRISK, SUITES, LiberoSource, carry_plan
 from ..schema import Count
-from .recording import Camera, follow_sign
 from .robosuite import CONTROL_HZ, OscConfig, OscExpert
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #865c34d9
@@ -71,25 +70,14 @@ class LiberoConfig:
         return LiberoEnv(**asdict(self))
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #d0b880ed
-class LiberoEnv(PolicyEnv):
-    """A suite of LIBERO as `aclam/Libero-v0`; the fields of `LiberoConfig` are its arguments.
-
-    One task at a time is open, opened when it is needed.
-    """
+class LiberoEnv(TaskEnv):
+    """A suite of LIBERO as `aclam/Libero-v0`; the fields of `LiberoConfig` are its arguments."""
 
     def __init__(self, render_mode: str | None = None, **settings: Any):
-        super().__init__(LiberoConfig(**settings), render_mode)
-        size = self.config.image_size
-        # meters, quaternion, opening
-        limits = (2, 2, 2, 1.01, 1.01, 1.01, 1.01, 1)
-        self.observation_space = observation_space(limits, 150, size)
+        config = LiberoConfig(**settings)
+        super().__init__(config, render_mode, LiberoSource(size=config.image_size or 16))
+        self.observation_space = observation_space(EEF_LIMITS, 150, config.image_size)
         self.action_space = gym.spaces.Box(np.float32(-1), np.float32(1), (7,))
-        self.source = LiberoSource(size=size or 16)
-        self.recorder = None
-        self.second: Camera | None = None  # of this task, for people
-        self.task: int | None = None  # that is open
-        self.quaternion: np.ndarray | None = None  # of the last state
-        self.seconds["opening"] = 0.0
 
     def start(self, seed: int | None, options: dict) -> None:
         """Begin episode number `seed`, see `episode_of`; without a number a random one."""
@@ -97,12 +85,8 @@ class LiberoEnv(PolicyEnv):
             seed = int(self.np_random.integers(TASKS * STATES))
         task, state = episode_of(seed)
         with self.timed("opening"):
-            if task != self.task:
-                self.close()
-                self.recorder = self.source.open(f"{self.config.suite}/{task}")
-                self.task = task
+            self.open_task(f"{self.config.suite}/{task}")
             self.recorder.eef.reset(state)
-        self.quaternion = None
 
     def act(self, action: np.ndarray) -> None:
         """Do one control step; numbers beyond [-1, 1] are clipped."""
@@ -117,50 +101,9 @@ def instruction(self: LiberoEnv) -> str:
 
 
 @patch
-def proprio(self: LiberoEnv) -> np.ndarray:
-    """(8,) float32, see `EEF_LAYOUT`; the quaternion keeps the sign that it had."""
-    row = self.recorder.eef.proprio()
-    quaternion = row[3:7]
-    if self.quaternion is None:
-        row[3:7] = follow_sign(quaternion[None])[0]
-    else:
-        row[3:7] = quaternion * (np.sign(quaternion @ self.quaternion) or 1)
-    self.quaternion = row[3:7].copy()
-    return row.astype(np.float32)
-
-
-@patch
-def picture(self: LiberoEnv) -> np.ndarray:
-    """What LIBERO's own camera sees, uint8 (size, size, 3)."""
-    return self.recorder.camera.picture(self.recorder.eef.data)
-
-# %% ../../nbs/7_sim/libero_benchmark.ipynb #a48cb0ae
-@patch
-def shot(self: LiberoEnv) -> np.ndarray:
-    """What LIBERO's own camera sees, for people: uint8 (render_size, render_size, 3)."""
-    if self.render_size == self.config.image_size:
-        return self.picture()
-    if self.second is None:
-        self.second = self.recorder.make_camera(self.render_size)
-    return self.second.picture(self.recorder.eef.data)
-
-
-@patch
 def info(self: LiberoEnv) -> dict:
     """Success now, as LIBERO defines it, and of which task."""
     return {"S": bool(self.recorder.env._check_success()), "task": self.instruction}
-
-
-@patch
-def close(self: LiberoEnv) -> None:
-    """Free the task that is open."""
-    if self.second is not None:
-        self.second.close()
-    if self.recorder is not None:
-        self.recorder.close()
-    self.second = None
-    self.recorder = None
-    self.task = None
 
 # %% ../../nbs/7_sim/libero_benchmark.ipynb #667868db
 @patch

@@ -29,7 +29,8 @@ from ..lam import LatentActionModel
 from ..lam.odd import read_as
 from ..policy import rollout
 from ..policy.model import PRESETS
-from ..policy.rollout import RolloutConfig, wilson
+from ..policy.rates import wilson
+from ..policy.rollout import RolloutConfig
 from .processes import claim_more, hardware, identities
 from ..schema import Count
 from ..train import policy as training

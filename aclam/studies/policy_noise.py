@@ -27,7 +27,8 @@ from ..kept import code_commit
 from ..policy import rollout
 from ..policy.kept_episodes import read_episodes
 from ..policy.model import PRESETS, Policy
-from ..policy.rollout import CardRow, RolloutConfig
+from ..policy.rates import CardRow
+from ..policy.rollout import RolloutConfig
 from ..schema import Count, Positive, check_fields
 from .policy_comparison import seed_interval
 from .processes import claim_more, hardware, identities
