@@ -72,7 +72,9 @@ def comparison(folders: list[Path]) -> dict:
     for other in others:
         for name, value in first["settings"].items():
             if name not in apart and other["settings"][name] != value:
-                raise UserError(f"{name} is {value} in {folders[0]}, {other['settings'][name]} later")
+                raise UserError(
+                    f"{name} is {value} in {folders[0]}, {other['settings'][name]} later"
+                )
     policies = [p for report in (first, *others) for p in report["policies"]]
     if len({(p["method"], p["demonstrations"], p["seed"]) for p in policies}) < len(policies):
         raise UserError("a policy is in two of these folders")
