@@ -10,7 +10,7 @@ __all__ = ['LESSONS', 'CHAPTERS', 'find_lesson', 'check']
 # %% ../../nbs/course/syllabus.ipynb #78beb48b
 from ..core import UserError, suggest
 from . import adding, both_ways, changes, codebook, composition, flow
-from . import linear_exercises
+from . import lam_exercises, linear_exercises
 from .exercise import Answer, Lesson, Result, check_lesson
 
 # %% ../../nbs/course/syllabus.ipynb #34032925
@@ -19,7 +19,11 @@ LESSONS = {
     for module in (changes, adding, codebook, composition, both_ways, flow)
 }
 
-CHAPTERS = {chapter.name: chapter for module in (linear_exercises,) for chapter in module.CHAPTERS}
+CHAPTERS = {
+    chapter.name: chapter
+    for module in (linear_exercises, lam_exercises)
+    for chapter in module.CHAPTERS
+}
 
 
 def find_lesson(name: str) -> Lesson:
