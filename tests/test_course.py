@@ -60,6 +60,15 @@ def test_a_chapter_tells_its_command_and_its_functions(name):
     assert texts[0].startswith(f"# {chapter.title}\n")
 
 
+def test_the_page_of_the_course_lists_all_chapters():
+    page = json.loads((NBS / "course/syllabus.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in page)
+    for name, chapter in CHAPTERS.items():
+        asked = ", ".join(f"`{exercise.name}`" for exercise in chapter.exercises)
+        row = f"| `{name}` | [{chapter.title}](../{chapter.reads[0]}.ipynb) | {asked} |"
+        assert row in text, name
+
+
 def test_names_that_nobody_asks_for_are_refused():
     with pytest.raises(UserError, match='no lesson or chapter "flows".*"flow"'):
         find_lesson("flows")

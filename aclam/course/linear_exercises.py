@@ -1,4 +1,4 @@
-"""Seven functions about matrices, and checks that name the mistake
+"""Eight functions about matrices, and checks that name the mistake
 
 Docs: https://aclam-project.github.io/aclam/course/linear_exercises.html.md"""
 
