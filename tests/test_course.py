@@ -1,4 +1,4 @@
-"""The course: every lesson's blanks are a file that runs, and aclam-check says what is wrong."""
+"""The course and the chapters: their blanks are a file that runs, and aclam-check says what is wrong."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,16 @@ import pytest
 from aclam.commands.check import main
 from aclam.core import UserError
 from aclam.course.exercise import blanks, check_exercise
-from aclam.course.syllabus import LESSONS, check, find_lesson
+from aclam.course.syllabus import CHAPTERS, LESSONS, check, find_lesson
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
-EXERCISES = [(name, n) for name, lesson in LESSONS.items() for n in range(len(lesson.exercises))]
+KNOWN = LESSONS | CHAPTERS
+EXERCISES = [(name, n) for name, lesson in KNOWN.items() for n in range(len(lesson.exercises))]
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_the_blanks_of_a_lesson_are_a_program_whose_answers_are_blank(name):
-    lesson = LESSONS[name]
+    lesson = KNOWN[name]
     found = {}
     exec(blanks(lesson), found)
     for exercise in lesson.exercises:
@@ -32,7 +33,7 @@ def test_the_blanks_of_a_lesson_are_a_program_whose_answers_are_blank(name):
     ids=["zero", "argument", "text", "no arguments", "no function", "print"],
 )
 def test_no_answer_that_is_no_answer_is_right(name, n, answer):
-    result = check_exercise(LESSONS[name].exercises[n], answer)
+    result = check_exercise(KNOWN[name].exercises[n], answer)
     assert result.word != "right" and result.why and "\n" not in result.why
 
 
@@ -42,9 +43,37 @@ def test_chapters_that_a_lesson_names_are_there():
         assert (NBS / "course" / f"{lesson.name}.ipynb").exists()
 
 
+def test_lessons_and_chapters_have_names_of_their_own():
+    assert len(KNOWN) == len(LESSONS) + len(CHAPTERS)
+    assert all(name.isidentifier() for name in KNOWN)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_tells_its_command_and_its_functions(name):
+    chapter = CHAPTERS[name]
+    (read,) = chapter.reads
+    cells = json.loads((NBS / f"{read}.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    (asks,) = [text for text in texts if "**With blanks.**" in text]
+    assert f"`aclam-check {name} --begin`" in asks and f"`aclam-check {name}`" in asks
+    assert all(f"`{exercise.name}`" in asks for exercise in chapter.exercises)
+    assert texts[0].startswith(f"# {chapter.title}\n")
+
+
+def test_the_page_of_the_course_lists_all_chapters():
+    page = json.loads((NBS / "course/syllabus.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in page)
+    for name, chapter in CHAPTERS.items():
+        asked = ", ".join(f"`{exercise.name}`" for exercise in chapter.exercises)
+        row = f"| `{name}` | [{chapter.title}](../{chapter.reads[0]}.ipynb) | {asked} |"
+        assert row in text, name
+
+
 def test_names_that_nobody_asks_for_are_refused():
-    with pytest.raises(UserError, match='no lesson "flows".*"flow"'):
+    with pytest.raises(UserError, match='no lesson or chapter "flows".*"flow"'):
         find_lesson("flows")
+    with pytest.raises(UserError, match="Did you mean linear_model"):
+        find_lesson("model")
     with pytest.raises(UserError, match='asks for no "nearst".*"nearest"'):
         check("codebook", nearst=max)
 
@@ -52,8 +81,12 @@ def test_names_that_nobody_asks_for_are_refused():
 def test_the_command_lists_begins_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["--json"])
-    rows = json.loads(capsys.readouterr().out)["lessons"]
-    assert [row["lesson"] for row in rows] == list(LESSONS)
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["lesson"] for row in rows["lessons"]] == list(LESSONS)
+    assert [row["lesson"] for row in rows["chapters"]] == list(CHAPTERS)
+    main([])
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in KNOWN)
 
     main(["flow", "--begin"])
     file = tmp_path / "flow_answers.py"

@@ -413,6 +413,36 @@ def test_a_lesson_says_what_its_reader_knows():
     assert len(list(lint.what_you_know(bare))) == 1
 
 
+KINDS = "## Exercises\n\n**With blanks.** `aclam-check pca`\n\n**With a pencil.**\n\n1. a\n\n**Open.** b\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (KINDS, 0),
+        (KINDS.replace("**Open.**", "Open:"), 1),
+        (KINDS.replace("**With a pencil.**", "") + "\n**With a pencil.** c", 1),  # another order
+        (KINDS.replace("**Open.** b", "## Solutions\n\n**Open.** b"), 1),  # in another section
+        (KINDS.replace("`aclam-check pca`", ""), 1),
+        (KINDS.replace("-check pca", "-check pcas"), 1),
+        ("no exercises", 0),
+    ],
+)
+def test_a_core_chapter_has_exercises_of_three_kinds(text, found):
+    cell = lint.Cell(1, "markdown", text, "")
+    for path, expected in (("nbs/1_linear/pca.ipynb", found), ("nbs/1_linear/llo.ipynb", 0)):
+        nb = lint.Notebook(path, [cell], 0)
+        assert len(list(lint.three_kinds_of_exercises(nb))) == expected
+
+
+def test_exceptions_are_core_chapters_that_need_one(monkeypatch):
+    excepted = lint.OTHER_EXERCISES
+    assert excepted.keys() <= lint.core_chapters()
+    monkeypatch.setattr(lint, "OTHER_EXERCISES", {})
+    for path in excepted:
+        assert list(lint.three_kinds_of_exercises(lint.read(lint.ROOT / path))), path
+
+
 @pytest.mark.parametrize(
     "text, found",
     [

@@ -692,6 +692,46 @@ def solutions_fold(nb: Notebook) -> Found:
         yield len(nb.cells), "exercises without a heading '## Solutions'"
 
 
+KINDS = ("**With blanks.**", "**With a pencil.**", "**Open.**")  # in this order
+CHECKED = re.compile(r"`aclam-check (\w+)`")
+OTHER_EXERCISES = {  # core chapters whose exercises are of other kinds, and why
+    "nbs/minimal.ipynb": "the spine: its functions are the chapter, and one trains them",
+    "nbs/minimal_policy.ipynb": "the spine: its functions are the chapter, and one trains them",
+    "nbs/course/syllabus.ipynb": "the page of the lessons, each of which has blanks",
+    "nbs/2_additivity/innovation.ipynb": "pencil and open, no blanks: its formulas are measured",
+    "nbs/9_studies/comparison.ipynb": "a study: about how to run and read it",
+    "nbs/9_studies/policy_comparison.ipynb": "a study: about how to run and read it",
+    "nbs/9_studies/demo.ipynb": "a study: about how to run and read it",
+    "nbs/symptoms/good_enough.ipynb": "a page for a person in trouble",
+}
+
+
+@cache
+def names_to_check() -> frozenset[str]:
+    """The lessons and chapters that `aclam-check` knows, as the notebooks of the course name them."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "nbs/course").glob("*.ipynb")]
+    cells = ["".join(cell["source"]) for text in texts for cell in json.loads(text)["cells"]]
+    return frozenset(re.findall(r'Lesson\(\s*name="(\w+)"', "\n".join(cells)))
+
+
+def three_kinds_of_exercises(nb: Notebook) -> Found:
+    """A core chapter asks for a function, for a pencil, and for what this book does not know."""
+    if nb.path not in core_chapters() or nb.path in OTHER_EXERCISES:
+        return
+    for c in nb.cells:
+        if c.kind != "markdown" or not re.search(r"^## Exercises?$", c.source, re.M):
+            continue
+        section = re.split(r"^## Exercises?$|^## Solutions?$", c.source, flags=re.M)[1]
+        at = [section.find(kind) for kind in KINDS]
+        if -1 in at or at != sorted(at):
+            yield c.number, f"the exercises of a core chapter are {', '.join(KINDS)}, in this order"
+        names = CHECKED.findall(section)
+        if not names:
+            yield c.number, "the exercises of a core chapter name their command, `aclam-check NAME`"
+        for name in sorted(set(names) - names_to_check()):
+            yield c.number, f"`aclam-check {name}`: there is no such lesson or chapter"
+
+
 # --- figures ----------------------------------------------------------------------------------------
 
 
@@ -789,6 +829,7 @@ RULES = [
     what_you_know,
     statements_stand_out,
     solutions_fold,
+    three_kinds_of_exercises,
     figures_have_words,
     legible_on_a_phone,
     references_are_links,
