@@ -38,6 +38,7 @@ from aclam.kept import kept_result
 from aclam.lam import PRESETS, LatentActionModel
 from aclam.lam.quantizer import LatentAction
 from aclam.train import label_files, label_job, label_plan, label_work, pairs
+from aclam.train.demonstrations import known_latents, missing_labels
 from aclam.train.label import check_shards, label, main, missing, offset_notes, seen_note
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -428,6 +429,29 @@ def test_policies_find_latents_exact_ones_first_and_codes_only_when_asked(place,
         2: "kept_float16",
     }
     assert sorted(label_files.labels_of(store, lam, ("codes",))) == [1, 2, 3]
+
+
+def test_policies_find_labels_beside_the_dataset_that_was_written_with_them(place, tmp_path):
+    """A LeRobot dataset is other data than its films; it says which labels it was written with."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    out = tmp_path / "lerobot"
+    label(config(place, data=tmp_path / "data", offsets=(4,), lerobot=out, name="own"))
+    lam = LatentActionModel.from_pretrained(place / "run")
+    store = open_dataset(out)
+    assert label_files.labels_of(store, lam) == {4: tmp_path / "lerobot.labels" / "own"}
+    gap = 4 / store.trajectories[0].fps
+    known = known_latents(store, lam, gap)
+    assert missing_labels(store, lam, gap) == "" and known[1].first == 20
+    assert known[1].stored.tolist() == [True] * 17 + [False] * 4
+
+    said = missing_labels(open_dataset(tmp_path / "data"), lam, gap)  # it cannot know of OUT
+    assert f"no labels of this model at offset 4: {sum(range(20, 27))} latents will be" in said
+    assert "at offset 2, only at 4:" in missing_labels(store, lam, gap / 2)
+
+    recipe = json.loads((out / "meta" / "aclam.json").read_text())
+    recipe["source"]["labels"]["model"]["weights"] = "another"
+    write_json(out / "meta" / "aclam.json", recipe)
+    assert label_files.labels_of(store, lam) == {}
 
 
 def test_codes_need_a_codebook_and_float16_needs_small_numbers(place, tmp_path):

@@ -549,7 +549,7 @@ def test_rows_are_what_the_episodes_say(folders):
     demonstrations.check_rows(data.train, training.open_lam(str(folders / "lam")))
 
 
-def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
+def test_other_robots_are_video_and_labels_are_read(folders, tmp_path):
     from pathlib import Path
 
     import pyarrow as pa
@@ -585,10 +585,9 @@ def test_other_robots_are_video_and_labels_are_read(folders, tmp_path, capsys):
     assert not batch["has_action"].all() and batch["has_latent"].all() and batch["has_action"].any()
     label(LabelConfig(folders / "lam", tmp_path / "video", offsets=(3,), name="three"))
     torch.nn.init.normal_(next(lam.parameters()))
-    assert demonstrations.known_latents(training.open_dataset(tmp_path / "video"), lam, 0.4) == [
-        None
-    ]  # other weights
-    assert "are needed" not in capsys.readouterr().err
+    store = training.open_dataset(tmp_path / "video")
+    assert demonstrations.known_latents(store, lam, 0.4) == [None]  # other weights
+    assert "no labels of this model at offset 2:" in demonstrations.missing_labels(store, lam, 0.4)
 
 
 @pytest.mark.parametrize("roles", [("data", "video"), ("data", "other"), ("video", "other")])
@@ -683,7 +682,7 @@ def test_the_encoders_folder_is_not_the_runs(folders, tmp_path):
     assert not list(encoder.iterdir())
 
 
-def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
+def test_labels_of_another_offset_are_named(folders, tmp_path):
     import shutil
 
     from aclam.train.label import label
@@ -693,12 +692,15 @@ def test_labels_of_another_offset_are_named(folders, tmp_path, capsys):
     label(LabelConfig(folders / "lam", tmp_path / "slow", offsets=(1,)))
     store, lam = training.open_dataset(tmp_path / "slow"), training.open_lam(str(folders / "lam"))
     assert demonstrations.known_latents(store, lam, 0.4) == [None] * 3
-    assert "aclam-label --offsets 2" in capsys.readouterr().err
+    said = demonstrations.missing_labels(store, lam, 0.4)
+    assert "at offset 2, only at 1: " in said and "aclam-label --offsets 2 " in said
 
 
 def test_random_weights_are_said_aloud(folders, tmp_path, capsys):
     training.run(small(folders, tmp_path / "run"))
-    assert capsys.readouterr().err.count("weights are random") == 1
+    said = capsys.readouterr().err
+    assert said.count("weights are random") == 1
+    assert said.count("no labels of this model at offset 8: ") == 1
     assert "google/paligemma" in training.random_weights(small_vlm.VlmConfig())
     assert training.random_weights(small_vlm.VlmConfig(weights="somewhere")) == ""
 
@@ -727,6 +729,8 @@ def test_bad_input_to_training(folders, refused):
     refused(main, data, "which latent actions?")
     refused(main, [*data, "--preset", "policy_cpu_wo_lam", "--lam", "x"], "leave out --lam")
     refused(main, [*data, "--lam", folders / "lam"], '"square"', "recorded")
+    both = ["--data", folders / "slow", "--lam", folders / "lam"]  # both cures in one line
+    refused(main, both, "--model.control-hz 5", "--model.control recorded")
     slow = ["--data", folders / "slow", "--lam", folders / "lam", "--model.control", "recorded"]
     refused(main, slow, "5 frames a second", "20 commands", "--use policy")
     refused(

@@ -799,10 +799,15 @@ def test_nearly_the_same_latent_for_every_pair_is_said():
     alike = {"identity": 1.0, "inverse": 1.99, "additivity": 1.0}
     last = table.metrics_text(alike).splitlines()[-1]
     assert last == "identity near 1 and inverse near 2: nearly the same latent for every pair"
+    assert table.nearly_alike(alike | {"identity": 1.2}), "beyond 1 is worse"
     kept = json.loads(kept_result("compare.json").read_text())["table_1"]
-    for rows in kept.values():
-        for row in rows.values():
-            assert not table.nearly_alike({k: row[k]["mean"] for k in ("identity", "inverse")})
+    found = [
+        (store, preset)
+        for store, rows in kept.items()
+        for preset, row in rows.items()
+        if table.nearly_alike({k: row[k]["mean"] for k in ("identity", "inverse")})
+    ]
+    assert found == [("libero", "lapa_cpu")]  # a world that it has not seen
 
 
 def test_one_episode_has_no_intervals(outcome, tmp_path):

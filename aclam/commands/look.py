@@ -15,12 +15,13 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import matplotlib
 
+import numpy as np
 import tyro
 from msgspec import Meta
 from tqdm import tqdm
@@ -34,8 +35,10 @@ from ..data.video import VideoFile, VideoFrames
 from ..data.video_folder import VIDEO_SUFFIXES, ImageFiles
 from ..device import device_of
 from ..folders import claim, hold, output_folder
+from ..data.sampling import TripleConfig
+from ..hub import run_of
 from ..kept import find_model
-from ..lam import LatentActionModel
+from ..lam import PRESETS, LatentActionModel
 from ..lam.model import parameter_counts
 from ..lam.odd import read_as
 from ..lam.quantizer import not_yet_quantized
@@ -43,10 +46,11 @@ from ..lam.quantizer import not_yet_quantized
 # %% ../../nbs/10_commands/look.ipynb #9daad6a4
 from PIL import Image
 
+from ..policy.model import PolicyConfig
 from ..schema import Count, FrameRate, check_fields
 from ..structure.held_out import Seen, origin, seen_before, triples_for
 from ..structure.table import number
-from ..studies.look import AHEAD_S, PER_SECOND, Film, Look, episodes_of, look_at, open_any
+from ..studies.look import PER_SECOND, Film, Look, episodes_of, look_at, open_any
 from ..studies.look import plan
 from ..studies.look import read_film, thinned
 from ..studies.look_page import Page, codes_sentence, draw_overview, page_html, small_png
@@ -264,10 +268,10 @@ def read_for(config: LookConfig, lam: LatentActionModel, origin: Mapping) -> tup
 
 # %% ../../nbs/10_commands/look.ipynb #6bc37e5a
 def offset_of(film: Film, origin: Mapping) -> int:
-    """Frames from one of a pair of labels to the other: as in the teal curve, or as in training."""
+    """Frames from one of a pair of labels to the other: as a policy asks, or as in training."""
     t = film.store.trajectories[film.shown]
     low, high, _ = triples_for(film.store, origin).bounds(t.kind)
-    seconds = min(max(AHEAD_S, low), high)
+    seconds = min(max(PolicyConfig.latent_gap_s, low), high)
     return max(1, min(round(seconds * t.fps), len(t) - 1))
 
 
@@ -275,6 +279,7 @@ def commands_of(
     config: LookConfig,
     alone: bool = False,  # it is a single episode: no training can hold one out
     offset: int = 1,  # frames, of labels: see `offset_of`
+    own: bool = False,  # the model's own training had these data
 ) -> dict[str, str]:
     """What somebody may want to do next."""
     path = shlex.quote(config.path)
@@ -292,7 +297,7 @@ def commands_of(
         f"A latent of each frame and the one {counted(offset, 'frame')} later, beside the data:": (
             f"aclam-label --model {model} --data {path} --offsets {offset}{odd}"
         ),
-    } | _trained_anew(config, alone)
+    } | (_trained_longer(config) if own else _trained_anew(config, alone))
 
 # %% ../../nbs/10_commands/look.ipynb #f05e12d7
 def _trained_anew(config: LookConfig, alone: bool) -> dict[str, str]:
@@ -307,13 +312,47 @@ def _trained_anew(config: LookConfig, alone: bool) -> dict[str, str]:
         if Path(config.path) not in films or len(films) < 2:
             return {}
         data = shlex.quote(str(beside))
-        why = f"A model trained on all films of its folder ({took}):"
+        why = f"A model trained on the films of its folder, some of them held out ({took}):"
     return {
         why: f"aclam-train-lam --preset ac_lam_cpu --data {data} --out runs/mine",
         "And a look at it:": f"aclam-look {path} --model runs/mine",
     }
 
 # %% ../../nbs/10_commands/look.ipynb #f3273fee
+def _options_of(run: Mapping) -> list[str]:
+    """The options of a run's size and times of triples, where they are not its preset's."""
+    words = []
+    size = run["model"]["image_size"]
+    if size != PRESETS[run["preset"]].image_size:
+        words += ["--model.image-size", str(size)]
+    usual = asdict(TripleConfig())
+    for name in ("offset_s", "span_s", "human_offset_s", "human_span_s"):
+        ours = np.atleast_1d(run["triples"][name]).tolist()
+        if ours != np.atleast_1d(usual[name]).tolist():
+            words += [f"--triples.{name.replace('_', '-')}", *(f"{x:g}" for x in ours)]
+    return words
+
+
+def _trained_longer(config: LookConfig) -> dict[str, str]:
+    """Twice the steps of the model's own run, with its data, sizes and times of triples."""
+    found = run_of(find_model(config.model).resolve())
+    run = found.get("config", {})
+    data = [str(part["folder"]) for part in found.get("data", {}).get("folders", [])]
+    if run.get("preset") not in PRESETS or not data:
+        return {}
+    out = f"{config.model.rstrip('/')}_longer"
+    steps = 2 * run["train"]["steps"]
+    words = ["aclam-train-lam", "--preset", run["preset"], "--data", *data, "--out", out]
+    words += ["--train.steps", str(steps), *_options_of(run)]
+    return {
+        f"The same training with twice its steps, {steps:,d}:": shlex.join(words),
+        "And a look at it:": f"aclam-look {shlex.quote(config.path)} --model {shlex.quote(out)}",
+        "Or a remedy: aclam-structure says which number is poor, and symptoms/good_enough what "
+        "helps:": f"aclam-structure --model {shlex.quote(config.model)} "
+        f"--data {shlex.quote(config.path)}",
+    }
+
+# %% ../../nbs/10_commands/look.ipynb #found001
 @dataclass(frozen=True)
 class Found:
     """All that a look has found."""
@@ -351,6 +390,7 @@ def find(config: LookConfig) -> Found:
     kept = is_kept(config.model)
     judged = judgements(look.numbers, preset_of(config.model), kept)
     offset = offset_of(film, told)
+    own = not kept and seen_before(film.store, told)[film.shown] in ("trained", "held out")
     facts = {"Data": film_facts(config, film)}
     facts["Model"] = model_facts(config, lam, told, known.fit)
     page = Page(
@@ -360,11 +400,11 @@ def find(config: LookConfig) -> Found:
         verdict=verdict(look.numbers, judged, known.seen, kept),
         judged=judged,
         facts=facts,
-        commands=commands_of(config, len(film.store.trajectories) == 1, offset),
+        commands=commands_of(config, len(film.store.trajectories) == 1, offset, own),
     )
     return Found(film, look, page, time.monotonic() - begun)
 
-
+# %% ../../nbs/10_commands/look.ipynb #write001
 def write(folder: Path, found: Found) -> None:
     """Write the page, the picture and the numbers."""
     say("drawing")

@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/10_commands/structure.html.md"""
 
 # %% auto #0
 __all__ = ['Pairs', 'LEAST_EPISODES', 'COMMANDS', 'StructureConfig', 'open_model', 'measure_model', 'check_config',
-           'say_undefined', 'run', 'LeakageConfig', 'measure_leakage', 'leakage_text', 'run_leakage', 'run_compare',
-           'main']
+           'say_undefined', 'judged_text', 'run', 'LeakageConfig', 'measure_leakage', 'leakage_text', 'run_leakage',
+           'run_compare', 'main']
 
 # %% ../../nbs/10_commands/structure.ipynb #db5f90a9
 import math
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
 import torch
@@ -41,6 +42,8 @@ from ..structure.leakage import leakage_metrics, probe_rows
 from ..structure.measure import structure_metrics
 from ..structure.table import METRICS, metrics_text
 from ..studies.comparison import CompareConfig, as_text, compare
+from ..studies.look_words import is_kept, judgements, preset_of
+from ..studies.tables import COLLAPSED
 
 # %% ../../nbs/10_commands/structure.ipynb #e3796803
 # triples or pairs that are measured: more is a slip of the finger
@@ -151,6 +154,24 @@ def say_undefined(row: dict, json: bool = False) -> None:
             say(f"{metric.key} is undefined{null}: {metric.undefined}")
 
 # %% ../../nbs/10_commands/structure.ipynb #98a5563c
+def judged_text(config: StructureConfig, row: dict) -> str:
+    """The numbers with the words of `aclam-look`: beside the package's model of the same preset."""
+    model = config.model
+    preset = "" if model is None else preset_of(model)
+    judged = judgements(row, preset, model is not None and is_kept(model))
+    words = {j.metric.key: j.word for j in judged}
+    tokens = row.get("perplexity_per_token")
+    if tokens and fmean(tokens) < COLLAPSED:
+        words["perplexity_per_token"] = "poor"
+    text = metrics_text(row, words)
+    if not judged:
+        return text
+    return (
+        f"{text}\n(good: as the package's {judged[0].marks.preset} on its own data; poor: as "
+        "copying the frame, or as a model that was never asked to add up)"
+    )
+
+
 def run(config: StructureConfig) -> None:
     """Measure what `config` names and print it."""
     check_config(config)
@@ -161,7 +182,7 @@ def run(config: StructureConfig) -> None:
     else:
         row = measure_model(config)
     say_undefined(row, config.json)
-    print_json(row) if config.json else print(metrics_text(row))
+    print_json(row) if config.json else print(judged_text(config, row))
 
 # %% ../../nbs/10_commands/structure.ipynb #377bfbd9
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ __all__ = ['RATE', 'PER_SECOND', 'LEAST', 'MOST', 'PIXELS', 'LEAD', 'READING_S',
            'BATCH', 'AHEAD_S', 'ROWS', 'NEAR', 'MOST_CODES', 'declaration', 'open_any', 'Piece', 'thinned', 'cut',
            'affordable', 'plan', 'Film', 'picture', 'read_piece', 'check_broken', 'order_of', 'strip_numbers',
            'columns_of', 'read_film', 'strip_anew', 'episodes_of', 'trajectories_of', 'triples_of',
-           'affordable_triples', 'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'transfers',
-           'look_at']
+           'affordable_triples', 'steps_ahead', 'Curves', 'curves_of', 'Look', 'liveliest', 'predictions', 'farthest',
+           'transfers', 'look_at']
 
 # %% ../../nbs/9_studies/look.ipynb #3dc410db
 import time
@@ -50,7 +50,7 @@ from aclam.structure.directions import (
 # %% ../../nbs/9_studies/look.ipynb #17f33e40
 from ..structure.held_out import Seen, different_pairs, quantiles_for, triples_for
 from ..structure.measure import collect, evaluating, in_batches, structure_metrics
-from ..structure.motion_transfer import motion_transfer, transfer_gap, transfer_pairs
+from ..structure.motion_transfer import motion_transfer, transfer_gap
 from ..structure.norm_trajectory import NormTrajectory, norm_trajectory
 from ..data.quantiles import normalize
 
@@ -433,15 +433,16 @@ def predictions(lam: nn.Module, batch: Mapping, frames: np.ndarray, rows: int, d
     return np.stack([o_i.cpu().numpy(), o_k.cpu().numpy(), found], 1)
 
 
+def farthest(frames: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """The one of `frames` (n, 3, S, S) that differs most from a frame (3, S, S)."""
+    apart = frames.astype(np.float32) - frame
+    return frames[(apart**2).mean((1, 2, 3)).argmax()]
+
+
 def transfers(lam: nn.Module, batch: Mapping, frames: np.ndarray, rows: int, device) -> dict:
     """Motions played elsewhere, as pictures; with `gap` where the model decodes to frames."""
-    pieces = np.unique(np.asarray(batch["index"])[:, 0])
-    if len(pieces) > 1:
-        source, target = transfer_pairs(batch, rows)
-    else:
-        source = np.asarray(batch["frames"])[liveliest(batch, 1)]
-        far = ((frames.astype(float) - source[0, 0]) ** 2).mean((1, 2, 3)).argmax()
-        target = frames[[far]]
+    source = np.asarray(batch["frames"])[liveliest(batch, rows)]
+    target = np.stack([farthest(frames, o_k) for o_k in source[:, 2]])
     moved = motion_transfer(lam, source, target, device)
     gap = transfer_gap(moved) if moved["direct"].shape == moved["target"].shape else None
     for name in ("direct", "summed"):

@@ -6,10 +6,10 @@ Docs: https://aclam-project.github.io/aclam/9_studies/look_page.html.md"""
 
 # %% auto #0
 __all__ = ['INK', 'WIDTH', 'PAIR_TITLES', 'PAIR', 'PAIRS_WIDTH', 'MAP_WIDTH', 'MAP_HEIGHT', 'COLORS_IN_PNG', 'CODES', 'CSS_LOOK',
-           'CAPTIONS', 'draw_strip', 'draw_squares', 'draw_lengths', 'timeline_rows', 'timeline_height',
+           'CAPTIONS', 'STILL', 'draw_strip', 'draw_squares', 'draw_lengths', 'timeline_rows', 'timeline_height',
            'fill_timeline', 'draw_timeline', 'fill_walk', 'draw_walk', 'fill_pairs', 'draw_map', 'draw_pairs_and_map',
-           'draw_overview', 'small_png', 'judged_html', 'codes_sentence', 'undefined_sentence', 'Page', 'figures_html',
-           'page_html']
+           'draw_overview', 'small_png', 'judged_html', 'codes_sentence', 'undefined_sentence', 'Page',
+           'moved_sentence', 'figures_html', 'page_html']
 
 # %% ../../nbs/9_studies/look_page.ipynb #774f0f4a
 import io
@@ -383,14 +383,35 @@ CAPTIONS = {
     "walk": "One frame of the film, moved by latents along each of the directions in which they "
     "vary most (left: share of the variance; above: standard deviations). What moves across a row "
     "is what that direction means; the last column shows where the picture changes.",
-    "moved": "The latent of one motion (source), played in another frame (target): once directly, "
-    "once as the sum of two steps. Where the difference is black, latents add up.",
+    "moved": "The latent of one motion (source), played in another frame (target, o'), the one "
+    "that is least like o_k: once directly, once as the sum of two steps. Look first whether "
+    "anything moved against o'. Where it did and the difference is black, latents add up; a "
+    "decoder that ignores the latent shows black, too.",
     "codes": "Share of each code, most frequent first. Dashed: all codes used equally often.",
     "features": "This model does not decode to pictures but to features of a frozen network: shown "
     "is the frame of this film whose features are nearest.",
 }
 
+# %% ../../nbs/9_studies/look_page.ipynb #moved001
+STILL = 0.05  # of the source's change, squared: what is less is no motion  # assumed
 
+
+def moved_sentence(film: Film, look: Look) -> str:
+    """Whether the decoder has moved anything, and whether the film has another scene at all."""
+    said = []
+    if len(film.store.trajectories) == 1:
+        said.append("This is one film: if it shows one scene, the target is another time of it.")
+    moved = look.moved
+    if look.as_frames:
+        played = ((moved["direct"] - moved["target"]) ** 2).mean()
+        source = ((moved["source"][:, 2] - moved["source"][:, 0]) ** 2).mean()
+        share = f"{played / max(source, 1e-12):.0%} of what the motion itself changed"
+        said.append(f"The decoded frames differ from o' by {share} (mean square).")
+        if played < STILL * source:
+            said.append("They are nearly o' again, so a black difference says nothing here.")
+    return " ".join(said)
+
+# %% ../../nbs/9_studies/look_page.ipynb #figure01
 def _figure(name: str, title: str, figure: Figure, look: Look, kind: str = "wide") -> str:
     """A figure with its caption; `kind` says how wide it is where there is room."""
     caption = CAPTIONS[name]
@@ -410,7 +431,8 @@ def figures_html(film: Film, look: Look, model: str) -> list[str]:
         out.append(section(title, _figure("walk", title, draw_walk(look), look, "half")))
     title = "Motions played elsewhere"
     moved = draw_motion_transfer({model: look.moved})
-    out.append(section(title, _figure("moved", title, moved, look, "small")))
+    figure = _figure("moved", title, moved, look, "small")
+    out.append(section(title, f"<p>{escaped(moved_sentence(film, look))}</p>{figure}"))
     body = f"<p>{escaped(codes_sentence(look.numbers))}</p>"
     if look.indices is not None:
         size = look.numbers.get("codebook_size") or int(look.indices.max()) + 1

@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/label_files.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'READ_VERSIONS', 'LABEL_AGAIN', 'TOLERANCE', 'schema', 'width_of', 'LabelsAbout',
            'store_hash', 'same_data', 'described', 'Labels', 'read_labels', 'as_array', 'blocks', 'rows_of',
-           'model_identity', 'labels_of', 'LabelColumns', 'to_lerobot', 'check_labels', 'place_of', 'same_files']
+           'model_identity', 'written_with', 'copied', 'labels_of', 'LabelColumns', 'to_lerobot', 'check_labels',
+           'place_of', 'same_files']
 
 # %% ../../nbs/8_train/label_files.ipynb #58d324d2
 from collections.abc import Iterator, Sequence
@@ -24,9 +25,9 @@ from ..weights import weights_hash
 from ..core import UserError, digest, plain, read_json, say
 from ..data.cache import resize_frames
 from ..data.files import Recent, column_names, parquet_errors
-from ..data.identity import identity
+from ..data.identity import identity, labels_beside_lerobot
 from ..data.lerobot_columns import add_columns, is_whole_lerobot, names_of
-from ..data.lerobot_writer import write_lerobot
+from ..data.lerobot_writer import RECIPE, write_lerobot
 from ..data.store import Store
 from ..lam.odd import trained_model
 from ..lam.registry import Lam
@@ -227,21 +228,49 @@ def model_identity(lam: Lam, weights: str = "") -> dict:
     about = {"weights": weights or weights_hash(trained), "image_size": lam.config.image_size}
     return about if trained is lam else about | {"odd": True}
 
+# %% ../../nbs/8_train/label_files.ipynb #03ab0425
+def written_with(
+    store: Store,
+) -> dict:  # data and labels
+    """What `aclam-label --lerobot` says of the dataset that it wrote; {} of any other data."""
+    file = Path(store.folder) / RECIPE
+    return read_json(file, dict).get("source", {}) if file.is_file() else {}
 
+
+def copied(about: dict, store: Store) -> bool:
+    """Whether a LeRobot dataset was written with these labels, frame by frame in their order."""
+    source = written_with(store)
+    data = source.get("data", {})
+    kept = {key: about.get(key) for key in ("model", "offsets", "values")}
+    frames = sum(map(len, store.trajectories))
+    if source.get("labels") != kept or about.get("frames") != frames:
+        return False
+    # another camera shows something else
+    cameras = [about.get("camera", "") for about in (data, identity(store))]
+    one, other = (camera.removeprefix("observation.images.") for camera in cameras)
+    return about.get("data") == data and (one or "image") == other
+
+# %% ../../nbs/8_train/label_files.ipynb #14b1081d
 def labels_of(
     store: Store,
     lam: Lam,
     values: Sequence[str] = ("float32", "float16"),  # kinds that are wanted, the best first
     weights: str = "",  # the model's `weights_hash`, where the caller knows it
 ) -> dict[int, Path]:
-    """Offset -> folder of finished labels of this model and this store, beside the store."""
+    """Offset -> folder of finished labels of this model and this store.
+
+    They lie in the store, or in STORE.labels beside what `aclam-label --lerobot STORE` wrote.
+    """
     model = model_identity(lam, weights)
     there: dict[str, dict[int, Path]] = {kind: {} for kind in values}
-    for file in sorted((Path(store.folder) / "labels").glob("*/labels.json")):
+    folder = Path(store.folder).absolute()
+    files = sorted(folder.glob("labels/*/labels.json"))
+    files += sorted(labels_beside_lerobot(folder).glob("*/labels.json"))
+    for file in files:
         about = {"values": "float32"} | read_json(file, dict)
         known = about.get("done") and about.get("format_version") in READ_VERSIONS
-        same = about.get("model") == model
-        if known and same and same_data(about, store) and about["values"] in there:
+        same = about.get("model") == model and (same_data(about, store) or copied(about, store))
+        if known and same and about["values"] in there:
             there[about["values"]] |= {int(k): file.parent for k in about["offsets"]}
     found = {}
     for kind in reversed(values):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..core import UserError, short
 from ..data.cache import resize_frames
-from ..data.identity import identity, labels_beside
+from ..data.identity import identity, labels_beside, labels_beside_lerobot
 from ..data.source import Broken, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory
@@ -94,8 +94,7 @@ def folder_of(config: LabelConfig) -> Path:
     beside = labels_beside(config.data) / name
     if config.lerobot and not beside.exists():
         # whoever asks for a dataset elsewhere wants nothing written into the source
-        whole = config.lerobot.absolute()
-        return whole.with_name(f"{whole.name}.labels") / name
+        return labels_beside_lerobot(config.lerobot) / name
     return beside
 
 # %% ../../nbs/8_train/label_job.ipynb #012ea926

@@ -6,9 +6,10 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
-           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'open_folders', 'choose_demonstrations',
-           'assign_roles', 'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe', 'some_latents',
-           'set_units', 'build', 'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
+           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'Folder', 'open_folder', 'open_folders',
+           'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe',
+           'some_latents', 'set_units', 'build', 'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run',
+           'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ from aclam.train.demonstrations import (
     bring_to_units,
     commands_of,
     known_latents,
+    missing_labels,
 )
 from ..weights import weights_hash
 
@@ -201,25 +203,44 @@ class Roles(NamedTuple):
     video: list[Recording]  # to watch only
     held_out: list[Recording]  # the last of each folder of `data`
     other: list[list[Recording]]  # to act by, too: of each folder of `other`
+    notes: list[str]  # a line for each folder whose latents must be computed
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
+class Folder(NamedTuple):
+    """What is known of an opened folder."""
+
+    recordings: list[Recording]
+    about: dict  # its identity, see `aclam.data.identity`
+    missing: str  # which labels it lacks, see `missing_labels`; '' if none
+
+
+def open_folder(
+    folder: str, config: PolicyTrainConfig, lam: Lam | None, weights: str | None
+) -> Folder:
+    """Open one folder."""
+    store = open_dataset(folder, broken=Broken(config.skip_broken))
+    missing = ""
+    if lam is not None:
+        missing = missing_labels(store, lam, config.model.latent_gap_s, weights)
+    own = open_recordings(store, config, lam, weights)
+    return Folder(own, identity(store) | latents_in(own), missing)
+
+
 def open_folders(
     config: PolicyTrainConfig, lam: Lam | None, weights: str | None
-) -> dict[str, list[tuple[list[Recording], dict]]]:
-    """The recordings and the identity of every folder, by what it is for."""
+) -> dict[str, list[Folder]]:
+    """Every folder, opened, by what it is for."""
     named = {"folder": config.data, "video": config.video, "other": config.other}
-    opened: dict[str, list] = {kind: [] for kind in named}
-    for kind, folders in named.items():
-        for folder in folders:
-            store = open_dataset(folder, broken=Broken(config.skip_broken))
-            own = open_recordings(store, config, lam, weights)
-            opened[kind].append((own, identity(store) | latents_in(own)))
+    opened = {
+        kind: [open_folder(folder, config, lam, weights) for folder in folders]
+        for kind, folders in named.items()
+    }
     check_different(
         [
-            (f"--{'data' if kind == 'folder' else kind} {folder}", about)
+            (f"--{'data' if kind == 'folder' else kind} {folder}", found.about)
             for kind, folders in named.items()
-            for folder, (_, about) in zip(folders, opened[kind], strict=True)
+            for folder, found in zip(folders, opened[kind], strict=True)
         ]
     )
     return opened
@@ -248,23 +269,24 @@ def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None
     opened = open_folders(config, lam, weights)
     recordings = []
     held_out = []
-    for own, _ in opened["folder"]:
-        kept, measured = split_episodes(own, config.val_fraction)
+    for folder in opened["folder"]:
+        kept, measured = split_episodes(folder.recordings, config.val_fraction)
         recordings += kept
         held_out += measured
 
     acting, video = choose_demonstrations(config, recordings)
-    for own, _ in opened["video"]:
-        video += own
+    for folder in opened["video"]:
+        video += folder.recordings
     if video and not config.lam:
         say("without latents, video teaches nothing: only episodes with commands are used")
         video = []
 
-    other = [own for own, _ in opened["other"]]
+    other = [folder.recordings for folder in opened["other"]]
     known = {}
     for kind, parts in opened.items():
-        known |= {f"{kind} {n}": about for n, (_, about) in enumerate(parts, start=1)}
-    return Roles(acting, video, held_out, other, known)
+        known |= {f"{kind} {n}": folder.about for n, folder in enumerate(parts, start=1)}
+    notes = [folder.missing for parts in opened.values() for folder in parts if folder.missing]
+    return Roles(acting, video, held_out, other, notes, known)
 
 # %% ../../nbs/8_train/policy.ipynb #edf855ea
 def content_of(trajectories: Sequence[Trajectory]) -> str:
@@ -299,6 +321,8 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     weights = None if lam is None else weights_hash(trained_model(lam))
     roles = assign_roles(config, lam, weights)
     model = fit_to_data(config.model, roles.acting[0].trajectory, lam)
+    for note in roles.notes if PartialState().is_main_process else ():
+        say(note)
 
     def episodes(recordings: list[Recording], acts: bool, any_rate: bool = False) -> list[Episode]:
         return [Episode(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
@@ -404,8 +428,10 @@ def random_weights(c: VlmConfig) -> str:
             "or a folder with its files, begins from the trained ones"
         )
     return (
-        "the encoder's weights are random, it will hardly learn to read: "
-        "--model.vlm.weights FOLDER begins from one that python -m aclam.train.grounding has made"
+        "the encoder's weights are random, it will hardly learn to read: train for one task, which "
+        "needs no words, or begin from trained ones. For emoji cards: --model.vlm.weights FOLDER, "
+        "of python -m aclam.train.grounding; for a robot of your own: --preset policy_paper "
+        "--model.vlm.weights google/paligemma-3b-pt-224, or a folder with its files"
     )
 
 # %% ../../nbs/8_train/policy.ipynb #593f0fdd
