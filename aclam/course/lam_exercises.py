@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/course/lam_exercises.html.md"""
 
 # %% auto #0
 __all__ = ['ASSEMBLED', 'BY_DESIGN', 'IDM_EXERCISES', 'SPREAD', 'MOVED', 'QUANTIZER', 'WITHOUT', 'MASKED', 'FDM_EXERCISES',
-           'ONE_PASS', 'LAM_OBJECTIVE', 'COPYING', 'LAM_MODEL', 'CHAPTERS', 'draws', 'check_assembled', 'some_network',
+           'ONE_PASS', 'LAM_OBJECTIVE', 'COPYING', 'LAM_MODEL', 'CHAPTERS', 'check_assembled', 'some_network',
            'check_by_design', 'check_spread', 'check_moved', 'check_without', 'check_masked', 'counted', 'some_decoder',
            'check_one_pass', 'check_copying']
 
@@ -17,15 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .exercise import Answer, Exercise, Lesson, Wrong, call, not_this, same
+from .exercise import Answer, Exercise, Lesson, Wrong, call, draws, not_this, same
 from ..lam.objective import pair_frames
 
 # %% ../../nbs/course/lam_exercises.ipynb #13a4bdac
-def draws(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same at every call."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 ASSEMBLED = '''
 def assemble(
     query: torch.Tensor, x_i: torch.Tensor, x_j: torch.Tensor, mark: torch.Tensor

@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/course/policy_exercises.html.md"""
 
 # %% auto #0
 __all__ = ['BEST', 'FROM_DATA', 'POLICY_FLOW', 'LOOK', 'CLOSED', 'ATTENTION_MASK', 'SUMS', 'POLICY_MODEL', 'OFTEN', 'TRAIN_LAM',
-           'CHAPTERS', 'draws', 'check_best', 'check_from_data', 'check_look', 'check_detours', 'bent', 'chained',
-           'check_sums', 'check_often']
+           'CHAPTERS', 'check_best', 'check_from_data', 'check_look', 'check_detours', 'bent', 'chained', 'check_sums',
+           'check_often']
 
 # %% ../../nbs/course/policy_exercises.ipynb #e8e77b4a
 from collections.abc import Callable
@@ -15,16 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .exercise import Answer, Exercise, Lesson, call, not_this, same
+from .exercise import Answer, Exercise, Lesson, call, draws, not_this, same
 from ..policy.attention_mask import Blocks, block_mask
 from ..policy.flow import path, to_velocity, velocity
 
 # %% ../../nbs/course/policy_exercises.ipynb #93af8560
-def draws(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers, the same at every call."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 BEST = '''
 def best_direction(x: torch.Tensor, t: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """The best direction (n, d) at points x (n, d) and times t (n,), t < 1.
