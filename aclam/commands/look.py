@@ -334,11 +334,15 @@ def _options_of(run: Mapping) -> list[str]:
 
 
 def _trained_longer(config: LookConfig) -> dict[str, str]:
-    """Twice the steps of the model's own run, with its data, sizes and times of triples."""
+    """Twice the steps of the model's own run, with its data, sizes and times of triples.
+
+    Nothing where its run does not say all of that.
+    """
     found = run_of(find_model(config.model).resolve())
     run = found.get("config", {})
     data = [str(part["folder"]) for part in found.get("data", {}).get("folders", [])]
-    if run.get("preset") not in PRESETS or not data:
+    known = {"train", "triples", "model"} <= {*run} and run.get("preset") in PRESETS
+    if not known or not data:
         return {}
     out = f"{config.model.rstrip('/')}_longer"
     steps = 2 * run["train"]["steps"]
