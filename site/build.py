@@ -176,6 +176,12 @@ def rewrite_links(text: str, folder: Path) -> str:
     return re.sub(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)", link, text)
 
 
+def link_outputs(body: str, folder: Path) -> str:
+    """Links to notebooks that are still there: those of tables that a cell has printed."""
+    to_notebook = r"\]\((?!https?:)[^)\s]+\.ipynb(?:#[^)\s]*)?\)"
+    return re.sub(to_notebook, lambda found: rewrite_links(found[0], folder), body)
+
+
 def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
     """Write the page of one notebook; its address within the site."""
     inside = address(notebook)
@@ -201,6 +207,7 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
     body = to_markdown(nb, notebook.stem, save_image, text, module, mapped)
     if fresh:  # tables that are outputs have links too
         body = rewrite_links(body, notebook.parent)
+    body = link_outputs(body, notebook.parent)
     body = link_drawings(body, address, notebook.parent, NBS)
     if notebook.stem != "index":
         body = fold_solutions(fold_proofs(theorems(body)))

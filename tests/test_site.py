@@ -183,3 +183,9 @@ def test_a_module_in_the_reference_leads_to_its_chapter():
     line = "<p>A model.</p>\n<p>Docs: https://aclam-project.github.io/aclam/4_lam/model.html.md</p>"
     linked = build.link_chapter(line)
     assert '<a href="../4_lam/model.html">' in linked and "https://" not in linked
+
+
+def test_a_table_that_was_printed_links_to_pages():
+    table = "| a | [collapse](collapse.ipynb#why) |\n\n    x = f[0](y)\n"
+    linked = build.link_outputs(table, build.NBS / "symptoms")
+    assert "[collapse](collapse.md#why)" in linked and "f[0](y)" in linked
