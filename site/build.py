@@ -227,12 +227,13 @@ def reference(known: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     return [{module: f"api/{module}.md"} for module in modules]
 
 
-DOCS_LINE = re.compile(r"Docs: https?://[^\s<]+?/aclam/([^\s<]+?)\.html\.md")
+DOCS_LINE = re.compile(r"<p>Docs: https?://[^\s<]+?/aclam/([^\s<]+?)\.html\.md</p>")
 
 
 def link_chapter(page: str) -> str:
     """A page of the reference, on which a module's 'Docs: ADDRESS' is a link to its chapter."""
-    return DOCS_LINE.sub(r'<a href="../\1.html">The chapter that builds this module</a>', page)
+    link = r'<p><a href="../\1.html">The chapter that builds this module</a></p>'
+    return DOCS_LINE.sub(link, page)
 
 
 # --- the site -------------------------------------------------------------------------------------

@@ -539,7 +539,7 @@ def test_exercises_have_a_heading_for_solutions(text, found):
 
 
 def test_a_bar_in_an_output_is_found_and_stripped():
-    bar = "run:  12%|#2        | 12/100 [00:01<00:09]\rrun: 100%|####| 100/100\n"
+    bar = "run:  12%|#2        | 12/100 [00:01<00:09]\rrun: 100%|####| 100/100 [00:02<00:00]\n"
     cell = lint.Cell(3, "code", "train()", bar + "going on\n", True)
     nb = lint.Notebook("nbs/a.ipynb", [cell], 0)
     assert [number for number, _ in lint.no_progress_bars(nb)] == [3]

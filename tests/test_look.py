@@ -394,6 +394,22 @@ def test_a_copy_of_a_held_out_film_is_known_and_held_against_the_package(own_mod
     assert "it was trained on." not in said and "on its own data." not in said
 
 
+@pytest.mark.parametrize("preset", ["no_ac_cpu", "villa_x_cpu", "univla_cpu", "lapa_cpu"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("additivity", 0.97), ("inverse", 1.5), ("identity", 0.95), ("norm_correlation", 0.2)],
+)
+def test_structure_that_a_preset_does_not_have_is_no_yardstick(preset, key, value):
+    """That the twin's latents add up no better makes them no good ones."""
+    judged = judge(METRICS[key], value, preset)
+    assert judged.word == "weak" and "ac_lam_cpu" in judged.sentence
+
+
+def test_what_is_exact_by_form_may_be_rounded():
+    assert judge(METRICS["additivity"], 1e-6, "potential_lam_cpu").word == "good"
+    assert judge(METRICS["additivity"], 0.2, "potential_lam_cpu").word == "weak"
+
+
 def test_the_words_name_whose_numbers_they_are_held_against():
     kept = judge(METRICS["reconstruction"], 0.8, "ac_lam_cpu").sentence
     own = judge(METRICS["reconstruction"], 0.8, "ac_lam_cpu", kept=False).sentence

@@ -501,7 +501,7 @@ def printed_output(nb: Notebook) -> Found:
             yield c.number, "prints, but no output is saved: nbdev-test NOTEBOOK --save"
 
 
-PROGRESS = re.compile(r"\d+%\|")
+PROGRESS = re.compile(r"\d+%\|[^\r\n]*\[\d+:\d\d")  # as tqdm draws it
 
 
 def no_progress_bars(nb: Notebook) -> Found:

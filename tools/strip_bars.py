@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BAR = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*")
+BAR = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*\[\d+:\d\d[^\r\n]*[\r\n]*")
 
 
 def stripped(cell: dict) -> dict:

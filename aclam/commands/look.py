@@ -344,12 +344,13 @@ def _trained_longer(config: LookConfig) -> dict[str, str]:
     known = {"train", "triples", "model"} <= {*run} and run.get("preset") in PRESETS
     if not known or not data:
         return {}
-    out = f"{config.model.rstrip('/')}_longer"
+    out = f"{config.model.rstrip('/').removesuffix('/model')}_longer"
     steps = 2 * run["train"]["steps"]
     words = ["aclam-train-lam", "--preset", run["preset"], "--data", *data, "--out", out]
     words += ["--train.steps", str(steps), *_options_of(run)]
     return {
-        f"The same training with twice its steps, {steps:,d}:": shlex.join(words),
+        f"A training of its preset with twice its steps, {steps:,d} (add what else its config.json "
+        "says that is not as usual):": shlex.join(words),
         "And a look at it:": f"aclam-look {shlex.quote(config.path)} --model {shlex.quote(out)}",
         "Or a remedy: aclam-structure says which number is poor, and symptoms/good_enough what "
         "helps:": f"aclam-structure --model {shlex.quote(config.model)} "

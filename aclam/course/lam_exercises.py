@@ -64,8 +64,8 @@ def some_network(o_i: Tensor, o_j: Tensor) -> Tensor:
 
 
 def check_by_design(answer: Answer) -> None:
-    """The difference of two one-frame readings."""
-    o_i, o_j = draws(2, 7, 3, seed=3)
+    """It adds up over three frames, says something, and is none of the usual mistakes."""
+    o_i, o_j, o_k = draws(3, 7, 3, seed=3)
     blank = torch.zeros(7, 3)
     latent = call(answer, some_network, blank)
     if latent is None or latent is ...:
@@ -80,7 +80,10 @@ def check_by_design(answer: Answer) -> None:
     not_this(got, whole / 2, f"half of f(o_i, o_j) - f(o_j, o_i) {odd}")
     not_this(got, -right, "it leads from j to i: the sign is wrong")
     not_this(got, some_network(blank, o_j), "it is a goal leak: take away what is read of o_i")
-    same("the latent", got, right)
+    steps = got + call(latent, o_j, o_k)
+    same("the latent of i to k, beside the sum over j", call(latent, o_i, o_k), steps)
+    if float(got.std()) < 1e-6:
+        raise Wrong("it is the same for every pair of frames")
 
 # %% ../../nbs/course/lam_exercises.ipynb #e3856425
 IDM_EXERCISES = Lesson(

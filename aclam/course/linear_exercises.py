@@ -165,6 +165,8 @@ def check_innovation(answer: Answer) -> None:
     rng = np.random.default_rng(3)
     o = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 4))
     delta = o @ rng.standard_normal((4, 4)) + 0.3 * rng.standard_normal((300, 4))
+    o -= o.mean(0)
+    delta -= delta.mean(0)
     got = call(answer, o, delta)
     moment = o.T @ delta / len(o)  # E[o delta^T]
     gamma = np.linalg.solve(o.T @ o / len(o), moment)  # Gamma^T
@@ -187,7 +189,7 @@ def threshold(gain: float, sigma: float) -> float:
 
 def check_threshold(answer: Answer) -> None:
     """(1 - chi)^2 gain = sigma^2, and 0 for agents that always win."""
-    for gain, sigma in ((4.0, 0.5), (16.0, 1.0), (1.0, 2.0)):
+    for gain, sigma in ((4.0, 0.5), (16.0, 1.0), (1.0, 2.0), (4.0, 3.0)):
         got = call(answer, gain, sigma)
         where = f" (gain {gain:g}, sigma {sigma:g})"
         root = 1 - sigma / gain**0.5

@@ -49,7 +49,7 @@ def check_best(answer: Answer) -> None:
     wide = torch.softmax(-far / (2 * rest), 1)
     not_this(got, towards(wide), "the spread of the noise that is left is 1 - t: square it")
     right = torch.softmax(-far / (2 * rest.square()), 1)
-    not_this(got, right @ data - x, "it leads there at t = 2 - t: divide by the time that is left")
+    not_this(got, right @ data - x, "it is not divided by the time that is left, 1 - t")
     same("the direction", got, towards(right))
 
 # %% ../../nbs/course/policy_exercises.ipynb #1ba4deee

@@ -102,6 +102,10 @@ def check_reachable(answer: Answer) -> None:
         not_this(got, np.abs(apart) <= 0.75, "frames nearer than `low` show nothing")
         same(f"the frames that {i} reaches", got, right)
 
+    t = np.array([0.0, 0.25, 0.5, 1.0, 1.75])
+    right = np.array([True, True, False, True, False])  # two at `high`, one at `low`
+    same("the frames exactly at the bounds, which count,", call(answer, t, 2, 0.25, 0.5), right)
+
 # %% ../../nbs/course/structure_exercises.ipynb #6651c2be
 LEAST = '''
 def filtered(draw, angle, limit: float, tries: int):
@@ -115,7 +119,12 @@ def filtered(draw, angle, limit: float, tries: int):
 
 def check_filtered(answer: Answer) -> None:
     """Turns that are known in advance; no more triples are drawn than needed."""
-    for turns, right in (([50, 20, 10], 20), ([90, 40, 70, 60], 40), ([10], 10)):
+    for turns, right in (
+        ([50, 20, 10], 20),
+        ([90, 40, 70, 60], 40),
+        ([50, 30, 10], 30),
+        ([10], 10),
+    ):
         drawn: list[int] = []
 
         def draw(turns: list[int] = turns, drawn: list[int] = drawn) -> int:
@@ -250,12 +259,12 @@ def probe_score(right: np.ndarray, environment: np.ndarray) -> float:
 
 def check_recall(answer: Answer) -> None:
     """A probe that always names the longest dataset, and one that errs here and there."""
-    environment = np.repeat([0, 1, 2], [80, 15, 5])
-    for right in (environment == 0, np.arange(100) % 7 < environment + 3):
+    environment = np.repeat([2, 5, 9], [80, 15, 5])
+    for right in (environment == 2, np.arange(100) % 7 < environment):
         got = call(answer, right, environment)
         plain = right.mean()
         not_this(got, plain, "the share of right rows: naming the longest dataset scores 0.8 so")
-        same("the score", got, np.mean([right[environment == e].mean() for e in range(3)]))
+        same("the score", got, np.mean([right[environment == e].mean() for e in (2, 5, 9)]))
 
 
 LEAKAGE = Lesson(

@@ -226,7 +226,8 @@ def check_fit(policy: Any, environment: Environment) -> None:
     if abs(c.control_hz / environment.hz - 1) > 0.01:
         raise UserError(
             f"the policy was trained to send {c.control_hz:g} commands a second, "
-            f"{environment.title} takes {environment.hz:g}"
+            f"{environment.title} takes {environment.hz:g}: train it with "
+            f"--model.control-hz {environment.hz:g} on demonstrations of that rate"
         )
 
 
