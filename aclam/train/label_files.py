@@ -263,9 +263,9 @@ def labels_of(
     """
     model = model_identity(lam, weights)
     there: dict[str, dict[int, Path]] = {kind: {} for kind in values}
-    folder = Path(store.folder).absolute()
+    folder = Path(store.folder)
     files = sorted(folder.glob("labels/*/labels.json"))
-    files += sorted(labels_beside_lerobot(folder).glob("*/labels.json"))
+    files += sorted(labels_beside_lerobot(folder.absolute()).glob("*/labels.json"))
     for file in files:
         about = {"values": "float32"} | read_json(file, dict)
         known = about.get("done") and about.get("format_version") in READ_VERSIONS
