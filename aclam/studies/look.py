@@ -435,8 +435,7 @@ def predictions(lam: nn.Module, batch: Mapping, frames: np.ndarray, rows: int, d
 
 def farthest(frames: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """The one of `frames` (n, 3, S, S) that differs most from a frame (3, S, S)."""
-    apart = frames.astype(np.float32) - frame
-    return frames[(apart**2).mean((1, 2, 3)).argmax()]
+    return frames[((frames.astype(np.float32) - frame) ** 2).mean((1, 2, 3)).argmax()]
 
 
 def transfers(lam: nn.Module, batch: Mapping, frames: np.ndarray, rows: int, device) -> dict:

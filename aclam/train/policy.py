@@ -8,8 +8,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
            'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'Folder', 'open_folder', 'open_folders',
            'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe',
-           'some_latents', 'set_units', 'build', 'random_weights', 'policy_probe', 'sample_errors', 'prepare', 'run',
-           'main']
+           'some_latents', 'set_units', 'build', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 from collections.abc import Callable, Sequence
@@ -31,7 +30,6 @@ from ..lam import LatentActionModel
 from ..lam.odd import read_as, trained_model
 from ..lam.registry import Lam
 from ..policy.model import PRESETS, Pair, Policy, PolicyConfig, draw_noise
-from ..policy.small_vlm import VlmConfig
 from ..policy.vlm import load_weights
 from ..schema import Count, NonNegative, Positive, Share
 from .tracker import TrackerName
@@ -45,6 +43,7 @@ from aclam.train.demonstrations import (
     commands_of,
     known_latents,
     missing_labels,
+    random_weights,
 )
 from ..weights import weights_hash
 
@@ -416,23 +415,6 @@ def build(config: PolicyTrainConfig, data: PolicyData) -> Policy:
         load_weights(policy.vlm)
     set_units(policy, data.train)
     return policy
-
-# %% ../../nbs/8_train/policy.ipynb #725c85de
-def random_weights(c: VlmConfig) -> str:
-    """What a person should know who trains an encoder from random weights; '' otherwise."""
-    if c.weights:
-        return ""
-    if c.kind == "paligemma":
-        return (
-            "PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, "
-            "or a folder with its files, begins from the trained ones"
-        )
-    return (
-        "the encoder's weights are random, it will hardly learn to read: train for one task, which "
-        "needs no words, or begin from trained ones. For emoji cards: --model.vlm.weights FOLDER, "
-        "of python -m aclam.train.grounding; for a robot of your own: --preset policy_paper "
-        "--model.vlm.weights google/paligemma-3b-pt-224, or a folder with its files"
-    )
 
 # %% ../../nbs/8_train/policy.ipynb #593f0fdd
 def policy_probe(data: PolicyDataset, n: int) -> Callable[[Policy, int], dict]:
