@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/6_policy/vlm.html.md"""
 
 # %% auto #0
 __all__ = ['HIDDEN_SIZES', 'Vlm', 'REDUCED', 'paligemma_config', 'PaliGemma', 'attention_dtype', 'read_paligemma',
-           'check_paligemma_fits', 'words_only', 'load_paligemma', 'make_vlm', 'load_weights', 'first_keys',
-           'check_paligemma', 'check_library_forward', 'write_paligemma']
+           'check_paligemma_fits', 'words_only', 'load_paligemma', 'make_vlm', 'load_weights', 'random_weights',
+           'first_keys', 'check_paligemma', 'check_library_forward', 'write_paligemma']
 
 # %% ../../nbs/6_policy/vlm.ipynb #4fa000e9
 from collections.abc import Mapping
@@ -183,6 +183,23 @@ def load_weights(vlm: Vlm) -> None:
         load_paligemma(vlm)
     else:
         load_small(vlm)
+
+# %% ../../nbs/6_policy/vlm.ipynb #725c85de
+def random_weights(c: VlmConfig) -> str:
+    """What a person should know who trains an encoder from random weights; '' otherwise."""
+    if c.weights:
+        return ""
+    if c.kind == "paligemma":
+        return (
+            "PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, "
+            "or a folder with its files, begins from the trained ones"
+        )
+    return (
+        "the encoder's weights are random, it will hardly learn to read: train for one task, which "
+        "needs no words, or begin from trained ones. For emoji cards: --model.vlm.weights FOLDER, "
+        "of python -m aclam.train.grounding; for a robot of your own: --preset policy_paper "
+        "--model.vlm.weights google/paligemma-3b-pt-224, or a folder with its files"
+    )
 
 # %% ../../nbs/6_policy/vlm.ipynb #179f6351
 REDUCED = VlmConfig(  # PaliGemma's form, for tests

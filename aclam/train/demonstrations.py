@@ -7,7 +7,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/demonstrations.html.md"""
 # %% auto #0
 __all__ = ['ARM_LAG', 'TOO_NARROW', 'mismatches', 'commands_of', 'frames_after', 'plan_frames', 'StoredLatents', 'LabeledLatents',
            'latents_of', 'offsets_of', 'known_latents', 'missing_labels', 'next_grips', 'Episode', 'bring_to_units',
-           'random_weights', 'augment_frame', 'PolicyDataset', 'check_rows']
+           'augment_frame', 'PolicyDataset', 'check_rows']
 
 # %% ../../nbs/8_train/demonstrations.ipynb #321b69bc
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from ..data.trajectory import Trajectory
 from ..lam import LatentActionModel
 from ..lam.registry import Lam
 from ..policy.model import PolicyConfig
-from ..policy.small_vlm import VlmConfig, tokenize
+from ..policy.small_vlm import tokenize
 from .label_files import Labels, labels_of, read_labels, rows_of
 
 # %% ../../nbs/8_train/demonstrations.ipynb #566eb856
@@ -302,23 +302,6 @@ def bring_to_units(
         for episode in episodes:
             mapped = (to_low + to_high) / 2 + (getattr(episode, what) - (low + high) / 2) * gain
             setattr(episode, what, mapped.astype(np.float32))
-
-# %% ../../nbs/8_train/demonstrations.ipynb #725c85de
-def random_weights(c: VlmConfig) -> str:
-    """What a person should know who trains an encoder from random weights; '' otherwise."""
-    if c.weights:
-        return ""
-    if c.kind == "paligemma":
-        return (
-            "PaliGemma's weights are random: --model.vlm.weights google/paligemma-3b-pt-224, "
-            "or a folder with its files, begins from the trained ones"
-        )
-    return (
-        "the encoder's weights are random, it will hardly learn to read: train for one task, which "
-        "needs no words, or begin from trained ones. For emoji cards: --model.vlm.weights FOLDER, "
-        "of python -m aclam.train.grounding; for a robot of your own: --preset policy_paper "
-        "--model.vlm.weights google/paligemma-3b-pt-224, or a folder with its files"
-    )
 
 # %% ../../nbs/8_train/demonstrations.ipynb #20219d34
 def augment_frame(

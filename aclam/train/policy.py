@@ -30,7 +30,7 @@ from ..lam import LatentActionModel
 from ..lam.odd import read_as, trained_model
 from ..lam.registry import Lam
 from ..policy.model import PRESETS, Pair, Policy, PolicyConfig, draw_noise
-from ..policy.vlm import load_weights
+from ..policy.vlm import load_weights, random_weights
 from ..schema import Count, NonNegative, Positive, Share
 from .tracker import TrackerName
 from .command import Job, check_different, parse_preset_first, train_command, train_job
@@ -43,7 +43,6 @@ from aclam.train.demonstrations import (
     commands_of,
     known_latents,
     missing_labels,
-    random_weights,
 )
 from ..weights import weights_hash
 
