@@ -81,9 +81,18 @@ const results = (body) => {
   if (list) new MutationObserver(() => typeset(list)).observe(list, { childList: true })
 }
 
+// A word that was searched for is marked; where it is in folded code, that opens.
+const reveal = (body) => {
+  if (!new URLSearchParams(location.search).has("h")) return
+  new MutationObserver(() => {
+    for (const mark of body.querySelectorAll("details.library:not([open]) mark")) mark.closest("details").open = true
+  }).observe(body, { childList: true, subtree: true })
+}
+
 document$.subscribe(({ body }) => {
   typeset(body)
   enlargeable(body)
   follow(body)
   results(body)
+  reveal(body)
 })

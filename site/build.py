@@ -19,7 +19,7 @@ import papers
 import play
 import yaml
 from convert import NBS, ROOT, chapters, title_and_subtitle, to_markdown
-from markup import fold_proofs, fold_solutions, link_drawings, theorems
+from markup import fold_code, fold_proofs, fold_solutions, link_drawings, theorems
 from readme import run
 from ways import for_pages
 
@@ -182,8 +182,13 @@ def link_outputs(body: str, folder: Path) -> str:
     return re.sub(to_notebook, lambda found: rewrite_links(found[0], folder), body)
 
 
-def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
-    """Write the page of one notebook; its address within the site."""
+def is_lesson(room: dict) -> bool:
+    """Whether long library code folds in a room: not where it is what the chapter is about."""
+    return not room.get("part") and room.get("code") != "open"
+
+
+def page(notebook: Path, known: dict[str, dict[str, str]], lesson: bool = False) -> str:
+    """Write the page of one notebook; its address within the site. A lesson folds library code."""
     inside = address(notebook)
     target = DOCS / inside
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,6 +216,8 @@ def page(notebook: Path, known: dict[str, dict[str, str]]) -> str:
     body = link_drawings(body, address, notebook.parent, NBS)
     if notebook.stem != "index":
         body = fold_solutions(fold_proofs(theorems(body)))
+    if lesson:
+        body = fold_code(body)
     target.write_text(f"---\nsearch: {{boost: 3}}\n---\n\n{body}", encoding="utf-8")
     return inside.as_posix()
 
@@ -331,7 +338,8 @@ def main() -> None:
     nav: list = [{"aclam": page(NBS / "index.ipynb", known)}]
     nav.append({"Playground": play.write_pages(DOCS)})
     for room, notebooks in chapters():
-        pages = [{title_and_subtitle(n)[0]: page(n, known)} for n in notebooks]
+        lesson = is_lesson(room)
+        pages = [{title_and_subtitle(n)[0]: page(n, known, lesson)} for n in notebooks]
         place(nav, room).append({room["room"]: pages})
     nav.append({"Reference": reference(known)})
     render(configure(nav))

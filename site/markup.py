@@ -1,7 +1,8 @@
-"""What a page of the site has beyond its notebook: boxes around theorems, folded solutions and proofs,
-drawings that are links.
+"""What a page of the site has beyond its notebook: boxes around theorems, folded solutions, proofs and
+library code, drawings that are links.
 """
 
+import ast
 import html
 import io
 import os
@@ -141,6 +142,61 @@ def fold_proofs(text: str) -> str:
 
     parts = FENCE.split(text)
     return "".join(p if i % 2 else PROOF.sub(fold, p) for i, p in enumerate(parts))
+
+
+# --- library code ---------------------------------------------------------------------------------
+
+# an exported cell, which has its module as a title, with the anchor before it if there is one
+EXPORTED = re.compile(
+    r'^(?:<div id="cell-\w+"></div>\n\n)?```python title="[^"\n]*"\n(?P<code>.*?)^```$', re.M | re.S
+)
+LONGEST_CODE = 12  # lines of library code that stand open in a lesson
+MOST_NAMES = 6  # in the line that opens it
+
+
+def defined(node: ast.stmt) -> list[str]:
+    """The names that a statement gives: of a function, a class, constants; a patched method has its
+    class's.
+    """
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            patched = any(ast.unparse(d) == "patch" for d in node.decorator_list)
+            owner = node.args.args[0].annotation if patched and node.args.args else None
+            return [f"{ast.unparse(owner)}.{node.name}" if owner else node.name]
+        case ast.ClassDef():
+            return [node.name]
+        case ast.Assign():
+            return [target.id for target in node.targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign() if isinstance(node.target, ast.Name):
+            return [node.target.id]
+    return []
+
+
+def code_title(code: str) -> str:
+    """One line about library code: what it defines, what others may use first."""
+    names = [name for node in ast.parse(code).body for name in defined(node)]
+    names = list(dict.fromkeys(names))
+    public = [name for name in names if not name.rpartition(".")[2].startswith("_")]
+    shown = public or names
+    if not shown:
+        return "The imports"
+    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
+    return "The code: " + ", ".join(f"`{name}`" for name in shown[:MOST_NAMES]) + more
+
+
+def fold_code(text: str) -> str:
+    """Long library code stays behind a line that says what it defines.
+
+    The anchor of the cell goes inside: a link to it opens the code.
+    """
+
+    def fold(match: re.Match) -> str:
+        lines = sum(bool(line.strip()) for line in match["code"].splitlines())
+        if lines <= LONGEST_CODE:
+            return match[0]
+        return folded(code_title(match["code"]), [match[0]], "library")
+
+    return EXPORTED.sub(fold, text)
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build
+import convert
+import markdown
 import markup
 import open_book
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_browser = pytest.mark.skipif(open_book.program() is None, reason="there is no Chromium here")
@@ -109,6 +113,105 @@ def test_the_proofs_that_are_folded_are_those_of_the_long_theorems():
         texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
         found += [path.stem for text in texts if "??? proof" in markup.fold_proofs(text)]
     assert {"augmentation", "objective"} <= set(found) and len(found) < 10
+
+
+LINES = "".join(f"    x = {n}\n" for n in range(markup.LONGEST_CODE))
+LIBRARY = f'```python title="aclam.a"\ndef f():\n\n{LINES}```\n'
+
+
+def test_long_library_code_is_folded_behind_what_it_defines():
+    short = '```python title="aclam.a"\ndef g():\n    return 1\n```\n'
+    shown = f"```python\n{LINES}```\n"
+    text = f"# T\n\n{short}\n{shown}\n{LIBRARY}\nAfter.\n"
+    got = markup.fold_code(text)
+    assert got.startswith(f"# T\n\n{short}\n{shown}\n??? library")
+    fence = '    ```python title="aclam.a"\n    def f():\n\n        x = 0\n'
+    assert f'??? library "The code: `f`"\n\n{fence}' in got
+    assert got.endswith("        x = 11\n    ```\n\nAfter.\n")
+
+
+def test_the_anchor_of_a_cell_goes_with_its_code():
+    got = markup.fold_code(f'<div id="cell-ab12"></div>\n\n{LIBRARY}')
+    assert got.startswith(
+        '??? library "The code: `f`"\n\n    <div id="cell-ab12"></div>\n\n    ```'
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        ("import math\nfrom a import b", "The imports"),
+        ("A = 1\n_B = 2\nC: int = 3\n\n\nclass D:\n    pass", "The code: `A`, `C`, `D`"),
+        ("def _only(): ...", "The code: `_only`"),
+        ("@patch\ndef forward(self: Net, x): ...", "The code: `Net.forward`"),
+        ("@patch\ndef _hidden(self: Net): ...\n\n\nasync def run(): ...", "The code: `run`"),
+        (
+            "\n".join(f"{x} = 1" for x in "abcdefgh"),
+            "The code: `a`, `b`, `c`, `d`, `e`, `f` and 2 more",
+        ),
+    ],
+)
+def test_folded_code_says_what_it_defines(code, title):
+    assert markup.code_title(code) == title
+
+
+def test_lessons_fold_code_and_the_workshop_and_the_spine_do_not():
+    folds = {room["room"]: build.is_lesson(room) for room, _ in convert.chapters()}
+    parts = {room["room"]: room.get("part") for room, _ in convert.chapters()}
+    assert not any(folds[name] for name, part in parts.items() if part == "Workshop")
+    assert {name for name, part in parts.items() if not part and not folds[name]} == {"The spine"}
+
+
+SEEN = """JSON.stringify([...document.querySelectorAll("details.library")].map((d) =>
+    [d.open, d.querySelector("summary").innerText, d.querySelector("pre").checkVisibility()]))"""
+
+
+@needs_browser
+def test_folded_code_opens_by_a_click_and_by_a_link_and_is_printed_without_any_script(tmp_path):
+    said = yaml.safe_load((ROOT / "site" / "mkdocs.yml").read_text(encoding="utf-8"))
+    rules = [next(iter(x)) if isinstance(x, dict) else x for x in said["markdown_extensions"]]
+    text = markup.fold_code(f'# T\n\n<div id="cell-ab12"></div>\n\n{LIBRARY}')
+    inside = markdown.markdown(text, extensions=rules)
+    style = (ROOT / "site" / "book.css").read_text(encoding="utf-8")
+    page = tmp_path / "a.html"
+    body = f'<article class="md-typeset">{inside}</article>'
+    page.write_text(f"<html><style>{style}</style><body>{body}</body></html>", encoding="utf-8")
+
+    browser = open_book.Browser(open_book.program())
+    try:
+        browser.open(page.as_uri())
+        assert json.loads(browser.evaluate(SEEN)) == [[False, "The code: f", False]]
+        browser.call("Emulation.setEmulatedMedia", media="print")
+        assert json.loads(browser.evaluate(SEEN)) == [[False, "The code: f", True]]
+        browser.call("Emulation.setEmulatedMedia", media="")
+        browser.evaluate('document.querySelector("summary").click()')
+        assert json.loads(browser.evaluate(SEEN)) == [[True, "The code: f", True]]
+        browser.open(page.as_uri() + "#cell-ab12")
+        assert json.loads(browser.evaluate(SEEN)) == [[True, "The code: f", True]]
+    finally:
+        browser.close()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_search_finds_folded_code_and_opens_it():
+    folder = open_book.SITE
+    if not (folder / "index.html").exists():
+        pytest.skip("the book is not built")
+    index = json.loads((folder / "search" / "search_index.json").read_text(encoding="utf-8"))
+    here = [d["text"] for d in index["docs"] if d["location"].startswith("4_lam/quantizer.html")]
+    assert "The channel between IDM and FDM" in " ".join(here)  # a docstring of folded code
+
+    marks = """JSON.stringify([...document.querySelectorAll("details.library mark")].map((m) =>
+        m.closest("details").open))"""
+    browser = open_book.Browser(open_book.program())
+    try:
+        browser.open((folder / "4_lam" / "quantizer.html").as_uri() + "?h=noise_like")
+        browser.evaluate("new Promise((done) => setTimeout(done, 3000))")
+        found = json.loads(browser.evaluate(marks))
+    finally:
+        browser.close()
+    assert found and all(found)
 
 
 @pytest.mark.slow
