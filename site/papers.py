@@ -105,11 +105,26 @@ def remade(row: Mapping) -> str:
     return row.get("command") or f"python -m pytest {row['test']}"
 
 
+def checks(row: Mapping) -> list[str]:
+    """What fails where a row is wrong: functions by their names, cells as chapter#cell."""
+    said = row["check"]
+    return [said] if isinstance(said, str) else said
+
+
+def check_line(check: str) -> str:
+    """A check as Markdown: a function by its name, a cell as a link."""
+    if "#" not in check:
+        return f"check: `{check}`"
+    chapter, cell = check.split("#")
+    title = title_and_subtitle(NBS / f"{chapter}.ipynb")[0]
+    return f"check: a cell of [{title}]({chapter}.ipynb#cell-{cell})"
+
+
 def code(row: Mapping) -> str:
-    """Chapter, function, check, test and command, behind a line that opens them."""
+    """Chapter, function, checks, test and command, behind a line that opens them."""
     title = title_and_subtitle(NBS / f"{row['chapter']}.ipynb")[0]
     lines = [f"chapter: {title}", f"function: `{row['function']}`"]
-    lines += [f"check: `{row['check']}`"] if "check" in row else []
+    lines += map(check_line, checks(row))
     lines += [f"test: `{row['test']}`", f"command: `{remade(row)}`"]
     return f"<details><summary>show</summary>{'<br>'.join(lines)}</details>"
 
@@ -125,7 +140,9 @@ def shown(row: Mapping) -> tuple[str, str] | None:
 def linked() -> set[str]:
     """The ids of all cells that the page links to."""
     cells = {row["cell"] for *_, row in rows()}
-    return cells | {at[1] for *_, row in rows() if (at := shown(row))}
+    cells |= {at[1] for *_, row in rows() if (at := shown(row))}
+    said = [check for *_, row in rows() for check in checks(row) if "#" in check]
+    return cells | {check.split("#")[1] for check in said}
 
 
 def line(kind: str, name: str, row: Mapping) -> str:

@@ -13,11 +13,18 @@ from aclam.data.sampling import TripleConfig
 from aclam.data.trajectory import synthetic_trajectory
 from aclam.data.triples import TripleDataset
 from aclam.lam import PRESETS, LamConfig, LatentActionModel
+from aclam.lam import objective as objective_module
 from aclam.lam.blocks import check_blind_to_order, patchify, unpatchify
 from aclam.lam.fdm import check_sum_of_tokens, masked_mse
 from aclam.lam.idm import residuals
 from aclam.lam.model import check_saved, losses_on, parameter_counts, preset, step_lowers_loss
-from aclam.lam.objective import ObjectiveConfig, ac_idm_loss, check_stop_gradient, pair_frames
+from aclam.lam.objective import (
+    ObjectiveConfig,
+    ac_idm_loss,
+    check_objective,
+    check_stop_gradient,
+    pair_frames,
+)
 from aclam.lam.quantizer import (
     Bottleneck,
     BottleneckConfig,
@@ -154,22 +161,27 @@ def test_every_objective_steps(triples, form, place, stop):
 
 
 def test_the_objective_is_eq_6(triples):
-    """The loss that is reported equals one computed here from encode and decode, without stacking."""
-    lam = build(small(objective=ObjectiveConfig(lambda_ac=0.7, lambda_reg=0.5))).eval()
+    """The loss that is reported equals one computed from single pairs, without stacking."""
+    lam = build(small(objective=ObjectiveConfig(lambda_ac=0.7, lambda_reg=0.5)))
     batch = triples.batch(range(12))
-    o = lam.normalize(batch["frames"]).unbind(1)
     lam.train().loss(batch)  # puts the codebook on data
-    lam.eval()
-    with torch.no_grad():
-        z = {p: lam.latents(o[p[0]], o[p[1]]) for p in ((0, 1), (1, 2), (0, 2))}
-        rec = sum((lam.predict(o[i], c.z) - o[j]).square().mean() for (i, j), c in z.items()) / 3
-        ac = (lam.predict(o[0], z[0, 1].z + z[1, 2].z) - o[2]).square().mean()
-        reg = sum(c.loss for c in z.values()) / 3
-        loss, row = lam.loss(batch)
-    assert row["rec"] == pytest.approx(rec.item(), rel=1e-4) and row["ac"] == pytest.approx(
-        ac.item(), rel=1e-4
-    )
-    assert loss.item() == pytest.approx((rec + 0.7 * ac + 0.5 * reg).item(), rel=1e-4)
+    terms = check_objective(lam.eval(), batch)
+    assert min(terms.values()) > 0 and terms["rec"] != terms["ac"]
+
+
+def test_pairs_that_are_mixed_up_are_noticed(monkeypatch):
+    lam = LatentActionModel.from_pretrained("ac_lam_cpu").eval()  # trained: it reads its latents
+    batch = {"frames": torch.rand(4, 3, 3, 32, 32), "has_proprio": torch.zeros(4, dtype=torch.bool)}
+    batch |= {"proprio": torch.zeros(4, 3, 8), "embodiment": torch.zeros(4, dtype=torch.long)}
+    check_objective(lam, batch)
+
+    def mixed(frames):
+        i, j, k = frames.unbind(1)
+        return torch.cat([i, i, j]), torch.cat([j, k, k])  # the order of ik and jk exchanged
+
+    monkeypatch.setattr(objective_module, "pair_frames", mixed)
+    with pytest.raises(AssertionError):
+        check_objective(lam, batch)
 
 
 def test_without_ac_nothing_but_lambda_differs(triples):

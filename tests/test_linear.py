@@ -97,6 +97,11 @@ def test_llo_of_known_latents():
     assert np.isclose(llo.llo(F["k1"], F).llo, 1)
     assert np.isclose(llo.llo(F["o"], F).llo, 0)
     assert np.isclose(llo.llo(F["o"][:4], F).llo, 1 - 4 / 16)
+    llo.check_llo(seed=1)
+
+
+def test_information_is_at_least_what_least_squares_says():
+    assert llo.check_information()["least"] > 1e-4
 
 
 # --- propositions

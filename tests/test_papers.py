@@ -14,7 +14,10 @@ import references
 import ways
 
 from aclam.commands.entry import COMMANDS
+from aclam.data.recipe import load_recipe, recipe_names
 from aclam.lam import PRESETS
+from aclam.structure.table import PAPER_TABLE_1
+from aclam.studies import ablation, grid_table
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = list(papers.rows())
@@ -69,9 +72,7 @@ def test_a_row_leads_to_what_it_names(row):
     assert row["verdict"] in papers.VERDICTS
     assert row["cell"] in cells(row["chapter"])
     assert callable(resolve(row["function"]))
-    if "check" in row:
-        assert row["check"].rsplit(".", 1)[1].startswith("check_")
-        assert callable(resolve(row["check"]))
+    assert papers.checks(row)
     path, _, test = row["test"].partition("::")
     assert re.search(rf"^def {test}\(", words_of_tests(path), re.M)
     assert command_exists(papers.remade(row))
@@ -80,23 +81,63 @@ def test_a_row_leads_to_what_it_names(row):
         assert at[1] in cells(at[0]) and at[1] in papers.linked()
 
 
-def printed(chapter: str, cell: str) -> list[str]:
-    """The decimal numbers in the saved outputs of a cell."""
-    return re.findall(r"-?\d+\.\d+", json.dumps(cells(chapter)[cell]["outputs"]))
+def code_of(chapter: str) -> dict[str, str]:
+    """The code cells of a chapter that a reader's kernel runs and nobody exports."""
+    sources = {i: "".join(c["source"]) for i, c in cells(chapter).items() if "outputs" in c}
+    skipped = ("#| export", "#| slow", "#| eval: false")
+    return {i: s for i, s in sources.items() if not any(word in s for word in skipped)}
 
 
-SHOWN = {name: row for name, (*_, row) in zip(NAMES, ROWS, strict=True) if "shown" in row}
+def chapter_of(function: str) -> str:
+    """The chapter that exports a function."""
+    module = importlib.import_module(function.rpartition(".")[0])
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    (found,) = re.findall(r"File to edit: (?:\.\./)+nbs/(.+)\.ipynb", source)
+    return found
 
 
-@pytest.mark.parametrize("row", SHOWN.values(), ids=SHOWN)
+def fails_where_wrong(source: str) -> bool:
+    """Whether a cell asserts anything."""
+    return bool(re.search(r"^\s*(assert\b|test_\w+\()", source, re.M))
+
+
+CHECKS = sorted({(row["chapter"], check) for *_, row in ROWS for check in papers.checks(row)})
+
+
+@pytest.mark.parametrize(("chapter", "check"), CHECKS)
+def test_a_check_is_called_or_asserts(chapter, check):
+    """A function `check_` that a cell calls, or a cell that fails where it is wrong."""
+    if "#" in check:
+        there, cell = check.split("#")
+        assert fails_where_wrong(code_of(there)[cell]) and cell in papers.linked()
+        return
+    name = check.rsplit(".", 1)[1]
+    assert name.startswith("check_") and callable(resolve(check))
+    places = {chapter, chapter_of(check)}
+    called = [s for place in places for s in code_of(place).values() if f"{name}(" in s]
+    assert called, f"no cell of {places} calls it"
+
+
+def printed(chapter: str, cell: str | None = None) -> list[str]:
+    """The decimal numbers in the saved outputs of a cell, or of all cells of a chapter."""
+    found = [cells(chapter)[cell]] if cell else cells(chapter).values()
+    return re.findall(r"-?\d+\.\d+", json.dumps([c.get("outputs") for c in found]))
+
+
+COUNTED = {name: row for name, (*_, row) in zip(NAMES, ROWS, strict=True) if "numbers" in row}
+
+
+@pytest.mark.parametrize("row", COUNTED.values(), ids=COUNTED)
 def test_numbers_stand_where_a_row_says_that_they_are_shown(row):
-    for said in row.get("numbers", {}).values():
+    """In the cell that is `shown`, else somewhere in the row's chapter."""
+    place = papers.shown(row) or (row["chapter"],)
+    for said in row["numbers"].values():
         values = papers.found(said)
         if not isinstance(values[0], float):
             continue  # a word, or a count
         mean = statistics.mean(values)
         as_printed = [f"{mean:.{digits}f}" for digits in (2, 3)]
-        assert set(as_printed) & set(printed(*papers.shown(row))), as_printed
+        assert set(as_printed) & set(printed(*place)), as_printed
 
 
 def test_the_step_of_table_5_is_the_presets():
@@ -120,6 +161,43 @@ def test_a_number_of_ours_is_never_typed():
     for name, (*_, row) in zip(NAMES, ROWS, strict=True):
         for sentence in re.split(r"[;:]", row["words"]):
             assert not re.search(r"\d\.\d", sentence) or re.search(cited, sentence), name
+
+
+def test_a_number_of_a_paper_stands_in_its_table():
+    """The decimals that are typed in verdicts are those of the papers' tables in the package."""
+    means = [value for row in grid_table.PAPER.values() for value, _ in filter(None, row)]
+    tables = {
+        ("linear", "table", "1"): means,
+        ("ac_lam", "table", "1"): [x for rows in PAPER_TABLE_1.values() for x in rows["AC-LAM"]],
+        ("ac_lam", "table", "5"): [x for *pair, _ in ablation.PAPER.values() for x in pair],
+    }
+    for *entry, row in ROWS:
+        typed = {float(x) for x in re.findall(r"\d\.\d+", row["words"])}
+        assert typed <= set(tables.get(tuple(entry), [])), entry
+
+
+def test_counts_in_words_are_those_of_the_results():
+    said = papers.content()
+    rows = papers.kept("grid_table.json")["table"]
+    trained = {rows[name]["controllable"]["trainings"] for name in grid_table.PAPER}
+    assert trained == {5} and "five seeds" in said["linear"]["table"][1]["words"]
+
+    seeds = [run["seeds"]["demonstrations"] for run in papers.kept("seeds.json")["runs"]]
+    of_seeds = "seeds S = 0, 1 and 2"
+    assert seeds == [0, 1, 2]
+    assert all(of_seeds in said["ac_lam"]["figure"][n]["words"] for n in (1, 5))
+
+    compared = papers.kept("compare.json")
+    sources = set(compared["table_1"]) - set(compared["ood"])
+    of_table_2 = [v for v in compared["verdicts"] if v["claim"].startswith("environment probe")]
+    words = said["ac_lam"]["table"][1]["words"]
+    assert len(sources) == 3 and "on our three sources" in words
+    assert len(of_table_2) == 2 and "two of the goals belong to Table 2" in words
+
+    looks = {policy["seed"] for policy in papers.kept("policy.json")["looks"]["policies"]}
+    assert looks == {0} and "one seed" in said["ac_lam"]["table"][4]["words"]
+    assert "each of the 28 rows" in said["ac_lam"]["table"][6]["words"]
+    assert len([r for r in map(load_recipe, recipe_names()) if r.table6_row]) == 28
 
 
 def test_wrong_rows_are_noticed():

@@ -159,6 +159,11 @@ def test_uniform_by_magnitude():
         m.uniform_by_magnitude(np.ones((2, 2)), 3, np.random.default_rng(0))
 
 
+def test_pairs_of_every_magnitude_are_even_and_different():
+    found = measure.check_magnitude_draws(n=4000)
+    assert found["all"] < 0.02 < 0.3 < found["chosen"]
+
+
 def test_pairs_are_chosen_by_their_states_alone():
     trajectories = [synthetic_trajectory(seed, T=40, size=32) for seed in range(4)]
     dataset = TripleDataset(trajectories, TripleConfig(), 32, length=40)

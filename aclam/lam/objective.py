@@ -7,7 +7,8 @@ Docs: https://aclam-project.github.io/aclam/4_lam/objective.html.md"""
 # %% auto #0
 __all__ = ['Pairs', 'pair_frames', 'ObjectiveConfig', 'ac_idm_loss', 'check_stop_gradient', 'reversal_loss', 'ObjectiveSettings',
            'Learner', 'Reader', 'both_ways', 'squared_error', 'acted_on', 'latents_to_add', 'image_losses',
-           'known_pairs', 'proprio_losses', 'objective', 'losses_of', 'report']
+           'known_pairs', 'proprio_losses', 'objective', 'losses_of', 'report', 'PairReader', 'terms_by_pair',
+           'check_objective']
 
 # %% ../../nbs/4_lam/objective.ipynb #23a189ad
 from collections.abc import Mapping
@@ -266,3 +267,50 @@ def report(
         if current_micro_batch() is not None:
             row["code_counts"] = counts
     return row
+
+# %% ../../nbs/4_lam/objective.ipynb #objchk01
+class PairReader(Learner, Protocol):
+    """A `Learner` that also reads one pair at a time."""
+
+    def latents(self, o_i: Tensor, o_j: Tensor) -> LatentAction:
+        """The latents (B, d) of pairs of normalized frames."""
+
+
+def terms_by_pair(model: PairReader, frames: Tensor) -> dict[str, Tensor]:
+    """Eqs. 1 and 5 and the codebook's terms of triples (B, 3, ...), with no two pairs stacked."""
+    i, j, k = model.normalize(frames).unbind(1)
+    ij = model.latents(i, j)
+    jk = model.latents(j, k)
+    ik = model.latents(i, k)
+    added = acted_on(ij, model.config.objective) + acted_on(jk, model.config.objective)
+    rec = squared_error(model.predict(i, ij.z), j)
+    rec = rec + squared_error(model.predict(j, jk.z), k)
+    rec = rec + squared_error(model.predict(i, ik.z), k)
+    return {
+        "rec": rec / 3,
+        "ac": squared_error(model.predict(i, added), k),
+        "reg": (ij.loss + jk.loss + ik.loss) / 3,
+    }
+
+# %% ../../nbs/4_lam/objective.ipynb #objchk02
+@torch.no_grad()
+def check_objective(
+    model: PairReader, batch: Mapping[str, Tensor], tol: float = 1e-4
+) -> dict[str, float]:
+    """`objective` is Eq. 6 of terms that were computed pair by pair; returns these terms.
+
+    For a model in eval mode: noise, and a codebook that moves, differ from call to call. The AC
+    loss is that of Eq. 5; tol is relative.
+    """
+    config = model.config.objective
+    terms = terms_by_pair(model, batch["frames"])
+    loss, row = objective(model, batch)
+    expected = terms["rec"] + config.lambda_reg * terms["reg"]
+    if config.ac_by_fdm:
+        expected = expected + config.lambda_ac * terms["ac"]
+        assert torch.isclose(row["ac"], terms["ac"], rtol=tol), (row["ac"], terms["ac"])
+    for name in ("proprio", "action"):
+        expected = expected + getattr(config, f"lambda_{name}") * row.get(name, 0.0)
+    assert torch.isclose(row["rec"], terms["rec"], rtol=tol), (row["rec"], terms["rec"])
+    assert torch.isclose(loss, expected, rtol=tol), (loss, expected)
+    return {name: float(value) for name, value in terms.items()}

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/7_sim/emoji_tabletop.html.md"""
 
 # %% auto #0
 __all__ = ['PROPRIO_LAYOUT', 'ON_CARD', 'EmojiConfig', 'TableScene', 'sample_scene', 'opening_to_finger', 'checked_action',
-           'TablePhysics', 'Distractor', 'TableCamera', 'is_placed', 'EmojiTableTop', 'second_camera']
+           'TablePhysics', 'Distractor', 'TableCamera', 'is_placed', 'EmojiTableTop', 'second_camera', 'check_success']
 
 # %% ../../nbs/7_sim/emoji_tabletop.ipynb #3ff8495a
 import io
@@ -475,3 +475,23 @@ def __enter__(self: EmojiTableTop):
 @patch
 def __exit__(self: EmojiTableTop, *error):
     self.close()
+
+# %% ../../nbs/7_sim/emoji_tabletop.ipynb #worldchk
+def check_success(world: EmojiTableTop, target: int = 2, seed: int = 0) -> dict[str, tuple]:
+    """The rule of success in the world of Figure 4; returns S and S/A for a cube on each card.
+
+    S on the target's card alone, S/A on all three, and neither where the cube starts.
+    """
+    cards = ("fox", "key", "corn")
+    base = sample_scene(np.random.default_rng(seed), world.config, cards, target)
+    assert base.instruction.endswith(cards[target])
+    found = {}
+    for on, card in enumerate(cards):
+        world.reset(scene=replace(base, cube_xy=base.cards_xy[on], joints=START))
+        for _ in range(10):
+            world.step([*START, 1])
+        found[card] = world.success()
+        assert found[card] == (on == target, True), (card, found[card])
+    world.reset(scene=base)
+    assert world.success() == (False, False)
+    return found

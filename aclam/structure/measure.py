@@ -6,8 +6,8 @@ Docs: https://aclam-project.github.io/aclam/5_structure/measure.html.md"""
 
 # %% auto #0
 __all__ = ['TAILS', 'evaluating', 'in_batches', 'motion_of', 'trajectory_of', 'frames_of', 'measure_batch', 'collect_latents',
-           'encode_pairs', 'magnitude_draws', 'collect_even', 'collect', 'structure_metrics', 'inverse_parts',
-           'scalars', 'structure_probe']
+           'encode_pairs', 'magnitude_draws', 'MostlyShort', 'check_magnitude_draws', 'collect_even', 'collect',
+           'structure_metrics', 'inverse_parts', 'scalars', 'structure_probe']
 
 # %% ../../nbs/5_structure/measure.ipynb #162696c7
 import math
@@ -196,6 +196,40 @@ def magnitude_draws(
     if len(known) < 2:
         raise UserError("no robot state is known: there is no magnitude to draw pairs by")
     return known[uniform_by_magnitude(ds[known], n, np.random.default_rng([seed, 8]), bins)]
+
+# %% ../../nbs/5_structure/measure.ipynb #magnchk1
+class MostlyShort:
+    """A dataset of states alone: draw m moves by the m-th of `n` displacements, mostly short."""
+
+    def __init__(self, n: int, seed: int = 0):
+        drawn = np.random.default_rng(seed).exponential(0.1, n)
+        self.ds = torch.from_numpy(np.minimum(drawn, 1))
+
+    def batch(self, indices) -> dict[str, Tensor]:
+        s = torch.zeros(len(indices), 3, 1, dtype=torch.float64)
+        s[:, 1, 0] = self.ds[list(indices)]
+        return {"proprio": s}
+
+
+def check_magnitude_draws(n: int = 2000, bins: int = 20, tol: float = 0.02) -> dict[str, float]:
+    """The pairs of Eq. 11 lie evenly over the range, and the far ones are different pairs.
+
+    Returns the shares above half the range, of `all` pairs and of those `chosen`, and how many of
+    the far ones are `different`.
+    """
+    dataset = MostlyShort(4 * n)
+    ds = dataset.ds.numpy()
+    chosen = magnitude_draws(dataset, n, bins=bins)
+    edges = np.linspace(ds.min(), ds.max(), bins + 1)
+    filled = np.histogram(ds, edges)[0] > 0
+    shares = np.histogram(ds[chosen], edges)[0] / n
+    assert np.abs(shares[filled] - 1 / filled.sum()).max() < tol, shares
+    assert not shares[~filled].any(), shares
+
+    far = ds[chosen] > 0.5
+    different = len(np.unique(chosen[far]))
+    assert different > 0.7 * (ds > 0.5).sum(), different
+    return {"all": (ds > 0.5).mean(), "chosen": far.mean(), "different": different}
 
 # %% ../../nbs/5_structure/measure.ipynb #dded180c
 def collect_even(
