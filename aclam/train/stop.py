@@ -102,7 +102,7 @@ class StopRequest:
     """While active, SIGTERM, SIGUSR1 and SIGINT only set a flag: `if stop: ...` after each step.
 
     A SIGTERM that comes `again_s` or more after the first SIGTERM ends the process at once, a
-    second SIGINT is a `KeyboardInterrupt`. A SIGINT that was ignored stays ignored.
+    second SIGINT is a `KeyboardInterrupt`.
     """
 
     def __init__(self, again_s: float = 3.0, speaks: bool = False):
