@@ -251,7 +251,7 @@ def test_a_training_leaves_no_loading_process_behind(tmp_path, device, number, w
     assert process.wait(60) == status
     assert all_gone(children, 30)
     assert wait_for(lambda: set(os.listdir("/dev/shm")) <= shared, 10)
-    assert status != 75 or any((tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert status < 0 or any((tmp_path / "run" / "checkpoints").glob("step_*"))
 
 
 SMALL = """

@@ -26,6 +26,8 @@ def test_a_requeue_is_an_exit_status_and_not_an_error():
         )
     )
     assert (status, said) == (EXIT_REQUEUE, "") and EXIT_REQUEUE == os.EX_TEMPFAIL
+    assert not any(map(stop.is_failure, (stop.Requeue(), stop.Interrupted())))
+    assert stop.is_failure(KeyboardInterrupt())
     assert not isinstance(stop.Requeue(), Exception) and EXIT_GROUP not in (
         0,
         1,
@@ -64,6 +66,37 @@ def test_a_second_sigterm_after_some_time_ends_at_once():
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert end(process)[0] == -signal.SIGTERM
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step_and_a_second_one_does_not():
+    steps = "signal.signal(signal.SIGINT, signal.default_int_handler)" + STEPS
+    process = start(steps.replace("raise Requeue", "sys.exit(13 * stop.flags[1])"), 3.0)
+    process.stdout.readline()
+    for _ in range(2):  # a launcher passes on what its workers have had already
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    status, said = end(process)
+    assert status == 13 and said.endswith("SIGINT")
+
+    process = start(steps.replace("if stop:", "if False:"), 3.0)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(2 * stop.INTERRUPT_S)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    status, said = end(process)
+    assert status == -signal.SIGINT and said.endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored():
+    """As of a training that a script started with `&`, or behind nohup."""
+    process = start("signal.signal(signal.SIGINT, signal.SIG_IGN)" + STEPS, 3.0)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGUSR1)
+    status, said = end(process)
+    assert status == EXIT_REQUEUE and said.endswith("SIGUSR1")
 
 
 def test_handlers_are_put_back_and_other_threads_left_alone():

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ from aclam.structure.held_out import origin
 from aclam.studies import demo
 from aclam.train import lam, scale
 from aclam.train.config import TrainConfig
+from aclam.train.draws import Batches
 from aclam.train.log import read_metrics
 from aclam.train.loop import train
 from aclam.weights import read_tensors
@@ -344,6 +346,40 @@ def test_a_loss_that_is_not_finite_names_trajectory_and_frames(tmp_path):
     with pytest.raises(UserError, match=rf"{t.name} frames \d+, \d+, \d+.*no checkpoint") as e:
         train(model, data, TrainConfig(steps=4, batch_size=8), tmp_path)
     assert "\n" not in str(e.value)
+
+
+def interrupted(monkeypatch, capfd, main, words, at: int) -> tuple[int, str]:
+    """Status and standard error of a training that gets Ctrl-C while its batch `at` is made."""
+    made = []
+    batches = Batches.__getitem__
+
+    def batch(self, part):
+        made.append(part)
+        if len(made) == at:
+            signal.raise_signal(signal.SIGINT)
+        return batches(self, part)
+
+    with monkeypatch.context() as m, pytest.raises(SystemExit) as e:
+        m.setattr(Batches, "__getitem__", batch)
+        main(words)
+    return e.value.code, capfd.readouterr().err
+
+
+def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(
+    store, whole, tmp_path, monkeypatch, capfd
+):
+    words = ["--data", str(store), "--out", str(tmp_path / "run"), *SMALL]
+    words += ["--train.num-workers", "0"]
+    status, said = interrupted(monkeypatch, capfd, lam.main, words, at=7)
+    kept = tmp_path / "run" / "checkpoints"
+    assert status == 130 and [p.name for p in kept.iterdir()] == ["step_000007"]
+    assert f"step 7 of 20 is saved, the same command goes on from {kept / 'step_000007'}" in said
+    assert "Traceback" not in said and "Ctrl-C again ends at once" in said
+    assert not list((tmp_path / "run" / "model").glob("*"))
+
+    lam.run(lam.settings_from(words))
+    model = "model/model.safetensors"
+    assert (tmp_path / "run" / model).read_bytes() == (whole[0] / model).read_bytes()
 
 
 # ---- the demo

@@ -35,7 +35,7 @@ from ..data.plan import plan_text
 from ..data.pixels import Fit, one_size
 from ..data.recipe import load_mixture
 from ..data.sampling import TripleConfig
-from ..data.source import declared_for, open_dataset
+from ..data.source import declared_for, open_dataset, told_fit
 from ..data.store import OLDER, Store, write_store
 from ..data.rotation import with_rotation
 from ..data.trajectory import Trajectory, rotation_width
@@ -299,7 +299,9 @@ def _stays(config: Convert, store: Store) -> bool:
 
 def _to_lerobot(config: Convert, store: Store) -> None:
     """Write a dataset as a LeRobotDataset."""
-    more = {"source": {"data": identity(store)}, "inputs": [config.path]}
+    fit = told_fit(store)
+    source = {"data": identity(store), **({"fit": fit} if fit else {})}
+    more = {"source": source, "inputs": [config.path]}
     if _stays(config, store):
         add_columns(config.out, store.folder, **more)
         return
@@ -322,6 +324,8 @@ def convert(config: Convert) -> None:
     else:
         source = {"path": config.path, "format": store.meta["format"]}
         source |= {k: store.meta[k] for k in ("left_out",) if k in store.meta}
+        if fit := told_fit(store):
+            source["fit"] = fit
         meta = {"source": source, "camera": store.meta["camera"]}
         write_store(config.out, trajectories, meta)
     frames = store.meta["frames"]

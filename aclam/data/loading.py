@@ -98,6 +98,7 @@ def start_worker(worker: int) -> None:
     run = multiprocessing.parent_process()
     if run is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # before any thread begins, as each would take signals
         signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)
         threading.Thread(target=_obey, args=[run.pid], daemon=True).start()

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core import UserError
+from ..data.pixels import Fit, fit_frames
 from ..lam import LatentActionModel
 from ..lam.global_batch import draw_rows, known_rows
 from .attention_mask import Blocks, MaskConfig, block_mask, hide_latents
@@ -49,6 +50,7 @@ class PolicyConfig:
     expert: LayerSize = LayerSize()  # of both experts
     latents: int = 6  # N, latent actions of the plan (A.2); 0: no latent expert, which is w/o LAM
     latent_dim: Width = 512  # d, numbers of a latent action; the trainer sets it from the LAM
+    fit: Fit = "squeeze"  # how pictures become squares; set from the data, where they say so
     # seconds that one latent action spans; the next begins where it ends  # assumed
     latent_gap_s: PositiveFloat = 0.4
     actions: Heads = 4  # M, commands (A.2)
@@ -411,7 +413,8 @@ def act(
     """Plan and commands for what a robot sees; see `sample`."""
     size = self.config.vlm.image_size
     device = self.action_units.low.device
-    images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).to(device)  # (B, 3, H, W)
+    squares = fit_frames(np.stack(frames), self.config.fit)  # squeezed below, if not yet square
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device)  # (B, 3, H, W)
     if images.shape[-2:] != (size, size):
         images = shrink(images.float() / 255, size)
     text = tokenize(instructions, self.config.vlm).to(device)

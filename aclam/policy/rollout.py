@@ -225,9 +225,11 @@ def check_fit(policy: Any, environment: Environment) -> None:
         )
     if abs(c.control_hz / environment.hz - 1) > 0.01:
         raise UserError(
-            f"the policy was trained to send {c.control_hz:g} commands a second, "
-            f"{environment.title} takes {environment.hz:g}: train it with "
-            f"--model.control-hz {environment.hz:g} on demonstrations of that rate"
+            f"the policy was trained to send {c.control_hz:g} commands a second, the rate of its "
+            f"demonstrations, {environment.title} takes {environment.hz:g}: train it with "
+            f"--model.control-hz {environment.hz:g} on demonstrations of that rate. If theirs was "
+            f"that rate and declared wrongly, convert them again (aclam-data convert DATA --rate "
+            f"{environment.hz:g} --out COPY, or control_hz in its recipe.yaml) and train on the copy"
         )
 
 

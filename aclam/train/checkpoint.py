@@ -218,6 +218,7 @@ DEFAULTS = {
     "train.tf32": True,
     "train.ema": 0.0,
     "model.odd": False,
+    "model.fit": "squeeze",
     "model.objective.lambda_reverse": 0.0,
     "model.bottleneck.signed": False,
 }

@@ -35,7 +35,7 @@ from .draws import TrainingData
 from .group import join_group, watch_ranks
 from .log import Needs, Probe
 from .loop import leave_group, train
-from .stop import Requeue
+from .stop import SAVED
 from .tracker import Pictures, Shown, TrackerName, check_tracker
 
 # %% ../../nbs/8_train/command.ipynb #5c457374
@@ -271,7 +271,7 @@ def train_command(
         settings = settings_from(words, prog)
         try:
             result = run(settings)
-        except Requeue:
+        except SAVED:
             leave_group()
             raise
 

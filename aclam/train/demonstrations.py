@@ -6,10 +6,11 @@ Docs: https://aclam-project.github.io/aclam/8_train/demonstrations.html.md"""
 
 # %% auto #0
 __all__ = ['ARM_LAG', 'TOO_NARROW', 'mismatches', 'commands_of', 'frames_after', 'plan_frames', 'StoredLatents', 'LabeledLatents',
-           'latents_of', 'offsets_of', 'known_latents', 'missing_labels', 'next_grips', 'Episode', 'bring_to_units',
-           'augment_frame', 'PolicyDataset', 'check_rows']
+           'latents_of', 'offsets_of', 'known_latents', 'missing_labels', 'label_words', 'next_grips', 'Episode',
+           'bring_to_units', 'augment_frame', 'PolicyDataset', 'check_rows']
 
 # %% ../../nbs/8_train/demonstrations.ipynb #321b69bc
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,6 +179,7 @@ def missing_labels(
     lam: Lam,
     gap_s: float,
     weights: str = "",  # see `known_latents`
+    command: str = "",  # see `label_words`
 ) -> str:
     """Which labels are missing, which there are, and how many latents are computed; '' if none."""
     folders = labels_of(store, lam, weights=weights)
@@ -193,10 +195,23 @@ def missing_labels(
         has += f", only at {' '.join(map(str, sorted(folders)))}"
     if codes:
         has += f", codes alone at {' '.join(map(str, sorted(codes)))}"
+    command = command or label_words("MODEL", str(store.folder))
     return (
-        f"{store.folder} has {has}: {counted(count, 'latent')} will be computed "
-        f"(aclam-label --offsets {offsets} would keep them)"
+        f"{store.folder} has {has}: {counted(count, 'latent')} will be computed. "
+        f"To keep them: {command} --offsets {offsets}"
     )
+
+
+def label_words(
+    model: str, data: str, odd: bool = False, camera: str | None = None, skip_broken: int = 0
+) -> str:
+    """The command that labels some data with a model, without its offsets, for a shell."""
+    words = ["aclam-label", "--model", model, "--data", data, *(["--odd"] if odd else [])]
+    if camera is not None:
+        words += ["--camera", camera]
+    if skip_broken:
+        words += ["--skip-broken", str(skip_broken)]
+    return shlex.join(words)
 
 # %% ../../nbs/8_train/demonstrations.ipynb #f4d727bb
 ARM_LAG = 0.25  # seconds from a command of the gripper until the hand has arrived
@@ -205,10 +220,10 @@ ARM_LAG = 0.25  # seconds from a command of the gripper until the hand has arriv
 def next_grips(gripper: np.ndarray, fps: float) -> np.ndarray:
     """For each frame the one at which the gripper's next change is under way, else the last: (T,).
 
-    gripper: commands (T,), 0 to 1, fps of them a second.
+    gripper: commands (T,), 0 to 1, fps of them a second; a change crosses the middle.
     """
     last = len(gripper) - 1
-    changed = np.flatnonzero(np.abs(np.diff(gripper)) > 0.5) + 1  # frames with a new command
+    changed = np.flatnonzero(np.diff(gripper > 0.5)) + 1  # frames with a new command
     changed = np.append(changed, last)
     following = np.searchsorted(changed, np.arange(len(gripper)), side="right")
     grips = changed[following.clip(max=len(changed) - 1)]
@@ -226,6 +241,7 @@ class Episode:
         acts: bool,  # whether its commands are used
         known: StoredLatents | None = None,  # see `latents_of`
         any_rate: bool = False,  # of its commands, see `commands_of`
+        grip_ends: tuple[float, float] = (0.0, 1.0),  # of the gripper's commands
     ):
         self.trajectory = trajectory
         self.name = trajectory.name
@@ -237,7 +253,9 @@ class Episode:
         self.latents = None
         if acts:
             self.commands = commands_of(trajectory, config, any_rate)
-            self.grips = next_grips(trajectory.action[:, -1], trajectory.fps)
+            low, high = grip_ends
+            gripper = (trajectory.action[:, -1] - low) / (high - low)
+            self.grips = next_grips(gripper, trajectory.fps)
         if lam is not None:
             self.latents = latents_of(trajectory, self.after, lam, known)
 
@@ -441,7 +459,7 @@ def _check_latents(
 def _next_grip(gripper: np.ndarray, fps: float, frame: int) -> int:
     """`next_grips` of one frame, by a walk."""
     frame += 1
-    while frame < len(gripper) and abs(gripper[frame] - gripper[frame - 1]) <= 0.5:
+    while frame < len(gripper) and (gripper[frame] > 0.5) == (gripper[frame - 1] > 0.5):
         frame += 1
     return min(frame + round(ARM_LAG * fps), len(gripper) - 1)
 

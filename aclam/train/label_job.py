@@ -57,6 +57,7 @@ class LabelConfig:
     # also write data and labels together, as a LeRobot dataset in this folder: one that was LeRobot
     # keeps its version, names, cameras, columns and videos; other data become v3.0
     lerobot: Path | None = None
+    camera: str | None = None  # of several; default: the first in color, or the recipe's
     odd: bool = False  # read pairs both ways, z = (z_ij - z_ji) / 2: no codes; usual NAME: .._odd
     # codes: no latents; else latents, and codes if any
     values: Literal["codes", "float16", "float32"] = "float32"
@@ -191,7 +192,7 @@ def open_job(config: LabelConfig, device: torch.device | str = "cpu") -> Job:
     """Read the store and the model; nothing is written. Wrong settings are a `UserError`."""
     check_fields(config)
     check_options(config)
-    store = open_dataset(config.data, broken=Broken(config.skip_broken))
+    store = open_dataset(config.data, broken=Broken(config.skip_broken), camera=config.camera)
     check_config(config, store)
     trained = LatentActionModel.from_pretrained(config.model).to(device)
     lam = read_as(trained, config.odd, config.model)

@@ -6,10 +6,9 @@ Docs: https://aclam-project.github.io/aclam/8_train/lam.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'Model', 'OFTEN', 'ROWS', 'training_for', 'LamTrainConfig', 'settings_for', 'settings_from', 'LamData',
-           'open_data', 'divide', 'folder_origin', 'open_folder', 'open_stores', 'open_folders', 'probed_of',
-           'open_mixture_data', 'describe_mixture', 'mixture_origin', 'fit_to_data', 'TaskTriples', 'with_tasks',
-           'build', 'describe', 'watched_probe', 'order_notes', 'kind_notes', 'few_notes', 'prepare', 'inputs_of',
-           'run', 'main']
+           'open_data', 'divide', 'folder_origin', 'open_stores', 'open_folders', 'probed_of', 'open_mixture_data',
+           'describe_mixture', 'mixture_origin', 'fit_to_data', 'TaskTriples', 'with_tasks', 'build', 'describe',
+           'watched_probe', 'order_notes', 'kind_notes', 'few_notes', 'prepare', 'inputs_of', 'run', 'main']
 
 # %% ../../nbs/8_train/lam.ipynb #d471ab7c
 import os
@@ -31,7 +30,7 @@ from ..data.mixture import MixtureDataset, Source, open_mixture, source_embodime
 from ..data.quantiles import measured_quantiles
 from ..data.recipe import Mixture, load_mixture
 from ..data.sampling import TripleConfig
-from ..data.source import Broken, open_dataset
+from ..data.source import Broken, cameras_for, fit_of, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, fingerprint, split_episodes
 from ..data.triples import TripleDataset
@@ -82,6 +81,7 @@ class LamTrainConfig(Generic[Model]):
     data: tuple[str, ...] = ()
     # a dataset to probe with; default: the last `val_fraction` of each of `data`
     held_out: str = ""
+    camera: str | None = None  # of several; default: the first in color, or the recipe's
     # instead of data: a mixture, such as cpu or my/mixture.yaml (see aclam-data plan)
     mixture: str = ""
     root: str = "data"  # folder of the mixture's sources
@@ -177,20 +177,18 @@ def folder_origin(
     return about | ({"each": list(each)} if each else {})
 
 # %% ../../nbs/8_train/lam.ipynb #e33ba96a
-def open_folder(folder: str, skip_broken: int) -> Store:
-    """The data in a folder, of which so many broken items may be left out."""
-    return open_dataset(folder, broken=Broken(skip_broken))
-
-
 def open_stores(config: LamTrainConfig) -> tuple[list[Store], Store | None]:
     """The folders of `data`, and that of `held_out` if there is one; no two are the same."""
-    stores = [open_folder(folder, config.skip_broken) for folder in config.data]
-    held_out = open_folder(config.held_out, config.skip_broken) if config.held_out else None
-    named = [(f"--data {folder}", store) for folder, store in zip(config.data, stores, strict=True)]
-    if held_out is not None:
-        named.append((f"--held-out {config.held_out}", held_out))
+    folders = list(filter(None, [*config.data, config.held_out]))
+    opened = {
+        folder: open_dataset(folder, broken=Broken(config.skip_broken), camera=camera)
+        for folder, camera in cameras_for(folders, config.camera).items()
+    }
+    named = [(f"--data {folder}", opened[folder]) for folder in config.data]
+    if config.held_out:
+        named.append((f"--held-out {config.held_out}", opened[config.held_out]))
     check_different([(name, identity(store)) for name, store in named])
-    return stores, held_out
+    return [opened[folder] for folder in config.data], opened.get(config.held_out)
 
 # %% ../../nbs/8_train/lam.ipynb #c5666425
 def open_folders(config: LamTrainConfig) -> LamData:
@@ -207,13 +205,13 @@ def open_folders(config: LamTrainConfig) -> LamData:
         kept += own
         held_out += out
         each = [episode_digest(t) for t in store.trajectories]  # of the files, not of the cache
-        fit = store.declared.get("fit") or "squeeze"  # what `decoded_once` does
-        folders.append(folder_origin(folder, episodes, len(own), each) | {"fit": fit})
+        folders.append(folder_origin(folder, episodes, len(own), each))
+        folders[-1]["fit"] = fit_of(store) or "squeeze"
     if elsewhere is not None:
         held_out = decoded_once(elsewhere, size, config.cache_gib)
 
-    only_one = len(stores) == 1  # it knows its percentiles already
-    quantiles = stores[0].meta["quantiles"] if only_one else measured_quantiles(kept)
+    # a single one knows its percentiles already
+    quantiles = measured_quantiles(kept) if len(stores) > 1 else stores[0].meta["quantiles"]
     shared = {"quantiles": quantiles, "embodiments": sorted({t.embodiment for t in kept})}
     told = {**shared, "folders": folders, "triples": asdict(config.triples)}
     augment = config.augment if config.augmentation else None
@@ -239,6 +237,8 @@ def open_mixture_data(config: LamTrainConfig) -> LamData:
         raise UserError("--mixture brings its own data: leave out --data and --held-out")
     if config.skip_broken:
         raise UserError("--skip-broken is for --data, a mixture is read whole: leave it out")
+    if config.camera is not None:
+        raise UserError("--camera is for --data, a mixture's recipes name theirs: leave it out")
     size = config.model.image_size
     known = {}  # folder -> its identity
     each = []  # digests of all episodes

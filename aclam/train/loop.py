@@ -68,7 +68,7 @@ from aclam.train.step import (
     step,
     three_passes,
 )
-from .stop import GroupError, Requeue, StopRequest
+from .stop import SAVED, GroupError, Interrupted, Requeue, StopRequest
 from .tracker import Shown
 
 # %% ../../nbs/8_train/loop.ipynb #8aa0b0fb
@@ -96,8 +96,8 @@ class Run:
         self.collate = collate
         self.rows = config.batch_size // (self.world * config.accumulate)  # of a micro-batch
 
-        self.stop = StopRequest()  # whether this process has been asked to stop
-        self.stopping = False  # whether any has: all of them know it at the same step
+        self.stop = StopRequest(speaks=self.is_main)  # whether this process is asked to stop
+        self.stopping = None  # how to end where any is: all of them know it at the same step
 
         set_arithmetic(config, self.device)
         self.model = model
@@ -218,8 +218,8 @@ def optimize(self: Run, s: int, parts: Sequence[dict]) -> list[dict]:
     loss = mean_loss(metrics)
 
     # all learn of it, so that none is left waiting
-    bad, stop = ask_all([not_finite(loss, norm), bool(self.stop)], self.device)
-    self.stopping = bool(stop)
+    bad, stop, interrupted = ask_all([not_finite(loss, norm), *self.stop.flags], self.device)
+    self.stopping = (Interrupted if interrupted else Requeue) if stop else None
     if bad:
         self.stop_not_finite(s, loss.item(), norm.item())
 
@@ -378,8 +378,9 @@ def after_step(self: Run, s: int, metrics: list[dict], watchers: Watchers, secon
         self.save(s, seconds)
 
     if self.stopping and s < config.steps:
+        path = checkpoint.checkpoint_path(self.folder, s)
         done = f"step {s} of {config.steps} is saved"
-        raise Requeue(f"asked to stop: {done}, the same command goes on from there")
+        raise self.stopping(f"asked to stop: {done}, the same command goes on from {path}")
     return numbers
 
 # %% ../../nbs/8_train/loop.ipynb #c57cd25b
@@ -481,7 +482,7 @@ def to_the_end(self: Run, done: int, seconds: float, watchers: Watchers) -> dict
     again = self.asks_again(done, watchers)
     try:
         last = self.loop(done, seconds, watchers)
-    except Requeue as stop:
+    except SAVED as stop:
         if self.is_main:
             say(stop.why)
         raise

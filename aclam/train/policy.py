@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 # %% auto #0
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
            'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'Folder', 'open_folder', 'open_folders',
-           'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData', 'fit_to_data', 'open_data', 'describe',
-           'some_latents', 'set_units', 'build', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
+           'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData', 'open_data', 'describe', 'some_latents',
+           'set_units', 'build', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 from collections.abc import Callable, Sequence
@@ -23,7 +23,8 @@ from msgspec import Meta
 from ..core import UserError, counted, digest, say, suggest
 from ..data.cache import decoded_once
 from ..data.identity import identity
-from ..data.source import Broken, open_dataset
+from ..data.pixels import Fit
+from ..data.source import Broken, cameras_for, fit_of, open_dataset
 from ..data.store import Store
 from ..data.trajectory import Trajectory, split_episodes
 from ..lam import LatentActionModel
@@ -40,10 +41,11 @@ from aclam.train.demonstrations import (
     PolicyDataset,
     StoredLatents,
     bring_to_units,
-    commands_of,
     known_latents,
+    label_words,
     missing_labels,
 )
+from .robot import fit_to_data, grip_ends
 from ..weights import weights_hash
 
 # %% ../../nbs/8_train/policy.ipynb #2b76b1ac
@@ -93,6 +95,7 @@ class PolicyTrainConfig:
     video_share: Part = 0.5  # of the draws come from video, where there is any  # assumed
     other: tuple[str, ...] = ()  # further folders of demonstrations, at any control rate
     other_share: Part = 0.5  # of the draws with commands come from these (paper, A.2), if any
+    camera: str | None = None  # of several; default: the first in color, or the recipe's
     # a latent action model: name, folder or OWNER/NAME; none with presets that end in _wo_lam
     lam: str = ""
     odd: bool = False  # read the latent action model both ways, z = (z_ij - z_ji) / 2
@@ -203,6 +206,7 @@ class Roles(NamedTuple):
     other: list[list[Recording]]  # to act by, too: of each folder of `other`
     notes: list[str]  # a line for each folder whose latents must be computed
     identity: dict[str, dict]  # of each folder, see `aclam.data.identity`
+    fits: list[Fit | None]  # of each folder of `data`: how its frames become squares
 
 # %% ../../nbs/8_train/policy.ipynb #3578dd94
 class Folder(NamedTuple):
@@ -211,18 +215,20 @@ class Folder(NamedTuple):
     recordings: list[Recording]
     about: dict  # its identity, see `aclam.data.identity`
     missing: str  # which labels it lacks, see `missing_labels`; '' if none
+    fit: Fit | None  # how its frames become squares, see `fit_of`
 
 
 def open_folder(
-    folder: str, config: PolicyTrainConfig, lam: Lam | None, weights: str | None
+    folder: str, config: PolicyTrainConfig, lam: Lam | None, weights: str | None, camera: str | None
 ) -> Folder:
     """Open one folder."""
-    store = open_dataset(folder, broken=Broken(config.skip_broken))
+    store = open_dataset(folder, broken=Broken(config.skip_broken), camera=camera)
     missing = ""
     if lam is not None:
-        missing = missing_labels(store, lam, config.model.latent_gap_s, weights)
+        made = label_words(config.lam, folder, config.odd, camera, config.skip_broken)
+        missing = missing_labels(store, lam, config.model.latent_gap_s, weights, made)
     own = open_recordings(store, config, lam, weights)
-    return Folder(own, identity(store) | latents_in(own), missing)
+    return Folder(own, identity(store) | latents_in(own), missing, fit_of(store))
 
 
 def open_folders(
@@ -230,8 +236,9 @@ def open_folders(
 ) -> dict[str, list[Folder]]:
     """Every folder, opened, by what it is for."""
     named = {"folder": config.data, "video": config.video, "other": config.other}
+    cameras = cameras_for([*config.data, *config.video, *config.other], config.camera)
     opened = {
-        kind: [open_folder(folder, config, lam, weights) for folder in folders]
+        kind: [open_folder(folder, config, lam, weights, cameras[folder]) for folder in folders]
         for kind, folders in named.items()
     }
     check_different(
@@ -284,7 +291,8 @@ def assign_roles(config: PolicyTrainConfig, lam: Lam | None, weights: str | None
     for kind, parts in opened.items():
         known |= {f"{kind} {n}": folder.about for n, folder in enumerate(parts, start=1)}
     notes = [folder.missing for parts in opened.values() for folder in parts if folder.missing]
-    return Roles(acting, video, held_out, other, notes, known)
+    fits = [folder.fit for folder in opened["folder"]]
+    return Roles(acting, video, held_out, other, notes, known, fits)
 
 # %% ../../nbs/8_train/policy.ipynb #edf855ea
 def content_of(trajectories: Sequence[Trajectory]) -> str:
@@ -301,14 +309,6 @@ class PolicyData:
     model: PolicyConfig  # with the sizes that the data decide
     description: dict  # for config.json: what would make it another run
 
-
-def fit_to_data(model: PolicyConfig, t: Trajectory, lam: Lam | None) -> PolicyConfig:
-    """The policy's settings with the sizes of states, commands and latents."""
-    if lam is not None:
-        model = replace(model, latent_dim=lam.config.latent_dim)
-    action_dim = commands_of(t, model).shape[1]
-    return replace(model, action_dim=action_dim, proprio_dim=t.proprio.shape[1])
-
 # %% ../../nbs/8_train/policy.ipynb #2793a334
 def open_data(config: PolicyTrainConfig) -> PolicyData:
     """Open the folders of a configuration.
@@ -318,12 +318,15 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     lam = open_lam(config.lam, config.odd)
     weights = None if lam is None else weights_hash(trained_model(lam))
     roles = assign_roles(config, lam, weights)
-    model = fit_to_data(config.model, roles.acting[0].trajectory, lam)
-    for note in roles.notes if PartialState().is_main_process else ():
+    shown = [r.trajectory for r in roles.acting]
+    model, notes = fit_to_data(config.model, shown, lam, roles.fits)
+    for note in (*roles.notes, *notes) if PartialState().is_main_process else ():
         say(note)
 
     def episodes(recordings: list[Recording], acts: bool, any_rate: bool = False) -> list[Episode]:
-        return [Episode(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
+        ends = grip_ends([r.trajectory for r in recordings] if any_rate else shown)
+        parts = [(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
+        return [Episode(*part, ends) for part in parts]
 
     acting = episodes(roles.acting, True)
     video = episodes(roles.video, False)
