@@ -347,6 +347,14 @@ def test_a_paper_and_public_code_are_evidence():
     assert linted(lint.evidence_can_be_looked_up, text) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["md:its additivity error is 1", 'print(f"additivity defect {x}")']
+)
+def test_a_metric_has_one_name(text):
+    assert len(linted(lint.one_name_a_metric, text)) == 1
+    assert linted(lint.one_name_a_metric, "md:an additivity residual of 1", "additivity(z)") == []
+
+
 def test_a_letter_has_one_meaning_in_a_chapter():
     shift = "md:one free matrix $R := B^{+} A$"
     assert linted(lint.one_letter_one_meaning, "md:$R := 1$ and $R_{ij} := 2$", "x := 1") == []

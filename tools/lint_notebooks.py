@@ -590,6 +590,19 @@ def evidence_can_be_looked_up(nb: Notebook) -> Found:
             yield c.number, f"no evidence that a reader can look up: {found[0]!r}"
 
 
+ANOTHER_NAME = re.compile(r"\b[Aa]dditivity (defects?|errors?|gaps?)\b")
+HAS_DEFECT = "nbs/2_additivity/"  # the algebra, whose word it is for the vectors of a scene
+
+
+def one_name_a_metric(nb: Notebook) -> Found:
+    """Eq. 7 is additivity, and a value of it an additivity residual: nbs/glossary.ipynb."""
+    if nb.path.startswith(HAS_DEFECT) or nb.path == "nbs/glossary.ipynb":
+        return
+    for c in nb.cells:
+        if found := ANOTHER_NAME.search(c.source):
+            yield c.number, f"another name for additivity: {found[0]!r}"
+
+
 SYMBOL = r"\\?[A-Za-z]+(?:_(?:\{[^}]*\}|\\?\w+))?"
 DEFINED = re.compile(rf"(?<![\w}}])({SYMBOL})\s*:=|\bany (?:\w+ )?\$({SYMBOL}) \\in\b")
 
@@ -835,6 +848,7 @@ RULES = [
     references_are_links,
     neighbors_are_neighbors,
     evidence_can_be_looked_up,
+    one_name_a_metric,
     one_letter_one_meaning,
     american_spelling,
 ]

@@ -228,8 +228,8 @@ def grid_report(
     """
     S = rollout(variants, n, torch.Generator().manual_seed(seed))
     z = encode_grid(w, S["o_i"], S["o_j"])
-    defect = encode_grid(w, S["o_i"], S["o_k"]) - z - encode_grid(w, S["o_j"], S["o_k"])
-    additivity = defect.square().sum((1, 2)) / z.square().sum((1, 2))
+    residual = encode_grid(w, S["o_i"], S["o_k"]) - z - encode_grid(w, S["o_j"], S["o_k"])
+    additivity = residual.square().sum((1, 2)) / z.square().sum((1, 2))
     # the channel's own noise
     noisy = z + 0.1 * torch.randn(z.shape, generator=torch.Generator().manual_seed(seed))
     rows = []
