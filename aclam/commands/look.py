@@ -57,6 +57,7 @@ from ..studies.look_page import Page, codes_sentence, draw_overview, page_html, 
 from aclam.studies.look_words import (
     is_kept,
     judgements,
+    legend,
     likeness,
     preset_of,
     trained_on,
@@ -430,6 +431,7 @@ def summary(folder: Path, found: Found) -> str:
     lines += [found.page.likeness, ""]
     for j in found.page.judged:
         lines.append(f"  {j.word:6s}{j.metric.label:28s}{number(j.value):>8s}  {j.sentence}")
+    lines += [f"  ({legend(found.page.judged)})"] if found.page.judged else []
     lines += ["", codes_sentence(found.look.numbers), *found.film.notes]
     lines.append(f"page: {folder / 'index.html'}")
     return "\n".join(lines)

@@ -42,7 +42,7 @@ from ..structure.leakage import leakage_metrics, probe_rows
 from ..structure.measure import structure_metrics
 from ..structure.table import METRICS, metrics_text
 from ..studies.comparison import CompareConfig, as_text, compare
-from ..studies.look_words import is_kept, judgements, preset_of
+from ..studies.look_words import is_kept, judgements, legend, preset_of
 from ..studies.tables import COLLAPSED
 
 # %% ../../nbs/10_commands/structure.ipynb #e3796803
@@ -164,12 +164,7 @@ def judged_text(config: StructureConfig, row: dict) -> str:
     if tokens and fmean(tokens) < COLLAPSED:
         words["perplexity_per_token"] = "poor"
     text = metrics_text(row, words)
-    if not judged:
-        return text
-    return (
-        f"{text}\n(good: as the package's {judged[0].marks.preset} on its own data; poor: as "
-        "copying the frame, or as a model that was never asked to add up)"
-    )
+    return f"{text}\n({legend(judged)})" if judged else text
 
 
 def run(config: StructureConfig) -> None:

@@ -28,7 +28,7 @@ from ..structure.norm_trajectory import COLORS, TRUTH, tidy
 from ..structure.table import number
 from .figures import draw_code_usage, png_bytes
 from .look import AHEAD_S, Film, Look
-from .look_words import COPYING, Judged, Verdict
+from .look_words import COPYING, Judged, Verdict, legend
 from .processes import version_of
 from .report import escaped, facts_html, figure_html, page_head, section
 
@@ -446,7 +446,8 @@ def page_html(film: Film, look: Look, page: Page) -> str:
     v = page.verdict
     intervals = look.numbers.get("intervals", {})
     judged = judged_html(page.judged, intervals)
-    notes = [*page.notes, *film.notes, undefined_sentence(look.numbers)]
+    notes = [f"The words: {legend(page.judged)}."] if page.judged else []
+    notes += [*page.notes, *film.notes, undefined_sentence(look.numbers)]
     judged += "".join(f"<p>{escaped(note)}</p>" for note in notes if note)
     facts = "".join(facts_html(title, facts) for title, facts in page.facts.items())
     commands = "".join(

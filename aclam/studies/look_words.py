@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/9_studies/look_words.html.md"""
 # %% auto #0
 __all__ = ['YARDSTICK', 'TWIN', 'ALGEBRA', 'STRUCTURAL', 'EXACT', 'COPYING', 'OWN', 'PRESET', 'WORDS', 'GOOD', 'WEAK', 'ALIKE',
            'TOO_FEW', 'UNRULY', 'FAINT', 'REMEMBERED', 'kept_table', 'kept_presets', 'preset_of', 'is_kept', 'Marks',
-           'marks_of', 'Judged', 'judge', 'too_few', 'judgements', 'Verdict', 'verdict', 'trained_on', 'likeness',
-           'training_minutes']
+           'marks_of', 'Judged', 'judge', 'too_few', 'judgements', 'legend', 'Verdict', 'verdict', 'trained_on',
+           'likeness', 'training_minutes']
 
 # %% ../../nbs/9_studies/look_words.ipynb #70d13617
 import math
@@ -221,6 +221,17 @@ def judgements(
         for key, value in known.items()
         if value is not None and math.isfinite(value)
     ]
+
+# %% ../../nbs/9_studies/look_words.ipynb #legend01
+def legend(judged: Sequence[Judged]) -> str:
+    """What good, weak and poor mean, in one sentence; '' where nothing is judged."""
+    if not judged:
+        return ""
+    presets = " and ".join(dict.fromkeys(j.marks.preset for j in judged))
+    return (
+        f"good: as the package's {presets} on its own data; poor: hardly better than copying the "
+        "frame, or no better than a model that was never asked to add up; weak: between the two"
+    )
 
 # %% ../../nbs/9_studies/look_words.ipynb #21629349
 @dataclass(frozen=True)
