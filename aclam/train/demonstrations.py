@@ -249,8 +249,7 @@ class Episode:
         self.after = frames_after(trajectory.timestamp, config.latent_gap_s)
         self.states = trajectory.proprio  # (T, P)
         self.commands = None
-        self.grips = None
-        self.latents = None
+        self.grips = self.latents = None
         if acts:
             self.commands = commands_of(trajectory, config, any_rate)
             low, high = grip_ends

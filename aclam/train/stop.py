@@ -112,8 +112,7 @@ class StopRequest:
         self.signal = ""  # name of the first signal that came
         self.first: dict[int, float] = {}  # time.monotonic() of the first of each kind
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as behind nohup, or by `&`
-        own = () if ignored else (signal.SIGINT,)
-        self.handlers = handle((*STOP_SIGNALS, *own), self._note)
+        self.handlers = handle([*STOP_SIGNALS, signal.SIGINT][: 2 if ignored else 3], self._note)
 
     def __enter__(self) -> "StopRequest":
         self.handlers.__enter__()
@@ -138,9 +137,10 @@ class StopRequest:
             signal.raise_signal(number)
         if number == signal.SIGINT and since >= INTERRUPT_S:
             raise KeyboardInterrupt
-        if number == signal.SIGINT and self.speaks and not self.signal:
+        name = signal.Signals(number).name
+        if name == "SIGINT" and self.speaks and not self.signal:
             os.write(2, NOTED)  # a handler may stand in the middle of a print
-        self.signal = self.signal or signal.Signals(number).name
+        self.signal = self.signal or name
 
 # %% ../../nbs/8_train/stop.ipynb #0a30a149
 def end_process(status: int) -> None:
