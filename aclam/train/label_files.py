@@ -229,7 +229,7 @@ def model_identity(lam: Lam, weights: str = "") -> dict:
     about = {"weights": weights or weights_hash(trained), "image_size": lam.config.image_size}
     return about if trained is lam else about | {"odd": True}
 
-# %% ../../nbs/8_train/label_files.ipynb #03ab0425
+# %% ../../nbs/8_train/label_files.ipynb #writtenfl
 def written_files(folder: Path) -> str:
     """Twelve digits that change with the tables and films of a LeRobot dataset.
 
@@ -248,7 +248,7 @@ def _note_files(folder: Path) -> None:
     recipe = read_json(folder / RECIPE, dict)
     write_json(folder / RECIPE, recipe | {"written": written_files(folder)})
 
-
+# %% ../../nbs/8_train/label_files.ipynb #03ab0425
 def written_with(
     store: Store,
 ) -> dict:  # data and labels

@@ -137,10 +137,9 @@ class StopRequest:
             signal.raise_signal(number)
         if number == signal.SIGINT and since >= INTERRUPT_S:
             raise KeyboardInterrupt
-        name = signal.Signals(number).name
-        if name == "SIGINT" and self.speaks and not self.signal:
+        if number == signal.SIGINT and self.speaks and not self.signal:
             os.write(2, NOTED)  # a handler may stand in the middle of a print
-        self.signal = self.signal or name
+        self.signal = self.signal or signal.Signals(number).name
 
 # %% ../../nbs/8_train/stop.ipynb #0a30a149
 def end_process(status: int) -> None:
