@@ -449,6 +449,17 @@ def test_policies_find_labels_beside_the_dataset_that_was_written_with_them(plac
     assert f"no labels of this model at offset 4: {sum(range(20, 27))} latents will be" in said
     assert "at offset 2, only at 4:" in missing_labels(store, lam, gap / 2)
 
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)  # with other times of the files
+    shutil.copytree(tmp_path / "lerobot.labels", tmp_path / "moved.labels")
+    assert sorted(label_files.labels_of(open_dataset(moved), lam)) == [4]
+    table = next((moved / "data").rglob("*.parquet"))
+    rows = pq.read_table(table)
+    name = "latent_action_4"
+    other = rows.column(name).take(list(range(len(rows)))[::-1])
+    pq.write_table(rows.set_column(rows.column_names.index(name), name, other), table)
+    assert label_files.labels_of(open_dataset(moved), lam) == {}
+
     recipe = json.loads((out / "meta" / "aclam.json").read_text())
     recipe["source"]["labels"]["model"]["weights"] = "another"
     write_json(out / "meta" / "aclam.json", recipe)

@@ -68,7 +68,7 @@ def comparison(folders: list[Path]) -> dict:
     first, *others = (read_json(folder / "results.json", dict) for folder in folders)
     if not others:
         return first
-    apart = ("first_seed", "seeds", "out")
+    apart = ("first_seed", "seeds", "out")  # of these, what is kept says all
     for other in others:
         for name, value in first["settings"].items():
             if name not in apart and other["settings"][name] != value:
@@ -79,7 +79,10 @@ def comparison(folders: list[Path]) -> dict:
     if len({(p["method"], p["demonstrations"], p["seed"]) for p in policies}) < len(policies):
         raise UserError("a policy is in two of these folders")
     commands = [report["command"] for report in (first, *others)]
-    return first | {"command": "; ".join(commands), "policies": policies}
+    settings = {name: value for name, value in first["settings"].items() if name != "first_seed"}
+    settings["seeds"] = sorted({p["seed"] for p in policies})
+    settings["out"] = [report["settings"]["out"] for report in (first, *others)]
+    return first | {"command": "; ".join(commands), "settings": settings, "policies": policies}
 
 
 def main() -> None:

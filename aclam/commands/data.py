@@ -35,7 +35,7 @@ from ..data.plan import plan_text
 from ..data.pixels import Fit, one_size
 from ..data.recipe import load_mixture
 from ..data.sampling import TripleConfig
-from ..data.source import declared_for, open_dataset, told_fit
+from ..data.source import declared_for, open_dataset, recorded_fit
 from ..data.store import OLDER, Store, write_store
 from ..data.rotation import with_rotation
 from ..data.trajectory import Trajectory, rotation_width
@@ -299,7 +299,7 @@ def _stays(config: Convert, store: Store) -> bool:
 
 def _to_lerobot(config: Convert, store: Store) -> None:
     """Write a dataset as a LeRobotDataset."""
-    fit = told_fit(store)
+    fit = recorded_fit(store)
     source = {"data": identity(store), **({"fit": fit} if fit else {})}
     more = {"source": source, "inputs": [config.path]}
     if _stays(config, store):
@@ -324,7 +324,7 @@ def convert(config: Convert) -> None:
     else:
         source = {"path": config.path, "format": store.meta["format"]}
         source |= {k: store.meta[k] for k in ("left_out",) if k in store.meta}
-        if fit := told_fit(store):
+        if fit := recorded_fit(store):
             source["fit"] = fit
         meta = {"source": source, "camera": store.meta["camera"]}
         write_store(config.out, trajectories, meta)

@@ -258,4 +258,4 @@ def begin_dataset(
     if there and not (folder / file).exists():
         raise UserError(f"{folder} is not empty, and no dataset was begun in it: choose another")
     cure = "choose another folder, or remove this one"
-    claim(folder, plain(recipe), "dataset", cure, file, defaults=defaults)
+    claim(folder, plain(recipe), "dataset", cure, file, free=["written"], defaults=defaults)

@@ -228,8 +228,8 @@ def check_fit(policy: Any, environment: Environment) -> None:
             f"the policy was trained to send {c.control_hz:g} commands a second, the rate of its "
             f"demonstrations, {environment.title} takes {environment.hz:g}: train it with "
             f"--model.control-hz {environment.hz:g} on demonstrations of that rate. If theirs was "
-            f"that rate and declared wrongly, convert them again (aclam-data convert DATA --rate "
-            f"{environment.hz:g} --out COPY, or control_hz in its recipe.yaml) and train on the copy"
+            "that rate and declared wrongly, convert them again (aclam-data convert DATA --rate "
+            f"{environment.hz:g} --out COPY) and train on the copy"
         )
 
 

@@ -6,7 +6,7 @@ Docs: https://aclam-project.github.io/aclam/8_train/demonstrations.html.md"""
 
 # %% auto #0
 __all__ = ['ARM_LAG', 'TOO_NARROW', 'mismatches', 'commands_of', 'frames_after', 'plan_frames', 'StoredLatents', 'LabeledLatents',
-           'latents_of', 'offsets_of', 'known_latents', 'missing_labels', 'label_words', 'next_grips', 'Episode',
+           'latents_of', 'offsets_of', 'known_latents', 'label_words', 'missing_labels', 'next_grips', 'Episode',
            'bring_to_units', 'augment_frame', 'PolicyDataset', 'check_rows']
 
 # %% ../../nbs/8_train/demonstrations.ipynb #321b69bc
@@ -173,6 +173,18 @@ def known_latents(
         first += len(t)
     return known
 
+# %% ../../nbs/8_train/demonstrations.ipynb #labelwrds
+def label_words(
+    model: str, data: str, odd: bool = False, camera: str | None = None, skip_broken: int = 0
+) -> str:
+    """The command that labels some data with a model, without its offsets, for a shell."""
+    words = ["aclam-label", "--model", model, "--data", data, *(["--odd"] if odd else [])]
+    if camera is not None:
+        words += ["--camera", camera]
+    if skip_broken:
+        words += ["--skip-broken", str(skip_broken)]
+    return shlex.join(words)
+
 # %% ../../nbs/8_train/demonstrations.ipynb #7be10d42
 def missing_labels(
     store: Store,
@@ -201,29 +213,19 @@ def missing_labels(
         f"To keep them: {command} --offsets {offsets}"
     )
 
-
-def label_words(
-    model: str, data: str, odd: bool = False, camera: str | None = None, skip_broken: int = 0
-) -> str:
-    """The command that labels some data with a model, without its offsets, for a shell."""
-    words = ["aclam-label", "--model", model, "--data", data, *(["--odd"] if odd else [])]
-    if camera is not None:
-        words += ["--camera", camera]
-    if skip_broken:
-        words += ["--skip-broken", str(skip_broken)]
-    return shlex.join(words)
-
 # %% ../../nbs/8_train/demonstrations.ipynb #f4d727bb
 ARM_LAG = 0.25  # seconds from a command of the gripper until the hand has arrived
 
 
-def next_grips(gripper: np.ndarray, fps: float) -> np.ndarray:
+def next_grips(
+    gripper: np.ndarray, fps: float, ends: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
     """For each frame the one at which the gripper's next change is under way, else the last: (T,).
 
-    gripper: commands (T,), 0 to 1, fps of them a second; a change crosses the middle.
+    gripper: commands (T,) between two ends, fps of them a second; a change crosses the middle.
     """
     last = len(gripper) - 1
-    changed = np.flatnonzero(np.diff(gripper > 0.5)) + 1  # frames with a new command
+    changed = np.flatnonzero(np.diff(gripper > sum(ends) / 2)) + 1  # frames with a new command
     changed = np.append(changed, last)
     following = np.searchsorted(changed, np.arange(len(gripper)), side="right")
     grips = changed[following.clip(max=len(changed) - 1)]
@@ -253,9 +255,7 @@ class Episode:
         self.latents = None
         if acts:
             self.commands = commands_of(trajectory, config, any_rate)
-            low, high = grip_ends
-            gripper = (trajectory.action[:, -1] - low) / (high - low)
-            self.grips = next_grips(gripper, trajectory.fps)
+            self.grips = next_grips(trajectory.action[:, -1], trajectory.fps, grip_ends)
         if lam is not None:
             self.latents = latents_of(trajectory, self.after, lam, known)
 

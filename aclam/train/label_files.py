@@ -7,8 +7,8 @@ Docs: https://aclam-project.github.io/aclam/8_train/label_files.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'FORMAT_VERSION', 'READ_VERSIONS', 'LABEL_AGAIN', 'TOLERANCE', 'schema', 'width_of', 'LabelsAbout',
            'store_hash', 'same_data', 'described', 'Labels', 'read_labels', 'as_array', 'blocks', 'rows_of',
-           'model_identity', 'written_with', 'copied', 'labels_of', 'LabelColumns', 'to_lerobot', 'check_labels',
-           'place_of', 'same_files']
+           'model_identity', 'written_files', 'written_with', 'copied', 'labels_of', 'LabelColumns', 'to_lerobot',
+           'check_labels', 'place_of', 'same_files']
 
 # %% ../../nbs/8_train/label_files.ipynb #58d324d2
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,13 @@ import torch
 from fastcore.basics import patch
 
 from ..weights import weights_hash
-from ..core import UserError, digest, plain, read_json, say
+from ..core import UserError, digest, plain, read_json, say, write_json
 from ..data.cache import resize_frames
 from ..data.files import Recent, column_names, parquet_errors
-from ..data.identity import identity, labels_beside_lerobot
-from ..data.lerobot_columns import add_columns, is_whole_lerobot, names_of
+from ..data.identity import ends_of, identity, labels_beside_lerobot
+from ..data.lerobot_columns import add_columns, dataset_files, is_whole_lerobot, names_of
 from ..data.lerobot_writer import RECIPE, write_lerobot
+from ..data.source import recorded_fit
 from ..data.store import Store
 from ..lam.odd import trained_model
 from ..lam.registry import Lam
@@ -228,6 +229,25 @@ def model_identity(lam: Lam, weights: str = "") -> dict:
     about = {"weights": weights or weights_hash(trained), "image_size": lam.config.image_size}
     return about if trained is lam else about | {"odd": True}
 
+# %% ../../nbs/8_train/label_files.ipynb #writtenfl
+def written_files(folder: Path) -> str:
+    """Twelve digits that change with the tables and films of a LeRobot dataset.
+
+    They are known by their names, sizes and ends, so that a copy of the folder has the same.
+    """
+    found = []
+    for file in sorted(dataset_files(folder)):
+        name = file.relative_to(folder)
+        if name.parts[0] != "meta" and file.suffix in (".parquet", ".mp4"):
+            found.append([name.as_posix(), ends_of(file).hex()])
+    return digest(found)
+
+
+def _note_files(folder: Path) -> None:
+    """Have a dataset that is written now say what its files are."""
+    recipe = read_json(folder / RECIPE, dict)
+    write_json(folder / RECIPE, recipe | {"written": written_files(folder)})
+
 # %% ../../nbs/8_train/label_files.ipynb #03ab0425
 def written_with(
     store: Store,
@@ -238,12 +258,18 @@ def written_with(
 
 
 def copied(about: dict, store: Store) -> bool:
-    """Whether a LeRobot dataset was written with these labels, frame by frame in their order."""
+    """Whether a LeRobot dataset was written with these labels, frame by frame in their order.
+
+    And whether its files are still those that were written.
+    """
     source = written_with(store)
     data = source.get("data", {})
     kept = {key: about.get(key) for key in ("model", "offsets", "values")}
     frames = sum(map(len, store.trajectories))
     if source.get("labels") != kept or about.get("frames") != frames:
+        return False
+    written = read_json(Path(store.folder) / RECIPE, dict).get("written")  # older ones lack it
+    if written is not None and written != written_files(Path(store.folder)):
         return False
     # another camera shows something else
     cameras = [about.get("camera", "") for about in (data, identity(store))]
@@ -326,16 +352,20 @@ def to_lerobot(out: Path, store: Store, labels: Path) -> list[str]:
     found = read_labels(labels)
     extra = LabelColumns(found, [len(t) for t in store.trajectories])
     of = {key: found.about[key] for key in ("model", "offsets", "values")}
-    more = {"source": {"data": identity(store), "labels": of}, "inputs": [store.folder]}
+    fit = recorded_fit(store)
+    source = {"data": identity(store), "labels": of, **({"fit": fit} if fit else {})}
+    more = {"source": source, "inputs": [store.folder]}
     if is_whole_lerobot(store):
         skipped = int(store.declared.get("skip_first") or 0)
         add_columns(out, store.folder, extra, skipped, **more)
+        _note_files(out)
         return list(extra[0])
 
     if str(store.meta["format"]).startswith("lerobot"):
         say(f"{out}: written again, with one camera: episodes of {store.folder} were left out")
     camera = store.meta.get("camera") or "image"
     write_lerobot(out, store.trajectories, camera, extra=extra, names=names_of(store), **more)
+    _note_files(out)
     return list(extra[0])
 
 # %% ../../nbs/8_train/label_files.ipynb #17bc075e

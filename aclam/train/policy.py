@@ -6,9 +6,10 @@ Docs: https://aclam-project.github.io/aclam/8_train/policy.html.md"""
 
 # %% auto #0
 __all__ = ['TRAINING', 'WeightsSeed', 'training_for', 'PolicyTrainConfig', 'settings_for', 'settings_from', 'check_settings',
-           'Recording', 'open_recordings', 'latents_in', 'open_lam', 'Roles', 'Folder', 'open_folder', 'open_folders',
-           'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData', 'open_data', 'describe', 'some_latents',
-           'set_units', 'build', 'policy_probe', 'sample_errors', 'prepare', 'run', 'main']
+           'Recording', 'open_recordings', 'trajectories_of', 'latents_in', 'open_lam', 'Roles', 'Folder',
+           'open_folder', 'open_folders', 'choose_demonstrations', 'assign_roles', 'content_of', 'PolicyData',
+           'open_data', 'describe', 'some_latents', 'set_units', 'build', 'policy_probe', 'sample_errors', 'prepare',
+           'run', 'main']
 
 # %% ../../nbs/8_train/policy.ipynb #6c8a1e0e
 from collections.abc import Callable, Sequence
@@ -90,8 +91,7 @@ class PolicyTrainConfig:
     demonstrations: Count = 0  # use the commands of so many episodes, the others as video; 0: all
     first: Count = 0  # skip so many episodes first: another set; they count as video, too
     video: tuple[str, ...] = ()  # further folders, of which no commands are used
-    # of the first weights; -1: as --train.seed, which is of the draws
-    weights_seed: WeightsSeed = -1
+    weights_seed: WeightsSeed = -1  # of the first weights; -1: as --train.seed, of the draws
     video_share: Part = 0.5  # of the draws come from video, where there is any  # assumed
     other: tuple[str, ...] = ()  # further folders of demonstrations, at any control rate
     other_share: Part = 0.5  # of the draws with commands come from these (paper, A.2), if any
@@ -178,6 +178,11 @@ def open_recordings(
         known = known_latents(store, lam, config.model.latent_gap_s, weights)
     trajectories = decoded_once(store, config.model.vlm.image_size, config.cache_gib)
     return list(map(Recording, trajectories, known))
+
+
+def trajectories_of(recordings: Sequence[Recording]) -> list[Trajectory]:
+    """The episodes themselves."""
+    return [r.trajectory for r in recordings]
 
 
 def latents_in(recordings: Sequence[Recording]) -> dict[str, str]:
@@ -318,18 +323,16 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     lam = open_lam(config.lam, config.odd)
     weights = None if lam is None else weights_hash(trained_model(lam))
     roles = assign_roles(config, lam, weights)
-    shown = [r.trajectory for r in roles.acting]
-    model, notes = fit_to_data(config.model, shown, lam, roles.fits)
+    model, notes = fit_to_data(config.model, trajectories_of(roles.acting), lam, roles.fits)
     for note in (*roles.notes, *notes) if PartialState().is_main_process else ():
         say(note)
 
     def episodes(recordings: list[Recording], acts: bool, any_rate: bool = False) -> list[Episode]:
-        ends = grip_ends([r.trajectory for r in recordings] if any_rate else shown)
+        ends = grip_ends(trajectories_of(recordings if any_rate else roles.acting))
         parts = [(r.trajectory, model, lam, acts, r.known, any_rate) for r in recordings]
         return [Episode(*part, ends) for part in parts]
 
     acting = episodes(roles.acting, True)
-    video = episodes(roles.video, False)
     other = []
     for folder, recordings in zip(config.other, roles.other, strict=True):
         own = episodes(recordings, True, any_rate=True)
@@ -339,7 +342,7 @@ def open_data(config: PolicyTrainConfig) -> PolicyData:
     seed = config.train.seed
     train = PolicyDataset(
         acting,
-        video,
+        episodes(roles.video, False),
         model,
         video_share=config.video_share,
         seed=seed,
@@ -358,7 +361,7 @@ def describe(config: PolicyTrainConfig, roles: Roles, weights: str | None) -> di
     return {
         "demonstrations": len(roles.acting),
         "videos": len(roles.video),
-        "content": content_of([r.trajectory for r in roles.acting + roles.video]),
+        "content": content_of(trajectories_of(roles.acting + roles.video)),
         "identity": roles.identity,
         "video_share": config.video_share,
         "shift": config.shift,

@@ -47,8 +47,8 @@ def without_aim(
     if not model.lambda_aim or blind is None:
         return model, []
     note = (
-        f"the auxiliary loss on the hand's aim is off: nothing says that the states of {blind.name} "
-        "begin with the hand's position (a recipe.yaml would, see proprio)"
+        "the auxiliary loss on the hand's aim is off: nothing says that the states of "
+        f"{blind.name} begin with the hand's position (a recipe.yaml would, see proprio)"
     )
     return replace(model, lambda_aim=0.0), [note]
 

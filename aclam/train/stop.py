@@ -112,8 +112,7 @@ class StopRequest:
         self.signal = ""  # name of the first signal that came
         self.first: dict[int, float] = {}  # time.monotonic() of the first of each kind
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as behind nohup, or by `&`
-        own = () if ignored else (signal.SIGINT,)
-        self.handlers = handle((*STOP_SIGNALS, *own), self._note)
+        self.handlers = handle([*STOP_SIGNALS, signal.SIGINT][: 2 if ignored else 3], self._note)
 
     def __enter__(self) -> "StopRequest":
         self.handlers.__enter__()
