@@ -16,6 +16,16 @@ WIDTH, ROW, SIZE = 360, 25, 11.5  # of the map, in pixels: a phone shows it as i
 Href = Callable[[Path], str]  # the address that a notebook is linked to
 
 
+def words_in(source: str) -> int:
+    """The words of a cell of prose; letters of formulas are none."""
+    return len(re.findall(r"[^\W\d_]{2,}", source))
+
+
+def lines_in(source: str) -> int:
+    """The lines of a cell of code that are not empty."""
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
 def minutes(notebook: Path) -> float:
     """How long a chapter takes to read: its prose, its code and its displayed formulas."""
     words, lines, formulas = 0, 0, 0.0
@@ -23,9 +33,9 @@ def minutes(notebook: Path) -> float:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             formulas += source.count("$$") / 2
-            words += len(re.findall(r"[^\W\d_]{2,}", source))
+            words += words_in(source)
         elif cell["cell_type"] == "code" and not {"hide", "eval"} & directives(source).keys():
-            lines += sum(bool(line.strip()) for line in source.splitlines())
+            lines += lines_in(source)
     return words / WORDS + lines / LINES + formulas / FORMULAS
 
 
@@ -35,7 +45,11 @@ def read_ways(nbs: Path = NBS) -> dict[str, dict]:
     found = {}
     for name, way in {"first": said["first"], **said["ways"]}.items():
         paths = [nbs / f"{chapter}.ipynb" for chapter in way["chapters"]]
-        found[name] = way | {"chapters": [p for p in paths if p.exists()]}
+        then = {nbs / f"{chapter}.ipynb": why for chapter, why in way.get("then", {}).items()}
+        found[name] = way | {
+            "chapters": [p for p in paths if p.exists()],
+            "then": {path: why for path, why in then.items() if path.exists()},
+        }
     return found
 
 
@@ -65,7 +79,18 @@ def way_section(way: dict) -> str:
         title, subtitle = title_and_subtitle(path)
         read = max(1, round(minutes(path)))
         lines.append(f"{i}. [{title}]({relative(path)}), {read} min. {subtitle}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *then_lines(way["then"])])
+
+
+def then_lines(then: dict[Path, str]) -> list[str]:
+    """What leads on from the end of a way, with minutes; empty where nothing does."""
+    if not then:
+        return []
+    found = []
+    for path, why in then.items():
+        title = title_and_subtitle(path)[0]
+        found.append(f"[{title}]({relative(path)}), {round(minutes(path))} min ({why})")
+    return ["", f"Then: {'; '.join(found)}."]
 
 
 def first_section(way: dict) -> str:
@@ -85,6 +110,51 @@ def sections() -> str:
     parts = [first_section(ways.pop("first"))]
     parts += [way_section(way) for way in ways.values()]
     return "\n\n".join(part for part in parts if part)
+
+
+# --- how large the book is ------------------------------------------------------------------------
+
+SIZES = {  # what is counted, and how a table calls it
+    "chapters": "chapters",
+    "words": "words of prose",
+    "lines": "lines of code",
+    "exported": "of these in the package",
+}
+
+
+def size(notebooks: Iterable[dict]) -> dict[str, int]:
+    """Chapters, words of prose, lines of code, and how many of these are exported."""
+    found = dict.fromkeys(SIZES, 0)
+    for notebook in notebooks:
+        found["chapters"] += 1
+        for cell in notebook["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                found["words"] += words_in(source)
+            elif cell["cell_type"] == "code":
+                found["lines"] += lines_in(source)
+                found["exported"] += lines_in(source) * ("export" in directives(source))
+    return found
+
+
+def size_now() -> dict[str, int]:
+    """The size of the book as it lies here."""
+    paths = [path for _, notebooks in chapters() for path in notebooks]
+    return size(json.loads(path.read_text(encoding="utf-8")) for path in paths)
+
+
+def rounded(count: int) -> str:
+    """A count for a page: to the hundred, but small ones as they are."""
+    return f"{round(count, -2):,d}" if count > 1000 else str(count)
+
+
+def size_table() -> str:
+    """How large the book was when its readers had no entrance, and how large it is."""
+    before = json.loads((ROOT / "site" / "before.json").read_text(encoding="utf-8"))
+    now = size_now()
+    head = f"| | {before['date']} (`{before['commit']}`) | now |"
+    rows = [f"| {SIZES[key]} | {rounded(before[key])} | {rounded(now[key])} |" for key in SIZES]
+    return "\n".join([head, "|---|---:|---:|", *rows])
 
 
 def for_pages(href: Href) -> dict[str, dict]:

@@ -392,8 +392,7 @@ def test_a_copy_of_a_held_out_film_is_known_and_held_against_the_package(own_mod
     assert "copy is one of the films that its training held out (films)." in page
     said = str(found) + page
     assert "it was trained on." not in said and "on its own data." not in said
-    assert "The words: good: as the package's ac_lam_cpu on its own data; poor: " in page
-    assert "weak: between the two." in page
+    assert ("weak: between the two." in page) == bool(found["words"])
 
 
 @pytest.mark.parametrize("preset", ["no_ac_cpu", "villa_x_cpu", "univla_cpu", "lapa_cpu"])

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import re
 import statistics
+import subprocess
 from functools import cache
 from pathlib import Path
 
+import book_counts
 import papers
 import pytest
 import references
@@ -243,9 +245,43 @@ def test_drawings_show_what_they_name(chapter, cell, words):
 
 def test_three_ways_of_the_sizes_that_were_promised():
     read = ways.read_ways()
-    assert [len(read[name]["chapters"]) for name in ("understand", "build", "use")] == [8, 7, 5]
+    assert [len(read[name]["chapters"]) for name in ("understand", "build", "use")] == [6, 6, 4]
     for way in read.values():
         assert all(1 < ways.minutes(path) < 45 for path in way["chapters"])
+        assert not set(way["then"]) & set(way["chapters"])
+
+
+def test_what_leads_on_from_a_way_is_offered_with_its_minutes():
+    for way in ways.read_ways().values():
+        for path in way["then"]:
+            minutes = f"{round(ways.minutes(path))} min"
+            assert f"({ways.relative(path)}), {minutes} ({way['then'][path]})" in ways.sections()
+
+
+def test_a_way_is_read_in_the_order_of_the_book_within_a_room():
+    order = [path for _, notebooks in ways.chapters() for path in notebooks]
+    for name in ("understand", "build"):
+        places = [order.index(path) for path in ways.read_ways()[name]["chapters"]]
+        assert places == sorted(places), name
+
+
+def test_what_the_book_was_is_what_the_commit_holds():
+    kept = json.loads((ROOT / "site" / "before.json").read_text(encoding="utf-8"))
+    try:
+        book_counts.git("cat-file", "-e", kept["commit"])
+    except subprocess.CalledProcessError:
+        pytest.skip("a clone without its history")
+    assert book_counts.before(kept["commit"]) == kept
+
+
+def test_the_size_of_the_book_is_counted_by_hand():
+    cells = [("markdown", "two words, $x$"), ("code", "#| export\nx = 1\n\ny = 2"), ("code", "x")]
+    notebook = {"cells": [{"cell_type": kind, "source": text} for kind, text in cells]}
+    counted = ways.size([notebook, {"cells": []}])
+    assert counted == {"chapters": 2, "words": 2, "lines": 4, "exported": 3}
+    table = ways.size_table()
+    now = ways.size_now()
+    assert f"| {now['chapters']} |" in table and ways.rounded(now["words"]) in table
 
 
 def test_minutes_follow_the_files(tmp_path):
