@@ -72,7 +72,7 @@ def way_section(way: dict) -> str:
     lines = [
         f"### {way['title']}: {len(listed)} chapters, about {total(listed)} minutes",
         "",
-        f"For {way['about']}.",
+        f"{way['about']}.",
         "",
     ]
     for i, path in enumerate(listed, 1):
