@@ -18,7 +18,15 @@ import pytest
 from aclam.core import UserError
 from aclam.data.declared import Declared
 from aclam.data.source import open_dataset
-from aclam.data.unpacking import LZ4, UNPACKED, ZSTD, ZSTD_BLOCK, allowed, unpacked_size
+from aclam.data.unpacking import (
+    LZ4,
+    UNPACKED,
+    ZSTD,
+    ZSTD_BLOCK,
+    allowed,
+    check_unpacked,
+    unpacked_size,
+)
 
 h5py = pytest.importorskip("h5py")
 zarr = pytest.importorskip("zarr")
@@ -277,3 +285,44 @@ def test_noise_is_no_error(kind):
         noise = np.random.default_rng(seed).bytes(200)
         start = {"zstd": ZSTD.to_bytes(4, "little"), "lz4 frame": LZ4.to_bytes(4, "little")}
         assert unpacked_size(kind, start.get(kind, b"") + noise, allowed(0)) >= 0
+
+
+# ---- what headers of pictures and of filters claim
+
+
+def test_a_picture_is_held_to_what_its_array_declares():
+    imagecodecs = pytest.importorskip("imagecodecs")
+    for height, width in ((24, 24), (33, 57), (480, 640), (1080, 1920)):
+        picture = np.zeros((height, width, 3), np.uint8)
+        for name in ("jpegxl", "png", "jpeg", "webp"):
+            packed = getattr(imagecodecs, f"{name}_encode")(picture)
+            kind = f"imagecodecs_{name}"
+            assert unpacked_size(kind, packed, 0) == picture.nbytes
+            check_unpacked(kind, packed, picture.nbytes, "a chunk")
+            for cut in range(min(len(packed), 64)):
+                assert unpacked_size(kind, packed[:cut], 0) <= 1 << 40  # no other error
+
+    large = imagecodecs.jpegxl_encode(np.zeros((5000, 5000, 3), np.uint8))
+    with pytest.raises(UserError, match="imagecodecs_jpegxl unpack to more than 64 MiB"):
+        check_unpacked("imagecodecs_jpegxl", large, 480 * 640 * 3, "a chunk")
+
+
+def test_the_size_that_lzf_takes_before_it_unpacks_is_held_to_the_chunk(tmp_path):
+    from aclam.data.hdf5_chunks import read_rows
+
+    file = tmp_path / "one.h5"
+    with h5py.File(file, "w") as out:
+        out.create_dataset("x", data=np.zeros(1234), chunks=(1234,), compression="lzf")
+    with h5py.File(file) as opened:
+        assert (read_rows(opened["x"], (), "x") == 0).all()
+
+    own = (1234 * 8).to_bytes(4, "little")
+    data = file.read_bytes()
+    places = [
+        n for n in range(len(data)) if data[n : n + 4] == own and data[n - 8 : n - 7] == b"\4"
+    ]
+    assert len(places) == 1  # behind the versions of filter and library
+    n = places[0]
+    file.write_bytes(data[:n] + (2**31).to_bytes(4, "little") + data[n + 4 :])
+    with h5py.File(file) as opened, pytest.raises(UserError, match="claims 2147483648 bytes"):
+        read_rows(opened["x"], (), "x")
