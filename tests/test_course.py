@@ -101,3 +101,28 @@ def test_the_command_lists_begins_and_checks(tmp_path, monkeypatch, capsys):
         main(["flow", "--json"])
     said = json.loads(capsys.readouterr().out)["results"]
     assert end.value.code == 1 and [r["word"] for r in said] == ["blank", "right", "blank"]
+
+
+SHORT = {  # a lesson, and the workshop chapter with its functions
+    "9_studies/comparison": "9_studies/comparison_command",
+    "9_studies/policy_comparison": "9_studies/policy_comparison_command",
+    "5_structure/metrics": "5_structure/metric_functions",
+    "3_data/gaps": "3_data/sampling",
+    "3_data/random_reads": "3_data/store",
+    "8_train/training_step": "8_train/loop",
+    "8_train/one_training": "8_train/lam",
+}
+
+
+@pytest.mark.parametrize("lesson, workshop", SHORT.items())
+def test_a_lesson_is_short_and_leaves_the_functions_to_its_workshop(lesson, workshop):
+    exported, own = {}, {}
+    for path in (lesson, workshop):
+        cells = json.loads((NBS / f"{path}.ipynb").read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        exported[path] = [s for s in sources if s.startswith("#| export")]
+        # without imports, and the cell that installs the package on Colab
+        others = [s for s in sources if not s.startswith(("import ", "from "))]
+        rest = [s for s in others if s not in exported[path] and "find_spec" not in s]
+        own[path] = sum(len([line for line in s.splitlines() if line.strip()]) for s in rest)
+    assert own[lesson] < 150 and not exported[lesson] and exported[workshop]
