@@ -499,7 +499,7 @@ def test_state_and_actions_under_other_names_are_named_in_a_hint(root, capsys):
     assert "has no action, but actions: declare it" in capsys.readouterr().err
     told = open_dataset(root, Declared(action=("actions",)))
     assert told.trajectories[0].action.shape == (11, 3)
-    assert capsys.readouterr().err == ""
+    assert "action" not in capsys.readouterr().err.partition(": ")[2]
 
 
 # --- images in the table --------------------------------------------------------------------------
