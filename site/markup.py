@@ -174,12 +174,14 @@ def defined(node: ast.stmt) -> list[str]:
 
 def code_title(code: str) -> str:
     """One line about library code: what it defines, what others may use first."""
-    names = [name for node in ast.parse(code).body for name in defined(node)]
+    body = ast.parse(code).body
+    names = [name for node in body for name in defined(node)]
     names = list(dict.fromkeys(names))
     public = [name for name in names if not name.rpartition(".")[2].startswith("_")]
     shown = public or names
     if not shown:
-        return "The imports"
+        only_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+        return "The imports" if only_imports else "The code"
     more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
     return "The code: " + ", ".join(f"`{name}`" for name in shown[:MOST_NAMES]) + more
 

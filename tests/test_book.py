@@ -141,6 +141,7 @@ def test_the_anchor_of_a_cell_goes_with_its_code():
     ("code", "title"),
     [
         ("import math\nfrom a import b", "The imports"),
+        ("if ready:\n    start()", "The code"),
         ("A = 1\n_B = 2\nC: int = 3\n\n\nclass D:\n    pass", "The code: `A`, `C`, `D`"),
         ("def _only(): ...", "The code: `_only`"),
         ("@patch\ndef forward(self: Net, x): ...", "The code: `Net.forward`"),

@@ -29,7 +29,8 @@ def grip_ends(trajectories: Sequence[Trajectory]) -> tuple[float, float]:
     low = min(float(own.min()) for own in commands)
     high = max(float(own.max()) for own in commands)
     inside = -SLACK <= low and high <= 1 + SLACK
-    if high <= low or (inside and high - low > 0.5):
+    trembles = low > 0.5 and high - low <= SLACK
+    if high <= low or (inside and (high - low > 0.5 or trembles)):
         return 0.0, 1.0
     return low, high
 
