@@ -250,11 +250,14 @@ def test_an_episode_without_a_pair_has_statistics_that_count_nothing():
 # --- refused, or written anew ---------------------------------------------------------------------
 
 
-def test_a_column_that_is_there_is_one_line_before_any_work(root, model, refused):
+def test_a_column_that_is_there_is_one_line_before_any_work(root, model, outcome):
     label(config(root, model))
     vla = root.parent / "vla"
     words = ["--model", model, "--data", vla, "--lerobot", root.parent / "twice"]
-    refused(main, words, vla, "has the column latent_action_1 already", "other offsets")
+    status, out, err = outcome(main, *words)
+    told, refusal = err.splitlines()  # which of two cameras; then what is wrong
+    assert (status, out) == (2, "") and "frames are of camera" in told
+    assert f"{vla} has the column latent_action_1 already" in refusal and "other offsets" in refusal
     assert not (vla / "labels").exists() and not (root.parent / "twice").exists()
     label(config(vla, model, offsets=(2,), lerobot=root.parent / "twice"))
     two = ["latent_action_2", "latent_action_2_is_pad"]
