@@ -24,7 +24,7 @@ COLUMNS = {  # the README's heading: key of a model's row in results.json
     "of the sum / copy": "sum_reconstruction",
     "codes used": "codes_used",
 }
-PICTURES, WIDTH = ("norm_trajectory", "motion_transfer"), 640
+PICTURES, WIDTH = ("norm_trajectory", "motion_transfer"), 480
 
 
 def note(results: dict) -> str:
@@ -37,17 +37,16 @@ def note(results: dict) -> str:
     return f"One run of `make demo`: {minutes:.0f} minutes on {machine}; {what}; seeds: {seeds}."
 
 
-def stack(files: list[Path], width: int) -> Image.Image:
-    """Pictures under each other, all of one width."""
+def beside(files: list[Path], width: int) -> Image.Image:
+    """Pictures side by side, all of one width, so that a page shows them without scrolling far."""
     images = [Image.open(f).convert("RGB") for f in files]
     images = [
         i.resize((width, round(i.height * width / i.width)), Image.Resampling.LANCZOS)
         for i in images
     ]
-    sheet, y = Image.new("RGB", (width, sum(i.height for i in images)), "white"), 0
-    for image in images:
-        sheet.paste(image, (0, y))
-        y += image.height
+    sheet = Image.new("RGB", (width * len(images), max(i.height for i in images)), "white")
+    for n, image in enumerate(images):
+        sheet.paste(image, (n * width, 0))
     return sheet
 
 
@@ -61,7 +60,7 @@ def main() -> None:
     (ROOT / "nbs/images").mkdir(exist_ok=True)
     (ROOT / "nbs/results").mkdir(exist_ok=True)
     write_json(ROOT / "nbs/results/demo.json", {"models": models, "note": note(results)})
-    sheet = stack([run / "figures" / f"{p}.png" for p in PICTURES], WIDTH)
+    sheet = beside([run / "figures" / f"{p}.png" for p in PICTURES], WIDTH)
     sheet.quantize(128).save(ROOT / "nbs/images/demo_report.png", optimize=True)
 
 
